@@ -1,0 +1,184 @@
+"""``fedka predict``: what a model says about image files, and where it looks. Knows no run."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import numpy as np
+import typer
+from numpy.typing import NDArray
+
+from federation.cli.models import Format, Name, Store, open_registry
+
+if TYPE_CHECKING:
+    from incremental.network import IncrementalNetwork
+
+_GREY, _COLOUR = ("1", "L", "LA"), ("P", "RGB", "RGBA")  # Pillow's names of 8-bit images; 16-bit ones have no agreed brightness
+NO_EVIDENCE = "no positive evidence"
+
+
+class ImageError(ValueError):
+    """An image file that cannot be shown to a model: what, got, allowed, what to do."""
+
+
+def predict(
+    images: Annotated[list[Path], typer.Argument(help="PNG, JPEG, or .npy (8-bit, [H, W], [H, W, C] or [N, H, W, C]).")],
+    *,
+    model: Annotated[str, typer.Option(help="Alias or version of a registered model, or a model folder.")] = "champion",
+    uri: Store = None,
+    name: Name = "fedka",
+    overlay_dir: Annotated[Path | None, typer.Option(help="Write here, for each image, where the model looked (Grad-CAM).")] = None,
+    output: Format = "table",
+) -> None:
+    """Name the class of images: class, probability, and entropy (0: sure, 1: no idea)."""
+    pictures = [picture for path in images for picture in read_images(path)]  # a bad file stops before the model is loaded
+    network, class_names = _load(model, uri, name)
+    found = [_look(network, class_names, label, pixels, overlay_dir) for label, pixels in pictures]
+    if output == "json":
+        typer.echo(json.dumps(found, indent=1))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table()
+    for column in ("image", "class", "probability", "entropy", *(("attention",) if overlay_dir else ())):
+        table.add_column(column, overflow="fold")
+    for each in found:
+        numbers = (f"{each['probability']:.4f}", f"{each['entropy_fraction']:.4f}")
+        table.add_row(each["image"], each["class_name"], *numbers, *((each["attention"],) if overlay_dir else ()))
+    Console().print(table)
+
+
+def read_images(path: Path) -> list[tuple[str, NDArray[np.uint8]]]:
+    """Return the images of a file with a label each, shape [H, W, C]; only a 4-axis .npy holds more than one.
+
+    Raises:
+        ImageError: If it holds no 8-bit image.
+    """
+    try:
+        pixels = _read_npy(path) if path.suffix == ".npy" else _read_picture(path)
+    except (OSError, ValueError) as error:
+        raise ImageError(f"{path} cannot be read: {error}; allowed: 8-bit PNG, JPEG or .npy; convert it or leave it out") from error
+    if pixels.ndim == 4:
+        return [(f"{path}[{index}]", each) for index, each in enumerate(pixels)]
+    return [(str(path), pixels)]
+
+
+def attention_map(network: "IncrementalNetwork", pixels: NDArray[np.uint8], row: int) -> NDArray[np.float32]:
+    """Return where the evidence for a class lies, by the package pytorch-grad-cam.
+
+    Args:
+        network: In evaluation mode; gradients are left on its parameters.
+        pixels: Shape [H, W, C].
+        row: The class as a row of the head.
+
+    Returns:
+        Values in [0, 1], shape [H, W]; all 0 where nothing speaks for the class.
+    """
+    import torch
+    from pytorch_grad_cam import GradCAM
+    from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+
+    from incremental.backbones import ResNet
+    from incremental.prediction import as_tensor
+
+    class Logits(torch.nn.Module):
+        """The network as the package wants it: one tensor in, one out."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = network
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return self.network(images).logits  # type: ignore[no-any-return]
+
+    backbone = network.backbone
+    layer = backbone.upper_stage if isinstance(backbone, ResNet) else backbone.second
+    images = as_tensor(pixels[None], network.config.channels).to(torch.float32).div_(255)
+    with GradCAM(model=Logits().eval(), target_layers=[layer]) as explain:
+        maps = explain(input_tensor=images, targets=[ClassifierOutputTarget(row)])
+    return np.asarray(maps[0], np.float32)
+
+
+def draw_overlay(path: Path, pixels: NDArray[np.uint8], heat: NDArray[np.float32], title: str) -> None:
+    """Write a PNG: the image, and the image under its attention map."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 3.9), dpi=120, layout="constrained")
+    FigureCanvasAgg(figure)
+    figure.suptitle(title)
+    left, right = figure.subplots(1, 2)
+    for axes, caption in ((left, "image"), (right, "attention" if heat.any() else NO_EVIDENCE)):
+        axes.imshow(pixels.squeeze(), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+        axes.set_title(caption, fontsize="medium")
+        axes.set_axis_off()
+    shown = right.imshow(heat, cmap="inferno", alpha=0.75 * heat, vmin=0, vmax=1, interpolation="bilinear")
+    figure.colorbar(shown, ax=right, fraction=0.046, label="share of the largest evidence")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path)
+
+
+def _look(
+    network: "IncrementalNetwork", class_names: Sequence[str], label: str, pixels: NDArray[np.uint8], overlay_dir: Path | None
+) -> dict[str, Any]:
+    from incremental.prediction import predict as judge
+
+    pixels = _fitted(pixels, network.config.channels, network.config.image_size)
+    seen = judge(network, pixels[None])
+    row = int(seen.rows[0])
+    found: dict[str, Any] = {
+        "image": label,
+        "class_name": class_names[row],
+        "probability": float(seen.probabilities[0, row]),
+        "entropy_fraction": float(seen.entropy_fractions[0]),
+    }
+    if overlay_dir is not None:
+        heat = attention_map(network, pixels, row)
+        place = overlay_dir / f"{label.replace('/', '_').lstrip('._')}.png"
+        title = f"{found['class_name']}  probability {found['probability']:.2f}, entropy {found['entropy_fraction']:.2f}"
+        draw_overlay(place, pixels, heat, title)
+        found |= {"overlay": str(place), "attention": str(place) if heat.any() else f"{NO_EVIDENCE}: {place}"}
+    return found
+
+
+def _load(model: str, uri: str | None, name: str) -> tuple["IncrementalNetwork", list[str]]:
+    from incremental.model_file import MANIFEST_FILE, load_model
+
+    folder = Path(model)
+    network, manifest = load_model(folder) if (folder / MANIFEST_FILE).exists() else open_registry(uri, name).load(model)
+    return network, list(manifest["class_names"])
+
+
+def _read_npy(path: Path) -> NDArray[np.uint8]:
+    pixels: NDArray[np.uint8] = np.load(path, allow_pickle=False)
+    pixels = pixels[..., None] if pixels.ndim == 2 else pixels
+    if pixels.dtype != np.uint8 or pixels.ndim not in (3, 4) or pixels.shape[-1] not in (1, 3) or 0 in pixels.shape:
+        raise ImageError(
+            f"it holds {pixels.dtype} of shape {list(pixels.shape)}; [H, W], [H, W, C] or [N, H, W, C] with C 1 or 3 are known"
+        )
+    return pixels
+
+
+def _read_picture(path: Path) -> NDArray[np.uint8]:
+    from PIL import Image
+
+    with Image.open(path) as picture:
+        if picture.mode not in (*_GREY, *_COLOUR):
+            raise ImageError(f"its pixels are {picture.mode}, not 8-bit")
+        pixels = np.asarray(picture.convert("L" if picture.mode in _GREY else "RGB"))
+    return pixels[..., None] if pixels.ndim == 2 else pixels
+
+
+def _fitted(pixels: NDArray[np.uint8], channels: int, side: int) -> NDArray[np.uint8]:
+    """Return an image as training images are: no larger than the network's input (with smoothing), grey where it knows no colour."""
+    from PIL import Image
+
+    picture = Image.fromarray(pixels.squeeze(2) if pixels.shape[2] == 1 else pixels)
+    if channels == 1:
+        picture = picture.convert("L")
+    if max(picture.size) > side:
+        picture = picture.resize((side, side), Image.Resampling.BILINEAR)
+    fitted = np.asarray(picture)
+    return fitted[..., None] if fitted.ndim == 2 else fitted

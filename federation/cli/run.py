@@ -1,0 +1,89 @@
+"""``fedka run`` and ``fedka check``: run an experiment, or only look whether it could be run."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from federation.cli import fail
+
+_EXAMPLES = """
+Examples:
+
+  fedka run hospital_configs/organa_demo --out runs/first
+
+  fedka run hospital_configs/organa_demo --out runs/first --resume
+
+  fedka run hospital_configs/organa_demo --out runs/fedavg --seed 2 --set method.name=fedavg
+
+Ctrl-C ends a run after saving nothing new: the last finished round is always on disk, and --resume goes on from it.
+"""
+
+
+def run(
+    folder: Annotated[Path, typer.Argument(help="Folder that holds experiment.yaml.")],
+    out: Annotated[Path, typer.Option(help="Run folder; must be new unless resumed.")],
+    seed: Annotated[int | None, typer.Option(help="Seed of everything random; default: the experiment's.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on after the last finished round of --out.")] = False,
+    resume_if_begun: Annotated[
+        bool, typer.Option("--resume-if-begun", help="Resume where --out holds this run, begin where it does not.")
+    ] = False,
+    change: Annotated[list[str] | None, typer.Option("--set", help="Change a setting: path.to.key=value. May be repeated.")] = None,
+    data_dir: Annotated[Path | None, typer.Option(envvar="FEDKA_DATA", help="Folder with your own data files.")] = None,
+) -> None:
+    """Run an experiment: train, detect, grow, measure, report, register."""
+    from rich.console import Console
+
+    from federation.config import load_experiment
+    from federation.experiment import run_experiment, with_seed
+    from federation.progress import RunDisplay, closing_table
+    from federation.report import write_report
+    from federation.tracking import RunMirror
+
+    console = Console()
+    config = with_seed(load_experiment(folder, change or []), seed)
+    resume = resume or (resume_if_begun and (out / "config.json").exists())
+    display = RunDisplay(console)
+    mirror = RunMirror(config.tracking, out, lambda text: console.print(f"[yellow]{text}[/]", highlight=False))
+    try:
+        with display.live() as watcher:
+            results = run_experiment(config, out, resume=resume, data_dir=data_dir, watcher=mirror.watching(watcher))
+    except KeyboardInterrupt:
+        console.print(
+            f"\n[yellow]interrupted[/]: the last finished round is saved; go on with\n  "
+            f"fedka run {folder} --out {out} --seed {config.seed} --resume",
+            highlight=False,
+        )
+        raise typer.Exit(130) from None
+    page = write_report(out)
+    mirror.finish()
+    console.print(closing_table(results))
+    console.print(f"report   {page}\nresults  {out / 'results.json'}", highlight=False)
+
+
+def check(folders: Annotated[list[Path], typer.Argument(help="Folders that hold experiment.yaml.")]) -> None:
+    """Validate experiments without running them: every key, every range, what must fit together."""
+    from rich.console import Console
+
+    from federation.config import ConfigError, load_experiment
+
+    console = Console()
+    problems = []
+    for folder in folders:
+        try:
+            config = load_experiment(folder)
+        except ConfigError as error:
+            problems.append(f"{folder}: {error}")
+            continue
+        scenario = config.scenario
+        console.print(
+            f"[green]ok[/] {folder}: {config.as_plain()['method']['name']} on {scenario.dataset}, {scenario.num_tasks} tasks of "
+            f"{scenario.classes_per_task} classes, {len(config.hospitals)} hospitals, "
+            f"{scenario.num_tasks * scenario.rounds_per_task} rounds",
+            highlight=False,
+        )
+    if problems:
+        fail("\n".join(problems))
+
+
+run.__doc__ = f"{run.__doc__}\n{_EXAMPLES}"

@@ -1,0 +1,271 @@
+"""An experiment as a folder of YAML: the only reader of YAML in the house.
+
+``experiment.yaml`` holds the experiment, ``hospital_*.yaml`` the hospitals that are named one by one. Each floor defines the small
+configuration that it uses; here they are composed, and a key that nobody defines is an error at every level.
+"""
+
+import dataclasses
+import difflib
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+import pydantic
+import pydantic.dataclasses
+import yaml
+from pydantic import ConfigDict, Field, TypeAdapter
+
+from federation.engines import EngineConfig
+from federation.method import Method
+from federation.methods import METHODS
+from federation.round import RoundConfig
+from federation.tracking import TrackingConfig
+from incremental.network import NetworkConfig
+from incremental.proxy import ProxyConfig
+from physical.scenario import HospitalConfig, ScenarioConfig, generate_hospitals
+from twin.local_training import TrainingConfig
+from twin.twin import TwinConfig, TwinSetting
+
+_STRICT = ConfigDict(extra="forbid")
+_LEFT_AND_RIGHT = ("organamnist", "organcmnist", "organsmnist", "phantom_axial", "phantom_coronal", "phantom_sagittal")
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be run: what, got, allowed, what to do."""
+
+
+@pydantic.dataclasses.dataclass(frozen=True, config=_STRICT)
+class GeneratedHospitals:
+    """Hospitals that need no settings of their own.
+
+    Args:
+        initial: Hospitals of the first task.
+        join_per_task: Hospitals that join at each later task.
+    """
+
+    initial: int
+    join_per_task: int = 0
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        if self.initial < 1 or self.join_per_task < 0:
+            raise ValueError(f"initial is {self.initial} and join_per_task {self.join_per_task}; allowed: 1 or more and 0 or more")
+
+
+@pydantic.dataclasses.dataclass(frozen=True, config=_STRICT)
+class EvaluationConfig:
+    """What is measured on images that nobody trains on.
+
+    Args:
+        split: ``test``: the official test images (results); ``validation``: for choosing settings, so that test images never choose.
+        every_round: Evaluate after each round, not only after each task.
+    """
+
+    split: str = "test"
+    every_round: bool = True
+
+    def __post_init__(self) -> None:
+        """Check the choice."""
+        if self.split not in ("test", "validation"):
+            raise ValueError(f"split is {self.split!r}; allowed: test, validation")
+
+
+@pydantic.dataclasses.dataclass(frozen=True, config=ConfigDict(extra="forbid", arbitrary_types_allowed=True))
+class ExperimentConfig:
+    """A complete experiment.
+
+    Args:
+        name: Of the experiment.
+        scenario: Who sees which class when.
+        hospitals: Who takes part.
+        network: What is trained.
+        method: How it learns.
+        description: For people.
+        training: The local optimiser.
+        twin: Memory and detection.
+        federation: Participation and screening.
+        proxy: Choice of the old model.
+        engine: Where twins run.
+        evaluation: What is measured.
+        tracking: Where runs and models are recorded.
+        seed: Of everything random.
+    """
+
+    name: str
+    scenario: ScenarioConfig
+    hospitals: tuple[HospitalConfig, ...]
+    network: NetworkConfig
+    method: pydantic.SkipValidation[Method]
+    description: str = ""
+    training: TrainingConfig = Field(default_factory=TrainingConfig)
+    twin: TwinConfig = Field(default_factory=TwinConfig)
+    federation: RoundConfig = Field(default_factory=RoundConfig)
+    proxy: ProxyConfig = Field(default_factory=ProxyConfig)
+    engine: EngineConfig = Field(default_factory=EngineConfig)
+    evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig)
+    tracking: TrackingConfig = Field(default_factory=TrackingConfig)
+    seed: int = 1
+
+    def __post_init__(self) -> None:
+        """Check what must fit together."""
+        self.twin.detection.check_reachable(self.scenario.classes_per_task)
+        if self.training.augmentation.horizontal_flip and self.scenario.dataset in _LEFT_AND_RIGHT:
+            raise ValueError(
+                f"training.augmentation.horizontal_flip is true and {self.scenario.dataset} has left and right organs as classes: a "
+                "mirrored image would carry the wrong name; set it to false"
+            )
+
+    def setting(self) -> TwinSetting:
+        """Return what all twins share."""
+        return TwinSetting(self.twin, self.network, self.training, self.scenario.rounds_per_task)
+
+    def as_plain(self) -> dict[str, Any]:
+        """Return the resolved configuration as plain data, with its digest."""
+        plain: dict[str, Any] = {field.name: _plain(getattr(self, field.name)) for field in dataclasses.fields(self)}
+        plain["method"] = {"name": method_name(self.method), **plain["method"]}
+        plain["config_digest"] = self.digest()
+        return plain
+
+    def digest(self) -> str:
+        """Return the digest of all that can change a result: where twins run and where runs are recorded cannot (threads can)."""
+        parts = {field.name: _plain(getattr(self, field.name)) for field in dataclasses.fields(self)}
+        parts["method"] = {"name": method_name(self.method), **parts["method"]}
+        parts["engine"] = {"threads": self.engine.threads}
+        for name in ("name", "description", "tracking", "seed"):
+            del parts[name]
+        return "sha256:" + hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def method_name(method: Method) -> str:
+    """Return the name under which ``METHODS`` knows a method."""
+    return next(name for name, kind in METHODS.items() if kind is type(method))
+
+
+def load_experiment(folder: Path, changes: Sequence[str] = ()) -> ExperimentConfig:
+    """Read and check an experiment.
+
+    Args:
+        folder: Holds ``experiment.yaml`` and, if hospitals are named one by one, ``hospital_*.yaml``.
+        changes: ``path.to.key=value`` settings that replace or add to the file's, value as YAML.
+
+    Raises:
+        ConfigError: Anything that cannot be run; every finding in one message.
+    """
+    path = folder / "experiment.yaml"
+    if not path.is_file():
+        known = sorted(each.parent.name for each in folder.parent.glob("*/experiment.yaml")) if folder.parent.is_dir() else []
+        raise ConfigError(f"{path} does not exist; {_suggestion(folder.name, known) or 'give a folder that holds experiment.yaml'}")
+    raw = _read(path)
+    for change in changes:
+        _apply(raw, change)
+    raw["hospitals"] = _hospitals(raw, folder)
+    raw["method"] = _method(raw.get("method"), path.name)
+    try:
+        return ExperimentConfig(**raw)
+    except pydantic.ValidationError as error:
+        raise ConfigError("\n".join(_explain(each, path.name) for each in error.errors())) from None
+    except ValueError as error:
+        raise ConfigError(f"{path.name}: {error}") from None
+
+
+def from_plain(plain: Mapping[str, Any]) -> ExperimentConfig:
+    """Return the experiment that ``as_plain`` wrote."""
+    raw = {name: value for name, value in plain.items() if name != "config_digest"}
+    return ExperimentConfig(**{**raw, "method": _method(raw["method"], "config.json")})
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path.name} is not readable YAML: {error}") from None
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{path.name} holds {type(raw).__name__}; expected 'key: value' lines")
+    return raw
+
+
+def _apply(raw: dict[str, Any], change: str) -> None:
+    key, separator, value = change.partition("=")
+    if not separator:
+        raise ConfigError(f"--set {change!r} has no '='; write it as path.to.key=value, e.g. training.epochs=2")
+    *parents, last = key.split(".")
+    for parent in parents:
+        raw = raw.setdefault(parent, {})
+        if not isinstance(raw, dict):
+            raise ConfigError(f"--set {change!r}: {parent} is a value and has no keys below it")
+    raw[last] = yaml.safe_load(value)
+
+
+def _hospitals(raw: Mapping[str, Any], folder: Path) -> tuple[HospitalConfig, ...]:
+    files = sorted(folder.glob("hospital_*.yaml"))
+    generated = raw.get("hospitals")
+    if isinstance(generated, list | tuple):
+        return tuple(_build(HospitalConfig, each, f"hospitals.{index}") for index, each in enumerate(generated))
+    if (generated is None) == (not files):
+        raise ConfigError(
+            f"{folder.name} has {len(files)} hospital_*.yaml and {'no ' if generated is None else ''}'hospitals' in experiment.yaml; "
+            "allowed: exactly one of the two; name hospitals in files, or generate them with hospitals: {initial: 6, join_per_task: 1}"
+        )
+    if files:
+        return tuple(_build(HospitalConfig, _read(path), path.name) for path in files)
+    made: GeneratedHospitals = _build(GeneratedHospitals, generated, "experiment.yaml: hospitals")
+    tasks = raw.get("scenario", {}).get("num_tasks", 1) if isinstance(raw.get("scenario"), dict) else 1
+    return generate_hospitals(made.initial, made.join_per_task, tasks if isinstance(tasks, int) else 1)
+
+
+def _method(raw: Any, where: str) -> Method:
+    settings = {"name": raw} if isinstance(raw, str) else raw
+    if not isinstance(settings, Mapping) or not isinstance(settings.get("name"), str):
+        raise ConfigError(f"{where}: method is {raw!r}; expected a name or name and hyper-parameters; known: {', '.join(METHODS)}")
+    name = settings["name"]
+    if name not in METHODS:
+        raise ConfigError(f"{where}: method.name is {name!r}; known: {', '.join(METHODS)}. {_suggestion(name, METHODS)}".strip())
+    built: Method = _build(METHODS[name], {key: value for key, value in settings.items() if key != "name"}, f"{where}: method")
+    return built
+
+
+def _build(kind: type[Any], values: Any, where: str) -> Any:
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"{where} is {values!r}; expected 'key: value' lines")
+    try:
+        return TypeAdapter(kind).validate_python(dict(values))
+    except pydantic.ValidationError as error:
+        raise ConfigError("\n".join(_explain(each, where, kind) for each in error.errors())) from None
+
+
+def _explain(error: Any, where: str, kind: type[Any] = ExperimentConfig) -> str:
+    """Return one finding of pydantic in the house's four parts."""
+    location = [str(part) for part in error["loc"]]
+    at = f"{where}: {'.'.join(location)}" if location else where
+    if error["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
+        known = _keys_at(kind, location[:-1])
+        return f"{at} is not a known key; known: {', '.join(known)}. {_suggestion(location[-1], known)}".strip()
+    if error["type"] in ("missing", "missing_argument"):
+        return f"{at} is missing; add it"
+    message = error["msg"].removeprefix("Value error, ")
+    if error["type"] == "value_error":
+        return f"{at}: {message}"
+    return f"{at} is {error['input']!r}; {message[0].lower()}{message[1:]}"
+
+
+def _keys_at(kind: type[Any], location: Sequence[str]) -> list[str]:
+    for part in location:
+        hints = get_type_hints(kind)
+        if part in hints:
+            kind = next((each for each in (hints[part], *get_args(hints[part])) if dataclasses.is_dataclass(each)), kind)  # type: ignore[assignment]
+    return [field.name for field in dataclasses.fields(kind)]
+
+
+def _suggestion(given: str, known: Any) -> str:
+    close = difflib.get_close_matches(given, list(known), 1)
+    return f"Did you mean {close[0]!r}?" if close else ""
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, tuple | list):
+        return [_plain(each) for each in value]
+    return value

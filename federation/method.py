@@ -1,0 +1,73 @@
+"""What a method is: a local half that runs in each twin and a server half. Knows no particular method.
+
+A method is one frozen dataclass in one file that opens with its paper; its fields are its hyper-parameters. The hooks here are the
+defaults;
+a method never extends another method: what two share is a function in ``twin.losses`` or ``federation.aggregation``.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import ClassVar
+
+from torch import Tensor
+
+from federation.aggregation import weighted_mean
+from federation.seeding import seed_for
+from federation.server import ServerState
+from incremental.network import IncrementalNetwork
+from incremental.proxy import Score, StoredModel
+from twin.messages import Broadcast, Observation, TwinUpdate
+from twin.objective import LocalContext, Terms, TrainingBatch
+
+
+class Method(ABC):
+    """A federated class-incremental method.
+
+    Attributes:
+        uploads: What crosses the wall besides weights, number of images and loss means; shown by ``fedka methods``.
+    """
+
+    uploads: ClassVar[tuple[str, ...]] = ()
+
+    @property
+    def replays(self) -> bool:
+        """Twins train on their exemplars beside the current task."""
+        return True
+
+    @property
+    def teaches(self) -> bool:
+        """Twins are sent the old model."""
+        return False
+
+    @abstractmethod
+    def local_loss(self, network: IncrementalNetwork, batch: TrainingBatch, context: LocalContext) -> Terms:
+        """Return the named terms of one batch's loss; their sum is minimised."""
+
+    def finish_local(self, network: IncrementalNetwork, context: LocalContext) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor]]:
+        """Return what a twin uploads besides its weights, and what it keeps for its next round."""
+        return {}, context.kept
+
+    def broadcast(self, server: ServerState, old_model: StoredModel | None, twin_id: str) -> Broadcast:
+        """Return the message for one twin that shall train."""
+        return Broadcast(
+            weights=server.weights,
+            class_names=server.class_names,
+            round=server.round,
+            rounds_since_growth=server.rounds_since_growth,
+            seed=seed_for(server.seed, "train", server.round, twin_id),
+            old_model=old_model if self.teaches else None,
+        )
+
+    def aggregate(self, server: ServerState, updates: Sequence[TwinUpdate]) -> ServerState:
+        """Return the server after a round: by default FedAvg's mean, each twin counted by its images."""
+        mean = weighted_mean([each.weights for each in updates], [each.num_images for each in updates])
+        return replace(server, weights=mean)
+
+    def score(self, server: ServerState, observations: Sequence[Observation]) -> Score | None:
+        """Return how good the global model is: by default the accuracy on images that twins hold back; none where nobody does."""
+        total = sum(each.num_held_back for each in observations)
+        if not total:
+            return None
+        accuracy = sum(each.num_correct for each in observations) / total
+        return Score(accuracy, f"held-back images of task {len(server.growth_rounds)}")

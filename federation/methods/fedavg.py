@@ -1,0 +1,49 @@
+"""FedAvg: twins train on cross-entropy, the server averages. Forgets: it has no teacher, and no memory unless asked for.
+
+Source: McMahan et al., Communication-Efficient Learning of Deep Networks from Decentralized Data, AISTATS 2017, algorithm 1.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Literal
+
+from pydantic import ConfigDict
+from pydantic.dataclasses import dataclass
+
+from federation.aggregation import weighted_mean
+from federation.method import Method
+from federation.server import ServerState
+from incremental.network import IncrementalNetwork
+from twin import losses
+from twin.messages import TwinUpdate
+from twin.objective import LocalContext, Terms, TrainingBatch
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class FedAvg(Method):
+    """FedAvg.
+
+    Args:
+        head_loss: ``ce``: softmax cross-entropy; ``bce``: binary cross-entropy over the classes.
+        memory: Train on exemplars of finished tasks as well (a common stronger form: FedAvg with replay).
+        mean: ``by_images`` (the paper) or ``equal`` (every twin counts the same).
+    """
+
+    head_loss: losses.HeadLoss = "ce"
+    memory: bool = False
+    mean: Literal["by_images", "equal"] = "by_images"
+
+    @property
+    def replays(self) -> bool:
+        """Whether exemplars are trained on."""
+        return self.memory
+
+    def local_loss(self, network: IncrementalNetwork, batch: TrainingBatch, context: LocalContext) -> Terms:
+        """Return plain cross-entropy."""
+        logits = network(batch.images).logits
+        return {"classification": losses.classification(logits, batch.rows, logits.new_ones(len(logits)).float(), self.head_loss)}
+
+    def aggregate(self, server: ServerState, updates: Sequence[TwinUpdate]) -> ServerState:
+        """Return the server with the mean of the local models."""
+        shares = [each.num_images if self.mean == "by_images" else 1 for each in updates]
+        return replace(server, weights=weighted_mean([each.weights for each in updates], shares))

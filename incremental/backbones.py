@@ -1,0 +1,101 @@
+"""Feature extractors: images in, maps out. Know neither classes nor heads.
+
+The stem is 3x3 with stride 1 and without max-pool, so that the last map of a 28 or 32 px image is 4x4: an attention map needs places to
+attend to (a stock ResNet-18 leaves 1x1). No operation is in place: per-sample gradients for differential privacy need that.
+"""
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+Norm = Literal["batch", "group"]
+
+
+def normalisation(norm: Norm, channels: int) -> nn.Module:
+    """Return the normalisation layer of a name; ``group`` (8 channels a group) has no state that mixes patients."""
+    return nn.BatchNorm2d(channels) if norm == "batch" else nn.GroupNorm(max(1, channels // 8), channels)
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions beside a shortcut (He et al., Deep Residual Learning, CVPR 2016, figure 5 left)."""
+
+    def __init__(self, channels_in: int, channels: int, stride: int, norm: Norm) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels_in, channels, 3, stride, padding=1, bias=False)
+        self.norm1 = normalisation(norm, channels)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.norm2 = normalisation(norm, channels)
+        self.shortcut: nn.Module = nn.Identity()
+        if stride != 1 or channels_in != channels:
+            self.shortcut = nn.Sequential(nn.Conv2d(channels_in, channels, 1, stride, bias=False), normalisation(norm, channels))
+
+    def forward(self, maps: Float[Tensor, "B D H W"]) -> Float[Tensor, "B E h w"]:
+        """Return the maps after the block."""
+        inner = torch.relu(self.norm1(self.conv1(maps)))
+        return torch.relu(self.norm2(self.conv2(inner)) + self.shortcut(maps))
+
+
+def _stage(stage: int, blocks: int, width: int, norm: Norm) -> nn.Sequential:
+    channels = width * 2**stage
+    first = BasicBlock(channels // 2 if stage else width, channels, 2 if stage else 1, norm)
+    return nn.Sequential(first, *(BasicBlock(channels, channels, 1, norm) for _ in range(blocks - 1)))
+
+
+class ResNet(nn.Module):
+    """A residual network of four stages without a classifier.
+
+    Args:
+        blocks: Blocks in each of the four stages.
+        width: Channels of the first stage; each later one has twice the channels and half the side length.
+        channels: Channels of the images.
+        norm: Name of the normalisation.
+    """
+
+    def __init__(self, blocks: tuple[int, int, int, int], width: int, channels: int, norm: Norm) -> None:
+        super().__init__()
+        self.num_features = width * 8
+        self.stem = nn.Sequential(nn.Conv2d(channels, width, 3, padding=1, bias=False), normalisation(norm, width))
+        stages = [_stage(stage, count, width, norm) for stage, count in enumerate(blocks)]
+        self.lower_stages = nn.Sequential(*stages[:3])
+        self.upper_stage = stages[3]
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):  # He et al. 2015, eq. 15: keeps the variance through rectifiers
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def lower(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B E g g"]:
+        """Return the maps after the third stage; a 32 px image gives 8x8."""
+        return self.lower_stages(torch.relu(self.stem(images)))  # type: ignore[no-any-return]
+
+    def upper(self, maps: Float[Tensor, "B E g g"]) -> Float[Tensor, "B D h w"]:
+        """Return the last maps; a 32 px image gives 4x4."""
+        return self.upper_stage(maps)  # type: ignore[no-any-return]
+
+
+class LeNet(nn.Module):
+    """Two 5x5 convolutions: a small network for tests and for Fashion-MNIST."""
+
+    def __init__(self, width: int, channels: int, norm: Norm) -> None:
+        super().__init__()
+        self.num_features = width * 2
+        self.first = nn.Sequential(nn.Conv2d(channels, width, 5, 2, padding=2), normalisation(norm, width), nn.ReLU())
+        self.second = nn.Sequential(
+            nn.Conv2d(width, width * 2, 5, 2, padding=2), normalisation(norm, width * 2), nn.ReLU(), nn.MaxPool2d(2)
+        )
+
+    def lower(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B E g g"]:
+        """Return the maps after the first convolution; a 32 px image gives 16x16."""
+        return self.first(images)  # type: ignore[no-any-return]
+
+    def upper(self, maps: Float[Tensor, "B E g g"]) -> Float[Tensor, "B D h w"]:
+        """Return the last maps; a 32 px image gives 4x4."""
+        return self.second(maps)  # type: ignore[no-any-return]
+
+
+BACKBONES: dict[str, Callable[[int, int, Norm], ResNet | LeNet]] = {
+    "resnet18": lambda width, channels, norm: ResNet((2, 2, 2, 2), width, channels, norm),
+    "resnet10": lambda width, channels, norm: ResNet((1, 1, 1, 1), width, channels, norm),
+    "lenet": LeNet,
+}

@@ -1,0 +1,139 @@
+"""The MLflow store behind the registry: its address, opening it safely, and a model in MLflow's form. Knows no champion and no rule."""
+
+import fcntl
+import logging
+import os
+import shutil
+import sqlite3
+import tempfile
+from contextlib import closing
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import numpy as np
+from numpy.typing import NDArray
+
+_SQLITE = "sqlite:///"
+_REQUIREMENTS = ("mlflow", "torch", "numpy", "pandas", "safetensors", "jaxtyping", "pydantic")
+
+
+class RegistryError(ValueError):
+    """Something that the store of models cannot do: what, got, allowed, what to do."""
+
+
+def check_uri(uri: str) -> str:
+    """Return the address of a store in its absolute form, without opening it.
+
+    Raises:
+        RegistryError: If it is none, or carries a password.
+    """
+    parts = urlsplit(uri)
+    if parts.password:
+        raise RegistryError(
+            f"the address of the store at {parts.hostname} holds a password; allowed: http(s)://host[:port]; set MLFLOW_TRACKING_USERNAME "
+            "and MLFLOW_TRACKING_PASSWORD instead"
+        )
+    if parts.scheme in ("http", "https") and parts.hostname:
+        return uri
+    if uri.startswith(_SQLITE) and uri.removeprefix(_SQLITE):
+        return _SQLITE + str(Path(uri.removeprefix(_SQLITE)).absolute())
+    raise RegistryError(
+        f"the address of the store is {uri!r}; allowed: sqlite:///path/to/mlflow.db, http://host:port or https://host:port; "
+        "put an MLflow server in front of any other database"
+    )
+
+
+def open_store(uri: str) -> Any:
+    """Return an ``MlflowClient`` of a store; a missing SQLite file is made.
+
+    Raises:
+        RegistryError: If the address is none or the file cannot be used.
+    """
+    uri = check_uri(uri)
+    _before_import()
+    if not uri.startswith(_SQLITE):
+        return _connect(uri)
+    path = Path(uri.removeprefix(_SQLITE))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.with_name(f"{path.name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # two processes must not make the tables at once
+            with closing(sqlite3.connect(path, timeout=5)) as connection:
+                connection.execute("BEGIN IMMEDIATE")  # an unusable file is told now; MLflow would try it again for minutes
+            return _connect(uri)
+    except (OSError, sqlite3.Error) as error:
+        raise RegistryError(
+            f"the store {path} cannot be used: {error}; needed: an SQLite file in a folder that can be written; name another place"
+        ) from error
+
+
+def artifact_location(uri: str) -> str | None:
+    """Return where a new experiment's files go: beside a SQLite file; for a server none, it decides itself."""
+    return Path(uri.removeprefix(_SQLITE)).parent.joinpath("mlflow-artifacts").as_uri() if uri.startswith(_SQLITE) else None
+
+
+def upload_model(client: Any, model_folder: Path, run_id: str, input_example: NDArray[np.uint8]) -> tuple[str, str]:
+    """Upload a model in MLflow's form as a logged model of a run; only the package ``incremental`` travels with it.
+
+    Args:
+        client: An ``MlflowClient``.
+        model_folder: What ``save_model`` wrote.
+        run_id: The run it comes from.
+        input_example: 8-bit images, shape [N, H, W, C].
+
+    Returns:
+        MLflow's identifier of the logged model, and where its files are.
+    """
+    import mlflow.pyfunc
+    from mlflow.models import Model, ModelSignature
+    from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema, TensorSpec
+
+    package = Path(__file__).parent
+    signature = ModelSignature(
+        inputs=Schema([TensorSpec(np.dtype(np.uint8), (-1, -1, -1, -1))]),
+        outputs=Schema([ColSpec("string", "class_name"), ColSpec("float", "probability"), ColSpec("float", "entropy_fraction")]),
+        params=ParamSchema([ParamSpec("all_probabilities", "boolean", False)]),
+    )
+    experiment_id = client.get_run(run_id).info.experiment_id
+    logged = client.create_logged_model(experiment_id, name=model_folder.name, source_run_id=run_id)
+    with tempfile.TemporaryDirectory() as temporary:
+        place = Path(temporary) / "model"
+        mlflow.pyfunc.save_model(
+            place,
+            python_model=str(package / "served_model.py"),
+            artifacts={"model": str(model_folder)},
+            code_paths=[str(package)],
+            signature=signature,
+            input_example=input_example,
+            pip_requirements=[f"{each}=={metadata.version(each).split('+')[0]}" for each in _REQUIREMENTS],
+            mlflow_model=Model(artifact_path=logged.artifact_location, run_id=run_id, model_id=logged.model_id),
+        )
+        for cache in list(place.rglob("__pycache__")):
+            shutil.rmtree(cache)
+        client.log_model_artifacts(logged.model_id, str(place))
+    client.finalize_logged_model(logged.model_id, "READY")
+    return logged.model_id, logged.artifact_location  # not models:/<id>, which MLflow would look up in its process-wide store
+
+
+def _before_import() -> None:
+    """Set what MLflow reads once: no pickle, nobody is told that we exist, no chatter on the console."""
+    os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] = "false"
+    for name, value in {
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "DO_NOT_TRACK": "true",
+        "MLFLOW_LOGGING_LEVEL": "WARNING",
+        "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+        "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    }.items():
+        os.environ.setdefault(name, value)
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+
+
+def _connect(uri: str) -> Any:
+    from mlflow import MlflowClient  # 2-4 s
+
+    client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+    client.search_experiments(max_results=1)  # makes the tables of a new SQLite file; finds out whether a server answers
+    return client

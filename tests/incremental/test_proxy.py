@@ -1,0 +1,102 @@
+import pydantic
+import pytest
+import torch
+
+from incremental.proxy import ProxyConfig, ProxyServer, Score, StoredModel
+
+
+def model(round_number: int, value: float | None = None, test: str = "task 1", names: tuple[str, ...] = ("liver",)) -> StoredModel:
+    score = None if value is None else Score(value, test)
+    return StoredModel({"head.bias": torch.tensor([float(round_number)])}, names, round_number, score)
+
+
+def best_round(proxy: ProxyServer, *models: StoredModel) -> int | None:
+    for each in models:
+        proxy.consider(each)
+    return None if proxy.best is None else proxy.best.round
+
+
+@pytest.fixture
+def proxy() -> ProxyServer:
+    return ProxyServer(ProxyConfig())
+
+
+def test_the_best_score_wins(proxy: ProxyServer) -> None:
+    assert best_round(proxy, model(1, 0.5), model(2, 0.8), model(3, 0.7)) == 2
+
+
+def test_ties_go_to_the_latest(proxy: ProxyServer) -> None:
+    assert best_round(proxy, model(1, 0.5), model(2, 0.5)) == 2
+
+
+def test_a_score_of_another_test_is_not_compared(proxy: ProxyServer) -> None:
+    assert best_round(proxy, model(1, 0.9), model(2, 0.1, "task 1, more prototypes")) == 2
+
+
+@pytest.mark.parametrize("values", [(None, 0.1), (0.9, None), (None, None)])
+def test_without_a_score_the_latest_is_kept(proxy: ProxyServer, values: tuple[float | None, float | None]) -> None:
+    assert best_round(proxy, model(1, values[0]), model(2, values[1])) == 2
+
+
+def test_a_model_that_knows_nothing_is_no_candidate(proxy: ProxyServer) -> None:
+    assert best_round(proxy, model(0, names=())) is None
+
+
+def test_the_last_global_model_can_be_the_teacher() -> None:
+    assert best_round(ProxyServer(ProxyConfig(teacher="last_global")), model(1, 0.9), model(2, 0.1)) == 2
+
+
+def test_a_closed_tasks_best_model_becomes_the_old_one_and_its_score_is_forgotten(proxy: ProxyServer) -> None:
+    assert proxy.close_task(0) is None
+    assert best_round(proxy, model(8, 0.9), model(9, 0.4)) == 8
+    closed = proxy.close_task(10)
+    assert closed is proxy.old_model
+    assert closed is not None
+    assert closed.round == 8
+    assert proxy.best is None
+    assert best_round(proxy, model(11, 0.2)) == 11
+
+
+def test_a_latecomers_classes_belong_to_the_task_that_has_just_begun(proxy: ProxyServer) -> None:
+    proxy.close_task(0)
+    proxy.consider(model(9, 0.9))
+    proxy.close_task(10)
+    for round_number in (11, 12):
+        proxy.consider(model(round_number, 0.8))
+        assert proxy.close_task(round_number) is None
+        assert proxy.best is None  # measured before its task was complete
+        assert proxy.old_model is not None
+        assert proxy.old_model.round == 9
+    proxy.consider(model(13, 0.3))
+    closed = proxy.close_task(13)  # 3 rounds after 10: the next task
+    assert closed is proxy.old_model
+    assert closed is not None
+    assert closed.round == 13
+
+
+def test_no_settling_makes_every_growth_a_task() -> None:
+    proxy = ProxyServer(ProxyConfig(settle_rounds=0))
+    proxy.close_task(0)
+    proxy.consider(model(1, 0.5))
+    assert proxy.close_task(1) is proxy.old_model
+    assert proxy.old_model is not None
+
+
+def test_growth_in_the_first_rounds_leaves_no_old_model(proxy: ProxyServer) -> None:
+    proxy.close_task(0)
+    proxy.consider(model(1, 0.5))
+    assert proxy.close_task(1) is None
+    assert proxy.old_model is None
+
+
+def test_a_task_in_which_nothing_was_kept_leaves_the_old_model(proxy: ProxyServer) -> None:
+    proxy.consider(model(3, 0.5))
+    proxy.close_task(4)
+    assert proxy.close_task(20) is None
+    assert proxy.old_model is not None
+    assert proxy.old_model.round == 3
+
+
+def test_settling_for_a_negative_time_is_refused() -> None:
+    with pytest.raises(pydantic.ValidationError, match="settle_rounds is -1"):
+        ProxyConfig(settle_rounds=-1)

@@ -1,0 +1,147 @@
+"""The only optimiser loop in the house: epochs times batches. Knows no method, no hospital and no federation."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import ceil
+from typing import Literal
+
+import pydantic.dataclasses
+import torch
+from jaxtyping import Int, UInt8
+from pydantic import ConfigDict, Field
+from torch import Tensor
+
+from incremental.network import IncrementalNetwork
+from physical.transforms import AugmentationConfig, augment, to_unit
+from twin.objective import LocalContext, LocalObjective, TrainingBatch
+
+Precision = Literal["float32", "bfloat16"]
+Schedule = Literal["as_coded", "as_intended", "constant"]
+
+
+@pydantic.dataclasses.dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class TrainingConfig:
+    """How a twin trains in one round. The optimiser is plain SGD, born and gone within the round.
+
+    Args:
+        epochs: Passes over the local images (FedKA's "5 local SGD").
+        batch_size: Images of a step; the last, smaller batch is kept.
+        learning_rate: Of the first epoch of a task; 2 belongs to head loss ``bce``, whose gradient per logit is divided by C.
+        momentum: Of SGD.
+        weight_decay: Of SGD.
+        schedule: ``as_intended``: by share of the task's epochs: up to 1/2 full, 3/4 a fifth, 9/10 a 25th, then a 125th; ``as_coded``:
+            what the
+            public code of LGA does; ``constant``.
+        gradient_clip: Largest norm of a step's gradient; none: no limit.
+        precision: ``bfloat16``: autocast with float32 weights; ``float32``: the reference.
+        augmentation: How images are varied.
+    """
+
+    epochs: int = 5
+    batch_size: int = 32
+    learning_rate: float = 2.0
+    momentum: float = 0.0
+    weight_decay: float = 1e-5
+    schedule: Schedule = "as_intended"
+    gradient_clip: float | None = 10.0
+    precision: Precision = "float32"
+    augmentation: AugmentationConfig = Field(default_factory=AugmentationConfig)
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        for name in ("epochs", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; allowed: 1 or more")
+        if not self.learning_rate > 0:
+            raise ValueError(f"learning_rate is {self.learning_rate}; allowed: above 0")
+        if not 0 <= self.momentum < 1:
+            raise ValueError(f"momentum is {self.momentum}; allowed: 0 to below 1")
+        if self.gradient_clip is not None and not self.gradient_clip > 0:
+            raise ValueError(f"gradient_clip is {self.gradient_clip}; allowed: above 0, or none")
+
+    def steps_per_epoch(self, num_images: int) -> int:
+        """Return how many batches an epoch has."""
+        return ceil(num_images / self.batch_size)
+
+
+@dataclass(frozen=True)
+class LocalResult:
+    """What a local training measured.
+
+    Args:
+        metrics: Mean over the steps of each loss term, of their sum (``total``) and of the gradient norm before clipping.
+        num_steps: Optimiser steps.
+    """
+
+    metrics: dict[str, float]
+    num_steps: int
+
+
+def learning_rate(config: TrainingConfig, round_of_task: int, epoch: int, rounds_per_task: int) -> float:
+    """Return the learning rate of an epoch: a pure function of when it is.
+
+    Args:
+        config: Rate and schedule.
+        round_of_task: Rounds since the head grew.
+        epoch: Epoch within the round.
+        rounds_per_task: Rounds after which a task counts as over.
+    """
+    if config.schedule == "as_intended":
+        share = (round_of_task + epoch / config.epochs) / rounds_per_task
+        divisor = 1 if share < 0.5 else 5 if share < 0.75 else 25 if share < 0.9 else 125
+        return config.learning_rate / divisor
+    if config.schedule == "as_coded":
+        # LGA rebuilds its optimiser each round at the full rate and lowers it only in the epochs whose hard-coded index is hit.
+        rate = config.learning_rate
+        for index in range(epoch + 1):
+            rate = {100: rate / 5, 150: rate / 25, 180: rate / 125}.get((index + round_of_task * 20) % 200, rate)
+        return rate
+    return config.learning_rate
+
+
+def autocast(precision: Precision) -> torch.autocast:
+    """Return the context in which networks run: bfloat16 where asked for, with float32 weights."""
+    return torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16")
+
+
+def train_locally(
+    network: IncrementalNetwork,
+    images: UInt8[Tensor, "N C H W"],
+    rows: Int[Tensor, " N"],
+    objective: LocalObjective,
+    context: LocalContext,
+    config: TrainingConfig,
+    rates: Sequence[float],
+    generator: torch.Generator,
+) -> LocalResult:
+    """Train a network in place on one twin's images.
+
+    Args:
+        network: Changed in place.
+        images: 8-bit pixels.
+        rows: Class of each as a row of the head.
+        objective: Gives the loss.
+        context: What the objective may see.
+        config: Batches, momentum, precision, augmentation.
+        rates: Learning rate of each epoch, shape [epochs].
+        generator: Draws order and augmentation.
+    """
+    network.train().to(memory_format=torch.channels_last)
+    optimiser = torch.optim.SGD(network.parameters(), lr=rates[0], momentum=config.momentum, weight_decay=config.weight_decay)
+    sums: dict[str, Tensor] = {}
+    for rate in rates:
+        optimiser.param_groups[0]["lr"] = rate
+        for chosen in torch.split(torch.randperm(len(images), generator=generator), config.batch_size):
+            batch = TrainingBatch(augment(to_unit(images[chosen]), config.augmentation, generator), rows[chosen])
+            with autocast(config.precision):
+                terms = objective.local_loss(network, batch, context)
+            total = torch.stack(list(terms.values())).sum()
+            optimiser.zero_grad()
+            total.backward()  # type: ignore[no-untyped-call]
+            limit = config.gradient_clip or torch.inf
+            norm = torch.nn.utils.clip_grad_norm_(network.parameters(), limit)
+            optimiser.step()
+            for name, value in {**terms, "total": total, "gradient_norm": norm}.items():
+                sums[name] = sums.get(name, torch.zeros(())) + value.detach()
+    num_steps = config.steps_per_epoch(len(images)) * len(rates)
+    return LocalResult({name: float(value) / num_steps for name, value in sums.items()}, num_steps)

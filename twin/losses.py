@@ -1,0 +1,149 @@
+"""Every loss term as a pure function with its equation. Knows no method, no twin and no optimiser.
+
+Letters: B batch, C classes of the head, C_old classes of the teacher (the first rows of the head). Equations without a source are those of
+FedKA (section 2.2.2) in the reading of the notes on methods, sections 2.8 and 3. All means are over the batch; losses are float32.
+"""
+
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn import functional
+
+HeadLoss = Literal["bce", "ce"]
+Weighting = Literal["paper_per_task", "lga_cumulative_clamped", "none"]
+
+_TINY = 1e-8  # keeps a quotient finite where a map or a gradient is all zero
+
+
+def gradient_magnitude(logits: Float[Tensor, "B C"], rows: Int[Tensor, " B"], head_loss: HeadLoss) -> Float[Tensor, " B"]:
+    """Return ``abs(P_y - 1)``: how far each image still is from its class, a constant in [0, 1].
+
+    P is the sigmoid (bce) or the softmax (ce) of the logits; it is the gradient of the loss at the true class's logit.
+    """
+    logits = logits.detach().float()
+    probabilities = torch.sigmoid(logits) if head_loss == "bce" else torch.softmax(logits, 1)
+    return 1 - probabilities.gather(1, rows[:, None]).squeeze(1)
+
+
+def adaptive_weights(
+    magnitude: Float[Tensor, " B"],
+    task_of_image: Int[Tensor, " B"],
+    num_finished_tasks: int,
+    exponent: float,
+    weighting: Weighting,
+) -> Float[Tensor, " B"]:
+    """Return the weight of each image: its gradient against the mean gradient of its task.
+
+    ``paper_per_task``: ``w_i = abs(Delta_i)^p / nu_k(i)``, ``nu_k`` the mean of ``abs(Delta)^p`` over the images of task k in the batch;
+    the mean weight of each task is 1. ``lga_cumulative_clamped``: what LGA's public code computes: an image of finished task k gets
+    one term for each of the groups "tasks 0..i", i >= k, that hold it, and weights are clamped to [0.5, 5].
+
+    Args:
+        magnitude: ``abs(P_y - 1)``.
+        task_of_image: Index of the task of each image's class among the twin's tasks; the current one is ``num_finished_tasks``.
+        num_finished_tasks: Tasks that the twin has finished; with 0 all weights are 1.
+        exponent: p = C_o / (C_o + C_t), classes finished and current.
+        weighting: Which of the two; ``none``: all ones.
+    """
+    if weighting == "none" or num_finished_tasks == 0:
+        return torch.ones_like(magnitude)
+    powered = magnitude**exponent
+    if weighting == "paper_per_task":
+        return powered / _mean_by_group(powered, task_of_image, num_finished_tasks + 1)[task_of_image].clamp_min(_TINY)
+    weights = torch.zeros_like(powered)
+    for last in range(num_finished_tasks):
+        members = (task_of_image <= last).to(powered.dtype)
+        weights = weights + members * powered / _masked_mean(powered, members)
+    current = (task_of_image == num_finished_tasks).to(powered.dtype)
+    return (weights + current * powered / _masked_mean(powered, current)).clamp(0.5, 5)
+
+
+def _mean_by_group(values: Float[Tensor, " B"], group: Int[Tensor, " B"], num_groups: int) -> Float[Tensor, " G"]:
+    membership = functional.one_hot(group, num_groups).to(values.dtype)  # [B, G]
+    return (values @ membership) / membership.sum(0).clamp_min(1)
+
+
+def _masked_mean(values: Float[Tensor, " B"], members: Float[Tensor, " B"]) -> Float[Tensor, ""]:
+    return ((values * members).sum() / members.sum().clamp_min(1)).clamp_min(_TINY)
+
+
+def classification(
+    logits: Float[Tensor, "B C"],
+    rows: Int[Tensor, " B"],
+    weights: Float[Tensor, " B"],
+    head_loss: HeadLoss,
+) -> Float[Tensor, ""]:
+    """Adaptive classification loss, L_CB: mean over images of ``w_i D(P_i, y_i)``.
+
+    D is softmax cross-entropy (ce), or binary cross-entropy averaged over the C classes (bce: the form that a learning rate of 2 needs).
+    With unit weights it is plain cross-entropy.
+    """
+    logits = logits.float()
+    if head_loss == "ce":
+        each = functional.cross_entropy(logits, rows, reduction="none")
+    else:
+        each = _binary(logits, functional.one_hot(rows, logits.shape[1]).to(logits.dtype))
+    return (weights * each).mean()
+
+
+def semantic_distillation(
+    logits: Float[Tensor, "B C"],
+    old_logits: Float[Tensor, "B C_old"],
+    rows: Int[Tensor, " B"],
+    weights: Float[Tensor, " B"],
+    head_loss: HeadLoss,
+) -> Float[Tensor, ""]:
+    """Adaptive semantic distillation, L_SD: mean of ``w_i sum_k KL(teacher slice k, student slice k)``, teacher first.
+
+    The teacher has no output for the classes after its own: there the target is the one-hot class. bce: mean over C of binary
+    cross-entropy to
+    [sigmoid(teacher), one-hot]. ce: softmax over all classes, ``p log(p / q)`` summed over the slices without renormalising, temperature 1.
+    The teacher gets no gradient.
+    """
+    logits, old_logits = logits.float(), old_logits.detach().float()
+    one_hot = functional.one_hot(rows, logits.shape[1]).to(logits.dtype)
+    new_target = one_hot[:, old_logits.shape[1] :]
+    if head_loss == "bce":
+        return (weights * _binary(logits, torch.cat([torch.sigmoid(old_logits), new_target], 1))).mean()
+    target = torch.cat([torch.softmax(old_logits, 1), new_target], 1)
+    each = functional.kl_div(torch.log_softmax(logits, 1), target, reduction="none").sum(1)
+    return (weights * each).mean()
+
+
+def attention_distillation(
+    maps: Float[Tensor, "B h w"],
+    old_maps: Float[Tensor, "B h w"],
+    weights: Float[Tensor, " B"],
+    reduction: Literal["sum", "mean"] = "sum",
+) -> Float[Tensor, ""]:
+    """Adaptive attention distillation, L_AD: mean of ``w_i L_Q``, L_Q the Manhattan distance of unit attention maps.
+
+    ``L_Q = sum_j abs(Q_old,j / norm(Q_old) - Q_j / norm(Q))`` over the positions j, norm Euclidean (LwM: Dhar et al., CVPR 2019, eq. 4).
+    Zero for equal maps; a map of zeros counts as the zero vector. The teacher gets no gradient.
+
+    Args:
+        maps: The student's Grad-CAM.
+        old_maps: The teacher's, of the same class.
+        weights: Of each image.
+        reduction: Over positions; ``mean`` divides by their number, for learning rates at which the sum diverges.
+    """
+    distance = (_unit(old_maps.detach()) - _unit(maps)).abs()
+    each = distance.sum(1) if reduction == "sum" else distance.mean(1)
+    return (weights * each).mean()
+
+
+def squared_distance(values: dict[str, Tensor], others: dict[str, Tensor]) -> Float[Tensor, ""]:
+    """Return the squared Euclidean distance of two sets of parameters."""
+    return torch.stack([(value - others[name]).square().sum() for name, value in values.items()]).sum()
+
+
+def _binary(logits: Float[Tensor, "B C"], target: Float[Tensor, "B C"]) -> Float[Tensor, " B"]:
+    return functional.binary_cross_entropy_with_logits(logits, target, reduction="none").mean(1)
+
+
+def _unit(maps: Float[Tensor, "B h w"]) -> Float[Tensor, "B q"]:
+    flat = maps.float().flatten(1)
+    # The square root's slope is infinite at 0: the small number under it keeps the gradient of an all-zero map finite.
+    return flat / (flat.square().sum(1, keepdim=True) + _TINY**2).sqrt().clamp_min(_TINY)

@@ -1,0 +1,76 @@
+"""A twin's exemplars: bounded, per class, chosen by herding. Holds positions in the hospital's archive, so nothing is copied.
+
+Source: iCaRL (Rebuffi et al., CVPR 2017, algorithms 4 and 5). A chosen image leaves the choice, so none is kept twice, and a class never
+has
+more exemplars than images.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy.typing import NDArray
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class ExemplarMemory:
+    """Exemplars by class name, each class in the order of herding.
+
+    Args:
+        capacity: Most images in all.
+        positions: Archive positions of each class's exemplars.
+    """
+
+    capacity: int
+    positions: Mapping[str, NDArray[np.int64]] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        """Return the number of exemplars."""
+        return sum(len(each) for each in self.positions.values())
+
+    def per_class(self, num_classes: int) -> int:
+        """Return the room of each class when this many share the memory: ``floor(capacity / classes)``."""
+        return self.capacity // max(num_classes, 1)
+
+    def with_classes(self, ranked: Mapping[str, NDArray[np.int64]]) -> "ExemplarMemory":
+        """Return the memory with new classes in it; the others are cut to their first, best exemplars.
+
+        Args:
+            ranked: Archive positions of each new class in the order of herding, at least as many as there is room for (or all).
+        """
+        together = {**self.positions, **ranked}
+        room = self.per_class(len(together))
+        return ExemplarMemory(self.capacity, {name: positions[:room] for name, positions in together.items()})
+
+    def all_positions(self) -> NDArray[np.int64]:
+        """Return every exemplar's archive position."""
+        return np.concatenate([np.empty(0, np.int64), *self.positions.values()])
+
+
+def herd(features: Float[Tensor, "N D"], count: int) -> NDArray[np.int64]:
+    """Choose images whose running mean stays nearest to the class mean.
+
+    Greedily minimises ``norm(mean - (chosen sum + f) / (k + 1))`` over the images not yet chosen. Features are scaled to unit length, so
+    the minimum is where ``f . ((k + 1) mean - chosen sum)`` is largest: one product of a matrix and a vector per choice.
+
+    Args:
+        features: One class's features.
+        count: How many to choose; more than N gives N.
+
+    Returns:
+        Indices in the order of choice, shape [min(count, N)].
+    """
+    unit = torch.nn.functional.normalize(features.double(), dim=1)  # ties would otherwise hang on the order of float32 sums
+    mean = unit.mean(0)
+    taken = torch.zeros(len(unit), dtype=torch.double)
+    total = torch.zeros_like(mean)
+    chosen: list[int] = []
+    for step in range(min(count, len(unit))):
+        best = int((unit @ ((step + 1) * mean - total) + taken).argmax())
+        chosen.append(best)
+        taken[best] = -torch.inf
+        total = total + unit[best]
+    return np.array(chosen, np.int64)

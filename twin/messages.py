@@ -1,0 +1,113 @@
+"""All that may cross a hospital's wall. Nothing here holds a pixel: down go models, up go numbers, class names and weights.
+
+What a method uploads beyond weights stands in its file as ``uploads``; a test holds the wall.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from incremental.head import Weights
+from incremental.proxy import StoredModel
+
+
+@dataclass(frozen=True)
+class GlobalModel:
+    """Down, to every twin at the start of a round: look at your data with this.
+
+    Args:
+        weights: The global model.
+        class_names: One per row of its head.
+        round: The federation's clock.
+        usual_entropy: Quantiles of entropies of known images over the federation [nats], shape [19]; none while nobody reported.
+        usual_images: Images behind them.
+    """
+
+    weights: Weights
+    class_names: tuple[str, ...]
+    round: int
+    usual_entropy: tuple[float, ...] | None = None
+    usual_images: int = 0
+
+
+@dataclass(frozen=True)
+class Observation:
+    """Up, from every twin: what is new, and how it looks to the model.
+
+    Args:
+        twin_id: Who.
+        round: When.
+        num_new_images: Images that arrived since the last look.
+        signal: The detector fired.
+        new_class_names: Names that the twin asks the federation to add; empty without a signal.
+        entropy: Mean entropy of what was looked at as a fraction of ln C, in [0, 1]; none where there was nothing or C < 2.
+        statistic: What the rule compared; none where there was nothing to compare.
+        threshold: What it was compared with.
+        num_trainable: Images of the task being learned; a twin without any is not asked to train.
+        num_held_back: Images of known classes that were never trained on.
+        num_correct: How many of them the model named rightly.
+        usual_entropy: Quantiles of their entropies [nats], shape [19]; none where there are too few to hide one in.
+    """
+
+    twin_id: str
+    round: int
+    num_new_images: int
+    signal: bool
+    new_class_names: tuple[str, ...] = ()
+    entropy: float | None = None
+    statistic: float | None = None
+    threshold: float = 0.0
+    num_trainable: int = 0
+    num_held_back: int = 0
+    num_correct: int = 0
+    usual_entropy: tuple[float, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Broadcast:
+    """Down, to a twin that shall train.
+
+    Args:
+        weights: The global model, its head grown.
+        class_names: One per row of the head.
+        round: The federation's clock.
+        rounds_since_growth: Rounds since the head last grew; the learning rate is a function of it.
+        seed: Seeds all that is random in this twin's training of this round.
+        old_model: The teacher; none in the first task or where a method needs none.
+        extras: What a method sends besides, by name.
+    """
+
+    weights: Weights
+    class_names: tuple[str, ...]
+    round: int
+    rounds_since_growth: int
+    seed: int
+    old_model: StoredModel | None = None
+    extras: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class TwinUpdate:
+    """Up, from a twin that trained.
+
+    Args:
+        twin_id: Who.
+        round: When.
+        weights: Its local model.
+        num_images: Images it trained on; its weight in a weighted mean.
+        upload: What the method sends besides, by name (declared in ``Method.uploads``).
+        metrics: Mean of each loss term over the steps, the gradient norm, and what else is a number.
+    """
+
+    twin_id: str
+    round: int
+    weights: Weights
+    num_images: int
+    upload: Mapping[str, Tensor] = field(default_factory=dict)
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+def num_bytes(*tensors: Mapping[str, Tensor]) -> int:
+    """Return the size of tensors on the wire, without compression [bytes]."""
+    return sum(value.numel() * value.element_size() for group in tensors for value in group.values())

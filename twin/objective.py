@@ -1,0 +1,94 @@
+"""What a twin asks of a method, and what a method may see of a twin. Knows no method: those arrive as arguments."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from incremental.head import Weights
+from incremental.network import IncrementalNetwork
+
+Terms = dict[str, Tensor]  # named scalar terms of a loss; their sum is minimised, each is reported
+
+
+@dataclass(frozen=True)
+class TrainingBatch:
+    """What one step sees.
+
+    Args:
+        images: Augmented images, values in [0, 1], shape [B, C, H, W].
+        rows: Class of each as a row of the head, shape [B].
+    """
+
+    images: Float[Tensor, "B C H W"]
+    rows: Int[Tensor, " B"]
+
+
+@dataclass(frozen=True)
+class LocalContext:
+    """What a method may see while a twin trains. Pixels can be asked for: a method's local half runs inside the hospital.
+
+    Args:
+        num_rows: Classes of the head, C.
+        groups: Rows of each of the twin's finished tasks, oldest first, and of the current one last (empty where it has none).
+        global_weights: The model as received.
+        old_network: The frozen teacher; none without one.
+        old_rows: Classes the teacher knows, C_old; they are the first rows of the head.
+        extras: What the method's server half sent.
+        kept: What the method's local half kept on this twin after an earlier round.
+        fresh_task: The twin detected new classes and has not trained since.
+        generator: Source of the method's randomness.
+        prototypes: Returns, for a network, one representative image of each current class and its row: ([P, C, H, W] in [0, 1], [P]).
+        num_steps: Optimiser steps of this round.
+        learning_rates: Learning rate of each epoch.
+    """
+
+    num_rows: int
+    groups: tuple[tuple[int, ...], ...]
+    global_weights: Weights
+    old_network: IncrementalNetwork | None = None
+    old_rows: int = 0
+    extras: Mapping[str, Tensor] = field(default_factory=dict)
+    kept: Mapping[str, Tensor] = field(default_factory=dict)
+    fresh_task: bool = False
+    generator: torch.Generator = field(default_factory=torch.Generator)
+    prototypes: Callable[[IncrementalNetwork], tuple[Tensor, Tensor]] | None = None
+    num_steps: int = 0
+    learning_rates: tuple[float, ...] = ()
+
+    @property
+    def num_finished(self) -> int:
+        """Classes of the twin's finished tasks, C_o in the paper."""
+        return sum(len(rows) for rows in self.groups[:-1])
+
+    @property
+    def num_current(self) -> int:
+        """Classes of the twin's current task, C_t in the paper."""
+        return len(self.groups[-1]) if self.groups else 0
+
+    def group_of_rows(self) -> Int[Tensor, " C"]:
+        """Return the task group of each row of the head; -1 for classes that this twin never saw."""
+        group = torch.full((self.num_rows,), -1)
+        for index, rows in enumerate(self.groups):
+            group[list(rows)] = index
+        return group
+
+
+class LocalObjective(Protocol):
+    """The local half of a method."""
+
+    @property
+    def replays(self) -> bool:
+        """Exemplars are trained on beside the current task."""
+        ...
+
+    def local_loss(self, network: IncrementalNetwork, batch: TrainingBatch, context: LocalContext) -> Terms:
+        """Return the terms of the loss of one batch."""
+        ...
+
+    def finish_local(self, network: IncrementalNetwork, context: LocalContext) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor]]:
+        """Return what to upload besides the weights, and what to keep on the twin."""
+        ...

@@ -1,0 +1,94 @@
+"""All that a twin remembers between rounds, as one value that can be saved. Holds archive positions, never pixels."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from twin.memory import ExemplarMemory
+
+Positions = NDArray[np.int64]
+NOTHING: Positions = np.empty(0, np.int64)
+
+
+@dataclass(frozen=True)
+class TwinState:
+    """A twin between two rounds.
+
+    Args:
+        memory: Exemplars of finished classes.
+        observed_until: Last round in which the twin looked at its hospital's stream; -1 before the first.
+        inbox: Images that arrived and whose class the federation does not know yet.
+        current: Images of the task being learned.
+        held_back: Images of the task being learned that are never trained on.
+        current_names: Classes of that task.
+        finished: Classes of each finished task, oldest first.
+        previous_mean: Mean entropy at the last look [nats].
+        fresh_task: A new task began and the twin has not trained since.
+        kept: What the method's local half kept.
+        entropy_history: (round, entropy as a fraction of ln C, signal) of each look with something to look at.
+        events: What happened, oldest first: {"round", "what"}.
+        model_round: Round of the global model that the twin last received; -1 before the first.
+        model_names: Classes of that model: the state that the server desires.
+    """
+
+    memory: ExemplarMemory
+    observed_until: int = -1
+    inbox: Positions = field(default_factory=lambda: NOTHING)
+    current: Positions = field(default_factory=lambda: NOTHING)
+    held_back: Positions = field(default_factory=lambda: NOTHING)
+    current_names: tuple[str, ...] = ()
+    finished: tuple[tuple[str, ...], ...] = ()
+    previous_mean: float | None = None
+    fresh_task: bool = False
+    kept: Mapping[str, Tensor] = field(default_factory=dict)
+    entropy_history: tuple[tuple[int, float, bool], ...] = ()
+    events: tuple[Mapping[str, Any], ...] = ()
+    model_round: int = -1
+    model_names: tuple[str, ...] = ()
+
+
+def to_plain(state: TwinState) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Return a twin's state as what JSON holds and what safetensors hold."""
+    plain = {
+        "capacity": state.memory.capacity,
+        "memory_names": list(state.memory.positions),
+        "observed_until": state.observed_until,
+        "current_names": list(state.current_names),
+        "finished": [list(names) for names in state.finished],
+        "previous_mean": state.previous_mean,
+        "fresh_task": state.fresh_task,
+        "entropy_history": [list(each) for each in state.entropy_history],
+        "events": [dict(event) for event in state.events],
+        "model_round": state.model_round,
+        "model_names": list(state.model_names),
+    }
+    tensors = {name: torch.from_numpy(getattr(state, name)) for name in ("inbox", "current", "held_back")}
+    tensors |= {f"memory/{index}": torch.from_numpy(each.copy()) for index, each in enumerate(state.memory.positions.values())}
+    tensors |= {f"kept/{name}": value for name, value in state.kept.items()}
+    return plain, tensors
+
+
+def from_plain(plain: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> TwinState:
+    """Return the state that ``to_plain`` took apart."""
+    exemplars = {name: tensors[f"memory/{index}"].numpy() for index, name in enumerate(plain["memory_names"])}
+    return TwinState(
+        memory=ExemplarMemory(plain["capacity"], exemplars),
+        observed_until=plain["observed_until"],
+        inbox=tensors["inbox"].numpy(),
+        current=tensors["current"].numpy(),
+        held_back=tensors["held_back"].numpy(),
+        current_names=tuple(plain["current_names"]),
+        finished=tuple(tuple(names) for names in plain["finished"]),
+        previous_mean=plain["previous_mean"],
+        fresh_task=plain["fresh_task"],
+        kept={name.removeprefix("kept/"): value for name, value in tensors.items() if name.startswith("kept/")},
+        entropy_history=tuple((int(at), float(value), bool(signal)) for at, value, signal in plain["entropy_history"]),
+        events=tuple(plain["events"]),
+        model_round=plain["model_round"],
+        model_names=tuple(plain["model_names"]),
+    )

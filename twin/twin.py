@@ -1,0 +1,360 @@
+"""The digital twin of one hospital: mirrors its stream, looks at it with the global model, trains locally.
+
+Knows no other twin and no method.
+
+A twin's life is a sequence of ``TwinState`` values; this class turns one into the next. It is told no task number: a task begins for a twin
+when it detects new classes, or when it learns from the federation's class list that others did.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from math import log
+from typing import Any
+
+import numpy as np
+import pydantic.dataclasses
+import torch
+from pydantic import ConfigDict, Field
+from torch import Tensor
+
+from incremental.detection import USUAL_LEVELS, Detection, DetectionConfig, Evidence, detect, entropy
+from incremental.inference import features_of, logits_of
+from incremental.network import IncrementalNetwork, NetworkConfig, build_network, freeze, weights_of
+from physical.hospital import Hospital
+from physical.transforms import to_tensor, to_unit
+from twin.local_training import TrainingConfig, learning_rate, train_locally
+from twin.memory import ExemplarMemory, herd
+from twin.messages import Broadcast, GlobalModel, Observation, TwinUpdate
+from twin.objective import LocalContext, LocalObjective
+from twin.state import NOTHING, Positions, TwinState
+
+
+@pydantic.dataclasses.dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class TwinConfig:
+    """What every twin of a federation has in common.
+
+    Args:
+        memory_capacity: Most exemplars (paper: 2000 for CIFAR-100, 1000 for the organs, each per twin).
+        held_back_fraction: Share of arrivals that is never trained on: the calibrated detector's reference and the reported accuracy's
+            test.
+        detection: When new classes count as noticed.
+    """
+
+    memory_capacity: int = 2000
+    held_back_fraction: float = 0.0
+    detection: DetectionConfig = Field(default_factory=DetectionConfig)
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        if self.memory_capacity < 0:
+            raise ValueError(f"memory_capacity is {self.memory_capacity}; allowed: 0 or more exemplars")
+        if not 0 <= self.held_back_fraction <= 0.5:
+            raise ValueError(f"held_back_fraction is {self.held_back_fraction}; allowed: 0 to 0.5")
+        if self.detection.rule == "calibrated" and not self.held_back_fraction:
+            raise ValueError(
+                "detection.rule is 'calibrated' and held_back_fraction 0: the rule compares arrivals with images held back; "
+                "set held_back_fraction to 0.1, or rule to 'entropy_jump'"
+            )
+
+
+@dataclass(frozen=True)
+class TwinSetting:
+    """All that twins of one federation share.
+
+    Args:
+        twin: Memory and detection.
+        network: What weights are put into.
+        training: The local optimiser.
+        rounds_per_task: Rounds after which a task counts as over, for the learning rate.
+    """
+
+    twin: TwinConfig
+    network: NetworkConfig
+    training: TrainingConfig
+    rounds_per_task: int
+
+
+class DigitalTwin:
+    """One hospital's software counterpart.
+
+    Args:
+        hospital: Its hospital; nobody else may hold it.
+        setting: What it shares with the other twins.
+        state: Where it stands; none: at its beginning.
+    """
+
+    def __init__(self, hospital: Hospital, setting: TwinSetting, state: TwinState | None = None) -> None:
+        self._hospital = hospital
+        self._setting = setting
+        self.state = state or TwinState(ExemplarMemory(setting.twin.memory_capacity))
+
+    @property
+    def twin_id(self) -> str:
+        """The hospital's id."""
+        return self._hospital.hospital_id
+
+    def observe(self, model: GlobalModel, network: IncrementalNetwork) -> Observation:
+        """Mirror what arrived, look at it with the global model, and say whether it looks new.
+
+        A twin that detects new classes archives its present task and begins the next one; so does one that finds its arrivals' classes
+        on the
+        federation's list. Arrivals that neither explains wait in the inbox.
+
+        Args:
+            model: The message from the server.
+            network: A network that holds its weights.
+        """
+        arrived = self._hospital.new_images(self.state.observed_until, model.round)
+        if len(arrived) and self.state.observed_until < 0:
+            self._note(model.round, "joined the federation")
+        inbox = np.concatenate([self.state.inbox, arrived])
+        # What is held back of an open task stays; a task's own arrivals are judged before any of them is trained on.
+        self.state = replace(self.state, observed_until=model.round, inbox=inbox)
+        held_back = self._logits(network, self.state.held_back)
+        detection = self._detect(model, network, inbox, entropy(held_back))
+        unknown = tuple(name for name in self._names(inbox) if name not in model.class_names)
+        announced = unknown if detection.signal else ()
+        usual = self._usual(held_back)
+        num_correct = int((held_back.argmax(1) == self._rows(self.state.held_back, model.class_names)).sum()) if len(held_back) else 0
+        num_held_back = len(held_back)
+        self._take_in(model, network, announced)
+        return Observation(
+            twin_id=self.twin_id,
+            round=model.round,
+            num_new_images=len(arrived),
+            signal=detection.signal,
+            new_class_names=announced,
+            entropy=_fraction(detection.mean_nats, len(model.class_names)),
+            statistic=detection.statistic,
+            threshold=detection.threshold,
+            num_trainable=len(self.state.current),
+            num_held_back=num_held_back,
+            num_correct=num_correct,
+            usual_entropy=usual,
+        )
+
+    def train(self, broadcast: Broadcast, objective: LocalObjective) -> TwinUpdate:
+        """Train a copy of the global model on the current task and the exemplars.
+
+        Args:
+            broadcast: Weights, class list, teacher and seed.
+            objective: The method's local half.
+
+        Returns:
+            The local model and what the method uploads.
+
+        Raises:
+            ValueError: If the twin has no image of a class that the broadcast knows.
+        """
+        positions = self._trainable(broadcast, objective.replays)
+        if not len(positions):
+            raise ValueError(f"twin {self.twin_id} was asked to train in round {broadcast.round} and has no image of a known class")
+        generator = torch.Generator().manual_seed(broadcast.seed)
+        training = self._setting.training
+        rates = tuple(
+            learning_rate(training, broadcast.rounds_since_growth, epoch, self._setting.rounds_per_task) for epoch in range(training.epochs)
+        )
+        context = self._context(broadcast, generator, rates, len(positions))
+        network = build_network(self._setting.network, broadcast.weights)
+        result = train_locally(
+            network,
+            to_tensor(self._hospital.images(positions).images),
+            torch.from_numpy(self._rows(positions, broadcast.class_names)),
+            objective,
+            context,
+            training,
+            rates,
+            generator,
+        )
+        upload, kept = objective.finish_local(network, context)
+        self.state = replace(self.state, kept=kept, fresh_task=False)
+        self._receive(broadcast.round, broadcast.class_names)
+        self._note(broadcast.round, f"trained on {len(positions)} images")
+        return TwinUpdate(self.twin_id, broadcast.round, weights_of(network), len(positions), upload, result.metrics)
+
+    def report(self) -> dict[str, Any]:
+        """Return the twin's reported and desired state, as plain data without pixels."""
+        state = self.state
+        labels = self._hospital.labels(state.current)
+        counts = {self._hospital.vocabulary[label]: int((labels == label).sum()) for label in np.unique(labels)}
+        known = {name for names in state.finished for name in names} | set(state.current_names)
+        return {
+            "twin": self.twin_id,
+            "reported": {
+                "model_round": state.model_round,
+                "classes": sorted(known),
+                "current_images": counts,
+                "exemplars": {name: len(each) for name, each in state.memory.positions.items()},
+                "held_back_images": len(state.held_back),
+                "waiting_images": len(state.inbox),
+                "entropy": state.entropy_history[-1][1] if state.entropy_history else None,
+                "observed_until_round": state.observed_until,
+            },
+            "desired": {
+                "classes": list(state.model_names),
+                "memory_capacity": state.memory.capacity,
+                "detection": self._setting.twin.detection.rule,
+            },
+            "converged": not len(state.inbox),
+            "events": [dict(event) for event in state.events],
+        }
+
+    def _detect(self, model: GlobalModel, network: IncrementalNetwork, inbox: Positions, held_back: Any) -> Detection:
+        config = self._setting.twin.detection
+        # Entropies of unchanged data under the calibrated rule decide nothing: they are not computed.
+        look_at_current = config.rule == "entropy_jump" and not len(inbox)
+        current = self._sample(self.state.current) if look_at_current else NOTHING
+        evidence = Evidence(
+            classes=len(model.class_names),
+            arrivals=entropy(self._logits(network, self._sample(inbox))),
+            current=entropy(self._logits(network, current)),
+            held_back=held_back,
+            previous_mean=self.state.previous_mean,
+            usual_elsewhere=None if model.usual_entropy is None else np.array(model.usual_entropy, np.float32),
+            images_elsewhere=model.usual_images,
+        )
+        detection = detect(evidence, config)
+        if detection.mean_nats is not None:
+            fraction = _fraction(detection.mean_nats, len(model.class_names))
+            look = (model.round, 1.0 if fraction is None else fraction, detection.signal)
+            self.state = replace(
+                self.state,
+                previous_mean=detection.mean_nats,
+                entropy_history=(*self.state.entropy_history, look),
+            )
+        return detection
+
+    def _take_in(self, model: GlobalModel, network: IncrementalNetwork, announced: tuple[str, ...]) -> None:
+        """Move from the inbox what the federation knows or is being told about; begin a new task where its classes are new to the twin."""
+        state = self.state
+        acceptable = {*model.class_names, *announced}
+        labels = self._hospital.labels(state.inbox)
+        accepted = np.array([self._hospital.vocabulary[label] in acceptable for label in labels], bool)
+        taken = state.inbox[accepted]
+        if not len(taken):
+            return
+        names = self._names(taken)
+        begins = any(name not in state.current_names for name in names)
+        if begins:
+            self._archive(model.round, network)
+            how = f"detected {', '.join(announced)}" if announced else "learned from the class list of others' detection"
+            self._note(model.round, f"new task: {', '.join(names)} ({how})")
+        every = round(1 / self._setting.twin.held_back_fraction) if self._setting.twin.held_back_fraction else 0
+        held = np.arange(len(taken)) % every == every - 1 if every else np.zeros(len(taken), bool)
+        self.state = replace(
+            self.state,
+            inbox=state.inbox[~accepted],
+            current=np.concatenate([self.state.current, taken[~held]]),
+            held_back=np.concatenate([self.state.held_back, taken[held]]),
+            current_names=names if begins else state.current_names,
+            fresh_task=self.state.fresh_task or (begins and bool(announced)),
+        )
+
+    def _archive(self, round_number: int, network: IncrementalNetwork) -> None:
+        """End the present task: its best exemplars go into the memory, its other images leave the mirror."""
+        state = self.state
+        if not state.current_names:
+            return
+        labels = self._hospital.labels(state.current)
+        room = state.memory.per_class(len({*state.memory.positions, *state.current_names}))
+        ranked = {}
+        for name in state.current_names:
+            own = state.current[labels == self._hospital.vocabulary.index(name)]
+            features = features_of(network, to_tensor(self._hospital.images(own).images), bfloat16=self._bfloat16)
+            ranked[name] = own[herd(features, room)]
+        memory = state.memory.with_classes(ranked)
+        self.state = replace(
+            state,
+            memory=memory,
+            current=NOTHING,
+            held_back=NOTHING,
+            finished=(*state.finished, state.current_names),
+            current_names=(),
+        )
+        self._note(round_number, f"archived {', '.join(state.current_names)}: {len(memory)} exemplars in memory")
+
+    def _trainable(self, broadcast: Broadcast, replays: bool) -> Positions:
+        positions = np.concatenate([self.state.current, self.state.memory.all_positions()]) if replays else self.state.current
+        known = np.array([name in broadcast.class_names for name in self._hospital.vocabulary], bool)
+        trainable: Positions = positions[known[self._hospital.labels(positions)]]
+        return trainable
+
+    def _context(self, broadcast: Broadcast, generator: torch.Generator, rates: tuple[float, ...], num_images: int) -> LocalContext:
+        old_network = None
+        if broadcast.old_model is not None:
+            old_network = freeze(build_network(self._setting.network, broadcast.old_model.weights))
+            old_network = old_network.to(memory_format=torch.channels_last)
+        training = self._setting.training
+        return LocalContext(
+            num_rows=len(broadcast.class_names),
+            groups=self._groups(broadcast.class_names),
+            global_weights=broadcast.weights,
+            old_network=old_network,
+            old_rows=0 if broadcast.old_model is None else len(broadcast.old_model.class_names),
+            extras=broadcast.extras,
+            kept=self.state.kept,
+            fresh_task=self.state.fresh_task,
+            generator=generator,
+            prototypes=lambda network: self._prototypes(network, broadcast.class_names),
+            num_steps=training.steps_per_epoch(num_images) * training.epochs,
+            learning_rates=rates,
+        )
+
+    def _groups(self, class_names: tuple[str, ...]) -> tuple[tuple[int, ...], ...]:
+        row = {name: index for index, name in enumerate(class_names)}
+        current = set(self.state.current_names)
+        groups = [[name for name in names if name not in current] for names in self.state.finished]
+        groups.append(list(self.state.current_names))
+        return tuple(tuple(row[name] for name in names if name in row) for names in groups)
+
+    def _prototypes(self, network: IncrementalNetwork, class_names: tuple[str, ...]) -> tuple[Tensor, Tensor]:
+        """Return the image nearest to the mean feature of each current class, in [0, 1], and its row."""
+        labels = self._hospital.labels(self.state.current)
+        images, rows = [], []
+        for name in self.state.current_names:
+            own = self.state.current[labels == self._hospital.vocabulary.index(name)]
+            if len(own) and name in class_names:
+                pixels = to_tensor(self._hospital.images(own).images)
+                nearest = herd(features_of(network, pixels, bfloat16=self._bfloat16), 1)[0]
+                images.append(to_unit(pixels[nearest]))
+                rows.append(class_names.index(name))
+        return torch.stack(images), torch.tensor(rows)
+
+    def _logits(self, network: IncrementalNetwork, positions: Positions) -> Any:
+        pixels = to_tensor(self._hospital.images(positions).images)
+        return logits_of(network, pixels, bfloat16=self._bfloat16).numpy()
+
+    @property
+    def _bfloat16(self) -> bool:
+        return self._setting.training.precision == "bfloat16"
+
+    def _sample(self, positions: Positions) -> Positions:
+        most = self._setting.twin.detection.sample
+        if most is None or len(positions) <= most:
+            return positions
+        return positions[np.linspace(0, len(positions) - 1, most).astype(np.int64)]
+
+    def _usual(self, held_back_logits: Any) -> tuple[float, ...] | None:
+        if len(held_back_logits) < len(USUAL_LEVELS) or not held_back_logits.shape[1]:
+            return None  # quantiles of a handful would be the images' own entropies
+        return tuple(float(value) for value in np.quantile(entropy(held_back_logits), USUAL_LEVELS))
+
+    def _names(self, positions: Positions) -> tuple[str, ...]:
+        return tuple(self._hospital.vocabulary[label] for label in np.unique(self._hospital.labels(positions)))
+
+    def _rows(self, positions: Positions, class_names: tuple[str, ...]) -> Positions:
+        row = np.array([class_names.index(name) if name in class_names else -1 for name in self._hospital.vocabulary], np.int64)
+        rows: Positions = row[self._hospital.labels(positions)]
+        return rows
+
+    def _receive(self, round_number: int, class_names: tuple[str, ...]) -> None:
+        self.state = replace(self.state, model_round=round_number, model_names=class_names)
+
+    def _note(self, round_number: int, what: str) -> None:
+        event: Mapping[str, Any] = {"round": round_number, "what": what}
+        self.state = replace(self.state, events=(*self.state.events, event))
+
+
+def _fraction(mean_nats: float | None, classes: int) -> float | None:
+    """Return an entropy as a fraction of ln C; none where C < 2 has no entropy."""
+    return None if mean_nats is None or classes < 2 else mean_nats / log(classes)
