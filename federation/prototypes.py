@@ -16,12 +16,13 @@ from incremental.head import num_rows
 from incremental.inference import logits_of
 from incremental.network import IncrementalNetwork, build_network
 from incremental.proxy import Score
-from incremental.reconstruction import GradientEncoder, ReconstructionConfig, invert, perturb
+from incremental.reconstruction import GradientEncoder, ReconstructionConfig, encoding_length, invert, perturb
 from physical.transforms import AugmentationConfig, augment
 from twin.messages import TwinUpdate
 from twin.objective import LocalContext
 
 _VARIED = AugmentationConfig(crop_padding_pixels=2, brightness=0.1)
+_SIDES = (8, 256)  # smallest and largest side of an image that the proxy server reconstructs [px]
 _VARIANTS = 4  # augmented copies of each reconstruction in the test
 
 
@@ -46,12 +47,28 @@ def collect_prototypes(server: ServerState, updates: Sequence[TwinUpdate], confi
         kept = {name: value for name, value in kept.items() if not name.startswith("prototype_")}
         kept["prototype_task"] = torch.tensor(task)
     sent = [each.upload for each in updates if "prototype_gradients" in each.upload and "prototype_shape" in each.upload]
-    shapes = {tuple(int(side) for side in each["prototype_shape"]) for each in sent}
-    if len(shapes) == 1:
-        (shape,) = shapes
-        if len(shape) == 3 and shape[0] in (1, 3) and max(shape) <= 256:
-            kept |= _reconstruct(server, [each["prototype_gradients"] for each in sent], shape, kept, config)
+    classes = num_rows(server.weights)
+    shapes = [shape for shape in (_shape_of(each, classes) for each in sent) if shape is not None]
+    if shapes:
+        before = kept.get("prototype_images")
+        shape = max(sorted(set(shapes)), key=shapes.count)
+        if before is not None:
+            shape = (before.shape[1], before.shape[2], before.shape[3])
+        fitting = [each["prototype_gradients"] for each in sent if _shape_of(each, classes) == shape]
+        kept |= _reconstruct(server, fitting, shape, kept, config)
     return replace(server, kept=kept)
+
+
+def _shape_of(upload: Mapping[str, Tensor], classes: int) -> tuple[int, int, int] | None:
+    """Return the shape that an upload claims for its prototypes; none where no image has it or the gradients are not of its size."""
+    claimed, gradients = upload["prototype_shape"], upload["prototype_gradients"]
+    if claimed.shape != (3,) or claimed.is_floating_point() or gradients.ndim != 2:
+        return None
+    channels, height, width = (int(side) for side in claimed)
+    if channels not in (1, 3) or min(height, width) < _SIDES[0] or max(height, width) > _SIDES[1]:
+        return None
+    shape = (channels, height, width)
+    return shape if gradients.shape[1] == encoding_length(shape, classes) else None
 
 
 def _reconstruct(
@@ -61,13 +78,11 @@ def _reconstruct(
     kept: Mapping[str, Tensor],
     config: ReconstructionConfig,
 ) -> dict[str, Tensor]:
-    encoder = GradientEncoder(shape, num_rows(server.weights), config.public_seed)
-    length = sum(each.numel() for each in encoder.parameters())
-    fitting = [each for each in gradients if each.ndim == 2 and each.shape[1] == length]
-    if not fitting:
+    if not gradients:
         return {}
+    encoder = GradientEncoder(shape, num_rows(server.weights), config.public_seed)
     generator = torch.Generator().manual_seed(seed_for(server.seed, "invert", server.round))
-    found = invert(encoder, torch.cat(fitting), shape, config, generator)
+    found = invert(encoder, torch.cat(list(gradients)), shape, config, generator)
     varied = [found.images, *(augment(found.images, _VARIED, generator) for _ in range(_VARIANTS))]
     pixels = (torch.cat(varied) * 255).round().to(torch.uint8)
     rows = found.rows.repeat(_VARIANTS + 1)

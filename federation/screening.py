@@ -73,12 +73,13 @@ def _objection(update: TwinUpdate, server: ServerState, config: ScreeningConfig)
         value = update.weights[name]
         if value.shape != like.shape or value.dtype != like.dtype:
             return f"{name} is {value.dtype} {tuple(value.shape)}; the global model's is {like.dtype} {tuple(like.shape)}"
-    for name, value in {**update.weights, **update.upload}.items():
+    for name, value in (*update.weights.items(), *update.upload.items()):
         if value.is_floating_point() and not bool(torch.isfinite(value).all()):
             return f"{name} holds values that are not finite"
     change, size = _norm(update.weights, server.weights), _norm(server.weights)
     if change > config.max_relative_change * size:
-        return f"changed by {change / size:.1f} times the global norm; allowed: {config.max_relative_change:g}"
+        times = change / size if size else float("inf")
+        return f"changed by {times:.1f} times the global norm; allowed: {config.max_relative_change:g}"
     return None
 
 

@@ -38,11 +38,11 @@ def attention(
 
 
 def _gradient_of_scores(network: IncrementalNetwork, outputs: Outputs, rows: Int[Tensor, " B"]) -> Float[Tensor, "B E g g"]:
-    maps, logits = outputs.middle_maps, outputs.logits
-    if not maps.requires_grad:  # a frozen teacher left no graph: run its upper half again with one
-        with torch.enable_grad():
+    with torch.enable_grad():
+        maps, logits = outputs.middle_maps, outputs.logits
+        if not maps.requires_grad:  # a frozen teacher left no graph: run its upper half again with one
             maps = maps.detach().requires_grad_()
             logits = network.forward_upper(maps).logits
-    scores = logits.gather(1, rows[:, None]).sum()
-    (gradient,) = torch.autograd.grad(scores, maps, retain_graph=True)
+        scores = logits.gather(1, rows[:, None]).sum()
+        (gradient,) = torch.autograd.grad(scores, maps, retain_graph=True)
     return gradient.detach()

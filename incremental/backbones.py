@@ -5,6 +5,7 @@ attend to (a stock ResNet-18 leaves 1x1). No operation is in place: per-sample g
 """
 
 from collections.abc import Callable
+from math import gcd
 from typing import Literal
 
 import torch
@@ -15,8 +16,8 @@ Norm = Literal["batch", "group"]
 
 
 def normalisation(norm: Norm, channels: int) -> nn.Module:
-    """Return the normalisation layer of a name; ``group`` (8 channels a group) has no state that mixes patients."""
-    return nn.BatchNorm2d(channels) if norm == "batch" else nn.GroupNorm(max(1, channels // 8), channels)
+    """Return the normalisation layer of a name; ``group`` (8 channels a group where that divides them) has no state that mixes patients."""
+    return nn.BatchNorm2d(channels) if norm == "batch" else nn.GroupNorm(gcd(channels, max(1, channels // 8)), channels)
 
 
 class BasicBlock(nn.Module):

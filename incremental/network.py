@@ -80,9 +80,10 @@ class IncrementalNetwork(nn.Module):
         super().__init__()
         self.config = config
         self.backbone = BACKBONES[config.backbone](config.width, config.channels, config.norm)
-        # A fresh layer of 0 rows would warn: rows are made by hand, as nn.Linear makes them, and grown by incremental.head.
+        # A fresh layer of 0 rows would warn of nothing to draw: it is made with one row and emptied.
         self.head = nn.Linear(self.backbone.num_features, max(rows, 1))
         if rows == 0:
+            self.head.out_features = 0
             self.head.weight = nn.Parameter(self.head.weight.detach()[:0])
             self.head.bias = nn.Parameter(self.head.bias.detach()[:0])
         self.register_buffer("mean", torch.tensor(config.mean).view(1, -1, 1, 1), persistent=False)

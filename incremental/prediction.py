@@ -65,4 +65,4 @@ def as_tensor(images: NDArray[np.uint8], channels: int) -> UInt8[Tensor, "N C H 
             f"images are {images.dtype} of shape {list(images.shape)}; allowed: uint8 of shape [N, H, W] or [N, H, W, C] with C 1 or "
             f"{channels}; convert them first"
         )
-    return torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
+    return torch.from_numpy(np.array(images.transpose(0, 3, 1, 2), order="C"))  # a copy: images may be read-only

@@ -112,6 +112,13 @@ class GradientEncoder(nn.Module):
         return weight.view(len(gradients), *self.linear.weight.shape).sum(2).argmin(1)
 
 
+def encoding_length(image_shape: tuple[int, int, int], classes: int) -> int:
+    """Return the number of values in the gradient of a public network for such images, G, without building it."""
+    channels, height, width = image_shape
+    convolutions = 12 * 25 * (channels + 12 + 12) + 3 * 12
+    return convolutions + classes * (12 * ((height + 3) // 4) * ((width + 3) // 4) + 1)
+
+
 def perturb(
     network: IncrementalNetwork,
     images: Float[Tensor, "P C H W"],

@@ -276,10 +276,11 @@ def _check_hospitals(hospitals: Sequence[HospitalConfig], config: ScenarioConfig
 
 
 def _learners(hospitals: Sequence[HospitalConfig], config: ScenarioConfig, task: int, seed: int) -> list[HospitalConfig]:
-    """Return who sees new classes in this task: floor(0.9 N) of those already present, and all that join now."""
-    present = [hospital for hospital in hospitals if hospital.joins_at_task < task]
-    joining = [hospital for hospital in hospitals if hospital.joins_at_task == task]
-    moving = floor((1 - config.keep_fraction) * len(present) + 1e-9)
+    """Return who sees new classes in this task: floor(0.9 N) of those already present, and all that join now; never nobody."""
+    in_order = sorted(hospitals, key=lambda hospital: hospital.name)
+    present = [hospital for hospital in in_order if hospital.joins_at_task < task]
+    joining = [hospital for hospital in in_order if hospital.joins_at_task == task]
+    moving = max(floor((1 - config.keep_fraction) * len(present) + 1e-9), 0 if joining else 1)
     drawn = sorted(_rng(seed, _GROUPS, task).permutation(len(present))[:moving])
     return [present[index] for index in drawn] + joining
 
@@ -296,7 +297,7 @@ def _choose_classes(
         chosen[hospital.name] = sorted(_rng(seed, _CLASSES, task, *key).permutation(len(names))[:count].tolist())
     for index in range(len(names)):
         if learners and not any(index in own for own in chosen.values()):
-            poorest = min(chosen, key=lambda name: len(chosen[name]))
+            poorest = min(chosen, key=lambda name: (len(chosen[name]), name))
             chosen[poorest] = sorted([*chosen[poorest], index])
     return {name: tuple(names[index] for index in own) for name, own in chosen.items()}
 
@@ -327,7 +328,7 @@ def _split_images(
         for hospital, part in zip(holders, parts, strict=True):
             owned[hospital.name].append(part)
     empty = np.empty(0, np.int64)
-    return {name: np.sort(np.concatenate([empty, *parts])) for name, parts in owned.items()}
+    return {name: np.concatenate([empty, *map(np.sort, parts)]) for name, parts in owned.items()}  # class after class
 
 
 def _spread(positions: NDArray[np.int64], config: ScenarioConfig, task: int) -> list[Arrival]:

@@ -115,7 +115,8 @@ class DigitalTwin:
         unknown = tuple(name for name in self._names(inbox) if name not in model.class_names)
         announced = unknown if detection.signal else ()
         usual = self._usual(held_back)
-        num_correct = int((held_back.argmax(1) == self._rows(self.state.held_back, model.class_names)).sum()) if len(held_back) else 0
+        rows = self._rows(self.state.held_back, model.class_names)
+        num_correct = int((held_back.argmax(1) == rows).sum()) if held_back.size else 0
         num_held_back = len(held_back)
         self._take_in(model, network, announced)
         return Observation(
@@ -239,8 +240,9 @@ class DigitalTwin:
             self._archive(model.round, network)
             how = f"detected {', '.join(announced)}" if announced else "learned from the class list of others' detection"
             self._note(model.round, f"new task: {', '.join(names)} ({how})")
-        every = round(1 / self._setting.twin.held_back_fraction) if self._setting.twin.held_back_fraction else 0
-        held = np.arange(len(taken)) % every == every - 1 if every else np.zeros(len(taken), bool)
+        taken = taken[np.argsort(self._hospital.labels(taken), kind="stable")]  # so that each class is held back alike
+        steps = np.floor(np.arange(len(taken) + 1) * self._setting.twin.held_back_fraction + 1e-9)
+        held = np.diff(steps) > 0
         self.state = replace(
             self.state,
             inbox=state.inbox[~accepted],
@@ -357,4 +359,4 @@ class DigitalTwin:
 
 def _fraction(mean_nats: float | None, classes: int) -> float | None:
     """Return an entropy as a fraction of ln C; none where C < 2 has no entropy."""
-    return None if mean_nats is None or classes < 2 else mean_nats / log(classes)
+    return None if mean_nats is None or classes < 2 else min(mean_nats / log(classes), 1.0)

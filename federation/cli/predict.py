@@ -34,7 +34,8 @@ def predict(
     """Name the class of images: class, probability, and entropy (0: sure, 1: no idea)."""
     pictures = [picture for path in images for picture in read_images(path)]  # a bad file stops before the model is loaded
     network, class_names = _load(model, uri, name)
-    found = [_look(network, class_names, label, pixels, overlay_dir) for label, pixels in pictures]
+    places = [overlay_dir and overlay_dir / f"{number}-{Path(label).stem}.png" for number, (label, _) in enumerate(pictures, 1)]
+    found = [_look(network, class_names, label, pixels, place) for (label, pixels), place in zip(pictures, places, strict=True)]
     if output == "json":
         typer.echo(json.dumps(found, indent=1))
         return
@@ -110,18 +111,18 @@ def draw_overlay(path: Path, pixels: NDArray[np.uint8], heat: NDArray[np.float32
     FigureCanvasAgg(figure)
     figure.suptitle(title)
     left, right = figure.subplots(1, 2)
-    for axes, caption in ((left, "image"), (right, "attention" if heat.any() else NO_EVIDENCE)):
+    for axes, caption in ((left, "image, as the model sees it"), (right, "attention" if heat.any() else NO_EVIDENCE)):
         axes.imshow(pixels.squeeze(), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
         axes.set_title(caption, fontsize="medium")
         axes.set_axis_off()
     shown = right.imshow(heat, cmap="inferno", alpha=0.75 * heat, vmin=0, vmax=1, interpolation="bilinear")
-    figure.colorbar(shown, ax=right, fraction=0.046, label="share of the largest evidence")
+    figure.colorbar(shown, ax=right, fraction=0.046, label="evidence, scaled to 0 to 1")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path)
 
 
 def _look(
-    network: "IncrementalNetwork", class_names: Sequence[str], label: str, pixels: NDArray[np.uint8], overlay_dir: Path | None
+    network: "IncrementalNetwork", class_names: Sequence[str], label: str, pixels: NDArray[np.uint8], overlay: Path | None
 ) -> dict[str, Any]:
     from incremental.prediction import predict as judge
 
@@ -134,12 +135,11 @@ def _look(
         "probability": float(seen.probabilities[0, row]),
         "entropy_fraction": float(seen.entropy_fractions[0]),
     }
-    if overlay_dir is not None:
+    if overlay is not None:
         heat = attention_map(network, pixels, row)
-        place = overlay_dir / f"{label.replace('/', '_').lstrip('._')}.png"
         title = f"{found['class_name']}  probability {found['probability']:.2f}, entropy {found['entropy_fraction']:.2f}"
-        draw_overlay(place, pixels, heat, title)
-        found |= {"overlay": str(place), "attention": str(place) if heat.any() else f"{NO_EVIDENCE}: {place}"}
+        draw_overlay(overlay, pixels, heat, title)
+        found |= {"overlay": str(overlay), "attention": str(overlay) if heat.any() else f"{NO_EVIDENCE}: {overlay}"}
     return found
 
 

@@ -35,7 +35,7 @@ def run(
     from rich.console import Console
 
     from federation.config import load_experiment
-    from federation.experiment import run_experiment, with_seed
+    from federation.experiment import ExperimentError, run_experiment, with_seed
     from federation.progress import RunDisplay, closing_table
     from federation.report import write_report
     from federation.tracking import RunMirror
@@ -48,13 +48,19 @@ def run(
     try:
         with display.live() as watcher:
             results = run_experiment(config, out, resume=resume, data_dir=data_dir, watcher=mirror.watching(watcher))
+    except ExperimentError:  # nothing was begun: the folder belongs to another run, or there is nothing to resume
+        raise
     except KeyboardInterrupt:
+        mirror.finish("KILLED")
         console.print(
             f"\n[yellow]interrupted[/]: the last finished round is saved; go on with\n  "
             f"fedka run {folder} --out {out} --seed {config.seed} --resume",
             highlight=False,
         )
         raise typer.Exit(130) from None
+    except Exception:
+        mirror.finish("FAILED")
+        raise
     page = write_report(out)
     mirror.finish()
     console.print(closing_table(results))

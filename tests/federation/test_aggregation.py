@@ -57,19 +57,19 @@ def test_the_mean_of_equal_models_is_that_model_bit_for_bit(shares: list[float])
 
 def test_only_the_ratio_of_shares_counts() -> None:
     weights = made(3)
-    small, large = weighted_mean(weights, [1, 2, 4]), weighted_mean(weights, [64, 128, 256])
+    small, large = weighted_mean(weights, [1.0, 2.0, 4.0]), weighted_mean(weights, [64.0, 128.0, 256.0])
     assert all(torch.equal(small[name], large[name]) for name in small)
 
 
 def test_a_share_of_zero_leaves_a_model_out() -> None:
     weights = made(2)
-    mean = weighted_mean(weights, [0, 5])
+    mean = weighted_mean(weights, [0.0, 5.0])
     assert all(torch.equal(mean[name], value) for name, value in weights[1].items())
 
 
 def test_the_models_stay_as_they_were() -> None:
     weights = made(2)
-    mean = weighted_mean(weights, [1, 1])
+    mean = weighted_mean(weights, [1.0, 1.0])
     for value in mean.values():
         value += 1
     for found, expected in zip(weights, made(2), strict=True):
@@ -77,12 +77,12 @@ def test_the_models_stay_as_they_were() -> None:
 
 
 def test_half_precision_stays_half_precision() -> None:
-    mean = weighted_mean([{"a": torch.ones(2, dtype=torch.bfloat16)}, {"a": torch.zeros(2, dtype=torch.bfloat16)}], [1, 3])
+    mean = weighted_mean([{"a": torch.ones(2, dtype=torch.bfloat16)}, {"a": torch.zeros(2, dtype=torch.bfloat16)}], [1.0, 3.0])
     assert mean["a"].dtype == torch.bfloat16
     assert mean["a"].tolist() == [0.25, 0.25]
 
 
-@pytest.mark.parametrize(("weights", "shares"), [([], []), (made(2), [0, 0])])
+@pytest.mark.parametrize(("weights", "shares"), [([], []), (made(2), [0.0, 0.0])])
 def test_a_mean_of_nothing_does_not_exist(weights: Any, shares: list[float]) -> None:
     with pytest.raises(ValueError, match="at least one positive share"):
         weighted_mean(weights, shares)

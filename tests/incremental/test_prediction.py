@@ -6,7 +6,7 @@ from incremental.head import grow_head
 from incremental.inference import logits_of
 from incremental.model_file import ModelError
 from incremental.network import IncrementalNetwork, NetworkConfig, build_network, initial_weights
-from incremental.prediction import predict
+from incremental.prediction import as_tensor, predict
 from physical.batch import Batch
 from physical.transforms import to_tensor
 
@@ -19,6 +19,7 @@ def network(tiny_network: NetworkConfig) -> IncrementalNetwork:
 def test_rows_and_probabilities_follow_the_evaluation_code_bit_for_bit(network: IncrementalNetwork, tiny_batch: Batch) -> None:
     for images in (tiny_batch.images, tiny_batch.images[..., :1]):
         logits = logits_of(network, to_tensor(images))
+        assert torch.equal(logits_of(network, as_tensor(images, 3)), logits)
         seen = predict(network, images)
         assert np.array_equal(seen.rows, logits.argmax(1).numpy())
         assert np.allclose(seen.probabilities, logits.softmax(1).numpy(), rtol=0, atol=1e-6)
@@ -33,6 +34,12 @@ def test_entropy_is_a_fraction_of_the_largest_possible(network: IncrementalNetwo
 def test_grey_images_may_come_without_an_axis_of_channels(network: IncrementalNetwork, tiny_batch: Batch) -> None:
     grey = tiny_batch.images[..., 0]
     assert np.array_equal(predict(network, grey).probabilities, predict(network, grey[..., None]).probabilities)
+
+
+def test_images_may_be_read_only(network: IncrementalNetwork, tiny_batch: Batch) -> None:
+    grey = tiny_batch.images[..., 0].copy()
+    grey.flags.writeable = False
+    assert len(predict(network, grey).rows) == len(grey)
 
 
 def test_no_image_gives_no_line(network: IncrementalNetwork) -> None:

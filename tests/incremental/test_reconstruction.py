@@ -4,7 +4,7 @@ import torch
 
 from incremental.head import grow_head
 from incremental.network import IncrementalNetwork, NetworkConfig, build_network, initial_weights, weights_of
-from incremental.reconstruction import GradientEncoder, ReconstructionConfig, invert, perturb
+from incremental.reconstruction import GradientEncoder, ReconstructionConfig, encoding_length, invert, perturb
 from physical.batch import Batch
 from physical.transforms import to_tensor, to_unit
 
@@ -155,3 +155,8 @@ def test_no_step_of_perturbing_changes_nothing(network: IncrementalNetwork) -> N
 def test_a_number_of_steps_out_of_range_is_refused(wrong: dict[str, int]) -> None:
     with pytest.raises(pydantic.ValidationError, match="allowed: 0 or more and 1 or more"):
         ReconstructionConfig(**wrong)
+
+
+@pytest.mark.parametrize("shape", [(1, 28, 28), (3, 32, 32), (1, 17, 30)])
+def test_the_length_of_an_encoding_is_the_public_networks_size(shape):
+    assert encoding_length(shape, 7) == sum(each.numel() for each in GradientEncoder(shape, 7, 1).parameters())

@@ -213,7 +213,7 @@ def test_unknown_version_is_answered_with_the_known_ones(registry: ModelRegistry
 
 
 def test_run_that_does_not_exist_is_an_error_of_ours(registry: ModelRegistry, model: Callable[..., Path]) -> None:
-    with pytest.raises(RegistryError, match="registering .* failed"):
+    with pytest.raises(RegistryError, match=r"registering .* failed"):
         registry.register(model(ORGANS), "0" * 32, {})
 
 

@@ -390,7 +390,7 @@ def test_prototypes_are_the_images_nearest_to_the_mean_of_each_current_class(
         pixels = to_tensor(tiny_batch.images[positions_of(tiny_batch, (label,))])
         features = torch.nn.functional.normalize(features_of(network, pixels).double(), dim=1)
         nearest = int((features - features.mean(0)).norm(dim=1).argmin())
-        torch.testing.assert_close(image, to_unit(pixels[nearest]))
+        torch.testing.assert_close(image, to_unit(pixels)[nearest])
 
 
 def test_a_twin_without_an_image_of_a_known_class_says_so(tiny_batch: Batch, setting: TwinSetting, server: ServerState) -> None:
@@ -415,6 +415,7 @@ def test_held_back_images_are_never_trained_on(tiny_batch: Batch, setting: TwinS
         server = replace(server, weights=update.weights, round=server.round + 1)
     assert len(twin.state.finished) == 1
     assert len(held) == 80 * fraction
+    assert set(tiny_batch.labels[twin.state.held_back]) == set(SECOND)  # the open task's
     assert not held & set(twin.state.memory.all_positions().tolist())
     assert not witness.images() & {bytes_of(image) for image in to_unit(to_tensor(tiny_batch.images[sorted(held)]))}
     assert len(witness.images()) == 80 - len(held)
