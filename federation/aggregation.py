@@ -7,7 +7,7 @@ import torch
 from incremental.head import Weights
 
 
-def weighted_mean(weights: Sequence[Weights], shares: Sequence[float]) -> Weights:
+def weighted_mean(weights: Sequence[Weights], shares: Sequence[float | int]) -> Weights:
     """Return the mean of weights, each counted by its share.
 
     Source: McMahan et al., Communication-Efficient Learning of Deep Networks from Decentralized Data, AISTATS 2017, algorithm 1. Sums

@@ -10,7 +10,7 @@ and the number of threads of one training is a setting.
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal, Protocol, TypeVar
+from typing import Literal, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import pydantic.dataclasses
@@ -79,6 +79,7 @@ class Ward:
         return [twin_id for twin_id, joins in self.joins.items() if joins <= round_number]
 
 
+@runtime_checkable
 class TwinEngine(Protocol):
     """An engine whose twins' states can be taken out and put back."""
 

@@ -9,20 +9,17 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-import numpy as np
-
-from federation import metrics
 from federation.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from federation.config import ExperimentConfig, method_name
-from federation.engines import TwinEngine, Ward, make_engine
-from federation.evaluation import Evaluation, Evaluator
-from federation.round import RoundRecord, consider, run_round
-from federation.run_folder import RunFolder, code_version, environment
-from federation.server import ServerState, new_server
+from federation.config import ExperimentConfig
+from federation.engines import make_engine
+from federation.records import model_facts, results_of, round_record, task_record
+from federation.round import consider, run_round
+from federation.run_folder import RunFolder, environment
+from federation.server import new_server
+from federation.study import Study, prepare_study
 from incremental.model_file import save_model
 from incremental.proxy import ProxyServer, StoredModel
-from physical.datasets import ImageDataset, load_dataset
-from physical.scenario import Scenario, plan_scenario
+from physical.scenario import Scenario
 
 
 class ExperimentError(ValueError):
@@ -42,27 +39,6 @@ class Watcher:
     begin: Callable[[ExperimentConfig, Scenario, int], None] = lambda config, scenario, round_number: None
     twin_done: Callable[[str, str], None] = lambda stage, twin_id: None
     record: Callable[[Mapping[str, Any]], None] = lambda record: None
-
-
-@dataclass(frozen=True)
-class Study:
-    """What stays the same through a run.
-
-    Args:
-        config: The experiment.
-        dataset: Its images.
-        scenario: Who sees what when.
-        evaluator: Its test images.
-        folder: Where it leaves its traces.
-        watcher: Who is told.
-    """
-
-    config: ExperimentConfig
-    dataset: ImageDataset
-    scenario: Scenario
-    evaluator: Evaluator
-    folder: RunFolder
-    watcher: Watcher
 
 
 def run_experiment(
@@ -90,91 +66,109 @@ def run_experiment(
     """
     folder = RunFolder(out)
     _check_folder(folder, config, resume)
-    study = _prepare(config, folder, data_dir, watcher or Watcher())
-    server, proxy = new_server(config.network, config.seed), ProxyServer(config.proxy)
-    engine = make_engine(config.engine, ward_of(config, study.dataset, study.scenario), study.watcher.twin_done)
-    progress: dict[str, Any] = {"seconds": 0.0, "images_trained": 0, "records": 0, "closed": False}
+    run = _Run(prepare_study(config, data_dir), folder, watcher or Watcher())
     try:
         if resume:
-            saved = load_checkpoint(folder.checkpoints)
-            saved.restore(proxy)
-            server, progress = saved.server, dict(saved.progress)
-            engine.states = dict(saved.twins)
-            folder.keep_records(progress["records"])
+            run.restore()
         else:
-            folder.write_json("config.json", config.as_plain())
-            folder.write_json("manifest.json", study.scenario.manifest(config.scenario))
-            folder.write_json("environment.json", environment(config.engine.threads))
-            folder.keep_records(0)
-        study.watcher.begin(config, study.scenario, server.round)
-        server = _rounds(study, server, engine, proxy, progress)
-        return _finish(study, server, engine, proxy, progress)
+            run.begin()
+        while run.server.round < run.study.scenario.num_rounds:
+            run.next_round()
+        return run.finish()
     finally:
-        engine.close()
+        run.engine.close()
 
 
-def _rounds(study: Study, server: ServerState, engine: TwinEngine, proxy: ProxyServer, progress: dict[str, Any]) -> ServerState:
-    while server.round < study.scenario.num_rounds:
+class _Run:
+    """A run under way: the server, the proxy server, the engine, and how much has been written."""
+
+    def __init__(self, study: Study, folder: RunFolder, watcher: Watcher) -> None:
+        config = study.config
+        self.study, self.folder, self.watcher = study, folder, watcher
+        self.server = new_server(config.network, config.seed)
+        self.proxy = ProxyServer(config.proxy)
+        self.engine = make_engine(config.engine, study.ward(), watcher.twin_done)
+        self.progress: dict[str, Any] = {"seconds": 0.0, "images_trained": 0, "records": 0, "models": 0, "closed": False, "rows": []}
+
+    def begin(self) -> None:
+        """Write down what will be run."""
+        config = self.study.config
+        self.folder.write_json("config.json", config.as_plain())
+        self.folder.write_json("manifest.json", self.study.scenario.manifest(config.scenario))
+        self.folder.write_json("environment.json", environment(config.engine.threads))
+        self.folder.keep_records(0)
+        self.watcher.begin(config, self.study.scenario, 0)
+
+    def restore(self) -> None:
+        """Go back to the last finished round."""
+        saved = load_checkpoint(self.folder.checkpoints)
+        saved.restore(self.proxy)
+        self.server, self.progress = saved.server, dict(saved.progress)
+        self.engine.states = dict(saved.twins)
+        self.folder.keep_records(self.progress["records"])
+        self.watcher.begin(self.study.config, self.study.scenario, self.server.round)
+
+    def next_round(self) -> None:
+        """Run, measure, record and save one round."""
         started = perf_counter()
-        known = server.class_names
-        server, record = run_round(server, engine, study.config.method, proxy, study.config.federation)
+        study, known = self.study, self.server.class_names
+        self.server, record = run_round(self.server, self.engine, study.config.method, self.proxy, study.config.federation)
         task = study.scenario.task_at(record.round)
         if record.closed is not None:
-            _keep_model(study, record.closed, _owner(study, record.closed), progress)
-        last_of_task = (record.round + 1) % study.scenario.rounds_per_task == 0
-        evaluation = None
-        if last_of_task or study.config.evaluation.every_round:
-            evaluation = study.evaluator.evaluate(server.weights, server.class_names, task)
-        progress["images_trained"] += sum(each.num_images for each in record.accepted) * study.config.training.epochs
+            self._keep_model(record.closed)
+        ends = (record.round + 1) % study.scenario.rounds_per_task == 0
+        measured = ends or study.config.evaluation.every_round
+        evaluation = study.evaluator.evaluate(self.server.weights, self.server.class_names, task) if measured else None
         seconds = perf_counter() - started
-        progress["seconds"] += seconds
-        _tell(study, _round_record(study, record, known, evaluation, seconds), progress)
-        if last_of_task and evaluation is not None:
-            _tell(study, _task_record(study, task, record.round, evaluation), progress)
-        save_checkpoint(study.folder.checkpoints, _checkpoint(server, proxy, engine, progress))
-    return server
+        plain = round_record(study, record, known, evaluation, seconds)
+        self.progress["seconds"] += seconds
+        self.progress["images_trained"] += plain["images_trained"]
+        self._tell(plain)
+        if ends and evaluation is not None:
+            self._tell(task_record(study, task, record.round, evaluation, self.progress["rows"]))
+            self.progress["rows"] = [*self.progress["rows"], list(evaluation.by_task)]
+        self._save()
 
+    def finish(self) -> dict[str, Any]:
+        """Judge the last round's model as every other was judged (at the start of the next round), and sum up."""
+        if not self.progress["closed"]:
+            consider(self.server, self.engine.observe(self.server.model), self.study.config.method, self.proxy)
+            if self.proxy.best is not None:
+                self._keep_model(self.proxy.best)
+                self._keep_examples(self.proxy.best)
+            self.progress["closed"] = True
+            self._save()
+        results = results_of(self.study, self.folder.read_records(), self.progress)
+        self.folder.write_json("results.json", results)
+        return results
 
-def _finish(study: Study, server: ServerState, engine: TwinEngine, proxy: ProxyServer, progress: dict[str, Any]) -> dict[str, Any]:
-    """Judge the last round's model as every other was judged (at the start of the next round), and sum up."""
-    if not progress["closed"]:
-        consider(server, engine.observe(server.model), study.config.method, proxy)
-        if proxy.best is not None:
-            _keep_model(study, proxy.best, _owner(study, proxy.best), progress)
-            _keep_examples(study, proxy)
-        progress["closed"] = True
-        save_checkpoint(study.folder.checkpoints, _checkpoint(server, proxy, engine, progress))
-    results = _results(study, progress)
-    study.folder.write_json("results.json", results)
-    return results
+    def _keep_model(self, model: StoredModel) -> None:
+        """Save a task's best model, with what it scores on the test images of the classes that had appeared by then."""
+        task = self.progress["models"]
+        seen = self.study.scenario.task_at(max(model.round - 1, 0))
+        accuracy = self.study.evaluator.evaluate(model.weights, model.class_names, seen).accuracy
+        facts = model_facts(self.study, model, task, accuracy)
+        place = self.folder.model(task)
+        digest = save_model(place, model.weights, self.study.config.network, model.class_names, facts)
+        self.progress["models"] += 1
+        self._tell({"kind": "model", "folder": str(place.relative_to(self.folder.path)), "digest": digest, **facts})
 
+    def _keep_examples(self, student: StoredModel) -> None:
+        """Save where teacher and student look in a few public test images; nothing without a teacher."""
+        teacher = self.proxy.old_model
+        if teacher is not None:
+            examples = self.study.evaluator.attention_examples(teacher.weights, student.weights, teacher.class_names, student.class_names)
+            self.folder.write_arrays("examples/attention.npz", examples)
 
-def _keep_examples(study: Study, proxy: ProxyServer) -> None:
-    """Save where teacher and student look in a few public test images; nothing without a teacher."""
-    if proxy.old_model is not None and proxy.best is not None:
-        teacher, student = proxy.old_model, proxy.best
-        examples = study.evaluator.attention_examples(teacher.weights, student.weights, teacher.class_names, student.class_names)
-        study.folder.write_arrays("examples/attention.npz", examples)
+    def _tell(self, record: Mapping[str, Any]) -> None:
+        self.folder.append(record)
+        self.progress["records"] += 1
+        self.watcher.record(record)
 
-
-def _prepare(config: ExperimentConfig, folder: RunFolder, data_dir: Path | None, watcher: Watcher) -> Study:
-    dataset = load_dataset(config.scenario.dataset, data_dir, holdout_validation=config.evaluation.split == "validation")
-    scenario = plan_scenario(dataset.train.labels, dataset.sheet.class_names, config.scenario, config.hospitals, config.seed)
-    measured = dataset.test if config.evaluation.split == "test" else dataset.validation
-    if not len(measured):
-        raise ExperimentError(f"{config.scenario.dataset} has no {config.evaluation.split} images; set evaluation.split to test")
-    return Study(config, dataset, scenario, Evaluator(measured, scenario.tasks, config.network), folder, watcher)
-
-
-def ward_of(config: ExperimentConfig, dataset: ImageDataset, scenario: Scenario) -> Ward:
-    """Return the hospitals of a scenario."""
-    plans = scenario.hospitals
-    return Ward(
-        dataset.train,
-        {hospital_id: plan.arrivals for hospital_id, plan in plans.items()},
-        {hospital_id: plan.joins_at_task * scenario.rounds_per_task for hospital_id, plan in plans.items()},
-        config.setting(),
-    )
+    def _save(self) -> None:
+        proxy = self.proxy
+        state = (proxy.best, proxy.old_model, proxy.last_closed_round, self.engine.states, self.progress)
+        save_checkpoint(self.folder.checkpoints, Checkpoint(self.server, *state))
 
 
 def _check_folder(folder: RunFolder, config: ExperimentConfig, resume: bool) -> None:
@@ -190,145 +184,6 @@ def _check_folder(folder: RunFolder, config: ExperimentConfig, resume: bool) -> 
                 f"{folder.path} was begun with seed {before['seed']} and configuration {before['config_digest'][:19]}; this is seed "
                 f"{config.seed} and {config.digest()[:19]}; resume with the same ones, or choose another --out"
             )
-
-
-def _checkpoint(server: ServerState, proxy: ProxyServer, engine: TwinEngine, progress: Mapping[str, Any]) -> Checkpoint:
-    return Checkpoint(server, proxy.best, proxy.old_model, proxy.last_closed_round, engine.states, progress)
-
-
-def _owner(study: Study, model: StoredModel) -> int:
-    """Return the task whose rounds made a model."""
-    return study.scenario.task_at(max(model.round - 1, 0))
-
-
-def _keep_model(study: Study, model: StoredModel, task: int, progress: dict[str, Any]) -> None:
-    """Save a task's best model, with what it scores on the test images of the classes seen by then."""
-    evaluation = study.evaluator.evaluate(model.weights, model.class_names, task)
-    facts = {
-        "round": model.round,
-        "score": None if model.score is None else model.score.value,
-        "score_test": None if model.score is None else model.score.test,
-        "dataset": study.config.scenario.dataset,
-        "dataset_digest": study.dataset.digest,
-        "evaluation_split": study.config.evaluation.split,
-        "test_accuracy": evaluation.accuracy,
-        "config_digest": study.config.digest(),
-        "code_version": code_version(),
-        "task": task,
-    }
-    place = study.folder.model(task)
-    digest = save_model(place, model.weights, study.config.network, model.class_names, facts)
-    record = {"kind": "model", "task": task, "folder": str(place.relative_to(study.folder.path)), "digest": digest, **facts}
-    _tell(study, record, progress)
-
-
-def _tell(study: Study, record: Mapping[str, Any], progress: dict[str, Any]) -> None:
-    study.folder.append(record)
-    progress["records"] += 1
-    study.watcher.record(record)
-
-
-def _round_record(
-    study: Study, record: RoundRecord, known: tuple[str, ...], evaluation: Evaluation | None, seconds: float
-) -> dict[str, Any]:
-    names = sorted({name for each in record.accepted for name in each.metrics})
-    losses = {name: float(np.mean([each.metrics.get(name, 0.0) for each in record.accepted])) for name in names}
-    best = record.best
-    return {
-        "kind": "round",
-        "round": record.round,
-        "task": study.scenario.task_at(record.round),
-        "seconds": seconds,
-        "chosen": list(record.chosen),
-        "accepted": [each.twin_id for each in record.accepted],
-        "rejected": [{"twin": each.twin_id, "reason": each.reason} for each in record.rejected],
-        "grew": list(record.grew),
-        "num_classes": len(known) + len(record.grew),
-        "losses": losses,
-        "observations": [
-            {
-                "twin": each.twin_id,
-                "signal": each.signal,
-                "entropy": each.entropy,
-                "statistic": each.statistic,
-                "threshold": each.threshold,
-                "new_class_names": list(each.new_class_names),
-                "num_new_images": each.num_new_images,
-                "is_boundary": _unknown_arrived(study, each.twin_id, record.round, known),
-                "knows_nothing": not known,
-            }
-            for each in record.observations
-        ],
-        "proxy_score": best.score.value if best and best.score else None,
-        "best_round": best.round if best else None,
-        "accuracy": evaluation.accuracy if evaluation else None,
-        "macro_f1": evaluation.macro_f1 if evaluation else None,
-        "images_trained": sum(each.num_images for each in record.accepted) * study.config.training.epochs,
-        "megabytes_up": record.bytes_up / 1e6,
-        "megabytes_down": record.bytes_down / 1e6,
-    }
-
-
-def _unknown_arrived(study: Study, twin_id: str, round_number: int, known: tuple[str, ...]) -> bool:
-    """Return the simulation's truth: images of a class that the federation does not know have reached the twin."""
-    labels = study.dataset.train.labels
-    vocabulary = study.dataset.train.vocabulary
-    return any(
-        vocabulary[label] not in known
-        for arrival in study.scenario.hospitals[twin_id].arrivals
-        if arrival.round <= round_number
-        for label in np.unique(labels[arrival.positions])
-    )
-
-
-def _task_record(study: Study, task: int, round_number: int, evaluation: Evaluation) -> dict[str, Any]:
-    seen = [name for names in study.scenario.tasks[: task + 1] for name in names]
-    rows = [each["accuracy_row"] for each in study.folder.read_records() if each["kind"] == "task"]
-    matrix = [*rows, list(evaluation.by_task)]
-    per_class = metrics.accuracy_per_class(evaluation.confusion).tolist()
-    return {
-        "kind": "task",
-        "task": task,
-        "round": round_number,
-        "seen_classes": seen,
-        "accuracy": evaluation.accuracy,
-        "macro_f1": evaluation.macro_f1,
-        "per_class_accuracy": dict(zip(seen, per_class, strict=True)),
-        "accuracy_row": list(evaluation.by_task),
-        "confusion": evaluation.confusion.tolist(),
-        "forgetting": metrics.forgetting(matrix, study.evaluator.num_images()),
-    }
-
-
-def _results(study: Study, progress: Mapping[str, Any]) -> dict[str, Any]:
-    records = study.folder.read_records()
-    tasks = [each for each in records if each["kind"] == "task"]
-    rounds = [each for each in records if each["kind"] == "round"]
-    models = [each for each in records if each["kind"] == "model"]
-    return {
-        "method": method_name(study.config.method),
-        "experiment": study.config.name,
-        "seed": study.config.seed,
-        "evaluation_split": study.config.evaluation.split,
-        "average_accuracy": metrics.average_accuracy([each["accuracy"] for each in tasks]),
-        "last_accuracy": tasks[-1]["accuracy"],
-        "macro_f1": tasks[-1]["macro_f1"],
-        "average_macro_f1": metrics.average_accuracy([each["macro_f1"] for each in tasks]),
-        "forgetting": tasks[-1]["forgetting"],
-        "accuracy_by_task": [each["accuracy"] for each in tasks],
-        "accuracy_matrix": [each["accuracy_row"] for each in tasks],
-        "detection": {"rule": study.config.twin.detection.rule, **metrics.count_detections(rounds).as_plain()},
-        "champion": {name: models[-1][name] for name in ("task", "round", "score", "digest", "test_accuracy")} if models else None,
-        "seconds": progress["seconds"],
-        "images_trained": progress["images_trained"],
-        "megabytes_up": sum(each["megabytes_up"] for each in rounds),
-        "megabytes_down": sum(each["megabytes_down"] for each in rounds),
-        "rejected_updates": sum(len(each["rejected"]) for each in rounds),
-        "dataset": study.config.scenario.dataset,
-        "dataset_digest": study.dataset.digest,
-        "config_digest": study.config.digest(),
-        "code_version": code_version(),
-    }
 
 
 def with_seed(config: ExperimentConfig, seed: int | None) -> ExperimentConfig:

@@ -7,7 +7,7 @@ number; the server's task is how often its head has grown, and it grows because 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import pydantic.dataclasses
@@ -39,6 +39,7 @@ class RoundConfig:
             raise ValueError(f"twins_per_round is {self.twins_per_round}; allowed: 1 or more")
 
 
+@runtime_checkable
 class Engine(Protocol):
     """Where twins run."""
 

@@ -38,11 +38,13 @@ def attention(
 
 
 def _gradient_of_scores(network: IncrementalNetwork, outputs: Outputs, rows: Int[Tensor, " B"]) -> Float[Tensor, "B E g g"]:
+    # The upper half runs again, in evaluation mode: batch statistics would mix the other images' scores into an image's gradient, and
+    # a frozen teacher left no graph to go back through.
+    training = network.training
+    network.eval()
     with torch.enable_grad():
-        maps, logits = outputs.middle_maps, outputs.logits
-        if not maps.requires_grad:  # a frozen teacher left no graph: run its upper half again with one
-            maps = maps.detach().requires_grad_()
-            logits = network.forward_upper(maps).logits
-        scores = logits.gather(1, rows[:, None]).sum()
-        (gradient,) = torch.autograd.grad(scores, maps, retain_graph=True)
-    return gradient.detach()
+        maps = outputs.middle_maps.detach().requires_grad_()
+        scores = network.forward_upper(maps).logits.gather(1, rows[:, None]).sum()
+        (gradient,) = torch.autograd.grad(scores, maps)
+    network.train(training)
+    return gradient

@@ -9,7 +9,7 @@ from torch import Tensor
 from incremental.network import IncrementalNetwork, Outputs
 
 
-def _forward(network: IncrementalNetwork, images: UInt8[Tensor, "N C H W"], batch_size: int, bfloat16: bool) -> Iterable[Outputs]:
+def _forward(network: IncrementalNetwork, images: UInt8[Tensor, "N c H W"], batch_size: int, bfloat16: bool) -> Iterable[Outputs]:
     network.eval()
     for part in torch.split(images, batch_size):
         with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
@@ -17,7 +17,7 @@ def _forward(network: IncrementalNetwork, images: UInt8[Tensor, "N C H W"], batc
 
 
 def logits_of(
-    network: IncrementalNetwork, images: UInt8[Tensor, "N C H W"], batch_size: int = 256, bfloat16: bool = False
+    network: IncrementalNetwork, images: UInt8[Tensor, "N c H W"], batch_size: int = 256, bfloat16: bool = False
 ) -> Float[Tensor, "N C"]:
     """Return the logits of 8-bit images, in evaluation mode, in float32."""
     parts = [outputs.logits.float() for outputs in _forward(network, images, batch_size, bfloat16)]
@@ -25,7 +25,7 @@ def logits_of(
 
 
 def features_of(
-    network: IncrementalNetwork, images: UInt8[Tensor, "N C H W"], batch_size: int = 256, bfloat16: bool = False
+    network: IncrementalNetwork, images: UInt8[Tensor, "N c H W"], batch_size: int = 256, bfloat16: bool = False
 ) -> Float[Tensor, "N D"]:
     """Return the pooled features of 8-bit images, in evaluation mode, in float32."""
     parts = [outputs.features.float() for outputs in _forward(network, images, batch_size, bfloat16)]

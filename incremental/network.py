@@ -103,7 +103,7 @@ class IncrementalNetwork(nn.Module):
         features = maps.mean((2, 3))
         return Outputs(self.head(features), features, maps, middle_maps)
 
-    def normalise(self, images: Float[Tensor, "B c H W"]) -> Float[Tensor, "B C H W"]:
+    def normalise(self, images: Float[Tensor, "B c H W"]) -> Float[Tensor, "B C h w"]:
         """Return images as the backbone sees them: resized, centred, scaled, repeated over the channels."""
         size = (self.config.image_size, self.config.image_size)
         if images.shape[2:] != size:

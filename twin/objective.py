@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -77,6 +77,7 @@ class LocalContext:
         return group
 
 
+@runtime_checkable
 class LocalObjective(Protocol):
     """The local half of a method."""
 

@@ -318,7 +318,7 @@ class DigitalTwin:
             if len(own) and name in class_names:
                 pixels = to_tensor(self._hospital.images(own).images)
                 nearest = herd(features_of(network, pixels, bfloat16=self._bfloat16), 1)[0]
-                images.append(to_unit(pixels[nearest]))
+                images.append(to_unit(pixels)[nearest])
                 rows.append(class_names.index(name))
         return torch.stack(images), torch.tensor(rows)
 

@@ -16,10 +16,7 @@ def made(count: int, seed: int = 0) -> list[Weights]:
     generator = torch.Generator().manual_seed(seed)
     return [
         {name: torch.randn(shape, generator=generator) for name, shape in FLOATS.items()}
-        | {
-            "counter": torch.randint(0, 1000, (), generator=generator),
-            "counts": torch.randint(-9, 9, (4,), generator=generator),
-        }
+        | {"counter": torch.randint(0, 1000, (), generator=generator), "counts": torch.randint(-9, 9, (4,), generator=generator)}
         for _ in range(count)
     ]
 

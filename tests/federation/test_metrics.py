@@ -7,20 +7,11 @@ from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, f1_score, recall_score
 from sklearn.metrics import confusion_matrix as sklearn_confusion
 
-from federation.metrics import (
-    accuracy,
-    accuracy_per_class,
-    average_accuracy,
-    confusion_matrix,
-    count_detections,
-    forgetting,
-    macro_f1,
-)
+from federation.metrics import accuracy, accuracy_per_class, average_accuracy, confusion_matrix, count_detections, forgetting, macro_f1
 
 pairs = st.integers(1, 6).flatmap(
     lambda classes: st.tuples(
-        st.just(classes),
-        st.lists(st.tuples(st.integers(0, classes - 1), st.integers(-1, classes + 2)), min_size=1, max_size=40),
+        st.just(classes), st.lists(st.tuples(st.integers(0, classes - 1), st.integers(-1, classes + 2)), min_size=1, max_size=40)
     )
 )
 

@@ -54,10 +54,7 @@ def without(name: str) -> Callable[[Weights], Weights]:
         (lambda weights: weights | {"images": torch.zeros(1)}, "other tensors than the global model: images"),
         (lambda weights: weights | {"head.bias": torch.zeros(3)}, r"head.bias is torch.float32 \(3,\)"),
         (lambda weights: weights | {"head.bias": torch.zeros(2, dtype=torch.float64)}, "head.bias is torch.float64"),
-        (
-            lambda weights: weights | {"head.bias": torch.tensor([0.0, torch.inf])},
-            "head.bias holds values that are not finite",
-        ),
+        (lambda weights: weights | {"head.bias": torch.tensor([0.0, torch.inf])}, "head.bias holds values that are not finite"),
         (lambda weights: weights | {"backbone.first.1.running_var": torch.full((4,), torch.nan)}, "not finite"),
         (lambda weights: weights | {"head.bias": torch.full((2,), 1e6)}, "times the global norm; allowed: 10"),
         (lambda weights: weights | {"head.bias": torch.full((2,), 3e38)}, "times the global norm; allowed: 10"),

@@ -77,12 +77,7 @@ def test_the_message_to_the_twins_is_the_servers_model(server: ServerState) -> N
     grown = replace(grow_for_new_classes(server, [saw("liver")])[0], round=3, usual_entropy=(0.5,), usual_images=7)
     message = grown.model
     assert message.weights is grown.weights
-    assert (message.class_names, message.round, message.usual_entropy, message.usual_images) == (
-        ("liver",),
-        3,
-        (0.5,),
-        7,
-    )
+    assert (message.class_names, message.round, message.usual_entropy, message.usual_images) == (("liver",), 3, (0.5,), 7)
 
 
 def test_usual_entropies_are_a_mean_over_twins_counted_by_their_images(server: ServerState) -> None:

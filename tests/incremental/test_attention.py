@@ -130,3 +130,14 @@ def test_attention_is_never_negative_and_differs_by_class(network: IncrementalNe
     assert float(maps.min()) >= 0
     assert float((maps[0] - maps[1]).abs().max()) > 0
     assert maps.shape == (CLASSES, 5, *((4, 4) if layer == "last" else (8, 8)))
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+@pytest.mark.parametrize("mode", ["training", "evaluation"])
+def test_the_map_of_an_image_does_not_depend_on_the_classes_asked_of_others(
+    network: IncrementalNetwork, layer: AttentionLayer, mode: str
+) -> None:
+    outputs = network.train(mode == "training")(images_of())
+    others = torch.cat([ROWS[:1], (ROWS[1:] + 1) % CLASSES])
+    maps, again = (attention(network, outputs, rows, layer).detach() for rows in (ROWS, others))
+    torch.testing.assert_close(maps[0], again[0], rtol=1e-4, atol=1e-6)

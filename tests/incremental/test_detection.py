@@ -173,19 +173,13 @@ def test_the_federations_quantiles_of_the_same_distribution_alarm_nobody() -> No
     rng = np.random.default_rng(3)
     usual = nats(np.quantile(rng.gamma(2, 0.3, 400), USUAL_LEVELS))
     fired = [
-        detect(
-            Evidence(10, nats(rng.gamma(2, 0.3, 60)), NONE, NONE, usual_elsewhere=usual, images_elsewhere=400),
-            CALIBRATED,
-        ).signal
+        detect(Evidence(10, nats(rng.gamma(2, 0.3, 60)), NONE, NONE, usual_elsewhere=usual, images_elsewhere=400), CALIBRATED).signal
         for _ in range(200)
     ]
     assert sum(fired) < 10
 
 
-@given(
-    values=st.lists(st.integers(0, 6), min_size=1, max_size=20),
-    others=st.lists(st.integers(0, 6), min_size=1, max_size=20),
-)
+@given(values=st.lists(st.integers(0, 6), min_size=1, max_size=20), others=st.lists(st.integers(0, 6), min_size=1, max_size=20))
 def test_the_distance_of_two_distributions_is_that_of_kolmogorov_and_smirnov(values: list[int], others: list[int]) -> None:
     expected = max(
         abs(sum(value <= at for value in values) / len(values) - sum(other <= at for other in others) / len(others)) for at in range(7)

@@ -22,12 +22,7 @@ def made(rows: int, features: int) -> Weights:
     }
 
 
-sizes = {
-    "rows": st.integers(0, 12),
-    "new": st.integers(0, 7),
-    "features": st.integers(1, 16),
-    "seed": st.integers(0, 2**31),
-}
+sizes = {"rows": st.integers(0, 12), "new": st.integers(0, 7), "features": st.integers(1, 16), "seed": st.integers(0, 2**31)}
 
 
 @given(**sizes)

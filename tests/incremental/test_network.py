@@ -7,15 +7,7 @@ import torch
 
 from incremental.backbones import BACKBONES
 from incremental.head import grow_head, num_rows
-from incremental.network import (
-    IncrementalNetwork,
-    NetworkConfig,
-    build_network,
-    freeze,
-    initial_weights,
-    weights_of,
-    with_channels,
-)
+from incremental.network import IncrementalNetwork, NetworkConfig, build_network, freeze, initial_weights, weights_of, with_channels
 
 
 def images_of(count: int = 4, side: int = 16, channels: int = 3) -> torch.Tensor:

@@ -158,5 +158,5 @@ def test_a_number_of_steps_out_of_range_is_refused(wrong: dict[str, int]) -> Non
 
 
 @pytest.mark.parametrize("shape", [(1, 28, 28), (3, 32, 32), (1, 17, 30)])
-def test_the_length_of_an_encoding_is_the_public_networks_size(shape):
+def test_the_length_of_an_encoding_is_the_public_networks_size(shape: tuple[int, int, int]) -> None:
     assert encoding_length(shape, 7) == sum(each.numel() for each in GradientEncoder(shape, 7, 1).parameters())

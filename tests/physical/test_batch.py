@@ -15,12 +15,7 @@ def made(labels: list[int], channels: int = 1) -> Batch:
 
 @pytest.mark.parametrize(
     "images",
-    [
-        np.zeros((2, 4, 4, 1), np.float32),
-        np.zeros((2, 4, 4), np.uint8),
-        np.zeros((2, 4, 4, 2), np.uint8),
-        np.zeros((2, 1, 4, 4), np.uint8),
-    ],
+    [np.zeros((2, 4, 4, 1), np.float32), np.zeros((2, 4, 4), np.uint8), np.zeros((2, 4, 4, 2), np.uint8), np.zeros((2, 1, 4, 4), np.uint8)],
 )
 def test_images_of_another_type_or_shape_are_refused(images: np.ndarray) -> None:
     with pytest.raises((ValueError, TypeError), match="uint8"):  # of another type: the type checker may be first

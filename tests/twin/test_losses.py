@@ -176,10 +176,7 @@ def test_unit_weights_give_plain_cross_entropy() -> None:
 @pytest.mark.parametrize("head_loss", HEADS)
 def test_losses_are_float32_and_finite_for_half_precision_and_huge_logits(head_loss: HeadLoss) -> None:
     huge = (LOGITS * 1e4).bfloat16()
-    for loss in (
-        classification(huge, ROWS, WEIGHTS, head_loss),
-        semantic_distillation(huge, huge[:, :OLD], ROWS, WEIGHTS, head_loss),
-    ):
+    for loss in (classification(huge, ROWS, WEIGHTS, head_loss), semantic_distillation(huge, huge[:, :OLD], ROWS, WEIGHTS, head_loss)):
         assert loss.dtype == torch.float32
         assert bool(torch.isfinite(loss))
 

@@ -37,13 +37,7 @@ def test_herding_is_that_of_icarl_without_replacement(seed: int, count: int) -> 
     assert herd(features, count).tolist() == icarl(features, count)
 
 
-@given(
-    size=st.integers(0, 30),
-    count=st.integers(0, 40),
-    width=st.integers(1, 4),
-    seed=st.integers(0, 99),
-    dead=st.booleans(),
-)
+@given(size=st.integers(0, 30), count=st.integers(0, 40), width=st.integers(1, 4), seed=st.integers(0, 99), dead=st.booleans())
 def test_nobody_is_chosen_twice_and_nobody_who_does_not_exist(size: int, count: int, width: int, seed: int, dead: bool) -> None:
     features = features_of(size, width, seed) * (0 if dead else 1)
     chosen = herd(features, count)
@@ -83,10 +77,7 @@ def test_a_class_never_has_more_exemplars_than_images() -> None:
     assert [len(positions) for positions in memory.positions.values()] == [500, 500, 500]
 
 
-@given(
-    capacity=st.integers(0, 60),
-    tasks=st.lists(st.lists(st.tuples(st.integers(0, 8), st.integers(0, 20)), max_size=3), max_size=5),
-)
+@given(capacity=st.integers(0, 60), tasks=st.lists(st.lists(st.tuples(st.integers(0, 8), st.integers(0, 20)), max_size=3), max_size=5))
 def test_memory_never_exceeds_its_capacity_and_keeps_the_best(capacity: int, tasks: list[list[tuple[int, int]]]) -> None:
     memory, start = ExemplarMemory(capacity), 0
     latest: dict[str, NDArray[np.int64]] = {}

@@ -93,14 +93,7 @@ def traces_of(images: np.ndarray) -> set[bytes]:
     for form in (images, images.transpose(0, 3, 1, 2)):
         rows = form.reshape(-1, 16)
         unit = rows.astype(np.float32) / 255
-        for each in (
-            rows,
-            rows.astype(np.int64),
-            rows.astype(np.float32),
-            unit,
-            (unit - 0.5) / 0.5,
-            unit.astype(np.float64),
-        ):
+        for each in (rows, rows.astype(np.int64), rows.astype(np.float32), unit, (unit - 0.5) / 0.5, unit.astype(np.float64)):
             traces |= {row.tobytes() for row in each if len(set(row.tolist())) > 3}
     return traces
 

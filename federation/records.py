@@ -1,0 +1,145 @@
+"""What happened, as plain data: lines of ``records.jsonl`` and the results that are summed up from them. Runs nothing and writes nothing."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from federation import metrics
+from federation.config import method_name
+from federation.evaluation import Evaluation
+from federation.round import RoundRecord
+from federation.run_folder import code_version
+from federation.study import Study
+from incremental.proxy import StoredModel
+
+
+def round_record(
+    study: Study, record: RoundRecord, known: tuple[str, ...], evaluation: Evaluation | None, seconds: float
+) -> dict[str, Any]:
+    """Return a round as plain data, with the truth of the simulation beside what twins noticed.
+
+    Args:
+        study: What the round belongs to.
+        record: What happened.
+        known: Classes that the federation knew before the round.
+        evaluation: Of the model after the round; none where it was not measured.
+        seconds: How long the round took, measuring included.
+    """
+    names = sorted({name for each in record.accepted for name in each.metrics})
+    losses = {name: float(np.mean([each.metrics.get(name, 0.0) for each in record.accepted])) for name in names}
+    best = record.best
+    return {
+        "kind": "round",
+        "round": record.round,
+        "task": study.scenario.task_at(record.round),
+        "seconds": seconds,
+        "chosen": list(record.chosen),
+        "accepted": [each.twin_id for each in record.accepted],
+        "rejected": [{"twin": each.twin_id, "reason": each.reason} for each in record.rejected],
+        "grew": list(record.grew),
+        "num_classes": len(known) + len(record.grew),
+        "losses": losses,
+        "observations": [
+            {
+                "twin": each.twin_id,
+                "signal": each.signal,
+                "entropy": each.entropy,
+                "statistic": each.statistic,
+                "threshold": each.threshold,
+                "new_class_names": list(each.new_class_names),
+                "num_new_images": each.num_new_images,
+                "is_boundary": study.unknown_arrived(each.twin_id, record.round, known),
+                "knows_nothing": not known,
+            }
+            for each in record.observations
+        ],
+        "proxy_score": best.score.value if best and best.score else None,
+        "best_round": best.round if best else None,
+        "accuracy": evaluation.accuracy if evaluation else None,
+        "macro_f1": evaluation.macro_f1 if evaluation else None,
+        "images_trained": sum(each.num_images for each in record.accepted) * study.config.training.epochs,
+        "megabytes_up": record.bytes_up / 1e6,
+        "megabytes_down": record.bytes_down / 1e6,
+    }
+
+
+def task_record(study: Study, task: int, round_number: int, evaluation: Evaluation, rows: Sequence[Sequence[float]]) -> dict[str, Any]:
+    """Return the end of a task as plain data.
+
+    Args:
+        study: What the task belongs to.
+        task: Its number, from 0.
+        round_number: Its last round.
+        evaluation: Of the model after it.
+        rows: Rows of the accuracy matrix of the tasks before.
+    """
+    seen = [name for names in study.scenario.tasks[: task + 1] for name in names]
+    matrix = [*rows, list(evaluation.by_task)]
+    per_class = metrics.accuracy_per_class(evaluation.confusion).tolist()
+    return {
+        "kind": "task",
+        "task": task,
+        "round": round_number,
+        "seen_classes": seen,
+        "accuracy": evaluation.accuracy,
+        "macro_f1": evaluation.macro_f1,
+        "per_class_accuracy": dict(zip(seen, per_class, strict=True)),
+        "accuracy_row": list(evaluation.by_task),
+        "confusion": evaluation.confusion.tolist(),
+        "forgetting": metrics.forgetting(matrix, study.evaluator.num_images()),
+    }
+
+
+def model_facts(study: Study, model: StoredModel, task: int, accuracy: float) -> dict[str, Any]:
+    """Return what is written beside a task's best model.
+
+    Args:
+        study: What the model belongs to.
+        model: The model.
+        task: How many tasks had been closed before its own.
+        accuracy: On the test images of all classes that had appeared by its last round.
+    """
+    return {
+        "round": model.round,
+        "score": None if model.score is None else model.score.value,
+        "score_test": None if model.score is None else model.score.test,
+        "dataset": study.config.scenario.dataset,
+        "dataset_digest": study.dataset.digest,
+        "evaluation_split": study.config.evaluation.split,
+        "test_accuracy": accuracy,
+        "config_digest": study.config.digest(),
+        "code_version": code_version(),
+        "task": task,
+    }
+
+
+def results_of(study: Study, records: Sequence[Mapping[str, Any]], progress: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what ``results.json`` holds: the sum of a run's records."""
+    tasks = [each for each in records if each["kind"] == "task"]
+    rounds = [each for each in records if each["kind"] == "round"]
+    models = [each for each in records if each["kind"] == "model"]
+    return {
+        "method": method_name(study.config.method),
+        "experiment": study.config.name,
+        "seed": study.config.seed,
+        "evaluation_split": study.config.evaluation.split,
+        "average_accuracy": metrics.average_accuracy([each["accuracy"] for each in tasks]),
+        "last_accuracy": tasks[-1]["accuracy"],
+        "macro_f1": tasks[-1]["macro_f1"],
+        "average_macro_f1": metrics.average_accuracy([each["macro_f1"] for each in tasks]),
+        "forgetting": tasks[-1]["forgetting"],
+        "accuracy_by_task": [each["accuracy"] for each in tasks],
+        "accuracy_matrix": [each["accuracy_row"] for each in tasks],
+        "detection": {"rule": study.config.twin.detection.rule, **metrics.count_detections(rounds).as_plain()},
+        "champion": {name: models[-1][name] for name in ("task", "round", "score", "digest", "test_accuracy")} if models else None,
+        "seconds": progress["seconds"],
+        "images_trained": progress["images_trained"],
+        "megabytes_up": sum(each["megabytes_up"] for each in rounds),
+        "megabytes_down": sum(each["megabytes_down"] for each in rounds),
+        "rejected_updates": sum(len(each["rejected"]) for each in rounds),
+        "dataset": study.config.scenario.dataset,
+        "dataset_digest": study.dataset.digest,
+        "config_digest": study.config.digest(),
+        "code_version": code_version(),
+    }

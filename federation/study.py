@@ -1,0 +1,67 @@
+"""What stays the same through a run: experiment, data, plan, test images. And the simulation's truth, for measuring only."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from federation.config import ExperimentConfig
+from federation.engines import Ward
+from federation.evaluation import Evaluator
+from physical.datasets import ImageDataset, load_dataset
+from physical.scenario import Scenario, plan_scenario
+
+
+class StudyError(ValueError):
+    """An experiment whose data cannot serve it: what, got, what to do."""
+
+
+@dataclass(frozen=True)
+class Study:
+    """What stays the same through a run.
+
+    Args:
+        config: The experiment.
+        dataset: Its images.
+        scenario: Who sees what when.
+        evaluator: Its test images.
+    """
+
+    config: ExperimentConfig
+    dataset: ImageDataset
+    scenario: Scenario
+    evaluator: Evaluator
+
+    def ward(self) -> Ward:
+        """Return the hospitals of the scenario."""
+        plans = self.scenario.hospitals
+        return Ward(
+            self.dataset.train,
+            {hospital_id: plan.arrivals for hospital_id, plan in plans.items()},
+            {hospital_id: plan.joins_at_task * self.scenario.rounds_per_task for hospital_id, plan in plans.items()},
+            self.config.setting(),
+        )
+
+    def unknown_arrived(self, twin_id: str, round_number: int, known: tuple[str, ...]) -> bool:
+        """Return whether images of a class that the federation does not know have reached a twin by a round."""
+        labels, vocabulary = self.dataset.train.labels, self.dataset.train.vocabulary
+        return any(
+            vocabulary[label] not in known
+            for arrival in self.scenario.hospitals[twin_id].arrivals
+            if arrival.round <= round_number
+            for label in np.unique(labels[arrival.positions])
+        )
+
+
+def prepare_study(config: ExperimentConfig, data_dir: Path | None = None) -> Study:
+    """Load the data and make the plan.
+
+    Raises:
+        StudyError: If there is nothing to measure on.
+    """
+    dataset = load_dataset(config.scenario.dataset, data_dir, holdout_validation=config.evaluation.split == "validation")
+    scenario = plan_scenario(dataset.train.labels, dataset.sheet.class_names, config.scenario, config.hospitals, config.seed)
+    measured = dataset.test if config.evaluation.split == "test" else dataset.validation
+    if not len(measured):
+        raise StudyError(f"{config.scenario.dataset} has no {config.evaluation.split} images; set evaluation.split to test")
+    return Study(config, dataset, scenario, Evaluator(measured, scenario.tasks, config.network))
