@@ -60,16 +60,19 @@ class EvaluationConfig:
 
     Args:
         split: ``test``: the official test images (results); ``validation``: for choosing settings, so that test images never choose.
-        every_round: Evaluate after each round, not only after each task.
+        round_images: Most images, evenly taken, on which the model is measured after each round; 0: only after each task. After a task it
+            is always all of them.
     """
 
     split: str = "test"
-    every_round: bool = True
+    round_images: int = 2000
 
     def __post_init__(self) -> None:
         """Check the choice."""
         if self.split not in ("test", "validation"):
             raise ValueError(f"split is {self.split!r}; allowed: test, validation")
+        if self.round_images < 0:
+            raise ValueError(f"round_images is {self.round_images}; allowed: 0 or more")
 
 
 @pydantic.dataclasses.dataclass(frozen=True, config=ConfigDict(extra="forbid", arbitrary_types_allowed=True))

@@ -175,8 +175,14 @@ class ProcessEngine:
 
     def train(self, method: LocalObjective, broadcasts: Mapping[str, Broadcast]) -> Sequence[TwinUpdate]:
         """Let these twins train, several at a time."""
-        jobs = [(twin_id, self.states.get(twin_id), each, method) for twin_id, each in broadcasts.items()]
-        return list(self._collect("train", self._pool.imap(_train_in_worker, jobs)))
+        longest_first = sorted(broadcasts, key=lambda twin_id: (-self._images(twin_id), twin_id))  # so that no worker waits for one
+        jobs = [(twin_id, self.states.get(twin_id), broadcasts[twin_id], method) for twin_id in longest_first]
+        updates = {each.twin_id: each for each in self._collect("train", self._pool.imap_unordered(_train_in_worker, jobs))}
+        return [updates[twin_id] for twin_id in broadcasts]
+
+    def _images(self, twin_id: str) -> int:
+        state = self.states.get(twin_id)
+        return 0 if state is None else len(state.current) + len(state.memory)
 
     def close(self) -> None:
         """End the workers."""

@@ -64,7 +64,7 @@ class Evaluator:
         ends = np.searchsorted(self._truth, np.cumsum([len(names) for names in self.tasks]))
         return [int(count) for count in np.diff(ends, prepend=0)]
 
-    def evaluate(self, weights: Weights, class_names: Sequence[str], task: int) -> Evaluation:
+    def evaluate(self, weights: Weights, class_names: Sequence[str], task: int, most: int | None = None) -> Evaluation:
         """Measure a model on the classes of the tasks up to one.
 
         A class that the model does not know is named wrongly: what detection missed is not hidden here.
@@ -73,18 +73,20 @@ class Evaluator:
             weights: The model, evaluated in float32.
             class_names: One per row of its head.
             task: Last task whose classes count as seen.
+            most: Look at this many images only, evenly taken from all classes; none: at all.
         """
-        sizes = self.num_images()[: task + 1]
         seen = [name for names in self.tasks[: task + 1] for name in names]
-        images, truth = self._images[: sum(sizes)], self._truth[: sum(sizes)]
+        end = sum(self.num_images()[: task + 1])
+        chosen = np.linspace(0, end - 1, min(most or end, end)).astype(np.int64)
+        images, truth = self._images[torch.from_numpy(chosen)], self._truth[chosen]
         if class_names:
             logits = logits_of(build_network(self._network, weights), images)
             column = torch.tensor([self._order.get(name, len(self._order)) for name in class_names])
             predicted = column[logits.argmax(1)].numpy()
         else:
             predicted = np.full(len(truth), -1)
+        starts = np.searchsorted(truth, np.cumsum([0, *(len(names) for names in self.tasks[: task + 1])]))
         right = predicted == truth
-        starts = np.cumsum([0, *sizes])
         by_task = tuple(float(right[begin:end].mean()) for begin, end in pairwise(starts))
         return Evaluation(metrics.confusion_matrix(truth, predicted, len(seen)), by_task)
 

@@ -117,8 +117,8 @@ class _Run:
         if record.closed is not None:
             self._keep_model(record.closed)
         ends = (record.round + 1) % study.scenario.rounds_per_task == 0
-        measured = ends or study.config.evaluation.every_round
-        evaluation = study.evaluator.evaluate(self.server.weights, self.server.class_names, task) if measured else None
+        most = None if ends else study.config.evaluation.round_images
+        evaluation = None if most == 0 else study.evaluator.evaluate(self.server.weights, self.server.class_names, task, most)
         seconds = perf_counter() - started
         plain = round_record(study, record, known, evaluation, seconds)
         self.progress["seconds"] += seconds

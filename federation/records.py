@@ -1,4 +1,4 @@
-"""What happened, as plain data: lines of ``records.jsonl`` and the results that are summed up from them. Runs nothing and writes nothing."""
+"""What happened, as plain data: lines of ``records.jsonl`` and the results summed up from them. Runs and writes nothing."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
