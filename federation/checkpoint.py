@@ -1,8 +1,7 @@
 """Everything that a run needs to go on, saved after each round. Knows neither methods nor data.
 
 A checkpoint is one folder that appears whole or not at all (written beside its place, then renamed); the last two are kept. A resumed
-run equals
-an uninterrupted one bit for bit, because all that is random is seeded by names and nothing else survives a round.
+run equals an uninterrupted one bit for bit, because all that is random is seeded by names and nothing else survives a round.
 """
 
 import json

@@ -3,8 +3,7 @@
 An engine holds the twins' states between rounds; a twin is a state, a hospital and the common setting, and is put together only while it
 works.
 So any worker can run any twin, and a checkpoint is the states. Results do not depend on the engine: what is random is seeded by the
-messages,
-and the number of threads of one training is a setting.
+messages, and the number of threads of one training is a setting.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence

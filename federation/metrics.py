@@ -1,14 +1,14 @@
 """Numbers about a run, from confusion matrices and detections. Know no model and no data set.
 
 Glossary: the *accuracy matrix* has a row for each task t that ended and a column for each task i <= t: accuracy on the test images of
-task i's
-classes, among all classes seen so far, after task t. *Average accuracy*: mean over t of the accuracy on all classes seen so far (how the
-FedKA tables are made). *Last accuracy*: the same after the last task. *Macro-F1*: mean of the F1 of each seen class. *Forgetting*: equation
-16 of FedIMD.
+task i's classes, among all classes seen so far, after task t. *Average accuracy*: mean over t of the accuracy on all classes seen so far
+(how the FedKA tables are made). *Last accuracy*: the same after the last task. *Macro-F1*: mean of the F1 of each seen class.
+*Forgetting*: equation 16 of FedIMD.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -104,32 +104,35 @@ class DetectionCount:
         }
 
 
-def count_detections(rounds: Sequence[Mapping[str, object]]) -> DetectionCount:
+def count_detections(
+    rounds: Sequence[Mapping[str, Any]], fired: Callable[[Mapping[str, Any]], bool] = lambda seen: bool(seen["signal"])
+) -> DetectionCount:
     """Count hits and false alarms over the round records of a run.
 
     The very first task is left out of the boundaries: before it the model knows no class, everything is new, and there is nothing to
     detect.
 
     Args:
-        rounds: Records with ``task`` and ``observations``: twin, signal, is_boundary (truth of the simulation) and first_round (of it).
+        rounds: Records with ``task`` and ``observations``: twin, signal, is_boundary (truth of the simulation), knows_nothing.
+        fired: Which decision is judged: the followed rule's, or that of one that is only watched.
     """
-    first: set[tuple[object, object]] = set()
-    at_once: set[tuple[object, object]] = set()
-    late: set[tuple[object, object]] = set()
-    looks: set[tuple[object, object]] = set()
+    first: set[tuple[str, int]] = set()
+    at_once: set[tuple[str, int]] = set()
+    late: set[tuple[str, int]] = set()
+    looks: set[tuple[str, int]] = set()
     false_alarms = 0
     for record in rounds:
-        for seen in record["observations"]:  # type: ignore[attr-defined]
+        for seen in record["observations"]:
             pair = (seen["twin"], record["task"])
             if record["task"] == 0 and seen["knows_nothing"]:
                 continue
             looks.add(pair)
             if seen["is_boundary"] and pair not in first:
                 first.add(pair)
-                if seen["signal"]:
+                if fired(seen):
                     at_once.add(pair)
-            elif seen["is_boundary"] and seen["signal"] and pair not in at_once:
+            elif seen["is_boundary"] and fired(seen) and pair not in at_once:
                 late.add(pair)
-            elif seen["signal"] and not seen["is_boundary"]:
+            elif fired(seen) and not seen["is_boundary"]:
                 false_alarms += 1
     return DetectionCount(len(first), len(at_once), len(late - at_once), false_alarms, len(looks))

@@ -105,6 +105,7 @@ def closing_table(results: Mapping[str, Any]) -> Table:
         "forgetting": "-" if results["forgetting"] is None else f"{results['forgetting']:.4f}",
         "accuracy by task": "  ".join(f"{value:.4f}" for value in results["accuracy_by_task"]),
         "detection": _detection_line(detection),
+        **{f"watched: {each['rule']} {each['jump_fraction']:g}": _detection_line(each) for each in results["watched"]},
         "time": f"{results['seconds']:.0f} s, {results['images_trained']:,} images trained",
         "traffic": f"{results['megabytes_up']:.0f} MB up, {results['megabytes_down']:.0f} MB down",
         "measured on": f"{results['evaluation_split']} images of {results['dataset']}",

@@ -13,7 +13,7 @@ from torch import Tensor
 from federation.seeding import seed_for
 from federation.server import ServerState
 from incremental.head import num_rows
-from incremental.inference import logits_of
+from incremental.inference import features_of, logits_of
 from incremental.network import IncrementalNetwork, build_network
 from incremental.proxy import Score
 from incremental.reconstruction import GradientEncoder, ReconstructionConfig, encoding_length, invert, perturb
@@ -100,3 +100,39 @@ def score_on_prototypes(server: ServerState) -> Score | None:
     logits = logits_of(build_network(server.network, server.weights), images)
     accuracy = float((logits.argmax(1) == rows).float().mean())
     return Score(accuracy, f"task {int(server.kept['prototype_task'])}: {len(rows)} reconstructed prototypes")
+
+
+def score_on_perturbed_prototypes(server: ServerState, radius: float, copies: int) -> Score | None:
+    """Return the head's accuracy on perturbed features of the reconstructions of the present task; none before the first arrives.
+
+    Source: LGA (Dong et al., TPAMI 2023), as read from its public code: each feature is copied, and each copy moved by ``radius * N(0,
+    v^2)``, v the variance of each dimension within the class (the code takes the squared variance for a standard deviation), inside the
+    ball of squared radius ``0.1 sum v^2``. The code draws again while a move ends outside, perhaps for ever; here it is shortened to the
+    ball's surface. The draws of a task are the same for each of its models.
+
+    Args:
+        server: Holds the reconstructions.
+        radius: Scale of the moves; 0 is the accuracy on the features as they are.
+        copies: Perturbed copies of each feature.
+    """
+    images, rows = server.kept.get("prototype_images"), server.kept.get("prototype_rows")
+    if images is None or rows is None:
+        return None
+    features = features_of(build_network(server.network, server.weights), images)
+    task = int(server.kept["prototype_task"])
+    generator = torch.Generator().manual_seed(seed_for(server.seed, "perturb", task))
+    variance = torch.stack([features[rows == row].var(0, correction=0) for row in rows])
+    moved = [features + _shorten(radius * variance.square() * _normal(features, generator), variance) for _ in range(copies)]
+    logits = torch.nn.functional.linear(torch.cat(moved), server.weights["head.weight"], server.weights["head.bias"])
+    accuracy = float((logits.argmax(1) == rows.repeat(copies)).float().mean())
+    return Score(accuracy, f"task {task}: perturbed features of {len(rows)} reconstructed prototypes")
+
+
+def _normal(like: Tensor, generator: torch.Generator) -> Tensor:
+    return torch.randn(like.shape, generator=generator)
+
+
+def _shorten(moves: Tensor, variance: Tensor) -> Tensor:
+    limit = (0.1 * variance.square().sum(1, keepdim=True)).sqrt()
+    length = moves.square().sum(1, keepdim=True).sqrt()
+    return moves * (limit / length.clamp_min(1e-12)).clamp_max(1)

@@ -51,6 +51,7 @@ def round_record(
                 "num_new_images": each.num_new_images,
                 "is_boundary": study.unknown_arrived(each.twin_id, record.round, known),
                 "knows_nothing": not known,
+                "watched": list(each.watched),
             }
             for each in record.observations
         ],
@@ -119,6 +120,7 @@ def results_of(study: Study, records: Sequence[Mapping[str, Any]], progress: Map
     tasks = [each for each in records if each["kind"] == "task"]
     rounds = [each for each in records if each["kind"] == "round"]
     models = [each for each in records if each["kind"] == "model"]
+    twin = study.config.twin
     return {
         "method": method_name(study.config.method),
         "experiment": study.config.name,
@@ -131,7 +133,16 @@ def results_of(study: Study, records: Sequence[Mapping[str, Any]], progress: Map
         "forgetting": tasks[-1]["forgetting"],
         "accuracy_by_task": [each["accuracy"] for each in tasks],
         "accuracy_matrix": [each["accuracy_row"] for each in tasks],
-        "detection": {"rule": study.config.twin.detection.rule, **metrics.count_detections(rounds).as_plain()},
+        "detection": {"rule": twin.detection.rule, **metrics.count_detections(rounds).as_plain()},
+        "watched": [
+            {
+                "rule": rule.rule,
+                "jump_fraction": rule.jump_fraction,
+                "reference_classes": rule.reference_classes,
+                **metrics.count_detections(rounds, lambda seen, index=index: bool(seen["watched"][index])).as_plain(),  # type: ignore[misc]
+            }
+            for index, rule in enumerate(twin.watched)
+        ],
         "champion": {name: models[-1][name] for name in ("task", "round", "score", "digest", "test_accuracy")} if models else None,
         "seconds": progress["seconds"],
         "images_trained": progress["images_trained"],

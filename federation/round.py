@@ -1,8 +1,7 @@
 """One round of the federation: observe, remember, grow, broadcast, train, aggregate. Read this first.
 
 Simulation, worker processes and a deployment run this same function: an engine is where twins live, with two verbs. Nobody here is told
-a task
-number; the server's task is how often its head has grown, and it grows because twins detect.
+a task number; the server's task is how often its head has grown, and it grows because twins detect.
 """
 
 from collections.abc import Mapping, Sequence

@@ -19,7 +19,7 @@ from pydantic import ConfigDict
 
 from physical.hospital import Arrival
 
-_CLASSES, _GROUPS, _IMAGES, _ORDER = range(4)  # names of the random streams; each draw is keyed by what it decides
+_CLASSES, _GROUPS, _IMAGES, _ORDER, _SUBSET = range(5)  # names of the random streams; each draw is keyed by what it decides
 
 
 @pydantic.dataclasses.dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -37,6 +37,7 @@ class ScenarioConfig:
         dirichlet_alpha: With ``disjoint``: concentration of the split of each class over its hospitals; none: even shares.
         keep_fraction: Share of the present hospitals that see nothing new at a boundary and keep their old data.
         arrivals_per_task: In how many equal portions, spread over the stage's rounds, a stage's images arrive (paper: 1).
+        images_per_class: Most training images of each class, drawn by the seed; fewer are among the more of the same seed; none: all.
     """
 
     dataset: str
@@ -49,6 +50,7 @@ class ScenarioConfig:
     dirichlet_alpha: float | None = None
     keep_fraction: float = 0.1
     arrivals_per_task: int = 1
+    images_per_class: int | None = None
 
     def __post_init__(self) -> None:
         """Check ranges and what must fit together."""
@@ -71,6 +73,8 @@ class ScenarioConfig:
             raise ValueError(
                 f"arrivals_per_task is {self.arrivals_per_task}; allowed: up to rounds_per_task, which is {self.rounds_per_task}"
             )
+        if self.images_per_class is not None and self.images_per_class < 1:
+            raise ValueError(f"images_per_class is {self.images_per_class}; allowed: 1 or more, or none for all of them")
         if self.dirichlet_alpha is not None and (self.images != "disjoint" or self.dirichlet_alpha <= 0):
             raise ValueError(
                 f"dirichlet_alpha is {self.dirichlet_alpha} with images: {self.images}; allowed: above 0, and only with images: "
@@ -314,7 +318,7 @@ def _split_images(
     owned: dict[str, list[NDArray[np.int64]]] = {hospital.name: [] for hospital in learners}
     for name in sorted({name for names in chosen.values() for name in names}, key=list(class_names).index):
         label = list(class_names).index(name)
-        positions = np.flatnonzero(labels == label)
+        positions = _subset(np.flatnonzero(labels == label), label, config, seed)
         holders = [hospital for hospital in learners if name in chosen[hospital.name]]
         if config.images == "shared":
             parts = [positions] * len(holders)
@@ -329,6 +333,14 @@ def _split_images(
             owned[hospital.name].append(part)
     empty = np.empty(0, np.int64)
     return {name: np.concatenate([empty, *map(np.sort, parts)]) for name, parts in owned.items()}  # class after class
+
+
+def _subset(positions: NDArray[np.int64], label: int, config: ScenarioConfig, seed: int) -> NDArray[np.int64]:
+    """Draw as many of a class's images as the experiment uses."""
+    if config.images_per_class is None:
+        return positions
+    drawn: NDArray[np.int64] = np.sort(_rng(seed, _SUBSET, label).permutation(positions)[: config.images_per_class])
+    return drawn
 
 
 def _spread(positions: NDArray[np.int64], config: ScenarioConfig, task: int) -> list[Arrival]:

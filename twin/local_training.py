@@ -30,8 +30,7 @@ class TrainingConfig:
         momentum: Of SGD.
         weight_decay: Of SGD.
         schedule: ``as_intended``: by share of the task's epochs: up to 1/2 full, 3/4 a fifth, 9/10 a 25th, then a 125th; ``as_coded``:
-            what the
-            public code of LGA does; ``constant``.
+            what the public code of LGA does; ``constant``.
         gradient_clip: Largest norm of a step's gradient; none: no limit.
         precision: ``bfloat16``: autocast with float32 weights; ``float32``: the reference.
         augmentation: How images are varied.

@@ -4,6 +4,7 @@ Letters: B batch, C classes of the head, C_old classes of the teacher (the first
 FedKA (section 2.2.2) in the reading of the notes on methods, sections 2.8 and 3. All means are over the batch; losses are float32.
 """
 
+from collections.abc import Mapping
 from typing import Literal
 
 import torch
@@ -132,6 +133,84 @@ def attention_distillation(
     distance = (_unit(old_maps.detach()) - _unit(maps)).abs()
     each = distance.sum(1) if reduction == "sum" else distance.mean(1)
     return (weights * each).mean()
+
+
+def old_class_distillation(
+    logits: Float[Tensor, "B C"], old_logits: Float[Tensor, "B C_old"], temperature: float, head_loss: HeadLoss
+) -> Float[Tensor, ""]:
+    """Distillation on the teacher's classes alone: new classes have no part in it.
+
+    ce: ``KL(softmax(teacher / T), softmax(student over the old classes / T))``; it differs from the soft cross-entropy of LwM (Dhar et
+    al., CVPR 2019, eq. 2) and BiC (Wu et al., CVPR 2019, eq. 2) by a constant, and is 0 for equal models. bce: iCaRL's second term
+    (Rebuffi et al., CVPR 2017, algorithm 3), ``1 / C sum over old c of BCE(o_c, sigmoid(teacher_c))``; it has no temperature.
+    The teacher gets no gradient.
+    """
+    known = old_logits.shape[1]
+    student, teacher = logits[:, :known].float(), old_logits.detach().float()
+    if head_loss == "bce":
+        each = functional.binary_cross_entropy_with_logits(student, torch.sigmoid(teacher), reduction="none").sum(1) / logits.shape[1]
+    else:
+        log_teacher = torch.log_softmax(teacher / temperature, 1)
+        log_student = torch.log_softmax(student / temperature, 1)
+        each = functional.kl_div(log_student, log_teacher, reduction="none", log_target=True).sum(1)
+    return each.mean()
+
+
+def new_class_classification(logits: Float[Tensor, "B C"], rows: Int[Tensor, " B"], num_old: int) -> Float[Tensor, ""]:
+    """First term of iCaRL: ``1 / C sum over new c of BCE(o_c, [c = y])`` (Rebuffi et al., CVPR 2017, algorithm 3).
+
+    With no old class it is plain binary cross-entropy; with ``old_class_distillation`` (bce) it makes up the whole of the algorithm's loss.
+    """
+    logits = logits.float()
+    target = functional.one_hot(rows, logits.shape[1]).to(logits.dtype)
+    each = functional.binary_cross_entropy_with_logits(logits, target, reduction="none")
+    return (each[:, num_old:].sum(1) / logits.shape[1]).mean()
+
+
+def spatial_distillation(maps: Float[Tensor, "B D h w"], old_maps: Float[Tensor, "B D h w"]) -> Float[Tensor, ""]:
+    """POD-spatial of one stage: mean over images of the distance of unit profiles (Douillard et al., PODNet, ECCV 2020, eq. 4).
+
+    An image's profile is its squared maps summed over the height, and summed over the width, one after the other, as a unit vector. Zero
+    for equal maps; the teacher gets no gradient.
+    """
+    difference: Tensor = _profile(maps) - _profile(old_maps.detach())
+    return torch.linalg.vector_norm(difference, dim=1).mean()  # type: ignore[no-any-return]
+
+
+def _profile(maps: Float[Tensor, "B D h w"]) -> Float[Tensor, "B q"]:
+    energy = maps.float().square()
+    return functional.normalize(torch.cat([energy.sum(2).flatten(1), energy.sum(3).flatten(1)], 1), dim=1)
+
+
+def feature_distillation(features: Float[Tensor, "B D"], old_features: Float[Tensor, "B D"]) -> Float[Tensor, ""]:
+    """POD-flat: mean over images of ``1 - cos(features, old features)`` (PODNet, eq. 6: half the squared distance of unit features)."""
+    return (1 - functional.cosine_similarity(features.float(), old_features.detach().float(), dim=1)).mean()
+
+
+def not_true_distillation(
+    logits: Float[Tensor, "B C"], global_logits: Float[Tensor, "B C"], rows: Int[Tensor, " B"], temperature: float
+) -> Float[Tensor, ""]:
+    """Distillation on the classes that an image is not of (Lee et al., FedNTD, NeurIPS 2022, eq. 3 and 4).
+
+    Mean over images of ``T^2 sum over c != y of q_c log(q_c / p_c)``; q and p are the softmax of the global and of the local logits over T,
+    each over the classes other than y alone. Zero for equal models and where one or two classes are known (a distribution over one class
+    says nothing). The global model gets no gradient.
+    """
+    others = torch.ones_like(logits, dtype=torch.bool).scatter(1, rows[:, None], False)
+    shape = (len(logits), logits.shape[1] - 1)
+    log_local = torch.log_softmax(logits.float()[others].view(shape) / temperature, 1)
+    log_global = torch.log_softmax(global_logits.detach().float()[others].view(shape) / temperature, 1)
+    return temperature**2 * functional.kl_div(log_local, log_global, reduction="none", log_target=True).sum(1).mean()
+
+
+def inner_product(values: Mapping[str, Tensor], others: Mapping[str, Tensor]) -> Float[Tensor, ""]:
+    """Return the inner product of two sets of parameters."""
+    return torch.stack([(value * others[name]).sum() for name, value in values.items()]).sum()
+
+
+def curvature_distance(values: Mapping[str, Tensor], centres: Mapping[str, Tensor], curvatures: Mapping[str, Tensor]) -> Float[Tensor, ""]:
+    """Return ``sum of u_p (theta_p - m_p)^2``: the squared distance of parameters from centres, each direction by its curvature."""
+    return torch.stack([(curvatures[name] * (value - centres[name]).square()).sum() for name, value in values.items()]).sum()
 
 
 def squared_distance(values: dict[str, Tensor], others: dict[str, Tensor]) -> Float[Tensor, ""]:

@@ -48,6 +48,7 @@ class Observation:
         num_held_back: Images of known classes that were never trained on.
         num_correct: How many of them the model named rightly.
         usual_entropy: Quantiles of their entropies [nats], shape [19]; none where there are too few to hide one in.
+        watched: Whether each rule that is watched but not followed would have fired.
     """
 
     twin_id: str
@@ -62,6 +63,7 @@ class Observation:
     num_held_back: int = 0
     num_correct: int = 0
     usual_entropy: tuple[float, ...] | None = None
+    watched: tuple[bool, ...] = ()
 
 
 @dataclass(frozen=True)

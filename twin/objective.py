@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, TypeVar, cast, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -11,6 +11,7 @@ from torch import Tensor
 from incremental.head import Weights
 from incremental.network import IncrementalNetwork
 
+Made = TypeVar("Made")
 Terms = dict[str, Tensor]  # named scalar terms of a loss; their sum is minimised, each is reported
 
 
@@ -44,6 +45,8 @@ class LocalContext:
         prototypes: Returns, for a network, one representative image of each current class and its row: ([P, C, H, W] in [0, 1], [P]).
         num_steps: Optimiser steps of this round.
         learning_rates: Learning rate of each epoch.
+        momentum: Of the local optimiser.
+        images: Returns all that this round trains on, as it is, and the rows of the head: ([N, C, H, W] in [0, 1], [N]).
     """
 
     num_rows: int
@@ -58,6 +61,20 @@ class LocalContext:
     prototypes: Callable[[IncrementalNetwork], tuple[Tensor, Tensor]] | None = None
     num_steps: int = 0
     learning_rates: tuple[float, ...] = ()
+    momentum: float = 0.0
+    images: Callable[[], tuple[Tensor, Tensor]] | None = None
+    _made: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def once(self, name: str, make: Callable[[], Made]) -> Made:
+        """Return what ``make`` returns, made when first asked for and kept till the round's end: a frozen teacher, a sum of large tensors.
+
+        Args:
+            name: Of the thing; whoever asks again by this name gets the same one.
+            make: Called at most once for each name.
+        """
+        if name not in self._made:
+            self._made[name] = make()
+        return cast(Made, self._made[name])
 
     @property
     def num_finished(self) -> int:

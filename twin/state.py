@@ -26,6 +26,7 @@ class TwinState:
         current: Images of the task being learned.
         held_back: Images of the task being learned that are never trained on.
         current_names: Classes of that task.
+        began_round: When that task began; -1 before the first.
         finished: Classes of each finished task, oldest first.
         previous_mean: Mean entropy at the last look [nats].
         fresh_task: A new task began and the twin has not trained since.
@@ -42,6 +43,7 @@ class TwinState:
     current: Positions = field(default_factory=lambda: NOTHING)
     held_back: Positions = field(default_factory=lambda: NOTHING)
     current_names: tuple[str, ...] = ()
+    began_round: int = -1
     finished: tuple[tuple[str, ...], ...] = ()
     previous_mean: float | None = None
     fresh_task: bool = False
@@ -59,6 +61,7 @@ def to_plain(state: TwinState) -> tuple[dict[str, Any], dict[str, Tensor]]:
         "memory_names": list(state.memory.positions),
         "observed_until": state.observed_until,
         "current_names": list(state.current_names),
+        "began_round": state.began_round,
         "finished": [list(names) for names in state.finished],
         "previous_mean": state.previous_mean,
         "fresh_task": state.fresh_task,
@@ -83,6 +86,7 @@ def from_plain(plain: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> TwinS
         current=tensors["current"].numpy(),
         held_back=tensors["held_back"].numpy(),
         current_names=tuple(plain["current_names"]),
+        began_round=plain["began_round"],
         finished=tuple(tuple(names) for names in plain["finished"]),
         previous_mean=plain["previous_mean"],
         fresh_task=plain["fresh_task"],

@@ -18,15 +18,15 @@ from pydantic import ConfigDict, Field
 from torch import Tensor
 
 from incremental.detection import USUAL_LEVELS, Detection, DetectionConfig, Evidence, detect, entropy
-from incremental.inference import features_of, logits_of
 from incremental.network import IncrementalNetwork, NetworkConfig, build_network, freeze, weights_of
 from physical.hospital import Hospital
-from physical.transforms import to_tensor, to_unit
+from physical.transforms import to_unit
 from twin.local_training import TrainingConfig, learning_rate, train_locally
 from twin.memory import ExemplarMemory, herd
 from twin.messages import Broadcast, GlobalModel, Observation, TwinUpdate
 from twin.objective import LocalContext, LocalObjective
 from twin.state import NOTHING, Positions, TwinState
+from twin.view import HospitalView
 
 
 @pydantic.dataclasses.dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -35,19 +35,25 @@ class TwinConfig:
 
     Args:
         memory_capacity: Most exemplars (paper: 2000 for CIFAR-100, 1000 for the organs, each per twin).
+        settle_rounds: Classes that a twin notices within this many rounds after its task began belong to that task.
         held_back_fraction: Share of arrivals that is never trained on: the calibrated detector's reference and the reported accuracy's
             test.
         detection: When new classes count as noticed.
+        watched: Other rules that look at the same evidence; what they would have decided is reported and not followed.
     """
 
     memory_capacity: int = 2000
+    settle_rounds: int = 2
     held_back_fraction: float = 0.0
     detection: DetectionConfig = Field(default_factory=DetectionConfig)
+    watched: tuple[DetectionConfig, ...] = ()
 
     def __post_init__(self) -> None:
         """Check the ranges."""
         if self.memory_capacity < 0:
             raise ValueError(f"memory_capacity is {self.memory_capacity}; allowed: 0 or more exemplars")
+        if self.settle_rounds < 0:
+            raise ValueError(f"settle_rounds is {self.settle_rounds}; allowed: 0 or more")
         if not 0 <= self.held_back_fraction <= 0.5:
             raise ValueError(f"held_back_fraction is {self.held_back_fraction}; allowed: 0 to 0.5")
         if self.detection.rule == "calibrated" and not self.held_back_fraction:
@@ -85,6 +91,7 @@ class DigitalTwin:
 
     def __init__(self, hospital: Hospital, setting: TwinSetting, state: TwinState | None = None) -> None:
         self._hospital = hospital
+        self._view = HospitalView(hospital, setting.training.precision == "bfloat16")
         self._setting = setting
         self.state = state or TwinState(ExemplarMemory(setting.twin.memory_capacity))
 
@@ -96,9 +103,8 @@ class DigitalTwin:
     def observe(self, model: GlobalModel, network: IncrementalNetwork) -> Observation:
         """Mirror what arrived, look at it with the global model, and say whether it looks new.
 
-        A twin that detects new classes archives its present task and begins the next one; so does one that finds its arrivals' classes
-        on the
-        federation's list. Arrivals that neither explains wait in the inbox.
+        A twin that detects new classes archives its present task and begins the next one; so does one that finds its arrivals' classes on
+        the federation's list. Arrivals that neither explains wait in the inbox.
 
         Args:
             model: The message from the server.
@@ -110,12 +116,12 @@ class DigitalTwin:
         inbox = np.concatenate([self.state.inbox, arrived])
         # What is held back of an open task stays; a task's own arrivals are judged before any of them is trained on.
         self.state = replace(self.state, observed_until=model.round, inbox=inbox)
-        held_back = self._logits(network, self.state.held_back)
-        detection = self._detect(model, network, inbox, entropy(held_back))
-        unknown = tuple(name for name in self._names(inbox) if name not in model.class_names)
+        held_back = self._view.logits(network, self.state.held_back)
+        detection, watched = self._detect(model, network, inbox, entropy(held_back))
+        unknown = tuple(name for name in self._view.names(inbox) if name not in model.class_names)
         announced = unknown if detection.signal else ()
         usual = self._usual(held_back)
-        rows = self._rows(self.state.held_back, model.class_names)
+        rows = self._view.rows(self.state.held_back, model.class_names)
         num_correct = int((held_back.argmax(1) == rows).sum()) if held_back.size else 0
         num_held_back = len(held_back)
         self._take_in(model, network, announced)
@@ -132,6 +138,7 @@ class DigitalTwin:
             num_held_back=num_held_back,
             num_correct=num_correct,
             usual_entropy=usual,
+            watched=tuple(each.signal for each in watched),
         )
 
     def train(self, broadcast: Broadcast, objective: LocalObjective) -> TwinUpdate:
@@ -155,12 +162,12 @@ class DigitalTwin:
         rates = tuple(
             learning_rate(training, broadcast.rounds_since_growth, epoch, self._setting.rounds_per_task) for epoch in range(training.epochs)
         )
-        context = self._context(broadcast, generator, rates, len(positions))
+        context = self._context(broadcast, generator, rates, positions)
         network = build_network(self._setting.network, broadcast.weights)
         result = train_locally(
             network,
-            to_tensor(self._hospital.images(positions).images),
-            torch.from_numpy(self._rows(positions, broadcast.class_names)),
+            self._view.pixels(positions),
+            torch.from_numpy(self._view.rows(positions, broadcast.class_names)),
             objective,
             context,
             training,
@@ -200,21 +207,23 @@ class DigitalTwin:
             "events": [dict(event) for event in state.events],
         }
 
-    def _detect(self, model: GlobalModel, network: IncrementalNetwork, inbox: Positions, held_back: Any) -> Detection:
-        config = self._setting.twin.detection
+    def _detect(
+        self, model: GlobalModel, network: IncrementalNetwork, inbox: Positions, held_back: Any
+    ) -> tuple[Detection, list[Detection]]:
+        config = self._setting.twin
         # Entropies of unchanged data under the calibrated rule decide nothing: they are not computed.
-        look_at_current = config.rule == "entropy_jump" and not len(inbox)
+        look_at_current = not len(inbox) and any(each.rule == "entropy_jump" for each in (config.detection, *config.watched))
         current = self._sample(self.state.current) if look_at_current else NOTHING
         evidence = Evidence(
             classes=len(model.class_names),
-            arrivals=entropy(self._logits(network, self._sample(inbox))),
-            current=entropy(self._logits(network, current)),
+            arrivals=entropy(self._view.logits(network, self._sample(inbox))),
+            current=entropy(self._view.logits(network, current)),
             held_back=held_back,
             previous_mean=self.state.previous_mean,
             usual_elsewhere=None if model.usual_entropy is None else np.array(model.usual_entropy, np.float32),
             images_elsewhere=model.usual_images,
         )
-        detection = detect(evidence, config)
+        detection = detect(evidence, config.detection)
         if detection.mean_nats is not None:
             fraction = _fraction(detection.mean_nats, len(model.class_names))
             look = (model.round, 1.0 if fraction is None else fraction, detection.signal)
@@ -223,33 +232,43 @@ class DigitalTwin:
                 previous_mean=detection.mean_nats,
                 entropy_history=(*self.state.entropy_history, look),
             )
-        return detection
+        return detection, [detect(evidence, each) for each in config.watched]
 
     def _take_in(self, model: GlobalModel, network: IncrementalNetwork, announced: tuple[str, ...]) -> None:
         """Move from the inbox what the federation knows or is being told about; begin a new task where its classes are new to the twin."""
-        state = self.state
-        acceptable = {*model.class_names, *announced}
-        labels = self._hospital.labels(state.inbox)
-        accepted = np.array([self._hospital.vocabulary[label] in acceptable for label in labels], bool)
-        taken = state.inbox[accepted]
+        accepted = self._view.known(self.state.inbox, (*model.class_names, *announced))
+        taken, waiting = self.state.inbox[accepted], self.state.inbox[~accepted]
         if not len(taken):
             return
-        names = self._names(taken)
-        begins = any(name not in state.current_names for name in names)
-        if begins:
-            self._archive(model.round, network)
-            how = f"detected {', '.join(announced)}" if announced else "learned from the class list of others' detection"
-            self._note(model.round, f"new task: {', '.join(names)} ({how})")
+        if not set(self._view.names(taken)) <= set(self.state.current_names):
+            self._begin_task(model.round, network, self._view.names(taken), announced)
         taken = taken[np.argsort(self._hospital.labels(taken), kind="stable")]  # so that each class is held back alike
         steps = np.floor(np.arange(len(taken) + 1) * self._setting.twin.held_back_fraction + 1e-9)
         held = np.diff(steps) > 0
         self.state = replace(
             self.state,
-            inbox=state.inbox[~accepted],
+            inbox=waiting,
             current=np.concatenate([self.state.current, taken[~held]]),
             held_back=np.concatenate([self.state.held_back, taken[held]]),
-            current_names=names if begins else state.current_names,
-            fresh_task=self.state.fresh_task or (begins and bool(announced)),
+        )
+
+    def _begin_task(self, round_number: int, network: IncrementalNetwork, names: tuple[str, ...], announced: tuple[str, ...]) -> None:
+        """Archive the present task and begin one with these classes; a task that has only just begun takes them in instead.
+
+        Classes of one task may be noticed a round or two apart: archiving between would leave exemplars of images hardly learned from.
+        """
+        state = self.state
+        young = bool(state.current_names) and round_number - state.began_round <= self._setting.twin.settle_rounds
+        if not young:
+            self._archive(round_number, network)
+        together = tuple(dict.fromkeys((*self.state.current_names, *names)))
+        how = f"detected {', '.join(announced)}" if announced else "learned from the class list of others' detection"
+        self._note(round_number, f"{'task grows' if young else 'new task'}: {', '.join(names)} ({how})")
+        self.state = replace(
+            self.state,
+            current_names=together,
+            began_round=state.began_round if young else round_number,
+            fresh_task=bool(announced) or (young and state.fresh_task),
         )
 
     def _archive(self, round_number: int, network: IncrementalNetwork) -> None:
@@ -257,13 +276,11 @@ class DigitalTwin:
         state = self.state
         if not state.current_names:
             return
-        labels = self._hospital.labels(state.current)
         room = state.memory.per_class(len({*state.memory.positions, *state.current_names}))
         ranked = {}
         for name in state.current_names:
-            own = state.current[labels == self._hospital.vocabulary.index(name)]
-            features = features_of(network, to_tensor(self._hospital.images(own).images), bfloat16=self._bfloat16)
-            ranked[name] = own[herd(features, room)]
+            own = self._view.of_class(state.current, name)
+            ranked[name] = own[herd(self._view.features(network, own), room)]
         memory = state.memory.with_classes(ranked)
         self.state = replace(
             state,
@@ -277,11 +294,10 @@ class DigitalTwin:
 
     def _trainable(self, broadcast: Broadcast, replays: bool) -> Positions:
         positions = np.concatenate([self.state.current, self.state.memory.all_positions()]) if replays else self.state.current
-        known = np.array([name in broadcast.class_names for name in self._hospital.vocabulary], bool)
-        trainable: Positions = positions[known[self._hospital.labels(positions)]]
+        trainable: Positions = positions[self._view.known(positions, broadcast.class_names)]
         return trainable
 
-    def _context(self, broadcast: Broadcast, generator: torch.Generator, rates: tuple[float, ...], num_images: int) -> LocalContext:
+    def _context(self, broadcast: Broadcast, generator: torch.Generator, rates: tuple[float, ...], positions: Positions) -> LocalContext:
         old_network = None
         if broadcast.old_model is not None:
             old_network = freeze(build_network(self._setting.network, broadcast.old_model.weights))
@@ -298,8 +314,10 @@ class DigitalTwin:
             fresh_task=self.state.fresh_task,
             generator=generator,
             prototypes=lambda network: self._prototypes(network, broadcast.class_names),
-            num_steps=training.steps_per_epoch(num_images) * training.epochs,
+            num_steps=training.steps_per_epoch(len(positions)) * training.epochs,
             learning_rates=rates,
+            momentum=training.momentum,
+            images=lambda: (to_unit(self._view.pixels(positions)), torch.from_numpy(self._view.rows(positions, broadcast.class_names))),
         )
 
     def _groups(self, class_names: tuple[str, ...]) -> tuple[tuple[int, ...], ...]:
@@ -311,24 +329,10 @@ class DigitalTwin:
 
     def _prototypes(self, network: IncrementalNetwork, class_names: tuple[str, ...]) -> tuple[Tensor, Tensor]:
         """Return the image nearest to the mean feature of each current class, in [0, 1], and its row."""
-        labels = self._hospital.labels(self.state.current)
-        images, rows = [], []
-        for name in self.state.current_names:
-            own = self.state.current[labels == self._hospital.vocabulary.index(name)]
-            if len(own) and name in class_names:
-                pixels = to_tensor(self._hospital.images(own).images)
-                nearest = herd(features_of(network, pixels, bfloat16=self._bfloat16), 1)[0]
-                images.append(to_unit(pixels)[nearest])
-                rows.append(class_names.index(name))
-        return torch.stack(images), torch.tensor(rows)
-
-    def _logits(self, network: IncrementalNetwork, positions: Positions) -> Any:
-        pixels = to_tensor(self._hospital.images(positions).images)
-        return logits_of(network, pixels, bfloat16=self._bfloat16).numpy()
-
-    @property
-    def _bfloat16(self) -> bool:
-        return self._setting.training.precision == "bfloat16"
+        owned = {name: self._view.of_class(self.state.current, name) for name in self.state.current_names if name in class_names}
+        owned = {name: positions for name, positions in owned.items() if len(positions)}
+        images = torch.stack([self._view.prototype(network, positions) for positions in owned.values()])
+        return to_unit(images), torch.tensor([class_names.index(name) for name in owned])
 
     def _sample(self, positions: Positions) -> Positions:
         most = self._setting.twin.detection.sample
@@ -340,14 +344,6 @@ class DigitalTwin:
         if len(held_back_logits) < len(USUAL_LEVELS) or not held_back_logits.shape[1]:
             return None  # quantiles of a handful would be the images' own entropies
         return tuple(float(value) for value in np.quantile(entropy(held_back_logits), USUAL_LEVELS))
-
-    def _names(self, positions: Positions) -> tuple[str, ...]:
-        return tuple(self._hospital.vocabulary[label] for label in np.unique(self._hospital.labels(positions)))
-
-    def _rows(self, positions: Positions, class_names: tuple[str, ...]) -> Positions:
-        row = np.array([class_names.index(name) if name in class_names else -1 for name in self._hospital.vocabulary], np.int64)
-        rows: Positions = row[self._hospital.labels(positions)]
-        return rows
 
     def _receive(self, round_number: int, class_names: tuple[str, ...]) -> None:
         self.state = replace(self.state, model_round=round_number, model_names=class_names)

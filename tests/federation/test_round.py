@@ -155,3 +155,15 @@ def test_a_hospital_that_joins_later_is_not_asked_before(ward):
     late = replace(ward, joins={**ward.joins, "south": 2})
     _, _, records = play(late, FedAvg(), 3)
     assert [len(record.observations) for record in records] == [2, 2, 3]
+
+
+def test_a_watched_rule_is_reported_and_changes_nothing(ward):
+    deaf = DetectionConfig(rule="entropy_jump", jump_fraction=0.99)
+    twin = replace(ward.setting.twin, watched=(deaf, ward.setting.twin.detection))
+    watching = replace(ward, setting=replace(ward.setting, twin=twin))
+    expected, _, _ = play(ward, FedAvg(), 5)
+    server, _, records = play(watching, FedAvg(), 5)
+    assert same(server.weights, expected.weights)
+    seen = [each for record in records for each in record.observations]
+    assert all(each.watched[1] == each.signal for each in seen)
+    assert any(each.signal and not each.watched[0] for each in seen)

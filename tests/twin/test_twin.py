@@ -69,7 +69,7 @@ def hospital_of(batch: Batch, *arrivals: tuple[int, tuple[int, ...]], name: str 
 
 
 def with_twin(setting: TwinSetting, **changes: Any) -> TwinSetting:
-    return replace(setting, twin=TwinConfig(**{"memory_capacity": 12, "detection": setting.twin.detection, **changes}))
+    return replace(setting, twin=TwinConfig(**{"memory_capacity": 12, "settle_rounds": 0, "detection": setting.twin.detection, **changes}))
 
 
 def deaf(setting: TwinSetting, **changes: Any) -> TwinSetting:
@@ -518,3 +518,15 @@ def test_an_update_is_a_copy_of_the_local_model(tiny_batch: Batch, setting: Twin
         assert value.shape == server.weights[name].shape
         assert value.dtype == server.weights[name].dtype
     assert update.metrics.keys() == {"classification", "total", "gradient_norm"}
+
+
+def test_classes_noticed_soon_after_a_task_began_belong_to_it_and_lose_no_image(
+    tiny_batch: Batch, setting: TwinSetting, server: ServerState
+) -> None:
+    patient = replace(setting, twin=replace(setting.twin, settle_rounds=2))
+    twin = DigitalTwin(hospital_of(tiny_batch, (0, FIRST), (2, SECOND)), patient)
+    live(twin, server, 3)
+    assert set(twin.state.current_names) == set(named(tiny_batch, FIRST + SECOND))
+    assert not twin.state.finished and not len(twin.state.memory) and twin.state.began_round == 0
+    assert len(twin.state.current) == 80
+    assert any("task grows" in event["what"] for event in twin.state.events)
