@@ -25,6 +25,7 @@ class Method(ABC):
     """A federated class-incremental method.
 
     Attributes:
+        held_out_fraction: Share of each class's images that twins keep out of training, for a method that fits something to them.
         uploads: What crosses the wall besides weights, number of images and loss means; shown by ``fedka methods``.
     """
 
@@ -34,6 +35,8 @@ class Method(ABC):
     def replays(self) -> bool:
         """Twins train on their exemplars beside the current task."""
         return True
+
+    held_out_fraction: ClassVar[float] = 0.0
 
     @property
     def teaches(self) -> bool:

@@ -22,6 +22,10 @@ from physical.hospital import Arrival
 _CLASSES, _GROUPS, _IMAGES, _ORDER, _SUBSET = range(5)  # names of the random streams; each draw is keyed by what it decides
 
 
+class ScenarioError(ValueError):
+    """A scenario that does not fit its data set: what, got, allowed, what to do."""
+
+
 @pydantic.dataclasses.dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class ScenarioConfig:
     """The protocol of one experiment.
@@ -211,7 +215,7 @@ def plan_scenario(
         The plan. With ``disjoint`` images, every image of a task's classes has exactly one owner.
 
     Raises:
-        ValueError: More classes than exist, an unknown class name, a class without images, no hospital at the first task.
+        ScenarioError: More classes than exist, an unknown class name, a class without images, no hospital at the first task.
     """
     order = _class_order(class_names, config, seed)
     size = config.classes_per_task
@@ -245,7 +249,7 @@ def _class_order(class_names: Sequence[str], config: ScenarioConfig, seed: int) 
         order = list(config.class_order)
         unknown = sorted(set(order) - set(class_names))
         if unknown or len(set(order)) != len(order):
-            raise ValueError(
+            raise ScenarioError(
                 f"class_order has unknown or repeated names ({', '.join(unknown) or 'repeated'}); "
                 f"allowed: each of {', '.join(class_names)} once"
             )
@@ -254,7 +258,7 @@ def _class_order(class_names: Sequence[str], config: ScenarioConfig, seed: int) 
         if config.class_order == "shuffled":
             _rng(seed, _ORDER).shuffle(order)
     if needed > len(order):
-        raise ValueError(
+        raise ScenarioError(
             f"num_tasks x classes_per_task is {config.num_tasks} x {config.classes_per_task} = {needed} classes; {config.dataset} has "
             f"{len(order)}; lower one of the two"
         )
@@ -265,18 +269,18 @@ def _check_images(labels: NDArray[np.int64], class_names: Sequence[str], tasks: 
     counts = np.bincount(labels, minlength=len(class_names))
     empty = [name for names in tasks for name in names if counts[list(class_names).index(name)] == 0]
     if empty:
-        raise ValueError(f"no training image shows {', '.join(empty)}; leave the class out (class_order) or bring its images")
+        raise ScenarioError(f"no training image shows {', '.join(empty)}; leave the class out (class_order) or bring its images")
 
 
 def _check_hospitals(hospitals: Sequence[HospitalConfig], config: ScenarioConfig) -> None:
     names = [hospital.name for hospital in hospitals]
     if len(set(names)) != len(names):
-        raise ValueError(f"two hospitals have the same name: {sorted({name for name in names if names.count(name) > 1})}")
+        raise ScenarioError(f"two hospitals have the same name: {sorted({name for name in names if names.count(name) > 1})}")
     if not any(hospital.joins_at_task == 0 for hospital in hospitals):
-        raise ValueError("no hospital takes part in the first task; at least one needs joins_at_task: 0")
+        raise ScenarioError("no hospital takes part in the first task; at least one needs joins_at_task: 0")
     late = [hospital.name for hospital in hospitals if hospital.joins_at_task >= config.num_tasks]
     if late:
-        raise ValueError(f"{', '.join(late)} would join after the last task; joins_at_task is at most {config.num_tasks - 1}")
+        raise ScenarioError(f"{', '.join(late)} would join after the last task; joins_at_task is at most {config.num_tasks - 1}")
 
 
 def _learners(hospitals: Sequence[HospitalConfig], config: ScenarioConfig, task: int, seed: int) -> list[HospitalConfig]:

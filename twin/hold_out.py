@@ -1,41 +1,7 @@
-"""A part of a twin's images that a method wants kept out of training, to fit something to. Knows no method.
-
-Both halves are optional: a method asks by having the attribute of ``HoldsOut``, a context shows the images by that of ``ShowsHeldOut``.
-They stay inside the hospital: a method computes numbers from them and uploads those alone.
-"""
-
-from collections.abc import Callable
-from typing import Protocol, runtime_checkable
+"""A part of a twin's images that a method wants kept out of training, to fit something to. Knows no method."""
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
-
-
-@runtime_checkable
-class HoldsOut(Protocol):
-    """A method that wants a part of current images and exemplars kept out of training."""
-
-    @property
-    def held_out_fraction(self) -> float:
-        """Share of each class's images that may be kept out, 0 to 0.5."""
-        ...
-
-
-@runtime_checkable
-class ShowsHeldOut(Protocol):
-    """A context that shows what was kept out of training in this round."""
-
-    @property
-    def held_out(self) -> Callable[[], tuple[Tensor, Tensor]] | None:
-        """Returns the images as they are, and their rows of the head: ([N, C, H, W] in [0, 1], [N])."""
-        ...
-
-
-def held_out_images(context: object) -> tuple[Tensor, Tensor] | None:
-    """Return the images that were kept out of training and their rows; none where the context shows none."""
-    look = context.held_out if isinstance(context, ShowsHeldOut) else None
-    return look() if look else None
 
 
 def hold_out(positions: NDArray[np.int64], labels: NDArray[np.int64], fraction: float) -> NDArray[np.bool_]:

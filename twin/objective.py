@@ -46,6 +46,7 @@ class LocalContext:
         num_steps: Optimiser steps of this round.
         learning_rates: Learning rate of each epoch.
         momentum: Of the local optimiser.
+        held_out: Returns, in the same form as ``images``, what the method asked to keep out of training.
         images: Returns all that this round trains on, as it is, and the rows of the head: ([N, C, H, W] in [0, 1], [N]).
     """
 
@@ -62,6 +63,7 @@ class LocalContext:
     num_steps: int = 0
     learning_rates: tuple[float, ...] = ()
     momentum: float = 0.0
+    held_out: Callable[[], tuple[Tensor, Tensor]] | None = None
     images: Callable[[], tuple[Tensor, Tensor]] | None = None
     _made: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
@@ -101,6 +103,11 @@ class LocalObjective(Protocol):
     @property
     def replays(self) -> bool:
         """Exemplars are trained on beside the current task."""
+        ...
+
+    @property
+    def held_out_fraction(self) -> float:
+        """Share of the images of each class that is kept out of training once there is a teacher, 0 to 0.5."""
         ...
 
     def local_loss(self, network: IncrementalNetwork, batch: TrainingBatch, context: LocalContext) -> Terms:

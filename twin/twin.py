@@ -21,6 +21,7 @@ from incremental.detection import USUAL_LEVELS, Detection, DetectionConfig, Evid
 from incremental.network import IncrementalNetwork, NetworkConfig, build_network, freeze, weights_of
 from physical.hospital import Hospital
 from physical.transforms import to_unit
+from twin.hold_out import hold_out
 from twin.local_training import TrainingConfig, learning_rate, train_locally
 from twin.memory import ExemplarMemory, herd
 from twin.messages import Broadcast, GlobalModel, Observation, TwinUpdate
@@ -157,12 +158,15 @@ class DigitalTwin:
         positions = self._trainable(broadcast, objective.replays)
         if not len(positions):
             raise ValueError(f"twin {self.twin_id} was asked to train in round {broadcast.round} and has no image of a known class")
+        fraction = objective.held_out_fraction if broadcast.old_model is not None else 0.0
+        kept_out = hold_out(positions, self._hospital.labels(positions), fraction)
+        held_out, positions = positions[kept_out], positions[~kept_out]
         generator = torch.Generator().manual_seed(broadcast.seed)
         training = self._setting.training
         rates = tuple(
             learning_rate(training, broadcast.rounds_since_growth, epoch, self._setting.rounds_per_task) for epoch in range(training.epochs)
         )
-        context = self._context(broadcast, generator, rates, positions)
+        context = self._context(broadcast, generator, rates, positions, held_out)
         network = build_network(self._setting.network, broadcast.weights)
         result = train_locally(
             network,
@@ -297,7 +301,9 @@ class DigitalTwin:
         trainable: Positions = positions[self._view.known(positions, broadcast.class_names)]
         return trainable
 
-    def _context(self, broadcast: Broadcast, generator: torch.Generator, rates: tuple[float, ...], positions: Positions) -> LocalContext:
+    def _context(
+        self, broadcast: Broadcast, generator: torch.Generator, rates: tuple[float, ...], positions: Positions, held_out: Positions
+    ) -> LocalContext:
         old_network = None
         if broadcast.old_model is not None:
             old_network = freeze(build_network(self._setting.network, broadcast.old_model.weights))
@@ -317,8 +323,12 @@ class DigitalTwin:
             num_steps=training.steps_per_epoch(len(positions)) * training.epochs,
             learning_rates=rates,
             momentum=training.momentum,
-            images=lambda: (to_unit(self._view.pixels(positions)), torch.from_numpy(self._view.rows(positions, broadcast.class_names))),
+            images=lambda: self._look(positions, broadcast.class_names),
+            held_out=lambda: self._look(held_out, broadcast.class_names),
         )
+
+    def _look(self, positions: Positions, class_names: tuple[str, ...]) -> tuple[Tensor, Tensor]:
+        return to_unit(self._view.pixels(positions)), torch.from_numpy(self._view.rows(positions, class_names))
 
     def _groups(self, class_names: tuple[str, ...]) -> tuple[tuple[int, ...], ...]:
         row = {name: index for index, name in enumerate(class_names)}

@@ -29,10 +29,11 @@ def _show(message: object) -> None:
 
 
 def _mount() -> None:
-    from federation.cli import data, inspect, models, predict, run
+    from federation.cli import compare, data, inspect, models, predict, run
 
     app.command("run")(run.run)
     app.command("check")(run.check)
+    app.command("compare")(compare.compare)
     app.command("report")(inspect.report)
     app.command("twins")(inspect.twins)
     app.command("methods")(inspect.methods)

@@ -1,0 +1,98 @@
+"""``fedka compare``: many methods, many seeds, one table."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from federation.cli import fail
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rich.console import Console
+
+    from federation.comparison.outcomes import Block
+    from federation.comparison.suite import Suite
+
+_EXAMPLES = """
+Examples:
+
+  fedka compare organa_cpu --seeds 1,2,3
+
+  fedka compare table2 --seeds 1,2,3 --only FedKA --only LGA
+
+  fedka compare my_suite.yaml --seeds 1 --out runs/mine --set training.epochs=1
+
+Ctrl-C loses at most the round under way: the same command goes on. A finished run is never repeated, and a comparison that is not complete
+says "not run" where something is missing.
+"""
+
+
+def compare(
+    suite: Annotated[str, typer.Argument(help="A suite's YAML file, or a preset: table2 ... table11, organa_cpu, cifar100_cpu ...")],
+    seeds: Annotated[str, typer.Option(help="Comma-separated seeds, one run of each method per seed; default: the suite's.")] = "",
+    out: Annotated[Path, typer.Option(help="Where comparisons are kept; runs are shared between suites.")] = Path("runs/compare"),
+    only: Annotated[list[str] | None, typer.Option(help="Run only this method (its label). May be repeated.")] = None,
+    change: Annotated[list[str] | None, typer.Option("--set", help="Change a setting of every method: path.to.key=value.")] = None,
+    data_dir: Annotated[Path | None, typer.Option(envvar="FEDKA_DATA", help="Folder with your own data files.")] = None,
+    tables_only: Annotated[bool, typer.Option("--tables-only", help="Run nothing; write tables and figures of what has been run.")] = False,
+    mlflow: Annotated[bool, typer.Option(help="Copy the comparison to OUT/mlflow.db: a parent run with a child per run.")] = True,
+) -> None:
+    """Compare methods under equal terms: run what is missing, then write tables, tests and figures."""
+    from rich.console import Console
+
+    from federation.comparison.display import SuiteDisplay, closing_lines
+    from federation.comparison.outcomes import collect
+    from federation.comparison.runner import plan_runs, run_missing
+    from federation.comparison.suite import find_suite, load_suite
+    from federation.comparison.summary import write_comparison
+
+    console = Console()
+    loaded = load_suite(find_suite(suite), change or [])
+    chosen = _seeds(seeds) or loaded.config.seeds
+    everything = plan_runs(loaded, chosen, out)
+    wanted = plan_runs(loaded, chosen, out, only or [])
+    command = ["fedka", "compare", suite, "--seeds", ",".join(map(str, chosen)), "--out", str(out)]
+    command += [word for value in change or [] for word in ("--set", value)]
+    again = command + [word for label in only or [] for word in ("--only", label)]
+    display = SuiteDisplay(console, wanted)
+    num_failed, interrupted = 0, False
+    if not tables_only:
+        try:
+            with display.live() as watcher:
+                num_failed = run_missing(wanted, data_dir, watcher)
+        except KeyboardInterrupt:
+            interrupted = True
+    blocks = collect(loaded, everything)
+    page = write_comparison(loaded, blocks, chosen, out, command)
+    if interrupted:
+        display.tell_how_to_go_on(again, page)
+        raise typer.Exit(130)
+    if mlflow and any(run.is_finished for run in everything):
+        _mirror(console, loaded, blocks, out)
+    for line in closing_lines(loaded, blocks, page, console.width):
+        console.print(line)
+    if num_failed:
+        fail(f"{num_failed} run(s) failed; what was raised stands in failure.json of their folders and in {page}")
+
+
+def _seeds(text: str) -> tuple[int, ...]:
+    words = [word.strip() for word in text.split(",") if word.strip()]
+    if not all(word.isdecimal() for word in words) or len(set(words)) != len(words):
+        fail(f"--seeds is {text!r}; allowed: whole numbers, each once, separated by commas, e.g. 1,2,3")
+    return tuple(int(word) for word in words)
+
+
+def _mirror(console: "Console", suite: "Suite", blocks: "Sequence[Block]", out: Path) -> None:
+    """Copy to MLflow; whatever is wrong there never costs a comparison that has been written."""
+    from federation.comparison.mirror import mirror_comparison
+
+    try:
+        mirror_comparison(suite, blocks, out)
+    except Exception as error:
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        console.print(f"[yellow]MLflow has no copy[/]: {reason}; all is in {out}", highlight=False)
+
+
+compare.__doc__ = f"{compare.__doc__}\n{_EXAMPLES}"

@@ -1,0 +1,114 @@
+"""What a person sees while a suite runs: a bar over runs, one over rounds, a line per finished run. Knows no learning."""
+
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from federation.comparison.outcomes import Block, read_outcome
+from federation.comparison.runner import Run, SuiteWatcher
+from federation.comparison.suite import Suite
+from federation.comparison.tables import heading, result_cells
+from federation.config import ExperimentConfig
+from federation.experiment import Watcher
+from physical.scenario import Scenario
+
+_WIDTH_OF_A_COLUMN = 14
+
+
+class SuiteDisplay:
+    """Shows a suite on a terminal; on a pipe, one line per run and no bars.
+
+    Args:
+        console: Where to.
+        runs: That are wanted, finished or not.
+    """
+
+    def __init__(self, console: Console, runs: Sequence[Run]) -> None:
+        self._console = console
+        self._all = runs
+        self._progress = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=30),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self._runs = self._progress.add_task("runs", total=len(runs), completed=self._num_finished())
+        self._rounds = self._progress.add_task("rounds", total=None)
+
+    @contextmanager
+    def live(self) -> Iterator[SuiteWatcher]:
+        """Show the bars while the context is open."""
+        finished = self._num_finished()
+        if finished:
+            self._console.print(f"{finished} of {len(self._all)} runs are there already and are not repeated", highlight=False)
+        with self._progress:
+            yield SuiteWatcher(begin=self._begin, inside=self._inside, done=self._done, failed=self._failed)
+
+    def tell_how_to_go_on(self, command: Sequence[str], page: Path) -> None:
+        """Say what an interrupted comparison has and how to go on."""
+        self._console.print(
+            f"\n[yellow]interrupted[/]: {self._num_finished()} of {len(self._all)} runs are finished, and of the one under way the last "
+            f"finished round is saved; what there is stands in {page}; go on with\n  {escape(shlex.join(command))}",
+            highlight=False,
+        )
+
+    def _num_finished(self) -> int:
+        return sum(run.is_finished for run in self._all)
+
+    def _begin(self, run: Run) -> None:
+        self._progress.update(self._runs, description=escape(run.name), completed=self._num_finished())
+
+    def _inside(self, run: Run) -> Watcher:
+        def begin(config: ExperimentConfig, scenario: Scenario, round_number: int) -> None:
+            self._progress.update(self._rounds, total=scenario.num_rounds, completed=round_number)
+
+        def record(entry: Mapping[str, Any]) -> None:
+            if entry["kind"] == "round":
+                self._progress.update(self._rounds, completed=entry["round"] + 1)
+
+        return Watcher(begin=begin, record=record)
+
+    def _done(self, run: Run) -> None:
+        outcome = read_outcome(run)
+        self._progress.update(self._runs, completed=self._num_finished())
+        if outcome is not None:
+            self._console.print(
+                f"{self._num_finished():3d} of {len(self._all)}  {escape(run.name)}: average accuracy "
+                f"{100 * outcome.average('accuracy'):.2f}, last {100 * outcome.by_task['accuracy'][-1]:.2f}  "
+                f"[dim]{outcome.costs['seconds']:.0f} s[/]",
+                highlight=False,
+            )
+
+    def _failed(self, run: Run, reason: str) -> None:
+        self._console.print(f"[red]failed[/]  {escape(run.name)}: {escape(reason)}", highlight=False)
+
+
+def closing_lines(suite: Suite, blocks: Sequence[Block], page: Path, width: int) -> Iterator[Any]:
+    """Return what is printed at the end: the tables, as much of them as a terminal of this width has room for, and where all is."""
+    for block in blocks:
+        columns = heading(suite, block)
+        tasks = len(block.classes)
+        hidden = set() if width >= _WIDTH_OF_A_COLUMN * (tasks + 8) else {*range(2, 2 + tasks), 5 + tasks}
+        table = Table(title=f"{suite.config.title}: {block.experiment.title}, percent", box=box.SIMPLE)
+        for place, name in enumerate(columns):
+            if place not in hidden:
+                table.add_column(escape(name.removesuffix(" [95 %]") if hidden else name), justify="right" if place else "left")
+        for row in block.rows:
+            cells = result_cells(suite, block, row, with_interval=not hidden)
+            table.add_row(*(escape(cell) for place, cell in enumerate(cells) if place not in hidden))
+        yield table
+    yield f"summary  {escape(str(page))}"
+    if suite.config.shrinkage:
+        yield f"[dim]smaller than the paper: {escape(' '.join(suite.config.shrinkage.split()))}[/]"

@@ -1,0 +1,164 @@
+"""Runs what a suite still misses: one run after the other, each in its own run folder. Learns nothing and compares nothing.
+
+A run's folder is named by the method and the digest of its whole configuration: a changed setting is another folder, and two suites that
+share a run (tables 4 and 7 do) share its folder. So whoever calls again goes on, and nothing is ever run twice or overwritten.
+"""
+
+import json
+import shutil
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from federation.comparison.memory import PeakMemory
+from federation.comparison.suite import Suite, SuiteError
+from federation.config import ExperimentConfig, method_name
+from federation.experiment import Watcher, run_experiment, with_seed
+from federation.run_folder import RunFolder
+from federation.study import StudyError
+from physical.datasets import DataError
+
+COST, FAILURE = "cost.json", "failure.json"
+_DIGITS = 12  # of the digest in a folder's name
+
+
+@dataclass(frozen=True)
+class Run:
+    """One cell with one seed.
+
+    Args:
+        experiment: Title of the experiment.
+        label: Of the cell.
+        seed: Of everything random.
+        config: The experiment, with its seed.
+        path: Its run folder.
+    """
+
+    experiment: str
+    label: str
+    seed: int
+    config: ExperimentConfig
+    path: Path
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        return f"{self.label}, {self.experiment}, seed {self.seed}"
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether its results are there."""
+        return RunFolder(self.path).results.is_file()
+
+    @property
+    def failure(self) -> str | None:
+        """Why its last attempt failed, in one line; none where it did not."""
+        place = self.path / FAILURE
+        if self.is_finished or not place.is_file():
+            return None
+        return str(json.loads(place.read_text(encoding="utf-8"))["error"])
+
+
+@dataclass(frozen=True)
+class SuiteWatcher:
+    """Who is told what while a suite runs; all optional.
+
+    Args:
+        begin: A run, before its first round.
+        inside: Returns who watches a run's rounds.
+        done: A run that finished.
+        failed: A run that did not, and why.
+    """
+
+    begin: Callable[[Run], None] = lambda run: None
+    inside: Callable[[Run], Watcher] = lambda run: Watcher()
+    done: Callable[[Run], None] = lambda run: None
+    failed: Callable[[Run, str], None] = field(default=lambda run, reason: None)
+
+
+def plan_runs(suite: Suite, seeds: Sequence[int], out: Path, only: Sequence[str] = ()) -> tuple[Run, ...]:
+    """Return every run of a suite, one whole comparison per seed after the other.
+
+    Args:
+        suite: The comparison.
+        seeds: One run of each cell per seed.
+        out: Where comparisons are kept; runs lie in ``out/runs``.
+        only: Labels of the cells to run; empty: all.
+
+    Raises:
+        SuiteError: If ``only`` names a cell that does not exist.
+    """
+    labels = [cell.label for cell in suite.config.cells]
+    unknown = [label for label in only if label not in labels]
+    if unknown:
+        raise SuiteError(f"--only names {unknown[0]!r}; the cells of {suite.name} are {', '.join(labels)}")
+    return tuple(
+        _run_of(suite, experiment.title, cell.label, seed, out)
+        for seed in seeds
+        for experiment, cell in suite.pairs()
+        if not only or cell.label in only
+    )
+
+
+def _run_of(suite: Suite, experiment: str, label: str, seed: int, out: Path) -> Run:
+    config = with_seed(suite.configs[experiment, label], seed)
+    name = f"{method_name(config.method)}-{config.digest().removeprefix('sha256:')[:_DIGITS]}"
+    return Run(experiment, label, seed, config, out / "runs" / name / f"seed-{seed}")
+
+
+def run_missing(runs: Sequence[Run], data_dir: Path | None = None, watcher: SuiteWatcher | None = None) -> int:
+    """Run what has no results yet.
+
+    A run that raises is noted in its folder and does not stop the others; one whose data cannot be had does, since the others have the same
+    data.
+
+    Args:
+        runs: In the order in which they are run.
+        data_dir: Where the user keeps data files.
+        watcher: Who is told.
+
+    Returns:
+        How many failed.
+    """
+    told = watcher or SuiteWatcher()
+    num_failed = 0
+    for run in runs:
+        if run.is_finished:
+            continue
+        told.begin(run)
+        try:
+            _run_one(run, data_dir, told.inside(run))
+        except (DataError, StudyError):
+            raise
+        except Exception as error:
+            num_failed += 1
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            RunFolder(run.path).write_json(FAILURE, {"error": reason, "traceback": traceback.format_exc()})
+            told.failed(run, reason)
+        else:
+            told.done(run)
+    return num_failed
+
+
+def _run_one(run: Run, data_dir: Path | None, watcher: Watcher) -> None:
+    folder = RunFolder(run.path)
+    has_rounds = any(folder.checkpoints.glob("round-*"))
+    if folder.path.exists() and not has_rounds:
+        shutil.rmtree(folder.path)  # begun, but not one round was finished
+    memory = PeakMemory()
+    try:
+        with memory:
+            run_experiment(run.config, run.path, resume=has_rounds, data_dir=data_dir, watcher=watcher)
+    finally:
+        if folder.path.exists():
+            _note_cost(folder, memory.megabytes)
+    shutil.rmtree(folder.checkpoints, ignore_errors=True)  # it will never be resumed, and a suite has many runs
+
+
+def _note_cost(folder: RunFolder, megabytes: float | None) -> None:
+    """Write what the run needed; the peak of an interrupted run and its second part is the larger of the two."""
+    before: Mapping[str, Any] = folder.read_json(COST) if (folder.path / COST).is_file() else {}
+    peaks = [value for value in (before.get("peak_memory_megabytes"), megabytes) if value is not None]
+    folder.write_json(COST, {"peak_memory_megabytes": max(peaks, default=None)})

@@ -1,0 +1,69 @@
+"""FedNTD: twins distil the global model's view of the classes that an image is *not* of, and learn its class from the image alone.
+
+Source: Lee et al., Preservation of the Global Knowledge by Not-True Distillation in Federated Learning, NeurIPS 2022, arXiv:2106.03097,
+eq. 3 and 4, algorithm 1. The teacher is the global model as received, frozen and in evaluation mode. Rows that were added in this round
+take part: the global model does not know them yet, and every twin holds on to the same random opinion of them.
+Reduces to FedAvg, bit for bit, at ``distillation_weight: 0``.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from pydantic import ConfigDict
+from pydantic.dataclasses import dataclass
+
+from federation.aggregation import Mean, mean_of_updates
+from federation.method import Method
+from federation.server import ServerState
+from incremental.network import IncrementalNetwork, build_network, freeze
+from twin import losses
+from twin.messages import TwinUpdate
+from twin.objective import LocalContext, Terms, TrainingBatch
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class FedNTD(Method):
+    """FedNTD.
+
+    Args:
+        distillation_weight: beta, weight of the not-true distillation.
+        temperature: tau of both softmaxes; the term is multiplied by its square.
+        head_loss: ``ce``: softmax cross-entropy; ``bce``: binary cross-entropy over the classes. The distillation is the same for both.
+        memory: Train on exemplars of finished tasks as well.
+        mean: ``by_images`` or ``equal`` (every twin counts the same).
+    """
+
+    distillation_weight: float = 1.0
+    temperature: float = 1.0
+    head_loss: losses.HeadLoss = "ce"
+    memory: bool = False
+    mean: Mean = "by_images"
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        if not self.distillation_weight >= 0:
+            raise ValueError(f"distillation_weight is {self.distillation_weight}; allowed: 0 or more (0 is FedAvg)")
+        if not self.temperature > 0:
+            raise ValueError(f"temperature is {self.temperature}; allowed: above 0")
+
+    @property
+    def replays(self) -> bool:
+        """Whether exemplars are trained on."""
+        return self.memory
+
+    def local_loss(self, network: IncrementalNetwork, batch: TrainingBatch, context: LocalContext) -> Terms:
+        """Return cross-entropy and the not-true distillation."""
+        logits = network(batch.images).logits
+        terms = {"classification": losses.classification(logits, batch.rows, logits.new_ones(len(logits)).float(), self.head_loss)}
+        if self.distillation_weight:
+            teacher = context.once("global model", lambda: freeze(build_network(network.config, context.global_weights)))
+            with torch.no_grad():
+                global_logits = teacher(batch.images).logits
+            distillation = losses.not_true_distillation(logits, global_logits, batch.rows, self.temperature)
+            terms["distillation"] = self.distillation_weight * distillation
+        return terms
+
+    def aggregate(self, server: ServerState, updates: Sequence[TwinUpdate]) -> ServerState:
+        """Return the server with the mean of the local models."""
+        return replace(server, weights=mean_of_updates(updates, self.mean))

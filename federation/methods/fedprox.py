@@ -1,0 +1,61 @@
+"""FedProx: FedAvg whose local loss pulls the weights back to the global model.
+
+Source: Li et al., Federated Optimization in Heterogeneous Networks, MLSys 2020, arXiv:1812.06127, algorithm 2 and eq. 2. The norm is
+squared and goes over the parameters; statistics of batch normalisation are no parameters. Twins are drawn and counted as in FedAvg here.
+Reduces to FedAvg, bit for bit, at ``mu: 0``.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from pydantic import ConfigDict
+from pydantic.dataclasses import dataclass
+from torch import Tensor
+
+from federation.aggregation import Mean, mean_of_updates
+from federation.method import Method
+from federation.server import ServerState
+from incremental.network import IncrementalNetwork
+from twin import losses
+from twin.messages import TwinUpdate
+from twin.objective import LocalContext, Terms, TrainingBatch
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class FedProx(Method):
+    """FedProx.
+
+    Args:
+        mu: Weight of the proximal term; the paper tries 0.001 to 1.
+        head_loss: ``ce``: softmax cross-entropy; ``bce``: binary cross-entropy over the classes.
+        memory: Train on exemplars of finished tasks as well.
+        mean: ``by_images`` or ``equal`` (every twin counts the same).
+    """
+
+    mu: float = 0.01
+    head_loss: losses.HeadLoss = "ce"
+    memory: bool = False
+    mean: Mean = "by_images"
+
+    def __post_init__(self) -> None:
+        """Check the range."""
+        if not self.mu >= 0:
+            raise ValueError(f"mu is {self.mu}; allowed: 0 or more (0 is FedAvg)")
+
+    @property
+    def replays(self) -> bool:
+        """Whether exemplars are trained on."""
+        return self.memory
+
+    def local_loss(self, network: IncrementalNetwork, batch: TrainingBatch, context: LocalContext) -> Terms:
+        """Return cross-entropy and ``mu / 2 * squared distance`` from the global model."""
+        logits = network(batch.images).logits
+        terms = {"classification": losses.classification(logits, batch.rows, logits.new_ones(len(logits)).float(), self.head_loss)}
+        if self.mu:
+            parameters: dict[str, Tensor] = dict(network.named_parameters())
+            terms["proximal"] = self.mu / 2 * losses.squared_distance(parameters, context.global_weights)
+        return terms
+
+    def aggregate(self, server: ServerState, updates: Sequence[TwinUpdate]) -> ServerState:
+        """Return the server with the mean of the local models."""
+        return replace(server, weights=mean_of_updates(updates, self.mean))

@@ -1,0 +1,115 @@
+"""LGA: gradient-adaptive classification and gradient-adaptive distillation, balanced by task, from the best old model.
+
+Source: Dong et al., No One Left Behind: Real-World Federated Class-Incremental Learning, TPAMI 2023 (arXiv:2302.00903), category-balanced
+gradient-adaptive compensation loss and category gradient-induced semantic distillation loss, in the form of the public code: sigmoids and
+binary cross-entropy averaged over batch and classes, groups that grow over the finished tasks, weights clamped to [0.5, 5]
+(``weighting: lga_cumulative_clamped``); the equation as typeset is ``paper_per_task``. The exponent is that of the twin's own classes, C_o
+/ (C_o + C_t); the code's t / (t + 1) is the same number for equal tasks all of which the twin took part in.
+
+The proxy server's score: accuracy of the head on perturbed features of the reconstructed prototypes, 0 in a task's first rounds so that
+only its later ones compete. The code sets the radius of the perturbation to 0.15 in the first task and then computes it from raw training
+images on the server; here it stays what is configured, because no image leaves a hospital.
+Reduces to GLFC times 2 with ``weighting: none`` (and GLFC's ``weighted: false``) where there is an old model; to FedAvg's binary
+cross-entropy with memory, bit for bit, before a twin's first finished task without one; to FedKA without attention, bit for bit, where
+FedKA's weights of classification and distillation are 1 and its weighting is the same.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import ClassVar
+
+import torch
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
+from torch import Tensor
+
+from federation.aggregation import Mean, mean_of_updates
+from federation.method import Method
+from federation.prototypes import collect_prototypes, encode_prototypes, score_on_perturbed_prototypes
+from federation.server import ServerState
+from incremental.network import IncrementalNetwork
+from incremental.proxy import Score
+from incremental.reconstruction import ReconstructionConfig
+from twin import losses
+from twin.messages import Observation, TwinUpdate
+from twin.objective import LocalContext, Terms, TrainingBatch
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class LGA(Method):
+    """LGA.
+
+    Args:
+        lam: Weight of the whole loss (code: 1); 0.5 with ``weighting: none`` is GLFC without weights.
+        weighting: How gradients become weights: ``lga_cumulative_clamped`` (code), ``paper_per_task`` (as typeset) or ``none``.
+        head_loss: ``bce`` (code; belongs to a learning rate of 2) or ``ce`` (as typeset).
+        mean: ``equal`` (code) or ``by_images``.
+        radius: Scales the perturbation of features in the score (code: 0.15 in the first task); 0: none.
+        copies: Perturbed copies of each feature (code: 5).
+        warm_up_rounds: First rounds of a task whose models score 0 (code: 6 of 10); where a task has no more, its last model is kept.
+        reconstruction: How prototypes are perturbed and recovered.
+    """
+
+    uploads: ClassVar[tuple[str, ...]] = (
+        "gradients of a public random network at one perturbed prototype image per new class, once per task; "
+        "the proxy server can reconstruct a likeness of the prototype from them",
+    )
+
+    lam: float = 1.0
+    weighting: losses.Weighting = "lga_cumulative_clamped"
+    head_loss: losses.HeadLoss = "bce"
+    mean: Mean = "equal"
+    radius: float = 0.15
+    copies: int = 5
+    warm_up_rounds: int = 6
+    reconstruction: ReconstructionConfig = Field(default_factory=ReconstructionConfig)
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        if not self.lam > 0:
+            raise ValueError(f"lam is {self.lam}; allowed: above 0")
+        if self.radius < 0:
+            raise ValueError(f"radius is {self.radius}; allowed: 0 or more")
+        if self.copies < 1 or self.warm_up_rounds < 0:
+            raise ValueError(f"copies is {self.copies} and warm_up_rounds {self.warm_up_rounds}; allowed: 1 or more and 0 or more")
+
+    @property
+    def teaches(self) -> bool:
+        """Whether the old model is needed."""
+        return True
+
+    def local_loss(self, network: IncrementalNetwork, batch: TrainingBatch, context: LocalContext) -> Terms:
+        """Return the weighted classification and, where there is a teacher, the distillation with the same weights."""
+        logits = network(batch.images).logits
+        weights = self._weights(logits, batch, context)
+        terms = {"classification": self.lam * losses.classification(logits, batch.rows, weights, self.head_loss)}
+        if context.old_network is not None:
+            with torch.no_grad():
+                old_logits = context.old_network(batch.images).logits
+            terms["semantic"] = self.lam * losses.semantic_distillation(logits, old_logits, batch.rows, weights, self.head_loss)
+        return terms
+
+    def finish_local(self, network: IncrementalNetwork, context: LocalContext) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor]]:
+        """Upload the encoded prototypes of a task that this twin has just detected."""
+        return encode_prototypes(network, context, self.reconstruction), context.kept
+
+    def aggregate(self, server: ServerState, updates: Sequence[TwinUpdate]) -> ServerState:
+        """Return the server with the mean of the local models and with the prototypes it could reconstruct."""
+        return collect_prototypes(replace(server, weights=mean_of_updates(updates, self.mean)), updates, self.reconstruction)
+
+    def score(self, server: ServerState, observations: Sequence[Observation]) -> Score | None:
+        """Return the accuracy on perturbed features of the reconstructed prototypes; 0 in a task's first rounds."""
+        score = score_on_perturbed_prototypes(server, self.radius, self.copies)
+        if score is None or server.rounds_since_growth > self.warm_up_rounds:
+            return score
+        return replace(score, value=0.0)  # ties go to the later model
+
+    def _weights(self, logits: Tensor, batch: TrainingBatch, context: LocalContext) -> Tensor:
+        known = context.num_finished + context.num_current
+        return losses.adaptive_weights(
+            losses.gradient_magnitude(logits, batch.rows, self.head_loss),
+            context.group_of_rows()[batch.rows],
+            len(context.groups) - 1 if context.num_finished else 0,
+            context.num_finished / known if known else 0.0,
+            self.weighting,
+        )

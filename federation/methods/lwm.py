@@ -1,0 +1,93 @@
+"""LwM+FL: no exemplars; distillation of outputs and of attention from the model of the task before, all images alike.
+
+Source: Dhar et al., Learning without Memorizing, CVPR 2019, eq. 2 (distillation), 4 (attention distillation) and 5 (their sum); "lwm+FL" is
+a baseline of FedKA's tables and defined there by its name alone: twins run LwM, the server averages as FedAvg does. The class whose
+attention is compared is the teacher's first choice, as in the paper. Gradient flows through the student's Grad-CAM (the public
+implementation best known detaches it, so that its attention loss trains nothing).
+Reduces to FedAvg, bit for bit, with ``distillation_weight: 0`` and ``attention_weight: 0``.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Literal
+
+import torch
+from pydantic import ConfigDict
+from pydantic.dataclasses import dataclass
+
+from federation.aggregation import Mean, mean_of_updates
+from federation.method import Method
+from federation.server import ServerState
+from incremental.attention import AttentionLayer, attention
+from incremental.network import IncrementalNetwork
+from twin import losses
+from twin.messages import TwinUpdate
+from twin.objective import LocalContext, Terms, TrainingBatch
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class LwM(Method):
+    """LwM+FL.
+
+    Args:
+        distillation_weight: beta, weight of the distillation (public implementation: 1).
+        attention_weight: gamma, weight of the attention distillation (public implementation: 1).
+        temperature: Of the distillation with ``ce`` (public implementation: 2).
+        head_loss: ``ce`` (paper) or ``bce`` (belongs to FedKA's learning rate of 2).
+        attention_layer: ``last``: maps after the fourth stage, closed form; ``middle``: after the third, by autograd.
+        attention_reduction: Over positions; ``mean`` where the sum diverges.
+        mean: ``by_images`` (FedAvg) or ``equal``.
+    """
+
+    distillation_weight: float = 1.0
+    attention_weight: float = 1.0
+    temperature: float = 2.0
+    head_loss: losses.HeadLoss = "ce"
+    attention_layer: AttentionLayer = "last"
+    attention_reduction: Literal["sum", "mean"] = "sum"
+    mean: Mean = "by_images"
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        for name in ("distillation_weight", "attention_weight"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; allowed: 0 or more")
+        if not self.temperature > 0:
+            raise ValueError(f"temperature is {self.temperature}; allowed: above 0")
+
+    @property
+    def replays(self) -> bool:
+        """Learns without memorising: exemplars are not trained on."""
+        return False
+
+    @property
+    def teaches(self) -> bool:
+        """Whether the old model is needed."""
+        return self.distillation_weight > 0 or self.attention_weight > 0
+
+    def local_loss(self, network: IncrementalNetwork, batch: TrainingBatch, context: LocalContext) -> Terms:
+        """Return classification and, where there is a teacher, both distillations."""
+        outputs = network(batch.images)
+        ones = outputs.logits.new_ones(len(batch.rows)).float()
+        terms = {"classification": losses.classification(outputs.logits, batch.rows, ones, self.head_loss)}
+        if context.old_network is None or not self.teaches:
+            return terms
+        with torch.no_grad():
+            old = context.old_network(batch.images)
+        if self.distillation_weight:
+            semantic = losses.old_class_distillation(outputs.logits, old.logits, self.temperature, self.head_loss)
+            terms["semantic"] = self.distillation_weight * semantic
+        if self.attention_weight:
+            rows = old.logits.argmax(1)  # the top base class: the teacher knows no other
+            distance = losses.attention_distillation(
+                attention(network, outputs, rows, self.attention_layer),
+                attention(context.old_network, old, rows, self.attention_layer),
+                ones,
+                self.attention_reduction,
+            )
+            terms["attention"] = self.attention_weight * distance
+        return terms
+
+    def aggregate(self, server: ServerState, updates: Sequence[TwinUpdate]) -> ServerState:
+        """Return the server with the mean of the local models."""
+        return replace(server, weights=mean_of_updates(updates, self.mean))

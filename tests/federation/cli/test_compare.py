@@ -1,0 +1,73 @@
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from typer import Typer
+from typer.testing import CliRunner
+
+from federation.cli.compare import compare
+
+ROOT = Path(__file__).parents[3]
+MAIN = "import typer; from federation.cli.compare import compare; app = typer.Typer(); app.command('compare')(compare); app()"
+
+
+@pytest.fixture
+def suite(tmp_path):
+    place = tmp_path / "two.yaml"
+    experiment = {"folder": str(ROOT / "hospital_configs" / "phantom_tiny"), "changes": ["training.epochs=1"]}
+    cells = [{"label": "finetune", "method": "fedavg"}, {"label": "replay", "method": {"name": "fedavg", "memory": True}}]
+    place.write_text(yaml.safe_dump({"title": "Two", "reference": "finetune", "experiments": [experiment], "cells": cells}))
+    return place
+
+
+def call(*words):
+    app = Typer()
+    app.command()(compare)
+    return CliRunner().invoke(app, [str(word) for word in words], env={"COLUMNS": "200"})
+
+
+def test_a_comparison_from_the_command_line_and_again(suite, tmp_path):
+    arguments = (suite, "--seeds", "1", "--out", tmp_path / "out", "--no-mlflow")
+    first = call(*arguments)
+    assert first.exit_code == 0, first.output
+    assert "1 of 2" in first.output and "summary" in first.output
+    again = call(*arguments)
+    assert "2 of 2 runs are there already" in again.output
+    assert (tmp_path / "out" / "two" / "summary.md").is_file()
+
+
+def test_one_method_only_leaves_the_others_not_run(suite, tmp_path):
+    done = call(suite, "--seeds", "1", "--out", tmp_path / "out", "--only", "replay", "--no-mlflow")
+    assert done.exit_code == 0 and "not run" in done.output
+    assert "| finetune | 0 | not run |" in (tmp_path / "out" / "two" / "table.md").read_text().replace("**", "")
+
+
+def test_tables_only_runs_nothing(suite, tmp_path):
+    done = call(suite, "--out", tmp_path / "out", "--tables-only")
+    assert done.exit_code == 0 and not (tmp_path / "out" / "runs").exists()
+    assert "0 of 6 runs" in (tmp_path / "out" / "two" / "summary.md").read_text()
+
+
+@pytest.mark.parametrize("seeds", ["one", "1,1", "1;2", "-1"])
+def test_seeds_that_are_none_are_one_clear_error(suite, tmp_path, seeds):
+    done = call(suite, "--seeds", seeds, "--out", tmp_path / "out")
+    assert done.exit_code == 2 and "--seeds is" in done.output
+
+
+def test_ctrl_c_says_how_to_go_on(suite, tmp_path):
+    command = [sys.executable, "-c", MAIN, str(suite), "--seeds", "1,2", "--out", str(tmp_path / "out"), "--set", "training.epochs=30"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "COLUMNS": "400"}
+    running = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    with running:
+        for line in running.stdout:
+            if line.startswith("  1 of 4"):
+                running.send_signal(signal.SIGINT)
+                break
+        rest = running.stdout.read()
+    assert running.returncode == 130, rest
+    assert "interrupted: 1 of 4 runs are finished" in rest and "--set training.epochs=30" in rest
+    assert "1 of 4 runs are finished" in (tmp_path / "out" / "two" / "summary.md").read_text()

@@ -1,0 +1,98 @@
+import json
+import shutil
+
+import pytest
+
+from federation.comparison.outcomes import read_outcome
+from federation.comparison.runner import SuiteWatcher, plan_runs, run_missing
+from federation.comparison.suite import SuiteError, load_suite
+from federation.experiment import Watcher
+from federation.methods.fedavg import FedAvg
+from physical.datasets import DataError
+
+
+@pytest.fixture
+def finetune(write_suite, tmp_path):
+    suite = load_suite(write_suite())
+    return plan_runs(suite, [1], tmp_path / "out", ["finetune"])[0]
+
+
+def test_runs_are_planned_one_whole_comparison_per_seed(compared):
+    _suite, runs, _, out = compared
+    assert [(run.seed, run.label) for run in runs] == [(seed, label) for seed in (1, 2) for label in ("finetune", "FedKA", "joint")]
+    assert len({run.path for run in runs}) == 6 and all(out in run.path.parents for run in runs)
+    assert all(run.config.seed == run.seed for run in runs)
+
+
+def test_what_is_finished_is_not_run_again(compared):
+    _, runs, _, _ = compared
+    started = []
+    assert run_missing([run for run in runs if run.label != "joint"], watcher=SuiteWatcher(begin=started.append)) == 0
+    assert started == []
+
+
+def test_two_cells_with_one_configuration_share_a_run(compared, write_suite):
+    _suite, runs, _, out = compared
+    twice = load_suite(write_suite(title="Another comparison of the same", metric="macro_f1"))
+    assert [run.path for run in plan_runs(twice, (1, 2), out)] == [run.path for run in runs]
+
+
+def test_a_finished_run_is_an_ordinary_run_folder_without_checkpoints(compared):
+    _, runs, _, _ = compared
+    run = runs[0]
+    assert json.loads((run.path / "config.json").read_text())["config_digest"] == run.config.digest()
+    assert (run.path / "models" / "task-1" / "weights.safetensors").is_file() and not (run.path / "checkpoint").exists()
+    assert json.loads((run.path / "cost.json").read_text())["peak_memory_megabytes"] > 50
+
+
+def stop_in_round(number):
+    def record(entry):
+        if entry["kind"] == "round" and entry["round"] == number:
+            raise KeyboardInterrupt
+
+    return SuiteWatcher(inside=lambda run: Watcher(record=record))
+
+
+@pytest.mark.parametrize("number", [0, 3])
+def test_an_interrupted_comparison_goes_on_and_ends_as_an_uninterrupted_one(compared, finetune, number):
+    with pytest.raises(KeyboardInterrupt):
+        run_missing([finetune], watcher=stop_in_round(number))
+    assert not finetune.is_finished
+    assert run_missing([finetune]) == 0
+    assert read_outcome(finetune).by_task == read_outcome(compared[1][0]).by_task
+
+
+def test_a_run_that_raises_is_noted_and_the_others_go_on(finetune, compared, tmp_path, monkeypatch):
+    def wrong(*arguments):
+        raise ZeroDivisionError("nothing to divide by")
+
+    other = plan_runs(compared[0], [1], tmp_path / "out", ["FedKA"])[0]
+    said = []
+    with monkeypatch.context() as patch:
+        patch.setattr(FedAvg, "aggregate", wrong)
+        assert run_missing([finetune, other], watcher=SuiteWatcher(failed=lambda run, why: said.append((run.label, why)))) == 1
+    assert other.is_finished and said == [("finetune", "ZeroDivisionError: nothing to divide by")]
+    assert finetune.failure == said[0][1] and "Traceback" in (finetune.path / "failure.json").read_text()
+    assert run_missing([finetune]) == 0 and finetune.failure is None
+
+
+def test_data_that_cannot_be_had_stops_the_whole_comparison(finetune, monkeypatch):
+    import federation.comparison.runner as room
+
+    def unreachable(*arguments, **keywords):
+        raise DataError("no address answers")
+
+    monkeypatch.setattr(room, "run_experiment", unreachable)
+    with pytest.raises(DataError):
+        run_missing([finetune])
+
+
+def test_only_runs_cells_that_exist(compared, tmp_path):
+    with pytest.raises(SuiteError, match="--only names 'FedPro'; the cells of tiny are finetune, FedKA, joint"):
+        plan_runs(compared[0], [1], tmp_path, ["FedPro"])
+
+
+def test_a_run_deleted_is_a_run_to_be_made_again(finetune):
+    run_missing([finetune])
+    shutil.rmtree(finetune.path)
+    assert not finetune.is_finished and read_outcome(finetune) is None

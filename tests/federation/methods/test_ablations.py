@@ -1,0 +1,51 @@
+from dataclasses import fields, replace
+
+import pytest
+import torch
+from torch.nn import functional
+
+from federation.methods.ablations import ABLATIONS
+from federation.methods.fedka import FedKA
+
+
+def terms_of(scene, name):
+    return scene.terms(replace(FedKA(), **ABLATIONS[name]))
+
+
+def test_there_are_the_five_rows_of_table_11():
+    assert set(ABLATIONS) == {"full", "wo_cbl", "wo_sdl", "wo_adl", "wo_wadl"}
+
+
+@pytest.mark.parametrize("name", ["full", "wo_cbl", "wo_sdl", "wo_adl", "wo_wadl"])
+def test_a_change_names_fields_of_fedka_and_really_changes_them(name):
+    defaults = {each.name: getattr(FedKA(), each.name) for each in fields(FedKA)}
+    assert all(defaults[field] != value for field, value in ABLATIONS[name].items())
+
+
+def test_full_is_fedka():
+    assert replace(FedKA(), **ABLATIONS["full"]) == FedKA()
+
+
+@pytest.mark.parametrize(
+    ("name", "gone", "changed"),
+    [
+        ("wo_cbl", set(), {"classification"}),
+        ("wo_sdl", {"semantic"}, set()),
+        ("wo_adl", {"attention"}, set()),
+        ("wo_wadl", set(), {"attention"}),
+    ],
+)
+def test_each_ablation_touches_exactly_its_term_and_the_others_stay_bit_for_bit(scene, name, gone, changed):
+    full, ablated = terms_of(scene, "full"), terms_of(scene, name)
+    assert full.keys() - ablated.keys() == gone
+    assert {term for term, value in ablated.items() if not torch.equal(value, full[term])} == changed
+
+
+def test_without_cbl_classification_is_alpha_times_plain_cross_entropy(scene):
+    expected = functional.binary_cross_entropy_with_logits(scene.logits(), functional.one_hot(scene.batch.rows, 5).float())
+    torch.testing.assert_close(terms_of(scene, "wo_cbl")["classification"].detach(), 2 * expected)
+
+
+def test_without_wadl_attention_is_that_of_equal_images(scene):
+    unweighted = scene.terms(FedKA(weighting="none"))["attention"]
+    torch.testing.assert_close(terms_of(scene, "wo_wadl")["attention"], unweighted)
