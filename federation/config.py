@@ -60,12 +60,13 @@ class EvaluationConfig:
 
     Args:
         split: ``test``: the official test images (results); ``validation``: for choosing settings, so that test images never choose.
-        round_images: Most images, evenly taken, on which the model is measured after each round; 0: only after each task. After a task it
-            is always all of them.
+        round_images: Most images, evenly taken, on which the model is measured after each round; 0: only after each task.
+        task_images: Most images, evenly taken, on which it is measured after each task, and each task's best model; none: all of them.
     """
 
     split: str = "test"
     round_images: int = 2000
+    task_images: int | None = None
 
     def __post_init__(self) -> None:
         """Check the choice."""
@@ -73,6 +74,8 @@ class EvaluationConfig:
             raise ValueError(f"split is {self.split!r}; allowed: test, validation")
         if self.round_images < 0:
             raise ValueError(f"round_images is {self.round_images}; allowed: 0 or more")
+        if self.task_images is not None and self.task_images < 1:
+            raise ValueError(f"task_images is {self.task_images}; allowed: 1 or more, or none for all of them")
 
 
 @pydantic.dataclasses.dataclass(frozen=True, config=ConfigDict(extra="forbid", arbitrary_types_allowed=True))

@@ -117,7 +117,7 @@ class _Run:
         if record.closed is not None:
             self._keep_model(record.closed)
         ends = (record.round + 1) % study.scenario.rounds_per_task == 0
-        most = None if ends else study.config.evaluation.round_images
+        most = study.config.evaluation.task_images if ends else study.config.evaluation.round_images
         evaluation = None if most == 0 else study.evaluator.evaluate(self.server.weights, self.server.class_names, task, most)
         seconds = perf_counter() - started
         plain = round_record(study, record, known, evaluation, seconds)
@@ -146,7 +146,8 @@ class _Run:
         """Save a task's best model, with what it scores on the test images of the classes that had appeared by then."""
         task = self.progress["models"]
         seen = self.study.scenario.task_at(max(model.round - 1, 0))
-        accuracy = self.study.evaluator.evaluate(model.weights, model.class_names, seen).accuracy
+        most = self.study.config.evaluation.task_images
+        accuracy = self.study.evaluator.evaluate(model.weights, model.class_names, seen, most).accuracy
         facts = model_facts(self.study, model, task, accuracy)
         place = self.folder.model(task)
         digest = save_model(place, model.weights, self.study.config.network, model.class_names, facts)

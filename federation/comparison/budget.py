@@ -56,7 +56,7 @@ def check_equal_budget(configs: Mapping[str, ExperimentConfig], reference: str, 
 
 def budget_line(config: ExperimentConfig) -> str:
     """Return the common terms of a comparison in one sentence."""
-    scenario = config.scenario
+    scenario, most = config.scenario, config.evaluation.task_images
     images = "all images" if scenario.images_per_class is None else f"{scenario.images_per_class} training images"
     return (
         f"{scenario.dataset}, {scenario.num_tasks} tasks of {scenario.classes_per_task} classes, {images} per class ({scenario.images}), "
@@ -65,5 +65,5 @@ def budget_line(config: ExperimentConfig) -> str:
         f"{config.training.epochs} epoch{'s' * (config.training.epochs > 1)} per round, batches of {config.training.batch_size}; "
         f"{config.twin.memory_capacity} exemplars per twin; "
         f"{config.network.backbone} of width {config.network.width} at {config.network.image_size} px; "
-        f"measured on the {config.evaluation.split} split after each task"
+        f"measured on {'all' if most is None else f'at most {most:,}'} images of the {config.evaluation.split} split after each task"
     )

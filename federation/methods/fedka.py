@@ -19,12 +19,13 @@ from federation.method import Method
 from federation.prototypes import collect_prototypes, encode_prototypes, score_on_prototypes
 from federation.server import ServerState
 from incremental.attention import AttentionLayer, attention
-from incremental.network import IncrementalNetwork, Outputs
+from incremental.network import IncrementalNetwork
 from incremental.proxy import Score
 from incremental.reconstruction import ReconstructionConfig
 from twin import losses
 from twin.messages import Observation, TwinUpdate
 from twin.objective import LocalContext, Terms, TrainingBatch
+from twin.weighting import gradient_weights
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -70,7 +71,7 @@ class FedKA(Method):
     def local_loss(self, network: IncrementalNetwork, batch: TrainingBatch, context: LocalContext) -> Terms:
         """Return alpha L_CB, beta L_SD and gamma L_AD (the last two where there is a teacher)."""
         outputs = network(batch.images)
-        weights = self._weights(outputs, batch, context)
+        weights = gradient_weights(outputs.logits, batch.rows, context, self.head_loss, self.weighting)
         ones = torch.ones_like(weights)
         fit = losses.classification(outputs.logits, batch.rows, weights if self.classification_weighted else ones, self.head_loss)
         terms = {"classification": self.classification_weight * fit}
@@ -105,17 +106,6 @@ class FedKA(Method):
     def score(self, server: ServerState, observations: Sequence[Observation]) -> Score | None:
         """Return the accuracy on the reconstructed prototypes."""
         return score_on_prototypes(server)
-
-    def _weights(self, outputs: Outputs, batch: TrainingBatch, context: LocalContext) -> Tensor:
-        magnitude = losses.gradient_magnitude(outputs.logits, batch.rows, self.head_loss)
-        known = context.num_finished + context.num_current
-        return losses.adaptive_weights(
-            magnitude,
-            context.group_of_rows()[batch.rows],
-            len(context.groups) - 1 if context.num_finished else 0,
-            context.num_finished / known if known else 0.0,
-            self.weighting,
-        )
 
 
 def classes_known_to_teacher(rows: Tensor, old_logits: Tensor) -> Tensor:

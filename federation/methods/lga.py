@@ -33,6 +33,7 @@ from incremental.reconstruction import ReconstructionConfig
 from twin import losses
 from twin.messages import Observation, TwinUpdate
 from twin.objective import LocalContext, Terms, TrainingBatch
+from twin.weighting import gradient_weights
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -81,7 +82,7 @@ class LGA(Method):
     def local_loss(self, network: IncrementalNetwork, batch: TrainingBatch, context: LocalContext) -> Terms:
         """Return the weighted classification and, where there is a teacher, the distillation with the same weights."""
         logits = network(batch.images).logits
-        weights = self._weights(logits, batch, context)
+        weights = gradient_weights(logits, batch.rows, context, self.head_loss, self.weighting)
         terms = {"classification": self.lam * losses.classification(logits, batch.rows, weights, self.head_loss)}
         if context.old_network is not None:
             with torch.no_grad():
@@ -103,13 +104,3 @@ class LGA(Method):
         if score is None or server.rounds_since_growth > self.warm_up_rounds:
             return score
         return replace(score, value=0.0)  # ties go to the later model
-
-    def _weights(self, logits: Tensor, batch: TrainingBatch, context: LocalContext) -> Tensor:
-        known = context.num_finished + context.num_current
-        return losses.adaptive_weights(
-            losses.gradient_magnitude(logits, batch.rows, self.head_loss),
-            context.group_of_rows()[batch.rows],
-            len(context.groups) - 1 if context.num_finished else 0,
-            context.num_finished / known if known else 0.0,
-            self.weighting,
-        )

@@ -58,6 +58,7 @@ def test_seeds_that_are_none_are_one_clear_error(suite, tmp_path, seeds):
     assert done.exit_code == 2 and "--seeds is" in done.output
 
 
+@pytest.mark.slow
 def test_ctrl_c_says_how_to_go_on(suite, tmp_path):
     command = [sys.executable, "-c", MAIN, str(suite), "--seeds", "1,2", "--out", str(tmp_path / "out"), "--set", "training.epochs=30"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "COLUMNS": "400"}

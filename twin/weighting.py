@@ -1,0 +1,28 @@
+"""How much each image of a batch counts for a twin: the gradient weights of ``twin.losses``, told the twin's own tasks. Knows no method."""
+
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from twin import losses
+from twin.objective import LocalContext
+
+
+def gradient_weights(
+    logits: Float[Tensor, "B C"],
+    rows: Int[Tensor, " B"],
+    context: LocalContext,
+    head_loss: losses.HeadLoss,
+    weighting: losses.Weighting,
+) -> Float[Tensor, " B"]:
+    """Return each image's weight by its gradient, its task and the exponent ``p = C_o / (C_o + C_t)`` of this twin.
+
+    A twin without finished classes weighs all images alike (notes on methods, section 3, row 2).
+    """
+    known = context.num_finished + context.num_current
+    return losses.adaptive_weights(
+        losses.gradient_magnitude(logits, rows, head_loss),
+        context.group_of_rows()[rows],
+        len(context.groups) - 1 if context.num_finished else 0,
+        context.num_finished / known if known else 0.0,
+        weighting,
+    )
