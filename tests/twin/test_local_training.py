@@ -24,6 +24,7 @@ class CrossEntropy:
     """A method that writes down what it is shown."""
 
     replays: bool = True
+    held_out_fraction: float = 0.0
     factor: float = 1.0
     seen: list[TrainingBatch] = field(default_factory=list)
 

@@ -32,6 +32,7 @@ class Witness:
     """A method that writes down what a twin shows it."""
 
     replays: bool = True
+    held_out_fraction: float = 0.0
     upload: dict[str, Tensor] = field(default_factory=dict)
     keep: dict[str, Tensor] = field(default_factory=dict)
     batches: list[TrainingBatch] = field(default_factory=list)
