@@ -17,6 +17,8 @@ Name = Annotated[str, typer.Option("--name", help="Name of the registered model.
 Format = Annotated[Literal["table", "json"], typer.Option("--format", help="For people or for programs.")]
 
 _SQLITE = "sqlite:///"
+_WIDE = 120  # columns of a terminal that has room for class names
+_NARROW = ("version", "aliases", "classes", "round", "test accuracy", "created", "decision")
 _COLUMNS = ("version", "aliases", "classes", "round", "score", "test accuracy", "digest", "created", "decision")
 
 
@@ -27,15 +29,23 @@ def list_models(uri: Store = None, name: Name = "fedka", output: Format = "table
     if output == "json":
         typer.echo(json.dumps([_plain(version) for version in versions], indent=1))
         return
+    from rich import box
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=f"Registered model {name}")
-    for column in _COLUMNS:
+    console = Console()
+    columns = _COLUMNS if console.width >= _WIDE else _NARROW
+    table = Table(title=f"Registered model {name}", box=box.SIMPLE)
+    for column in columns:
         table.add_column(column, overflow="fold")
     for version in versions:
-        table.add_row(*_row(version))
-    Console().print(table)
+        cells = dict(zip(_COLUMNS, _row(version), strict=True))
+        if console.width < _WIDE:
+            cells["classes"] = cells["classes"].partition(":")[0]
+        table.add_row(*(cells[column] for column in columns))
+    console.print(table)
+    if columns is _NARROW:
+        console.print("[dim]a window of 120 columns, or --format json, also shows class names, scores and digests[/]")
 
 
 @app.command()
