@@ -13,6 +13,20 @@ from federation.experiment import Watcher
 from physical.scenario import Scenario
 
 
+def bars(console: Console) -> Progress:
+    """Return progress bars as every display has them: none where the console is no terminal."""
+    return Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=30),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        disable=not console.is_terminal,
+    )
+
+
 class RunDisplay:
     """Shows a run on a terminal; on a pipe, one line per round and no bars.
 
@@ -22,16 +36,7 @@ class RunDisplay:
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._progress = Progress(
-            SpinnerColumn(),
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=30),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            console=console,
-            disable=not console.is_terminal,
-        )
+        self._progress = bars(console)
         self._rounds = self._progress.add_task("rounds", total=None)
         self._twins = self._progress.add_task("twins", total=None)
         self._scenario: Scenario | None = None

@@ -89,6 +89,11 @@ def classification(
     return (weights * each).mean()
 
 
+def plain_classification(logits: Float[Tensor, "B C"], rows: Int[Tensor, " B"], head_loss: HeadLoss) -> Float[Tensor, ""]:
+    """Cross-entropy in which all images count alike: ``classification`` with unit weights."""
+    return classification(logits, rows, logits.new_ones(len(logits)).float(), head_loss)
+
+
 def semantic_distillation(
     logits: Float[Tensor, "B C"],
     old_logits: Float[Tensor, "B C_old"],

@@ -9,7 +9,6 @@ from typing import Any
 from rich import box
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
 from federation.comparison.outcomes import Block, read_outcome
@@ -18,6 +17,7 @@ from federation.comparison.suite import Suite
 from federation.comparison.tables import heading, result_cells
 from federation.config import ExperimentConfig
 from federation.experiment import Watcher
+from federation.progress import bars
 from physical.scenario import Scenario
 
 _WIDTH_OF_A_COLUMN = 14
@@ -34,16 +34,7 @@ class SuiteDisplay:
     def __init__(self, console: Console, runs: Sequence[Run]) -> None:
         self._console = console
         self._all = runs
-        self._progress = Progress(
-            SpinnerColumn(),
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=30),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            console=console,
-            disable=not console.is_terminal,
-        )
+        self._progress = bars(console)
         self._runs = self._progress.add_task("runs", total=len(runs), completed=self._num_finished())
         self._rounds = self._progress.add_task("rounds", total=None)
 

@@ -75,7 +75,7 @@ class Analytic(Method):
         if _FROZEN in context.extras:
             return {"classification": 0.0 * network.head.bias.sum()}
         logits = network(batch.images).logits
-        return {"classification": losses.classification(logits, batch.rows, logits.new_ones(len(logits)).float(), self.head_loss)}
+        return {"classification": losses.plain_classification(logits, batch.rows, self.head_loss)}
 
     def finish_local(self, network: IncrementalNetwork, context: LocalContext) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor]]:
         """Upload the sums of what has not been counted yet, and keep those of the whole task."""

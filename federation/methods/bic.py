@@ -77,7 +77,7 @@ class BiC(Method):
     def local_loss(self, network: IncrementalNetwork, batch: TrainingBatch, context: LocalContext) -> Terms:
         """Return ``(1 - lambda)`` classification and, where there is a teacher, ``lambda`` distillation, lambda = C_old / C."""
         logits = network(batch.images).logits
-        fit = losses.classification(logits, batch.rows, logits.new_ones(len(batch.rows)).float(), self.head_loss)
+        fit = losses.plain_classification(logits, batch.rows, self.head_loss)
         if context.old_network is None:
             return {"classification": fit}
         with torch.no_grad():

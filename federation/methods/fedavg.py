@@ -5,12 +5,11 @@ Source: McMahan et al., Communication-Efficient Learning of Deep Networks from D
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Literal
 
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
-from federation.aggregation import weighted_mean
+from federation.aggregation import Mean, mean_of_updates
 from federation.method import Method
 from federation.server import ServerState
 from incremental.network import IncrementalNetwork
@@ -31,7 +30,7 @@ class FedAvg(Method):
 
     head_loss: losses.HeadLoss = "ce"
     memory: bool = False
-    mean: Literal["by_images", "equal"] = "by_images"
+    mean: Mean = "by_images"
 
     @property
     def replays(self) -> bool:
@@ -41,9 +40,8 @@ class FedAvg(Method):
     def local_loss(self, network: IncrementalNetwork, batch: TrainingBatch, context: LocalContext) -> Terms:
         """Return plain cross-entropy."""
         logits = network(batch.images).logits
-        return {"classification": losses.classification(logits, batch.rows, logits.new_ones(len(logits)).float(), self.head_loss)}
+        return {"classification": losses.plain_classification(logits, batch.rows, self.head_loss)}
 
     def aggregate(self, server: ServerState, updates: Sequence[TwinUpdate]) -> ServerState:
         """Return the server with the mean of the local models."""
-        shares = [each.num_images if self.mean == "by_images" else 1 for each in updates]
-        return replace(server, weights=weighted_mean([each.weights for each in updates], shares))
+        return replace(server, weights=mean_of_updates(updates, self.mean))

@@ -70,7 +70,7 @@ class FedCurv(Method):
     def local_loss(self, network: IncrementalNetwork, batch: TrainingBatch, context: LocalContext) -> Terms:
         """Return cross-entropy and the distance from the other twins' models."""
         logits = network(batch.images).logits
-        terms = {"classification": losses.classification(logits, batch.rows, logits.new_ones(len(logits)).float(), self.head_loss)}
+        terms = {"classification": losses.plain_classification(logits, batch.rows, self.head_loss)}
         others = context.once("others", lambda: curvature_of_others(context)) if self.curvature_weight else None
         if others is not None:
             curvatures, centres = others

@@ -14,7 +14,7 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from federation.aggregation import weighted_mean
+from federation.aggregation import Mean, mean_of_updates
 from federation.method import Method
 from federation.prototypes import collect_prototypes, encode_prototypes, score_on_prototypes
 from federation.server import ServerState
@@ -60,7 +60,7 @@ class FedKA(Method):
     attention_reduction: Literal["sum", "mean"] = "sum"
     attention_weighted: bool = True
     classification_weighted: bool = True
-    mean: Literal["by_images", "equal"] = "equal"
+    mean: Mean = "equal"
     reconstruction: ReconstructionConfig = Field(default_factory=ReconstructionConfig)
 
     @property
@@ -99,9 +99,7 @@ class FedKA(Method):
 
     def aggregate(self, server: ServerState, updates: Sequence[TwinUpdate]) -> ServerState:
         """Return the server with the mean of the local models and with the prototypes it could reconstruct."""
-        shares = [each.num_images if self.mean == "by_images" else 1 for each in updates]
-        mean = weighted_mean([each.weights for each in updates], shares)
-        return collect_prototypes(replace(server, weights=mean), updates, self.reconstruction)
+        return collect_prototypes(replace(server, weights=mean_of_updates(updates, self.mean)), updates, self.reconstruction)
 
     def score(self, server: ServerState, observations: Sequence[Observation]) -> Score | None:
         """Return the accuracy on the reconstructed prototypes."""

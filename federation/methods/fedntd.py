@@ -55,7 +55,7 @@ class FedNTD(Method):
     def local_loss(self, network: IncrementalNetwork, batch: TrainingBatch, context: LocalContext) -> Terms:
         """Return cross-entropy and the not-true distillation."""
         logits = network(batch.images).logits
-        terms = {"classification": losses.classification(logits, batch.rows, logits.new_ones(len(logits)).float(), self.head_loss)}
+        terms = {"classification": losses.plain_classification(logits, batch.rows, self.head_loss)}
         if self.distillation_weight:
             teacher = context.once("global model", lambda: freeze(build_network(network.config, context.global_weights)))
             with torch.no_grad():

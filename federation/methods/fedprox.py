@@ -50,7 +50,7 @@ class FedProx(Method):
     def local_loss(self, network: IncrementalNetwork, batch: TrainingBatch, context: LocalContext) -> Terms:
         """Return cross-entropy and ``mu / 2 * squared distance`` from the global model."""
         logits = network(batch.images).logits
-        terms = {"classification": losses.classification(logits, batch.rows, logits.new_ones(len(logits)).float(), self.head_loss)}
+        terms = {"classification": losses.plain_classification(logits, batch.rows, self.head_loss)}
         if self.mu:
             parameters: dict[str, Tensor] = dict(network.named_parameters())
             terms["proximal"] = self.mu / 2 * losses.squared_distance(parameters, context.global_weights)

@@ -76,7 +76,7 @@ class FLwF2T(Method):
     def local_loss(self, network: IncrementalNetwork, batch: TrainingBatch, context: LocalContext) -> Terms:
         """Return the classification and the distillation of each teacher there is, by shares that sum to 1."""
         logits = network(batch.images).logits
-        fit = losses.classification(logits, batch.rows, logits.new_ones(len(logits)).float(), self.head_loss)
+        fit = losses.plain_classification(logits, batch.rows, self.head_loss)
         terms, shares = {"classification": fit}, {"classification": self.classification_weight}
         own = own_teacher(context) if self.own_weight else {}
         if own:

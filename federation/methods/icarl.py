@@ -97,7 +97,7 @@ class ICaRL(Method):
         if self.head_loss == "bce":
             fit = losses.new_class_classification(logits, batch.rows, old_logits.shape[1])
         else:
-            fit = losses.classification(logits, batch.rows, logits.new_ones(len(batch.rows)).float(), "ce")
+            fit = losses.plain_classification(logits, batch.rows, "ce")
         semantic = losses.old_class_distillation(logits, old_logits, self.temperature, self.head_loss)
         return {"classification": fit, "semantic": self.distillation_weight * semantic}
 

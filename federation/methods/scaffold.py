@@ -64,7 +64,7 @@ class SCAFFOLD(Method):
     def local_loss(self, network: IncrementalNetwork, batch: TrainingBatch, context: LocalContext) -> Terms:
         """Return cross-entropy and the linear term whose gradient is the correction."""
         logits = network(batch.images).logits
-        terms = {"classification": losses.classification(logits, batch.rows, logits.new_ones(len(logits)).float(), self.head_loss)}
+        terms = {"classification": losses.plain_classification(logits, batch.rows, self.head_loss)}
         correction = context.once("correction", lambda: correction_of(context))
         if correction:
             # y - w instead of y: the same gradient, and a value that starts at 0.
