@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from federation import metrics
+from federation.method import Answer
 from incremental.attention import attention
 from incremental.head import Weights
 from incremental.inference import logits_of
@@ -75,14 +76,18 @@ class Evaluator:
             task: Last task whose classes count as seen.
             most: Look at this many images only, evenly taken from all classes; none: at all.
         """
+        network = build_network(self._network, weights)
+        return self.evaluate_answers(lambda images: logits_of(network, images).argmax(1), class_names, task, most)
+
+    def evaluate_answers(self, answer: Answer, class_names: Sequence[str], task: int, most: int | None = None) -> Evaluation:
+        """Measure whatever names images: given 8-bit images [N, C, H, W], ``answer`` returns an index into ``class_names`` for each."""
         seen = [name for names in self.tasks[: task + 1] for name in names]
         end = sum(self.num_images()[: task + 1])
         chosen = np.linspace(0, end - 1, min(most or end, end)).astype(np.int64)
         images, truth = self._images[torch.from_numpy(chosen)], self._truth[chosen]
         if class_names:
-            logits = logits_of(build_network(self._network, weights), images)
             column = torch.tensor([self._order.get(name, len(self._order)) for name in class_names])
-            predicted = column[logits.argmax(1)].numpy()
+            predicted = column[answer(images)].numpy()
         else:
             predicted = np.full(len(truth), -1)
         starts = np.searchsorted(truth, np.cumsum([0, *(len(names) for names in self.tasks[: task + 1])]))

@@ -12,7 +12,7 @@ from typing import Any
 from federation.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from federation.config import ExperimentConfig
 from federation.engines import make_engine
-from federation.records import model_facts, results_of, round_record, task_record
+from federation.records import model_facts, results_of, round_record, second_answer_record, task_record
 from federation.round import consider, run_round
 from federation.run_folder import RunFolder, environment
 from federation.server import new_server
@@ -125,7 +125,8 @@ class _Run:
         self.progress["images_trained"] += plain["images_trained"]
         self._tell(plain)
         if ends and evaluation is not None:
-            self._tell(task_record(study, task, record.round, evaluation, self.progress["rows"]))
+            plain_task = task_record(study, task, record.round, evaluation, self.progress["rows"])
+            self._tell({**plain_task, "second_answer": self._second_answer(task, most)})
             self.progress["rows"] = [*self.progress["rows"], list(evaluation.by_task)]
         self._save()
 
@@ -141,6 +142,15 @@ class _Run:
         results = results_of(self.study, self.folder.read_records(), self.progress)
         self.folder.write_json("results.json", results)
         return results
+
+    def _second_answer(self, task: int, most: int | None) -> dict[str, Any] | None:
+        """Measure the method's other way to classify; nothing where it has none, or not yet."""
+        method = self.study.config.method
+        answer = method.answer_otherwise(self.server)
+        if answer is None:
+            return None
+        evaluation = self.study.evaluator.evaluate_answers(answer, self.server.class_names, task, most)
+        return second_answer_record(method, evaluation)
 
     def _keep_model(self, model: StoredModel) -> None:
         """Save a task's best model, with what it scores on the test images of the classes that had appeared by then."""

@@ -6,7 +6,7 @@ a method never extends another method: what two share is a function in ``twin.lo
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import ClassVar
 
@@ -20,6 +20,8 @@ from incremental.proxy import Score, StoredModel
 from twin.messages import Broadcast, Observation, TwinUpdate
 from twin.objective import LocalContext, Terms, TrainingBatch
 
+Answer = Callable[[Tensor], Tensor]  # 8-bit images [N, C, H, W] -> rows of the head [N]
+
 
 class Method(ABC):
     """A federated class-incremental method.
@@ -27,9 +29,11 @@ class Method(ABC):
     Attributes:
         held_out_fraction: Share of each class's images that twins keep out of training, for a method that fits something to them.
         uploads: What crosses the wall besides weights, number of images and loss means; shown by ``fedka methods``.
+        second_answer: Name of the other way by which it classifies, beside the head; none for most. Both are measured.
     """
 
     uploads: ClassVar[tuple[str, ...]] = ()
+    second_answer: ClassVar[str | None] = None
 
     @property
     def replays(self) -> bool:
@@ -74,3 +78,7 @@ class Method(ABC):
             return None
         accuracy = sum(each.num_correct for each in observations) / total
         return Score(accuracy, f"held-back images of task {len(server.growth_rounds)}")
+
+    def answer_otherwise(self, server: ServerState) -> Answer | None:
+        """Return what gives each 8-bit image [N, C, H, W] its row by the ``second_answer``; none where there is none, or not yet."""
+        return None

@@ -8,6 +8,7 @@ import numpy as np
 from federation import metrics
 from federation.config import method_name
 from federation.evaluation import Evaluation
+from federation.method import Method
 from federation.round import RoundRecord
 from federation.run_folder import code_version
 from federation.study import Study
@@ -92,6 +93,16 @@ def task_record(study: Study, task: int, round_number: int, evaluation: Evaluati
     }
 
 
+def second_answer_record(method: Method, evaluation: Evaluation) -> dict[str, Any]:
+    """Return what a method's other way to classify measured at the end of a task, as plain data."""
+    return {
+        "name": method.second_answer,
+        "accuracy": evaluation.accuracy,
+        "macro_f1": evaluation.macro_f1,
+        "accuracy_row": list(evaluation.by_task),
+    }
+
+
 def model_facts(study: Study, model: StoredModel, task: int, accuracy: float) -> dict[str, Any]:
     """Return what is written beside a task's best model.
 
@@ -133,6 +144,7 @@ def results_of(study: Study, records: Sequence[Mapping[str, Any]], progress: Map
         "forgetting": tasks[-1]["forgetting"],
         "accuracy_by_task": [each["accuracy"] for each in tasks],
         "accuracy_matrix": [each["accuracy_row"] for each in tasks],
+        "second_answer": _second_answer(study, tasks),
         "detection": {"rule": twin.detection.rule, **metrics.count_detections(rounds).as_plain()},
         "watched": [
             {
@@ -153,4 +165,19 @@ def results_of(study: Study, records: Sequence[Mapping[str, Any]], progress: Map
         "dataset_digest": study.dataset.digest,
         "config_digest": study.config.digest(),
         "code_version": code_version(),
+    }
+
+
+def _second_answer(study: Study, tasks: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """Sum up a method's other way to classify; none where it was not measured after every task."""
+    answers = [each["second_answer"] for each in tasks if each.get("second_answer")]
+    if len(answers) < len(tasks):
+        return None
+    return {
+        "name": answers[-1]["name"],
+        "average_accuracy": metrics.average_accuracy([each["accuracy"] for each in answers]),
+        "last_accuracy": answers[-1]["accuracy"],
+        "accuracy_by_task": [each["accuracy"] for each in answers],
+        "macro_f1_by_task": [each["macro_f1"] for each in answers],
+        "forgetting": metrics.forgetting([each["accuracy_row"] for each in answers], study.evaluator.num_images()),
     }

@@ -29,6 +29,7 @@ class DetectionConfig:
     Args:
         rule: ``entropy_jump`` (paper): mean entropy rose by more than ``jump_fraction`` since the last look. ``calibrated``: entropies of
             arrivals are distributed otherwise than those of images of known classes that the twin held back, under the same model.
+            ``by_name``: people have looked already; whatever arrives counts, so a name that the model does not know is new.
         jump_fraction: Threshold of the jump as a fraction of ln C. Paper: 1.2 nats = 0.521 ln 10; 0.4 nats = 0.364 ln 3.
         reference_classes: C of that fraction; none: the classes that the model knows at that moment. The paper's thresholds are constant in
             nats: reference 10 for CIFAR-100 (T = 10), 3 for the organs.
@@ -38,7 +39,7 @@ class DetectionConfig:
         sample: Most images that one decision looks at, evenly taken; none: all.
     """
 
-    rule: Literal["entropy_jump", "calibrated"] = "entropy_jump"
+    rule: Literal["entropy_jump", "calibrated", "by_name"] = "entropy_jump"
     jump_fraction: float = 0.521
     reference_classes: int | None = None
     shift_margin: float = 0.2
@@ -148,7 +149,7 @@ def detect(evidence: Evidence, config: DetectionConfig) -> Detection:
     """
     looked_at = evidence.arrivals if len(evidence.arrivals) else evidence.current
     mean = float(looked_at.mean()) if len(looked_at) else None
-    if evidence.classes == 0:
+    if evidence.classes == 0 or config.rule == "by_name":
         return Detection(len(evidence.arrivals) > 0, mean, None, 0.0)
     if config.rule == "entropy_jump":
         threshold = config.jump_nats(evidence.classes)

@@ -105,10 +105,14 @@ class IncrementalNetwork(nn.Module):
 
     def normalise(self, images: Float[Tensor, "B c H W"]) -> Float[Tensor, "B C h w"]:
         """Return images as the backbone sees them: resized, centred, scaled, repeated over the channels."""
-        size = (self.config.image_size, self.config.image_size)
-        if images.shape[2:] != size:
-            images = nn.functional.interpolate(images, size, mode="bilinear", align_corners=False)
-        return ((images - self.mean) / self.std).expand(-1, self.config.channels, -1, -1)
+        return ((resize(images, self.config.image_size) - self.mean) / self.std).expand(-1, self.config.channels, -1, -1)
+
+
+def resize(images: Float[Tensor, "B c H W"], side: int) -> Float[Tensor, "B c s s"]:
+    """Return images of another side length [px]; larger ones are smoothed first, so that no pixel is skipped."""
+    if images.shape[2:] == (side, side):
+        return images
+    return nn.functional.interpolate(images, (side, side), mode="bilinear", align_corners=False, antialias=max(images.shape[2:]) > side)
 
 
 def initial_weights(config: NetworkConfig, seed: int) -> Weights:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _EXAMPLES = """
 Examples:
 
-  fedka compare organa_cpu --seeds 1,2,3
+  fedka compare organa_cpu --seeds 1,2,3 --at-once 2
 
   fedka compare table2 --seeds 1,2,3 --only FedKA --only LGA
 
@@ -36,6 +36,7 @@ def compare(
     only: Annotated[list[str] | None, typer.Option(help="Run only this method (its label). May be repeated.")] = None,
     change: Annotated[list[str] | None, typer.Option("--set", help="Change a setting of every method: path.to.key=value.")] = None,
     data_dir: Annotated[Path | None, typer.Option(envvar="FEDKA_DATA", help="Folder with your own data files.")] = None,
+    at_once: Annotated[int, typer.Option(min=1, help="Runs side by side, each on one thread; at most as many as there are cores.")] = 1,
     tables_only: Annotated[bool, typer.Option("--tables-only", help="Run nothing; write tables and figures of what has been run.")] = False,
     mlflow: Annotated[bool, typer.Option(help="Copy the comparison to OUT/mlflow.db: a parent run with a child per run.")] = True,
 ) -> None:
@@ -55,13 +56,14 @@ def compare(
     wanted = plan_runs(loaded, chosen, out, only or [])
     command = ["fedka", "compare", suite, "--seeds", ",".join(map(str, chosen)), "--out", str(out)]
     command += [word for value in change or [] for word in ("--set", value)]
+    command += ["--at-once", str(at_once)] if at_once > 1 else []
     again = command + [word for label in only or [] for word in ("--only", label)]
     display = SuiteDisplay(console, wanted)
     num_failed, interrupted = 0, False
     if not tables_only:
         try:
             with display.live() as watcher:
-                num_failed = run_missing(wanted, data_dir, watcher)
+                num_failed = run_missing(wanted, data_dir, watcher, at_once)
         except KeyboardInterrupt:
             interrupted = True
     blocks = collect(loaded, everything)

@@ -1,7 +1,7 @@
 """What a person sees while a suite runs: a bar over runs, one over rounds, a line per finished run. Knows no learning."""
 
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,7 @@ from federation.comparison.outcomes import Block, read_outcome
 from federation.comparison.runner import Run, SuiteWatcher
 from federation.comparison.suite import Suite
 from federation.comparison.tables import heading, result_cells
-from federation.config import ExperimentConfig
-from federation.experiment import Watcher
 from federation.progress import bars
-from physical.scenario import Scenario
 
 _WIDTH_OF_A_COLUMN = 14
 
@@ -34,6 +31,7 @@ class SuiteDisplay:
     def __init__(self, console: Console, runs: Sequence[Run]) -> None:
         self._console = console
         self._all = runs
+        self._under_way: dict[Path, tuple[int, int]] = {}
         self._progress = bars(console)
         self._runs = self._progress.add_task("runs", total=len(runs), completed=self._num_finished())
         self._rounds = self._progress.add_task("rounds", total=None)
@@ -45,12 +43,12 @@ class SuiteDisplay:
         if finished:
             self._console.print(f"{finished} of {len(self._all)} runs are there already and are not repeated", highlight=False)
         with self._progress:
-            yield SuiteWatcher(begin=self._begin, inside=self._inside, done=self._done, failed=self._failed)
+            yield SuiteWatcher(begin=self._begin, rounds=self._tell_rounds, done=self._done, failed=self._failed)
 
     def tell_how_to_go_on(self, command: Sequence[str], page: Path) -> None:
         """Say what an interrupted comparison has and how to go on."""
         self._console.print(
-            f"\n[yellow]interrupted[/]: {self._num_finished()} of {len(self._all)} runs are finished, and of the one under way the last "
+            f"\n[yellow]interrupted[/]: {self._num_finished()} of {len(self._all)} runs are finished, and of those under way the last "
             f"finished round is saved; what there is stands in {page}; go on with\n  {escape(shlex.join(command))}",
             highlight=False,
         )
@@ -61,19 +59,18 @@ class SuiteDisplay:
     def _begin(self, run: Run) -> None:
         self._progress.update(self._runs, description=escape(run.name), completed=self._num_finished())
 
-    def _inside(self, run: Run) -> Watcher:
-        def begin(config: ExperimentConfig, scenario: Scenario, round_number: int) -> None:
-            self._progress.update(self._rounds, total=scenario.num_rounds, completed=round_number)
+    def _tell_rounds(self, run: Run, done: int, total: int) -> None:
+        self._under_way[run.path] = (done, total)
+        counts = self._under_way.values()
+        self._progress.update(self._rounds, completed=sum(done for done, _ in counts), total=sum(total for _, total in counts))
 
-        def record(entry: Mapping[str, Any]) -> None:
-            if entry["kind"] == "round":
-                self._progress.update(self._rounds, completed=entry["round"] + 1)
-
-        return Watcher(begin=begin, record=record)
+    def _end(self, run: Run) -> None:
+        self._under_way.pop(run.path, None)
+        self._progress.update(self._runs, completed=self._num_finished())
 
     def _done(self, run: Run) -> None:
         outcome = read_outcome(run)
-        self._progress.update(self._runs, completed=self._num_finished())
+        self._end(run)
         if outcome is not None:
             self._console.print(
                 f"{self._num_finished():3d} of {len(self._all)}  {escape(run.name)}: average accuracy "
@@ -83,6 +80,7 @@ class SuiteDisplay:
             )
 
     def _failed(self, run: Run, reason: str) -> None:
+        self._end(run)
         self._console.print(f"[red]failed[/]  {escape(run.name)}: {escape(reason)}", highlight=False)
 
 

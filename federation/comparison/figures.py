@@ -75,10 +75,10 @@ def classes_figure(suite: Suite, block: Block, kind: str, dots_per_inch: int = 1
 
 def _look(suite: Suite, block: Block, row: Row) -> dict[str, Any]:
     """Return how a method is drawn: by its place in the suite, so that it looks the same in every figure of it."""
-    if row.cell.label == suite.config.reference:
+    if row.label == suite.config.reference:
         return {"color": _REFERENCE, "linestyle": "-", "linewidth": 2.6, "marker": "o", "markersize": 5.5}
-    others = [each.cell.label for each in block.rows if each.cell.label != suite.config.reference]
-    place = others.index(row.cell.label)
+    others = [each.label for each in block.rows if each.label != suite.config.reference]
+    place = others.index(row.label)
     return {
         "color": _COLOURS[place % len(_COLOURS)],
         "linestyle": _DASHES[(place // len(_COLOURS) + place) % len(_DASHES)],
@@ -91,7 +91,7 @@ def _look(suite: Suite, block: Block, row: Row) -> dict[str, Any]:
 def _line(axes: "Axes", block: Block, row: Row, look: dict[str, Any], zorder: int) -> None:
     means = [100 * each.mean for each in row.by_task]
     average = 0.0 if row.average is None else 100 * row.average.mean
-    axes.plot(block.classes, means, label=f"{row.cell.label} ({average:.1f})", zorder=zorder, **look)
+    axes.plot(block.classes, means, label=f"{row.label} ({average:.1f})", zorder=zorder, **look)
     deviations = [100 * (each.deviation or 0.0) for each in row.by_task]
     if any(deviations):
         low, high = ([mean + sign * each for mean, each in zip(means, deviations, strict=True)] for sign in (-1, 1))
@@ -101,7 +101,7 @@ def _line(axes: "Axes", block: Block, row: Row, look: dict[str, Any], zorder: in
 def _published(axes: "Axes", block: Block, row: Row, look: dict[str, Any]) -> None:
     if row.published is not None and len(row.published.by_task) == len(block.classes):
         marks = {"marker": look["marker"], "markersize": 6.5, "markerfacecolor": "none", "linestyle": "none"}
-        axes.plot(block.classes, row.published.by_task, color=look["color"], label=f"{row.cell.label}, published", **marks)
+        axes.plot(block.classes, row.published.by_task, color=look["color"], label=f"{row.label}, published", **marks)
 
 
 def _frame(axes: "Axes", suite: Suite, block: Block) -> None:

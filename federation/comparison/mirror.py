@@ -31,14 +31,14 @@ def mirror_comparison(suite: Suite, blocks: Sequence[Block], out: Path) -> str:
     for block in blocks:
         for row in block.rows:
             if row.average is not None:
-                client.log_metric(parent, _metric_name(f"average/{block.experiment.title}/{row.cell.label}"), row.average.mean)
-            for outcome in row.outcomes:
+                client.log_metric(parent, _metric_name(f"average/{block.experiment.title}/{row.label}"), row.average.mean)
+            for outcome in () if row.answer else row.outcomes:  # a second answer is a reading of a run that is there
                 child = Upload(outcome.path, TrackingConfig(uri=uri, experiment=_EXPERIMENT), live=False)
                 child.records()
                 child.artifacts()
                 child.end("FINISHED")
-                name = f"{row.cell.label}, {block.experiment.title}, seed {outcome.seed}"
-                for tag, value in ((PARENT_TAG, parent), ("mlflow.runName", name), ("method_label", row.cell.label)):
+                name = f"{row.label}, {block.experiment.title}, seed {outcome.seed}"
+                for tag, value in ((PARENT_TAG, parent), ("mlflow.runName", name), ("method_label", row.label)):
                     client.set_tag(child.receipt.run_id, tag, value)
     for path in sorted(folder.iterdir()):
         if path.suffix in (".md", ".csv", ".tex", ".json", ".svg", ".png") and path.name != "mlflow.json":

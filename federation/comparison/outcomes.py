@@ -29,6 +29,7 @@ class Outcome:
         code_version: Commit that it ran with.
         environment: Machine that it ran on.
         path: Its run folder.
+        answer: How images were named, where it was not by the head.
     """
 
     seed: int
@@ -39,6 +40,7 @@ class Outcome:
     code_version: str
     environment: Mapping[str, Any]
     path: Path
+    answer: str = ""
 
     def average(self, metric: Metric) -> float:
         """Return the mean over tasks."""
@@ -63,6 +65,7 @@ class Row:
         exemplars: Most exemplars per twin that the method trains on.
         published: What the paper printed.
         failure: Why a run of it failed.
+        answer: How images were named, where it was not by the head.
     """
 
     cell: SuiteCell
@@ -78,6 +81,12 @@ class Row:
     exemplars: int
     published: PublishedRow | None
     failure: str | None = None
+    answer: str = ""
+
+    @property
+    def label(self) -> str:
+        """For people: the cell's, and how images were named where it was not by the head."""
+        return f"{self.cell.label} ({self.answer})" if self.answer else self.cell.label
 
 
 @dataclass(frozen=True)
@@ -96,7 +105,7 @@ class Block:
 
     def row(self, label: str) -> Row:
         """Return a method's row."""
-        return next(row for row in self.rows if row.cell.label == label)
+        return next(row for row in self.rows if row.label == label)
 
 
 def read_outcome(run: Run) -> Outcome | None:
@@ -119,6 +128,19 @@ def read_outcome(run: Run) -> Outcome | None:
     )
 
 
+def read_second_outcome(run: Run) -> Outcome | None:
+    """Return what a run measured by its method's other way to classify; nothing where it has none."""
+    outcome = read_outcome(run)
+    second = None if outcome is None else RunFolder(run.path).read_json("results.json").get("second_answer")
+    if outcome is None or second is None:
+        return None
+    by_task: dict[Metric, tuple[float, ...]] = {
+        "accuracy": tuple(second["accuracy_by_task"]),
+        "macro_f1": tuple(second["macro_f1_by_task"]),
+    }
+    return replace(outcome, by_task=by_task, forgetting=second["forgetting"], answer=second["name"])
+
+
 def _noticed(detection: Mapping[str, Any]) -> float | None:
     boundaries = int(detection["boundaries"])
     return (int(detection["noticed_at_once"]) + int(detection["noticed_late"])) / boundaries if boundaries else None
@@ -133,8 +155,8 @@ def collect(suite: Suite, runs: Sequence[Run]) -> tuple[Block, ...]:
     """
     blocks = []
     for experiment in suite.config.experiments:
-        rows = [_row(suite, experiment, cell, [run for run in runs if _belongs(run, experiment, cell)]) for cell in suite.config.cells]
-        reference = next(row for row in rows if row.cell.label == suite.config.reference)
+        rows = [row for cell in suite.config.cells for row in _rows(suite, experiment, cell, runs)]
+        reference = next(row for row in rows if row.label == suite.config.reference)
         tested = [row if row is reference else replace(row, against=compare(row, reference, suite.config.metric)) for row in rows]
         corrected = holm([None if row.against is None else row.against.probability for row in tested])
         scenario = suite.configs[experiment.title, reference.cell.label].scenario
@@ -154,15 +176,25 @@ def _belongs(run: Run, experiment: SuiteExperiment, cell: SuiteCell) -> bool:
     return run.experiment == experiment.title and run.label == cell.label
 
 
-def _row(suite: Suite, experiment: SuiteExperiment, cell: SuiteCell, runs: Sequence[Run]) -> Row:
+def _rows(suite: Suite, experiment: SuiteExperiment, cell: SuiteCell, runs: Sequence[Run]) -> list[Row]:
+    """Return a cell's row, and one more where its method classifies in two ways."""
+    own = [run for run in runs if _belongs(run, experiment, cell)]
+    failure = next((run.failure for run in own if run.failure), None)
+    first = [outcome for outcome in map(read_outcome, own) if outcome is not None]
+    second = [outcome for outcome in map(read_second_outcome, own) if outcome is not None]
+    more = [_row(suite, experiment, cell, second, failure)] if second else []
+    return [_row(suite, experiment, cell, first, failure), *more]
+
+
+def _row(suite: Suite, experiment: SuiteExperiment, cell: SuiteCell, outcomes: Sequence[Outcome], failure: str | None) -> Row:
     metric = suite.config.metric
     config = suite.configs[experiment.title, cell.label]
-    outcomes = tuple(outcome for outcome in map(read_outcome, runs) if outcome is not None)
+    answer = outcomes[0].answer if outcomes else ""
     tasks = zip(*(outcome.by_task[metric] for outcome in outcomes), strict=True)
     costs = {name: spread([outcome.costs[name] for outcome in outcomes if name in outcome.costs]) for name in COSTS}
     return Row(
         cell=cell,
-        outcomes=outcomes,
+        outcomes=tuple(outcomes),
         by_task=tuple(each for each in map(spread, tasks) if each is not None),
         average=spread([outcome.average(metric) for outcome in outcomes]),
         last=spread([outcome.by_task[metric][-1] for outcome in outcomes]),
@@ -172,8 +204,9 @@ def _row(suite: Suite, experiment: SuiteExperiment, cell: SuiteCell, runs: Seque
         corrected=None,
         costs={name: value for name, value in costs.items() if value is not None},
         exemplars=config.twin.memory_capacity if config.method.replays else 0,
-        published=suite.config.published(experiment, cell),
-        failure=next((run.failure for run in runs if run.failure), None),
+        published=None if answer else suite.config.published(experiment, cell),
+        failure=failure,
+        answer=answer,
     )
 
 
@@ -196,7 +229,7 @@ def _plain_row(block: Block, row: Row, seeds: Sequence[int], suite: Suite) -> di
     config = suite.configs[block.experiment.title, row.cell.label]
     return {
         "experiment": block.experiment.title,
-        "label": row.cell.label,
+        "label": row.label,
         "config_digest": config.digest(),
         "method": config.as_plain()["method"],
         "budget_differs": row.cell.budget_differs,

@@ -21,6 +21,7 @@ from federation.study import StudyError
 from physical.datasets import DataError
 
 COST, FAILURE = "cost.json", "failure.json"
+Rounds = Callable[[int, int], None]  # told how many rounds are finished, and of how many
 _DIGITS = 12  # of the digest in a folder's name
 
 
@@ -67,13 +68,13 @@ class SuiteWatcher:
 
     Args:
         begin: A run, before its first round.
-        inside: Returns who watches a run's rounds.
+        rounds: A run, how many of its rounds are finished, and how many it has.
         done: A run that finished.
         failed: A run that did not, and why.
     """
 
     begin: Callable[[Run], None] = lambda run: None
-    inside: Callable[[Run], Watcher] = lambda run: Watcher()
+    rounds: Callable[[Run, int, int], None] = lambda run, done, total: None
     done: Callable[[Run], None] = lambda run: None
     failed: Callable[[Run, str], None] = field(default=lambda run, reason: None)
 
@@ -108,41 +109,58 @@ def _run_of(suite: Suite, experiment: str, label: str, seed: int, out: Path) -> 
     return Run(experiment, label, seed, config, out / "runs" / name / f"seed-{seed}")
 
 
-def run_missing(runs: Sequence[Run], data_dir: Path | None = None, watcher: SuiteWatcher | None = None) -> int:
+def run_missing(runs: Sequence[Run], data_dir: Path | None = None, watcher: SuiteWatcher | None = None, at_once: int = 1) -> int:
     """Run what has no results yet.
 
     A run that raises is noted in its folder and does not stop the others; one whose data cannot be had does, since the others have the same
     data.
 
     Args:
-        runs: In the order in which they are run.
+        runs: In the order in which they are begun.
         data_dir: Where the user keeps data files.
         watcher: Who is told.
+        at_once: Runs side by side; 1: one after the other, each with the engine of its configuration.
 
     Returns:
         How many failed.
     """
     told = watcher or SuiteWatcher()
+    missing = list({run.path: run for run in runs if not run.is_finished}.values())  # two cells may share a run
+    if at_once > 1:
+        from federation.comparison.side_by_side import run_side_by_side
+
+        return run_side_by_side(missing, at_once, data_dir, told)
     num_failed = 0
-    for run in runs:
-        if run.is_finished:
-            continue
+    for run in missing:
         told.begin(run)
-        try:
-            _run_one(run, data_dir, told.inside(run))
-        except (DataError, StudyError):
-            raise
-        except Exception as error:
-            num_failed += 1
-            reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
-            RunFolder(run.path).write_json(FAILURE, {"error": reason, "traceback": traceback.format_exc()})
-            told.failed(run, reason)
-        else:
+        reason = attempt(run, data_dir, lambda done, total, run=run: told.rounds(run, done, total))  # type: ignore[misc]
+        if reason is None:
             told.done(run)
+        else:
+            num_failed += 1
+            told.failed(run, reason)
     return num_failed
 
 
-def _run_one(run: Run, data_dir: Path | None, watcher: Watcher) -> None:
+def attempt(run: Run, data_dir: Path | None, rounds: Rounds) -> str | None:
+    """Run one; return why it failed, in one line, or nothing.
+
+    Raises:
+        DataError: If the data cannot be had.
+        StudyError: If there is nothing to measure on.
+    """
+    try:
+        _run_one(run, data_dir, rounds)
+    except (DataError, StudyError):
+        raise
+    except Exception as error:
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        RunFolder(run.path).write_json(FAILURE, {"error": reason, "traceback": traceback.format_exc()})
+        return reason
+    return None
+
+
+def _run_one(run: Run, data_dir: Path | None, rounds: Rounds) -> None:
     folder = RunFolder(run.path)
     has_rounds = any(folder.checkpoints.glob("round-*"))
     if folder.path.exists() and not has_rounds:
@@ -150,11 +168,21 @@ def _run_one(run: Run, data_dir: Path | None, watcher: Watcher) -> None:
     memory = PeakMemory()
     try:
         with memory:
-            run_experiment(run.config, run.path, resume=has_rounds, data_dir=data_dir, watcher=watcher)
+            run_experiment(run.config, run.path, resume=has_rounds, data_dir=data_dir, watcher=_watcher(run.config, rounds))
     finally:
         if folder.path.exists():
             _note_cost(folder, memory.megabytes)
     shutil.rmtree(folder.checkpoints, ignore_errors=True)  # it will never be resumed, and a suite has many runs
+
+
+def _watcher(config: ExperimentConfig, rounds: Rounds) -> Watcher:
+    total = config.scenario.num_tasks * config.scenario.rounds_per_task
+
+    def record(entry: Mapping[str, Any]) -> None:
+        if entry["kind"] == "round":
+            rounds(entry["round"] + 1, total)
+
+    return Watcher(begin=lambda config, scenario, done: rounds(done, total), record=record)
 
 
 def _note_cost(folder: RunFolder, megabytes: float | None) -> None:

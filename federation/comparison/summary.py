@@ -95,7 +95,7 @@ def _how_to_read(suite: Suite, seeds: Sequence[int]) -> str:
 
 
 def _failures(blocks: Sequence[Block]) -> list[str]:
-    found = [f"- {row.cell.label}, {block.experiment.title}: {row.failure}" for block in blocks for row in block.rows if row.failure]
+    found = [f"- {row.label}, {block.experiment.title}: {row.failure}" for block in blocks for row in block.rows if row.failure]
     return ["## Failed", "\n".join(found)] if found else []
 
 
@@ -106,13 +106,13 @@ def _expected_order(suite: Suite, block: Block) -> str:
     lines += [_neighbours(suite, block.row(worse), block.row(better)) for worse, better in pairwise(order)]
     ranked = sorted((block.row(label) for label in order if block.row(label).average), key=_average)
     if ranked:
-        lines += ["", "Found, from worst to best: " + " < ".join(f"{row.cell.label} {100 * _average(row):.2f}" for row in ranked)]
+        lines += ["", "Found, from worst to best: " + " < ".join(f"{row.label} {100 * _average(row):.2f}" for row in ranked)]
     return "\n".join(lines)
 
 
 def _neighbours(suite: Suite, worse: Row, better: Row) -> str:
     test = compare(better, worse, suite.config.metric)
-    pair = f"- {worse.cell.label} < {better.cell.label}: "
+    pair = f"- {worse.label} < {better.label}: "
     if test is None:
         return pair + "not run"
     holds = "holds" if test.difference > 0 else "does not hold"

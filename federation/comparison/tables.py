@@ -60,10 +60,10 @@ def result_cells(suite: Suite, block: Block, row: Row, with_interval: bool = Tru
     """Return one method's results as text, in the order of the heading."""
     if row.average is None:
         why = "failed" if row.failure else NOT_RUN
-        return [row.cell.label, "0", *(why for _ in block.classes), why, *[NOTHING] * 4]
-    is_reference = row.cell.label == suite.config.reference
+        return [row.label, "0", *(why for _ in block.classes), why, *[NOTHING] * 4]
+    is_reference = row.label == suite.config.reference
     return [
-        row.cell.label,
+        row.label,
         str(row.average.count),
         *(percent(each) for each in row.by_task),
         percent(row.average),
@@ -91,7 +91,7 @@ def results_markdown(suite: Suite, blocks: Sequence[Block]) -> str:
         lines = [_bar(heading(suite, block)), _bar(["---", *["---:"] * (len(block.classes) + 6)])]
         for row in block.rows:
             cells = result_cells(suite, block, row)
-            if row.cell.label == suite.config.reference:
+            if row.label == suite.config.reference:
                 cells[0] = f"**{_clean(cells[0])}**"
             lines.append(_bar([cells[0] if cells[0].startswith("**") else _clean(cells[0]), *cells[1:]]))
             published = published_cells(block, row)
@@ -109,11 +109,13 @@ def budget_markdown(suite: Suite, blocks: Sequence[Block]) -> str:
         names = ["method", "rounds", "epochs", "exemplars per twin", *(_UNITS[name][0] for name in COSTS), "boundaries noticed, %"]
         lines = [_bar(names), _bar(["---", *["---:"] * (len(names) - 1)])]
         for row in block.rows:
+            if row.answer:
+                continue  # another reading of the same run
             config = suite.configs[block.experiment.title, row.cell.label]
             rounds = config.scenario.num_tasks * config.scenario.rounds_per_task
             exemplars = "no limit" if row.exemplars >= _UNLIMITED else str(row.exemplars)
             noticed = NOT_RUN if row.average is None else percent(row.noticed, 0)
-            lines.append(_bar([_clean(row.cell.label), str(rounds), str(config.training.epochs), exemplars, *_costs(row), noticed]))
+            lines.append(_bar([_clean(row.label), str(rounds), str(config.training.epochs), exemplars, *_costs(row), noticed]))
         parts.append("\n".join([f"**{_clean(block.experiment.title)}**", "", *lines]))
     return "\n\n".join(parts) + "\n"
 
@@ -144,7 +146,7 @@ def results_csv(suite: Suite, blocks: Sequence[Block]) -> str:
         for row in block.rows:
             values: dict[str, object] = {
                 "experiment": block.experiment.title,
-                "method": row.cell.label,
+                "method": row.label,
                 "status": "run" if row.average else "failed" if row.failure else NOT_RUN,
                 "n": len(row.outcomes),
                 "seeds": " ".join(str(outcome.seed) for outcome in row.outcomes),

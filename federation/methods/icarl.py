@@ -17,14 +17,14 @@ from dataclasses import replace
 from typing import ClassVar
 
 import torch
-from jaxtyping import Bool, Float, Int, UInt8
+from jaxtyping import Bool, Float, Int
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 from torch.nn import functional
 
 from federation.aggregation import Mean, mean_of_updates
-from federation.method import Method
+from federation.method import Answer, Method
 from federation.server import ServerState
 from incremental.head import num_rows, pad_rows
 from incremental.inference import features_of
@@ -64,6 +64,8 @@ class ICaRL(Method):
         "the mean unit feature of each class that a twin trains on, and the number of images behind it, each round; "
         "a mean of few images says much about each (least_images)",
     )
+
+    second_answer: ClassVar[str | None] = "nearest mean"
 
     distillation_weight: float = 1.0
     head_loss: losses.HeadLoss = "bce"
@@ -117,6 +119,10 @@ class ICaRL(Method):
         averaged = replace(server, weights=mean_of_updates(updates, self.mean))
         return collect_class_means(averaged, [each.upload for each in updates])
 
+    def answer_otherwise(self, server: ServerState) -> Answer | None:
+        """Return the nearest mean of exemplars, once means have arrived."""
+        return nearest_mean_answer(server)
+
 
 def sums_by_class(features: Float[Tensor, "N D"], rows: Int[Tensor, " N"], classes: int) -> tuple[Float[Tensor, "C D"], Int[Tensor, " C"]]:
     """Return the sum of each class's unit features and its number of images."""
@@ -163,9 +169,10 @@ def nearest_mean(features: Float[Tensor, "N D"], means: ClassMeans) -> Int[Tenso
     return distance.masked_fill(~means.known, torch.inf).argmin(1)
 
 
-def classify_by_nearest_mean(server: ServerState, images: UInt8[Tensor, "N c H W"]) -> Int[Tensor, " N"] | None:
-    """Return the row that the global model's features and the class means give each image; none before any mean arrived."""
+def nearest_mean_answer(server: ServerState) -> Answer | None:
+    """Return what names images by the global model's features and the class means; none before any mean arrived."""
     means = class_means(server)
     if means is None:
         return None
-    return nearest_mean(features_of(build_network(server.network, server.weights), images), means)
+    network = build_network(server.network, server.weights)
+    return lambda images: nearest_mean(features_of(network, images), means)

@@ -6,7 +6,6 @@ import pytest
 from federation.comparison.outcomes import read_outcome
 from federation.comparison.runner import SuiteWatcher, plan_runs, run_missing
 from federation.comparison.suite import SuiteError, load_suite
-from federation.experiment import Watcher
 from federation.methods.fedavg import FedAvg
 from physical.datasets import DataError
 
@@ -46,11 +45,11 @@ def test_a_finished_run_is_an_ordinary_run_folder_without_checkpoints(compared):
 
 
 def stop_in_round(number):
-    def record(entry):
-        if entry["kind"] == "round" and entry["round"] == number:
+    def rounds(run, done, total):
+        if done == number + 1:
             raise KeyboardInterrupt
 
-    return SuiteWatcher(inside=lambda run: Watcher(record=record))
+    return SuiteWatcher(rounds=rounds)
 
 
 @pytest.mark.parametrize("number", [0, 3])
@@ -96,3 +95,29 @@ def test_a_run_deleted_is_a_run_to_be_made_again(finetune):
     run_missing([finetune])
     shutil.rmtree(finetune.path)
     assert not finetune.is_finished and read_outcome(finetune) is None
+
+
+@pytest.mark.slow
+def test_runs_side_by_side_give_what_runs_one_after_the_other_give(compared, write_suite, tmp_path):
+    runs = plan_runs(load_suite(write_suite()), [1, 2], tmp_path / "out", ["finetune"])
+    said = {"begun": [], "rounds": [], "done": []}
+    watcher = SuiteWatcher(
+        begin=lambda run: said["begun"].append(run.seed),
+        rounds=lambda run, done, total: said["rounds"].append((run.seed, done, total)),
+        done=lambda run: said["done"].append(run.seed),
+    )
+    assert run_missing(runs, watcher=watcher, at_once=2) == 0
+    assert sorted(said["begun"]) == sorted(said["done"]) == [1, 2]
+    assert {(1, 0, 6), (2, 0, 6)} <= set(said["rounds"])
+    alone = [run for run in compared[1] if run.label == "finetune"]
+    assert [read_outcome(run).by_task for run in runs] == [read_outcome(run).by_task for run in alone]
+
+
+@pytest.mark.slow
+def test_an_interrupt_ends_runs_side_by_side_and_they_go_on_later(compared, write_suite, tmp_path):
+    runs = plan_runs(load_suite(write_suite()), [1], tmp_path / "out", ["finetune"])
+    with pytest.raises(KeyboardInterrupt):
+        run_missing(runs, watcher=stop_in_round(1), at_once=2)
+    assert not runs[0].is_finished and any((runs[0].path / "checkpoint").glob("round-*"))
+    assert run_missing(runs, at_once=2) == 0
+    assert read_outcome(runs[0]).by_task == read_outcome(compared[1][0]).by_task

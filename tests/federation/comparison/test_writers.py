@@ -10,11 +10,11 @@ import pytest
 
 from federation.comparison.figures import classes_figure
 from federation.comparison.outcomes import COSTS, Block, Outcome, collect
-from federation.comparison.runner import plan_runs
+from federation.comparison.runner import plan_runs, run_missing
 from federation.comparison.statistics import paired_test, spread
 from federation.comparison.suite import find_suite, load_suite
 from federation.comparison.summary import write_comparison
-from federation.comparison.tables import NOT_RUN, percent, probability, results_csv, results_latex, results_markdown
+from federation.comparison.tables import NOT_RUN, budget_markdown, percent, probability, results_csv, results_latex, results_markdown
 
 COMMAND = ["fedka", "compare", "tiny.yaml", "--seeds", "1,2"]
 
@@ -156,3 +156,16 @@ def test_the_same_figure_is_the_same_bytes():
 @pytest.mark.parametrize(("value", "text"), [(None, "-"), (0.0004, "< 0.001"), (0.25, "0.250"), (1.0, "1.000")])
 def test_p_values_are_written_as_usual(value, text):
     assert probability(value) == text
+
+
+def test_a_method_that_answers_in_two_ways_has_a_row_for_each_and_one_budget(write_suite, tmp_path):
+    cells = [{"label": "iCaRL", "method": {"name": "icarl", "head_loss": "ce", "least_images": 1}}]
+    suite = load_suite(write_suite(cells=cells, reference="iCaRL", expected_order=[], seeds=[1]))
+    runs = plan_runs(suite, [1], tmp_path / "out")
+    assert run_missing(runs) == 0
+    (block,) = collect(suite, runs)
+    head, means = block.rows
+    results = json.loads((runs[0].path / "results.json").read_text())
+    assert (head.label, means.label) == ("iCaRL", "iCaRL (nearest mean)")
+    assert means.last.mean == results["second_answer"]["last_accuracy"] != results["last_accuracy"] == head.last.mean
+    assert results_markdown(suite, (block,)).count("\n| ") == 4 and budget_markdown(suite, (block,)).count("iCaRL") == 1

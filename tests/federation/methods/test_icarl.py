@@ -11,9 +11,9 @@ from federation.methods.icarl import (
     ClassMeans,
     ICaRL,
     class_means,
-    classify_by_nearest_mean,
     collect_class_means,
     nearest_mean,
+    nearest_mean_answer,
     sums_by_class,
 )
 from federation.server import grow_for_new_classes
@@ -168,8 +168,8 @@ def test_images_of_classes_that_look_apart_are_named_by_the_nearest_mean(grown, 
     features = features_of(build_network(grown.network, grown.weights), pixels)
     sums, counts = sums_by_class(features, rows, 5)
     told = collect_class_means(grown, [{"class_means": sums / counts[:, None], "class_counts": counts}])
-    found = classify_by_nearest_mean(told, pixels)
-    assert classify_by_nearest_mean(grown, pixels) is None
+    found = nearest_mean_answer(told)(pixels)
+    assert nearest_mean_answer(grown) is None
     assert found.shape == (100,)
     assert float((found == rows).float().mean()) > 0.6  # an untrained network of four channels
 
