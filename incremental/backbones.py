@@ -11,6 +11,9 @@ from typing import Literal
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from incremental.convolution import Convolution
 
 Norm = Literal["batch", "group"]
 
@@ -25,9 +28,9 @@ class BasicBlock(nn.Module):
 
     def __init__(self, channels_in: int, channels: int, stride: int, norm: Norm) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(channels_in, channels, 3, stride, padding=1, bias=False)
+        self.conv1: nn.Module = Convolution(channels_in, channels, stride)
         self.norm1 = normalisation(norm, channels)
-        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.conv2: nn.Module = Convolution(channels, channels)
         self.norm2 = normalisation(norm, channels)
         self.shortcut: nn.Module = nn.Identity()
         if stride != 1 or channels_in != channels:
@@ -37,6 +40,20 @@ class BasicBlock(nn.Module):
         """Return the maps after the block."""
         inner = torch.relu(self.norm1(self.conv1(maps)))
         return torch.relu(self.norm2(self.conv2(inner)) + self.shortcut(maps))
+
+    def fold(self) -> None:
+        """Put each batch normalisation into the convolution before it; for a network that will not learn any more."""
+        self.conv1, self.norm1 = _folded(self.conv1, self.norm1)
+        self.conv2, self.norm2 = _folded(self.conv2, self.norm2)
+        if isinstance(self.shortcut, nn.Sequential):
+            self.shortcut = nn.Sequential(*_folded(self.shortcut[0], self.shortcut[1]))
+
+
+def _folded(convolution: nn.Module, norm: nn.Module) -> tuple[nn.Module, nn.Module]:
+    """Return both as one and nothing; a normalisation that looks at the image itself stays."""
+    if isinstance(convolution, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+        return fuse_conv_bn_eval(convolution, norm), nn.Identity()
+    return convolution, norm
 
 
 def _stage(stage: int, blocks: int, width: int, norm: Norm) -> nn.Sequential:
@@ -66,6 +83,13 @@ class ResNet(nn.Module):
             if isinstance(module, nn.Conv2d):  # He et al. 2015, eq. 15: keeps the variance through rectifiers
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
+    def fold(self) -> None:
+        """Put batch normalisations into convolutions; for a network that will not learn any more."""
+        self.stem = nn.Sequential(*_folded(self.stem[0], self.stem[1]))
+        for module in self.modules():
+            if isinstance(module, BasicBlock):
+                module.fold()
+
     def lower(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B E g g"]:
         """Return the maps after the third stage; a 32 px image gives 8x8."""
         return self.lower_stages(torch.relu(self.stem(images)))  # type: ignore[no-any-return]
@@ -85,6 +109,11 @@ class LeNet(nn.Module):
         self.second = nn.Sequential(
             nn.Conv2d(width, width * 2, 5, 2, padding=2), normalisation(norm, width * 2), nn.ReLU(), nn.MaxPool2d(2)
         )
+
+    def fold(self) -> None:
+        """Put batch normalisations into convolutions; for a network that will not learn any more."""
+        for stage in (self.first, self.second):
+            stage[0], stage[1] = _folded(stage[0], stage[1])
 
     def lower(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B E g g"]:
         """Return the maps after the first convolution; a 32 px image gives 16x16."""

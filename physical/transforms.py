@@ -26,6 +26,11 @@ class AugmentationConfig:
     horizontal_flip: bool = False
     brightness: float = 63 / 255
 
+    @property
+    def is_off(self) -> bool:
+        """Whether images stay as they are."""
+        return not (self.crop_padding_pixels or self.horizontal_flip or self.brightness)
+
     def __post_init__(self) -> None:
         """Check the ranges."""
         if not 0 <= self.crop_padding_pixels <= 16:

@@ -126,12 +126,13 @@ def train_locally(
         generator: Draws order and augmentation.
     """
     network.train().to(memory_format=torch.channels_last)
-    optimiser = torch.optim.SGD(network.parameters(), lr=rates[0], momentum=config.momentum, weight_decay=config.weight_decay)
+    optimiser = torch.optim.SGD(network.parameters(), lr=rates[0], momentum=config.momentum, weight_decay=config.weight_decay, fused=True)
     sums: dict[str, Tensor] = {}
     for rate in rates:
         optimiser.param_groups[0]["lr"] = rate
         for chosen in torch.split(torch.randperm(len(images), generator=generator), config.batch_size):
-            batch = TrainingBatch(augment(to_unit(images[chosen]), config.augmentation, generator), rows[chosen])
+            varied = augment(to_unit(images[chosen]), config.augmentation, generator)
+            batch = TrainingBatch(varied, rows[chosen], chosen if config.augmentation.is_off else None)
             with autocast(config.precision):
                 terms = objective.local_loss(network, batch, context)
             total = torch.stack(list(terms.values())).sum()

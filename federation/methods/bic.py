@@ -80,8 +80,7 @@ class BiC(Method):
         fit = losses.plain_classification(logits, batch.rows, self.head_loss)
         if context.old_network is None:
             return {"classification": fit}
-        with torch.no_grad():
-            old_logits = context.old_network(batch.images).logits
+        old_logits = context.old_logits(batch)
         share = old_logits.shape[1] / logits.shape[1]
         semantic = losses.old_class_distillation(logits, old_logits, self.temperature, self.head_loss)
         return {"classification": (1 - share) * fit, "semantic": share * semantic}

@@ -7,6 +7,7 @@ Reduces to FedAvg, bit for bit, with ``head_loss: ce``, ``weighting: none``, ``c
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import ClassVar, Literal
 
 import torch
@@ -43,7 +44,8 @@ class FedKA(Method):
         attention_weighted: False is the ablation "without WADL": L_Q without gradient weights.
         classification_weighted: False is the ablation "without CBL": plain cross-entropy.
         mean: ``equal`` (paper: 1/n) or ``by_images``.
-        reconstruction: How prototypes are perturbed and recovered.
+        reconstruction: How prototypes are perturbed and recovered; none: nothing but weights is uploaded, and
+            images that twins hold back judge the models.
     """
 
     uploads: ClassVar[tuple[str, ...]] = (
@@ -61,7 +63,7 @@ class FedKA(Method):
     attention_weighted: bool = True
     classification_weighted: bool = True
     mean: Mean = "equal"
-    reconstruction: ReconstructionConfig = Field(default_factory=ReconstructionConfig)
+    reconstruction: ReconstructionConfig | None = Field(default_factory=ReconstructionConfig)
 
     @property
     def teaches(self) -> bool:
@@ -77,33 +79,41 @@ class FedKA(Method):
         terms = {"classification": self.classification_weight * fit}
         if context.old_network is None or not self.teaches:
             return terms
-        with torch.no_grad():
-            old = context.old_network(batch.images)
+        old_logits, old_attention = context.ask_teacher("logits and attention", partial(self._look, context.old_network), batch)
         if self.semantic_weight:
-            semantic = losses.semantic_distillation(outputs.logits, old.logits, batch.rows, weights, self.head_loss)
+            semantic = losses.semantic_distillation(outputs.logits, old_logits, batch.rows, weights, self.head_loss)
             terms["semantic"] = self.semantic_weight * semantic
         if self.attention_weight:
-            rows = classes_known_to_teacher(batch.rows, old.logits)
+            rows = classes_known_to_teacher(batch.rows, old_logits)
             distance = losses.attention_distillation(
                 attention(network, outputs, rows, self.attention_layer),
-                attention(context.old_network, old, rows, self.attention_layer),
+                old_attention,
                 weights if self.attention_weighted else ones,
                 self.attention_reduction,
             )
             terms["attention"] = self.attention_weight * distance
         return terms
 
+    def _look(self, teacher: IncrementalNetwork, images: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the teacher's logits [N, C_old] and its attention [N, h, w] (of no use, and empty, where attention is not distilled)."""
+        outputs = teacher(images)
+        if not self.attention_weight:
+            return outputs.logits, outputs.logits[:, :0]
+        return outputs.logits, attention(teacher, outputs, classes_known_to_teacher(rows, outputs.logits), self.attention_layer)
+
     def finish_local(self, network: IncrementalNetwork, context: LocalContext) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor]]:
         """Upload the encoded prototypes of a task that this twin has just detected."""
-        return encode_prototypes(network, context, self.reconstruction), context.kept
+        uploads = {} if self.reconstruction is None else encode_prototypes(network, context, self.reconstruction)
+        return uploads, context.kept
 
     def aggregate(self, server: ServerState, updates: Sequence[TwinUpdate]) -> ServerState:
         """Return the server with the mean of the local models and with the prototypes it could reconstruct."""
-        return collect_prototypes(replace(server, weights=mean_of_updates(updates, self.mean)), updates, self.reconstruction)
+        server = replace(server, weights=mean_of_updates(updates, self.mean))
+        return server if self.reconstruction is None else collect_prototypes(server, updates, self.reconstruction)
 
     def score(self, server: ServerState, observations: Sequence[Observation]) -> Score | None:
-        """Return the accuracy on the reconstructed prototypes."""
-        return score_on_prototypes(server)
+        """Return the accuracy on the reconstructed prototypes, or without them on images that twins hold back."""
+        return Method.score(self, server, observations) if self.reconstruction is None else score_on_prototypes(server)
 
 
 def classes_known_to_teacher(rows: Tensor, old_logits: Tensor) -> Tensor:

@@ -69,8 +69,7 @@ class GLFC(Method):
         fit = losses.classification(logits, batch.rows, weights, self.head_loss)
         if context.old_network is None or not self.teaches:
             return {"classification": fit}
-        with torch.no_grad():
-            old_logits = context.old_network(batch.images).logits
+        old_logits = context.old_logits(batch)
         semantic = losses.semantic_distillation(logits, old_logits, batch.rows, torch.ones_like(weights), self.head_loss)
         return {"classification": (1 - self.distillation_share) * fit, "semantic": self.distillation_share * semantic}
 

@@ -94,8 +94,7 @@ class ICaRL(Method):
         if context.old_network is None or not self.teaches:
             ones = logits.new_ones(len(batch.rows)).float()
             return {"classification": losses.classification(logits, batch.rows, ones, self.head_loss)}
-        with torch.no_grad():
-            old_logits = context.old_network(batch.images).logits
+        old_logits = context.old_logits(batch)
         if self.head_loss == "bce":
             fit = losses.new_class_classification(logits, batch.rows, old_logits.shape[1])
         else:

@@ -18,7 +18,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import ClassVar
 
-import torch
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
@@ -85,8 +84,7 @@ class LGA(Method):
         weights = gradient_weights(logits, batch.rows, context, self.head_loss, self.weighting)
         terms = {"classification": self.lam * losses.classification(logits, batch.rows, weights, self.head_loss)}
         if context.old_network is not None:
-            with torch.no_grad():
-                old_logits = context.old_network(batch.images).logits
+            old_logits = context.old_logits(batch)
             terms["semantic"] = self.lam * losses.semantic_distillation(logits, old_logits, batch.rows, weights, self.head_loss)
         return terms
 

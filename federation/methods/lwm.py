@@ -9,11 +9,12 @@ Reduces to FedAvg, bit for bit, with ``distillation_weight: 0`` and ``attention_
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Literal
 
-import torch
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
+from torch import Tensor
 
 from federation.aggregation import Mean, mean_of_updates
 from federation.method import Method
@@ -72,21 +73,24 @@ class LwM(Method):
         terms = {"classification": losses.classification(outputs.logits, batch.rows, ones, self.head_loss)}
         if context.old_network is None or not self.teaches:
             return terms
-        with torch.no_grad():
-            old = context.old_network(batch.images)
+        old_logits, old_attention = context.ask_teacher("logits and attention", partial(self._look, context.old_network), batch)
         if self.distillation_weight:
-            semantic = losses.old_class_distillation(outputs.logits, old.logits, self.temperature, self.head_loss)
+            semantic = losses.old_class_distillation(outputs.logits, old_logits, self.temperature, self.head_loss)
             terms["semantic"] = self.distillation_weight * semantic
         if self.attention_weight:
-            rows = old.logits.argmax(1)  # the top base class: the teacher knows no other
             distance = losses.attention_distillation(
-                attention(network, outputs, rows, self.attention_layer),
-                attention(context.old_network, old, rows, self.attention_layer),
+                attention(network, outputs, old_logits.argmax(1), self.attention_layer),
+                old_attention,
                 ones,
                 self.attention_reduction,
             )
             terms["attention"] = self.attention_weight * distance
         return terms
+
+    def _look(self, teacher: IncrementalNetwork, images: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the teacher's logits and its attention to its first choice: the top base class, as it knows no other."""
+        outputs = teacher(images)
+        return outputs.logits, attention(teacher, outputs, outputs.logits.argmax(1), self.attention_layer)
 
     def aggregate(self, server: ServerState, updates: Sequence[TwinUpdate]) -> ServerState:
         """Return the server with the mean of the local models."""

@@ -138,3 +138,20 @@ def test_a_configuration_can_be_had_for_other_channels(tiny_network: NetworkConf
     grey = with_channels(tiny_network, 1)
     assert grey == replace(tiny_network, channels=1)
     assert IncrementalNetwork(grey, 2)(images_of(channels=1)).logits.shape == (4, 2)
+
+
+@pytest.mark.parametrize("backbone", sorted(BACKBONES))
+@pytest.mark.parametrize("norm", ["batch", "group"])
+def test_a_frozen_network_says_what_it_said_and_has_no_batch_normalisation_left(backbone: str, norm: Any) -> None:
+    config = NetworkConfig(backbone=backbone, width=8, image_size=16, norm=norm)
+    network = build_network(config, grow_head(initial_weights(config, 1), 5, torch.Generator().manual_seed(1)))
+    with torch.no_grad():
+        for _ in range(3):
+            network.train()(images_of(8))  # running statistics that are not 0 and 1
+    network.eval()
+    before = network(images_of())
+    after = freeze(network)(images_of())
+    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in network.modules())
+    assert not any(parameter.requires_grad for parameter in network.parameters())
+    for name in ("logits", "maps", "middle_maps"):
+        torch.testing.assert_close(getattr(after, name), getattr(before, name), rtol=1e-4, atol=1e-5)
