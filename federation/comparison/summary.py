@@ -49,7 +49,7 @@ def summary(suite: Suite, blocks: Sequence[Block], seeds: Sequence[int], command
     """Return the whole comparison on one Markdown page."""
     config = suite.config
     wanted = len(seeds) * len(config.experiments) * len(config.cells)
-    finished = sum(len(row.outcomes) for block in blocks for row in block.rows)
+    finished = sum(len(row.outcomes) for block in blocks for row in block.rows if not row.answer)
     parts = [
         f"# {config.title}",
         f"{finished} of {wanted} runs are finished{'' if finished == wanted else '; the others are not run'}.",

@@ -169,3 +169,5 @@ def test_a_method_that_answers_in_two_ways_has_a_row_for_each_and_one_budget(wri
     assert (head.label, means.label) == ("iCaRL", "iCaRL (nearest mean)")
     assert means.last.mean == results["second_answer"]["last_accuracy"] != results["last_accuracy"] == head.last.mean
     assert results_markdown(suite, (block,)).count("\n| ") == 4 and budget_markdown(suite, (block,)).count("iCaRL") == 1
+    page = write_comparison(suite, (block,), (1,), tmp_path / "out", COMMAND)
+    assert "1 of 1 runs are finished." in page.read_text()
