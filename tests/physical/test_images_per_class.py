@@ -3,7 +3,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from physical.scenario import ScenarioConfig, generate_hospitals, plan_scenario
+from physical.planning import plan_scenario
+from physical.protocol import ScenarioConfig, generate_hospitals
 
 CLASSES, IMAGES = 6, 40
 LABELS = np.random.default_rng(0).permutation(np.repeat(np.arange(CLASSES), IMAGES))

@@ -1,0 +1,203 @@
+"""PNG, JPEG and NIfTI files become slices: grey pictures as they are, volumes through a window. Knows no folder and no mirror.
+
+What is archived is written anew from the pixels: EXIF, text chunks, and a NIfTI header's free text and extensions stay behind.
+"""
+
+import logging
+import math
+import warnings
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from io import BytesIO
+from typing import Any, Literal, NoReturn
+
+import numpy as np
+from numpy.typing import NDArray
+
+from physical.datasets.dicom import AIR_HU, Limits
+from physical.datasets.greyscale import Window, fitted, windowed
+from physical.datasets.refusal import Reason, RefusalError, refuse
+
+PNG_MARK, JPEG_MARK, GZIP_MARK = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"\x1f\x8b"
+_NIFTI_HEADER_BYTES = 352
+_LEAST_COSINE = math.cos(math.radians(30))
+
+
+class ImageFileError(RefusalError):
+    """A PNG, JPEG or NIfTI file cannot be taken; ``reason`` says why in a word."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """Slices of a file, and the copy of it that may be kept.
+
+    Args:
+        squares: Grey images, [F, S, S].
+        copy: The file without what may identify a patient.
+        source: Kind of file.
+        ending: Ending of the copy's name.
+    """
+
+    squares: NDArray[np.uint8]
+    copy: bytes
+    source: Literal["png", "jpeg", "nifti"]
+    ending: Literal[".png", ".nii"]
+
+
+def read_picture(content: bytes, size: int, limits: Limits) -> Picture:
+    """Return a PNG or JPEG file's grey values; colours become grey, what is transparent becomes black.
+
+    Args:
+        content: The file.
+        size: Height and width of the result [px].
+        limits: How large it may be.
+
+    Raises:
+        ImageFileError: If it cannot be taken.
+    """
+    from PIL import Image, ImageOps
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            image = Image.open(BytesIO(content), formats=["PNG", "JPEG"])  # reads the header alone
+    except Image.DecompressionBombError:
+        _refuse(Reason.TOO_LARGE, "a picture of more pixels than Pillow opens", f"sides of {limits.side_pixels}", "send it smaller")
+    except Exception:
+        _refuse(Reason.NOT_AN_IMAGE, "a file that is no PNG or JPEG", "PNG and JPEG", "remove it")
+    if max(image.size) > limits.side_pixels or image.width * image.height * 4 > limits.decoded_bytes:
+        _refuse(Reason.TOO_LARGE, f"{image.height} x {image.width} pixels", f"sides of {limits.side_pixels}", "send it smaller")
+    source: Literal["png", "jpeg"] = "png" if image.format == "PNG" else "jpeg"
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            image.load()
+            grey = _grey(ImageOps.exif_transpose(image))
+    except Exception:
+        _refuse(Reason.TRUNCATED, "a picture that is cut short or damaged", "a whole file", "send it again")
+    stream = BytesIO()
+    Image.fromarray(grey).save(stream, "PNG")
+    return Picture(fitted(grey, size)[None], stream.getvalue(), source, ".png")
+
+
+def _grey(image: Any) -> NDArray[np.uint8]:
+    """Return 8-bit grey values of a Pillow image; of 16 bits the upper 8 are taken."""
+    from PIL import Image
+
+    if image.mode.startswith("I"):
+        return np.asarray(np.clip(np.asarray(image).astype(np.int64) >> 8, 0, 255).astype(np.uint8))
+    if image.mode == "F":
+        raise ValueError("no grey scale is known for floats")
+    rgba = image.convert("RGBA")
+    black = Image.new("RGBA", rgba.size, (0, 0, 0, 255))
+    return np.asarray(Image.alpha_composite(black, rgba).convert("L"))
+
+
+def read_volume(content: bytes, size: int, window: Window | None, limits: Limits) -> Picture:
+    """Return a NIfTI volume's axial slices from the feet up, front at the top, patient's left on the right.
+
+    Its values are taken as Hounsfield units.
+
+    Args:
+        content: The file, gzipped or not.
+        size: Height and width of the results [px].
+        window: What becomes black and white; None: the header's cal_min to cal_max.
+        limits: How large it may be; gzipped files are unpacked no further.
+
+    Raises:
+        ImageFileError: If it cannot be taken.
+    """
+    volume = _volume(_unpacked(content, limits) if content.startswith(GZIP_MARK) else content, limits)
+    chosen = window or _own_window(volume)
+    try:
+        squares = [fitted(windowed(plane, chosen), size, spacing) for plane, spacing in _planes(volume)]
+    except RefusalError:
+        raise
+    except Exception:
+        _refuse(Reason.BAD_PIXELS, "voxels that cannot be read", "whole or real numbers", "write it again")
+    return Picture(np.stack(squares), _stripped(volume), "nifti", ".nii")
+
+
+def _unpacked(content: bytes, limits: Limits) -> bytes:
+    stream = zlib.decompressobj(wbits=31)
+    try:
+        plain = stream.decompress(content, limits.decoded_bytes + _NIFTI_HEADER_BYTES)
+    except zlib.error:
+        _refuse(Reason.TRUNCATED, "a damaged gzip file", "a whole file", "send it again")
+    if stream.unconsumed_tail:
+        _refuse(
+            Reason.TOO_LARGE, "a volume that unpacks to too much", f"{limits.decoded_bytes:,} bytes", "raise the limits if it is wanted"
+        )
+    if not stream.eof:
+        _refuse(Reason.TRUNCATED, "a gzip file that is cut short", "a whole file", "send it again")
+    return plain
+
+
+def _volume(content: bytes, limits: Limits) -> Any:
+    """Return a volume whose form is checked; its voxels are not read yet."""
+    from nibabel.nifti1 import Nifti1Image
+
+    logging.getLogger("nibabel").setLevel(logging.CRITICAL)  # it comments on every damaged header
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            volume: Any = Nifti1Image.from_bytes(content)
+            shape, kind, offset = volume.shape, volume.get_data_dtype(), int(volume.dataobj.offset)
+    except Exception:
+        _refuse(Reason.NOT_AN_IMAGE, "a file that is no NIfTI volume", "NIfTI-1 in one file", "remove it")
+    if len(shape) < 3 or min(shape) < 1 or math.prod(shape) != math.prod(shape[:3]) or kind.kind not in "iuf":
+        _refuse(Reason.NOT_AN_IMAGE, f"an array of {len(shape)} axes", "a volume of one number a voxel", "split or convert it")
+    decoded = math.prod(shape) * kind.itemsize
+    if max(shape) > max(limits.side_pixels, limits.frames) or decoded > limits.decoded_bytes:
+        _refuse(Reason.TOO_LARGE, f"{shape[:3]} voxels, {decoded:,} bytes", f"{limits.decoded_bytes:,}", "raise the limits if it is wanted")
+    if len(content) < offset + decoded:
+        _refuse(Reason.TRUNCATED, f"{len(content):,} bytes", f"{offset + decoded:,}", "send it again")
+    return volume
+
+
+def _own_window(volume: Any) -> Window:
+    low, high = float(volume.header["cal_min"]), float(volume.header["cal_max"])
+    if not (math.isfinite(low) and math.isfinite(high) and high > low):
+        _refuse(Reason.BAD_WINDOW, "no cal_min below cal_max", "a window", "set a window in Hounsfield units in the config")
+    return Window((low + high) / 2, high - low)
+
+
+def _planes(volume: Any) -> Iterator[tuple[NDArray[np.float64], tuple[float, float]]]:
+    """Yield axial slices and the distance of their rows and columns; one at a time is in memory as floats."""
+    from nibabel import io_orientation
+
+    if not (int(volume.header["qform_code"]) or int(volume.header["sform_code"])):
+        _refuse(Reason.BAD_GEOMETRY, "a volume that does not say how it lies", "a qform or an sform", "write it with its orientation")
+    columns = np.asarray(volume.affine, np.float64)[:3, :3]
+    lengths = np.linalg.norm(columns, axis=0)
+    if not (np.isfinite(lengths).all() and lengths.min() > 0 and (np.abs(columns / lengths).max(axis=0) >= _LEAST_COSINE).all()):
+        _refuse(Reason.BAD_GEOMETRY, "axes that are not the body's", "a tilt of at most 30 degrees", "resample it")
+    orientation = io_orientation(volume.affine)  # type: ignore[no-untyped-call]  # nibabel has no types here; input axis -> body axis (right, front, up) and sign
+    place = {int(body): axis for axis, (body, _) in enumerate(orientation)}
+    signs = [int(orientation[place[body]][1]) for body in range(3)]
+    across = place[2]
+    spacing = (float(lengths[place[1]]), float(lengths[place[0]]))
+    for step in range(volume.shape[across])[:: signs[2]]:
+        index: list[Any] = [slice(None)] * 3 + [0] * (len(volume.shape) - 3)
+        index[across] = step
+        plane = np.nan_to_num(np.asarray(volume.dataobj[tuple(index)], np.float64), nan=AIR_HU)
+        if place[0] < place[1]:
+            plane = plane.T  # now rows run along front, columns along right
+        yield plane[:: -signs[1], :: -signs[0]], spacing
+
+
+def _stripped(volume: Any) -> bytes:
+    """Return the volume with a new header that holds numbers only."""
+    from nibabel.nifti1 import Nifti1Image
+
+    old = volume.header
+    values, affine, dtype = volume.dataobj.get_unscaled(), volume.affine, volume.get_data_dtype()
+    fresh: Any = Nifti1Image(values, affine, dtype=dtype)  # type: ignore[no-untyped-call]  # nibabel has no types here
+    fresh.header["cal_min"], fresh.header["cal_max"] = old["cal_min"], old["cal_max"]
+    fresh.header.set_slope_inter(volume.dataobj.slope, volume.dataobj.inter)
+    return bytes(fresh.to_bytes())
+
+
+def _refuse(reason: Reason, got: str, allowed: str, what_to_do: str) -> NoReturn:
+    refuse(ImageFileError, reason, got, allowed, what_to_do)

@@ -1,0 +1,101 @@
+"""Names that stand for patients, studies and images: keyed hashes. Knows no file format; without the key nothing can be linked back.
+
+One hospital, one key. Who loses it cannot continue a patient's history; who copies it can find out whether a known patient is here.
+"""
+
+import hashlib
+import hmac
+import os
+import secrets
+from pathlib import Path
+
+KEY_BYTES = 32
+_ID_HEX = 32  # 128 bits
+
+
+class PseudonymError(ValueError):
+    """The key cannot be used. The message says what, what was found, what is allowed and what to do; never the key."""
+
+
+class Pseudonyms:
+    """Makes pseudonyms with HMAC-SHA256.
+
+    Args:
+        key: 32 secret bytes.
+
+    Raises:
+        PseudonymError: If the key has another length.
+    """
+
+    def __init__(self, key: bytes) -> None:
+        if len(key) != KEY_BYTES:
+            raise PseudonymError(f"pseudonym key: got {len(key)} bytes; allowed: {KEY_BYTES}; restore the key file, never type one")
+        self._key = key
+
+    def __repr__(self) -> str:
+        """Return its fingerprint: the key must not get into a log."""
+        return f"Pseudonyms({self.fingerprint()[:8]})"
+
+    def of(self, kind: str, *parts: str) -> str:
+        """Return 32 hexadecimal digits that stand for something; equal words under two kinds have different pseudonyms.
+
+        Args:
+            kind: What it stands for, such as "patient".
+            parts: What identifies it.
+        """
+        return self.of_bytes(kind, *(part.encode("utf-8", "surrogateescape") for part in parts))
+
+    def of_bytes(self, kind: str, *parts: bytes) -> str:
+        """Return the pseudonym of bytes; see ``of``."""
+        digest = hmac.new(self._key, digestmod=hashlib.sha256)
+        for part in (kind.encode(), *parts):
+            digest.update(len(part).to_bytes(8, "big"))  # so that ("a", "bc") and ("ab", "c") differ
+            digest.update(part)
+        return digest.hexdigest()[:_ID_HEX]
+
+    def uid(self, original: str) -> str:
+        """Return a valid DICOM UID that stands for another one (PS3.5 B.2: 2.25 and a number of 128 bits)."""
+        return f"2.25.{int(self.of('uid', original), 16)}"
+
+    def fingerprint(self) -> str:
+        """Return a name of the key itself: says whether two keys are the same, and nothing else."""
+        return self.of("fingerprint")
+
+
+def read_or_make_key(path: Path) -> Pseudonyms:
+    """Return pseudonyms with the key in a file; the file is made at first use, readable by its owner only.
+
+    Raises:
+        PseudonymError: If others can read the file, or it holds no key.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.exists():
+        _make_key(path)
+    mode = path.stat().st_mode & 0o777
+    if mode & 0o077:
+        raise PseudonymError(
+            f"pseudonym key {path}: got a file of mode {mode:04o}; allowed: 0600, its owner alone; "
+            "find out who may have read it, then chmod 600"
+        )
+    try:
+        key = bytes.fromhex(path.read_text("ascii").strip())
+    except ValueError:
+        raise PseudonymError(f"pseudonym key {path}: got no key; allowed: 64 hexadecimal digits; restore it from your backup") from None
+    return Pseudonyms(key)
+
+
+def _make_key(path: Path) -> None:
+    """Write a new key. Of two processes that do so at once one wins, and both read the winner's."""
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")
+    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        with os.fdopen(handle, "w") as stream:
+            stream.write(secrets.token_hex(KEY_BYTES) + "\n")
+            stream.flush()
+            os.fsync(stream.fileno())
+        try:
+            os.link(temporary, path)  # unlike a rename it never replaces a key
+        except FileExistsError:
+            return
+    finally:
+        temporary.unlink()
