@@ -65,7 +65,7 @@ def save_model(folder: Path, weights: Weights, network: NetworkConfig, class_nam
         beside.mkdir(parents=True)
         _write(beside / WEIGHTS_FILE, content)
         _write(beside / MANIFEST_FILE, json.dumps(manifest, indent=2).encode())
-        _put_in_place(beside, folder)
+        put_in_place(beside, folder)
     except OSError as error:
         shutil.rmtree(beside, ignore_errors=True)
         raise ModelError(
@@ -149,7 +149,7 @@ def _write(path: Path, content: bytes) -> None:
         os.fsync(file.fileno())
 
 
-def _put_in_place(beside: Path, folder: Path) -> None:
+def put_in_place(beside: Path, folder: Path) -> None:
     """Rename ``beside`` to ``folder``; a folder cannot be replaced in one step, so an old one is moved out of the way first."""
     old = folder.with_name(f".{folder.name}.{uuid4().hex}")
     if folder.exists():

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from incremental.model_file import ModelError, load_model
+from incremental.model_file import ModelError, load_model, put_in_place
 from incremental.model_store import RegistryError, check_uri, open_store, upload_model
 from incremental.network import IncrementalNetwork
 
@@ -170,7 +170,7 @@ class ModelRegistry:
         reason = objection(candidate.class_names, candidate.accuracy, known, minimum_accuracy)
         if reason is None:
             self.promote(version)
-        self._tag(version, "acceptance", "accepted" if reason is None else _REFUSED + reason)
+        self.tag(version, "acceptance", "accepted" if reason is None else _REFUSED + reason)
         return reason
 
     def promote(self, version: int) -> None:
@@ -199,21 +199,53 @@ class ModelRegistry:
             )
         withdrawn = history.pop()
         with _explained(f"rolling back to version {history[-1]}"):
-            self._tag(withdrawn, "acceptance", "rolled back")
+            self.tag(withdrawn, "acceptance", "rolled back")
             self._point(history)
         return self.find(history[-1])
 
+    def tag(self, version: int, key: str, value: str) -> None:
+        """Write one fact beside a version; an older one of the same key is replaced."""
+        with _explained(f"tagging version {version}"):
+            self._client.set_model_version_tag(self.name, str(version), key, value)
+
     def load(self, which: str | int = CHAMPION) -> tuple[IncrementalNetwork, dict[str, Any]]:
         """Return the network and the manifest of a version or alias; its digest is checked."""
-        version = self.find(which).version
-        with _explained(f"fetching version {version}"), tempfile.TemporaryDirectory() as folder:
+        with tempfile.TemporaryDirectory() as folder:
+            return load_model(self._download(self.find(which).version, folder))
+
+    def fetch(self, version: int, folder: Path) -> Path:
+        """Copy a version's model out of the store.
+
+        Args:
+            version: Its number.
+            folder: The model's own folder; appears whole or not at all. One that is there and holds this very model stays as it is.
+
+        Returns:
+            ``folder``.
+
+        Raises:
+            ModelError: If what the store has is not what was saved.
+            RegistryError: If there is no such version, or the store does not answer.
+        """
+        digest = self.find(version).facts.get("digest")
+        if folder.exists() and _holds(folder, digest):
+            return folder
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary:
+            place = self._download(version, temporary)
+            if not _holds(place, digest):
+                raise ModelError(f"version {version} of {self.name!r} is not the model with the digest {digest}; register the model again")
+            put_in_place(place, folder)
+        return folder
+
+    def _download(self, version: int, folder: str) -> Path:
+        with _explained(f"fetching version {version}"):
             from mlflow.artifacts import download_artifacts
             from mlflow.models import Model
 
             source = self._client.get_model_version_download_uri(self.name, str(version))
             place = Path(download_artifacts(source, dst_path=folder, tracking_uri=self.tracking_uri))
-            inner = Model.load(str(place)).flavors["python_function"]["artifacts"]["model"]["path"]
-            return load_model(place / inner)
+            return place / str(Model.load(str(place)).flavors["python_function"]["artifacts"]["model"]["path"])
 
     def _make_registered_model(self) -> None:
         from mlflow.exceptions import MlflowException
@@ -249,9 +281,13 @@ class ModelRegistry:
         elif PREVIOUS in self._aliases():
             self._client.delete_registered_model_alias(self.name, PREVIOUS)
 
-    def _tag(self, version: int, key: str, value: str) -> None:
-        with _explained(f"tagging version {version}"):
-            self._client.set_model_version_tag(self.name, str(version), key, value)
+
+def _holds(folder: Path, digest: str | None) -> bool:
+    """Return whether a folder holds the model of a digest, unchanged."""
+    try:
+        return bool(load_model(folder)[1]["digest"] == digest)
+    except ModelError:
+        return False
 
 
 def _as_tags(manifest: Mapping[str, Any]) -> dict[str, str]:

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from incremental.convolution import MOST_POSITIONS, Convolution
+from incremental.convolution import MOST_POSITIONS, Convolution, _Product
 
 
 def layer(channels_in=6, channels=5, stride=1):
@@ -48,7 +48,7 @@ def test_float32_and_large_maps_are_the_librarys_bit_for_bit():
         assert torch.equal(convolution(large), functional.conv2d(large, convolution.weight, None, 1, 1))
 
 
-def test_gradient_checker_agrees(monkeypatch):
-    monkeypatch.setattr("incremental.convolution._in_bfloat16", lambda: True)
-    convolution = layer(2, 3, 2).double()
-    assert torch.autograd.gradcheck(convolution, torch.randn(2, 2, 5, 5, dtype=torch.float64, requires_grad=True))
+@pytest.mark.parametrize("stride", [1, 2])
+def test_gradient_checker_agrees(stride):
+    maps, weight = torch.randn(2, 2, 5, 5, dtype=torch.float64), torch.randn(3, 2, 3, 3, dtype=torch.float64)
+    assert torch.autograd.gradcheck(lambda *both: _Product.apply(*both, stride), (maps.requires_grad_(), weight.requires_grad_()))

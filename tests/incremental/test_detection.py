@@ -209,3 +209,11 @@ def test_the_distance_that_chance_allows_falls_with_the_number_of_images() -> No
 def test_a_rule_that_cannot_be_is_refused(wrong: dict[str, Any], message: str) -> None:
     with pytest.raises(pydantic.ValidationError, match=message):
         DetectionConfig(**wrong)
+
+
+def test_by_name_whatever_arrives_counts_and_nothing_else() -> None:
+    by_name = DetectionConfig(rule="by_name")
+    sure = nats([0.0] * 4)
+    assert detect(Evidence(3, sure, NONE, sure), by_name).signal
+    assert detect(Evidence(3, NONE, nats([1.0] * 4), sure, 0.0), by_name).signal is False
+    by_name.check_reachable(1)

@@ -7,7 +7,7 @@ import torch
 
 from incremental.backbones import BACKBONES
 from incremental.head import grow_head, num_rows
-from incremental.network import IncrementalNetwork, NetworkConfig, build_network, freeze, initial_weights, weights_of, with_channels
+from incremental.network import IncrementalNetwork, NetworkConfig, build_network, freeze, initial_weights, resize, weights_of, with_channels
 
 
 def images_of(count: int = 4, side: int = 16, channels: int = 3) -> torch.Tensor:
@@ -155,3 +155,12 @@ def test_a_frozen_network_says_what_it_said_and_has_no_batch_normalisation_left(
     assert not any(parameter.requires_grad for parameter in network.parameters())
     for name in ("logits", "maps", "middle_maps"):
         torch.testing.assert_close(getattr(after, name), getattr(before, name), rtol=1e-4, atol=1e-5)
+
+
+def test_large_images_are_smoothed_before_they_shrink_so_that_no_pixel_is_skipped() -> None:
+    image = torch.zeros(1, 1, 64, 64)
+    image[..., ::4] = 1.0  # plain bilinear interpolation sees these lines here and there only
+    small = resize(image, 16)
+    torch.testing.assert_close(small[..., 1:-1], torch.full((1, 1, 16, 14), 0.25), atol=0.02, rtol=0)
+    assert resize(image, 64) is image
+    torch.testing.assert_close(resize(image, 96), torch.nn.functional.interpolate(image, (96, 96), mode="bilinear", align_corners=False))

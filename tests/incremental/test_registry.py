@@ -194,6 +194,23 @@ def test_stored_weights_that_were_changed_are_refused(
         registry.load(1)
 
 
+def test_version_is_fetched_once_and_again_where_it_was_damaged(
+    registry: ModelRegistry, model: Callable[..., Path], run_id: str, tmp_path: Path
+) -> None:
+    digest = load_model(model(ORGANS))[1]["digest"]
+    registry.register(model(ORGANS), run_id, {})
+    folder = registry.fetch(1, tmp_path / "here" / "version-1")
+    assert load_model(folder)[1]["digest"] == digest
+    inode = (folder / "weights.safetensors").stat().st_ino
+    assert (registry.fetch(1, folder) / "weights.safetensors").stat().st_ino == inode
+    (folder / "weights.safetensors").write_bytes(b"damaged")
+    assert load_model(registry.fetch(1, folder))[1]["digest"] == digest
+    assert [each.name for each in folder.parent.iterdir()] == ["version-1"]
+    registry.tag(1, "digest", "sha256:another")
+    with pytest.raises(ModelError, match="is not the model with the digest sha256:another"):
+        registry.fetch(1, folder)
+
+
 def test_damaged_folder_is_not_registered(registry: ModelRegistry, model: Callable[..., Path], run_id: str) -> None:
     folder = model(ORGANS)
     (folder / "weights.safetensors").write_bytes(b"")
