@@ -48,6 +48,26 @@ def macro_f1(confusion: Confusion) -> float:
     return float((2 * right / np.maximum(confusion.sum(1) + named, 1)).mean())
 
 
+def calibration_error(confidence: NDArray[np.float64], right: NDArray[np.bool_], bins: int = 15) -> float | None:
+    """Return the expected calibration error: mean over images of |accuracy - confidence| of their bin of confidence.
+
+    Source: Guo et al., On Calibration of Modern Neural Networks, ICML 2017, eq. 3; bins of equal width, closed on the right.
+
+    Args:
+        confidence: Largest probability of each image, shape [N], in [0, 1].
+        right: Whether the image was named rightly, shape [N].
+        bins: Number of bins.
+
+    Returns:
+        In [0, 1]; none without images.
+    """
+    if not len(confidence):
+        return None
+    place = np.clip(np.ceil(confidence * bins).astype(np.int64) - 1, 0, bins - 1)
+    gaps = np.bincount(place, right, bins) - np.bincount(place, confidence, bins)  # images of a bin x its gap
+    return float(np.abs(gaps).sum() / len(confidence))
+
+
 def average_accuracy(accuracies: Sequence[float]) -> float:
     """Return the plain mean over tasks of the accuracy on all classes seen so far."""
     return float(np.mean(accuracies))

@@ -7,7 +7,16 @@ from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, f1_score, recall_score
 from sklearn.metrics import confusion_matrix as sklearn_confusion
 
-from federation.metrics import accuracy, accuracy_per_class, average_accuracy, confusion_matrix, count_detections, forgetting, macro_f1
+from federation.metrics import (
+    accuracy,
+    accuracy_per_class,
+    average_accuracy,
+    calibration_error,
+    confusion_matrix,
+    count_detections,
+    forgetting,
+    macro_f1,
+)
 
 pairs = st.integers(1, 6).flatmap(
     lambda classes: st.tuples(
@@ -140,3 +149,16 @@ def test_a_signal_that_repeats_itself_counts_once() -> None:
     rounds = [record(1, seen("a", True, True)), record(1, seen("a", True, True))]
     count = count_detections(rounds)
     assert (count.boundaries, count.noticed_at_once, count.noticed_late, count.false_alarms) == (1, 1, 0, 0)
+
+
+def test_calibration_error_of_three_bins_by_hand() -> None:
+    confidence = np.array([0.2, 0.3, 0.6, 0.9, 1.0])
+    right = np.array([False, True, True, True, False])
+    # up to 1/3: accuracy 0.5, confidence 0.25; up to 2/3: 1 and 0.6; up to 1: 0.5 and 0.95
+    assert calibration_error(confidence, right, 3) == pytest.approx((2 * 0.25 + 0.4 + 2 * 0.45) / 5)
+
+
+def test_calibration_error_of_a_model_that_is_as_sure_as_it_is_right_is_0() -> None:
+    assert calibration_error(np.full(4, 0.75), np.array([True, True, True, False])) == 0
+    assert calibration_error(np.array([1.0, 0.0]), np.array([True, False])) == 0
+    assert calibration_error(np.empty(0), np.empty(0, bool)) is None
