@@ -1,11 +1,11 @@
 """Everything that a run needs to go on, saved after each round. Knows neither methods nor data.
 
-A checkpoint is one folder that appears whole or not at all (written beside its place, then renamed); the last two are kept. A resumed
-run equals an uninterrupted one bit for bit, because all that is random is seeded by names and nothing else survives a round.
+A checkpoint is one folder that appears whole or not at all (written beside its place, then renamed); the last two are kept. The states of
+the twins are written when they change and lie beside; a checkpoint names the last round that counts. A resumed run equals an
+uninterrupted one bit for bit, because all that is random is seeded by names and nothing else survives a round.
 """
 
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,11 +18,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from federation.server import ServerState
+from federation.twin_states import flush
 from incremental.network import NetworkConfig
 from incremental.proxy import ProxyServer, Score, StoredModel
-from twin.state import TwinState, from_plain, to_plain
 
-_KEPT = 2  # a checkpoint that turns out damaged has one before it
+KEPT = 2  # a checkpoint that turns out damaged has one before it
 
 
 class CheckpointError(ValueError):
@@ -38,7 +38,7 @@ class Checkpoint:
         best: The proxy server's best model of the open task.
         old_model: The proxy server's old model.
         last_closed_round: When its last task closed.
-        twins: State of every twin that has looked at its data.
+        states_until: Last round whose twins' states belong to it; they lie beside the checkpoints (``federation.twin_states``).
         progress: Plain data of the experiment: seconds, images trained, number of records written.
     """
 
@@ -46,7 +46,7 @@ class Checkpoint:
     best: StoredModel | None
     old_model: StoredModel | None
     last_closed_round: int
-    twins: Mapping[str, TwinState]
+    states_until: int
     progress: Mapping[str, Any]
 
     def restore(self, proxy: ProxyServer) -> None:
@@ -75,7 +75,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
         save_file({name: value.contiguous().clone() for name, value in tensors.items()}, beside / "tensors.safetensors")
         (beside / "state.json").write_text(json.dumps(plain), encoding="utf-8")
         for written in (*beside.iterdir(), beside):
-            _flush(written)
+            flush(written)
         if place.exists():
             shutil.rmtree(place)
         beside.rename(place)
@@ -84,7 +84,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
         raise CheckpointError(
             f"the checkpoint {place} could not be written: {error}; the one before it is whole; make room and go on with --resume"
         ) from error
-    for outdated in sorted(folder.glob("round-*"))[:-_KEPT]:
+    for outdated in sorted(folder.glob("round-*"))[:-KEPT]:
         shutil.rmtree(outdated)
     return place
 
@@ -106,22 +106,9 @@ def load_checkpoint(folder: Path) -> Checkpoint:
     raise CheckpointError(f"{folder} has no checkpoint that can be read ({detail}); start the run again without --resume")
 
 
-def _flush(path: Path) -> None:
-    """Make sure that what was written is on the disk before the rename makes it count."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def _take_apart(checkpoint: Checkpoint) -> tuple[dict[str, Any], dict[str, Tensor]]:
     server = checkpoint.server
     tensors = _prefixed("server/weights", server.weights) | _prefixed("server/kept", server.kept)
-    twins = {}
-    for index, (twin_id, state) in enumerate(checkpoint.twins.items()):
-        twins[twin_id], own = to_plain(state)
-        tensors |= _prefixed(f"twin/{index}", own)
     models = {"best": checkpoint.best, "old_model": checkpoint.old_model}
     for name, model in models.items():
         tensors |= _prefixed(name, model.weights if model else {})
@@ -135,7 +122,7 @@ def _take_apart(checkpoint: Checkpoint) -> tuple[dict[str, Any], dict[str, Tenso
         "network": {name: getattr(server.network, name) for name in server.network.__dataclass_fields__},
         "models": {name: _describe(model) for name, model in models.items()},
         "last_closed_round": checkpoint.last_closed_round,
-        "twins": twins,
+        "states_until": checkpoint.states_until,
         "progress": dict(checkpoint.progress),
     }
     return plain, tensors
@@ -155,8 +142,7 @@ def _put_together(plain: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Ch
         usual_images=plain["usual_images"],
     )
     models = {name: _model(each, _under(name, tensors)) for name, each in plain["models"].items()}
-    twins = {twin_id: from_plain(each, _under(f"twin/{index}", tensors)) for index, (twin_id, each) in enumerate(plain["twins"].items())}
-    return Checkpoint(server, models["best"], models["old_model"], plain["last_closed_round"], twins, plain["progress"])
+    return Checkpoint(server, models["best"], models["old_model"], plain["last_closed_round"], plain["states_until"], plain["progress"])
 
 
 def _prefixed(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -24,9 +24,9 @@ from federation.round import RoundConfig
 from federation.tracking import TrackingConfig
 from incremental.network import NetworkConfig
 from incremental.proxy import ProxyConfig
-from physical.scenario import HospitalConfig, ScenarioConfig, generate_hospitals
+from physical.protocol import HospitalConfig, ScenarioConfig, generate_hospitals
+from twin.config import TwinConfig, TwinSetting
 from twin.local_training import TrainingConfig
-from twin.twin import TwinConfig, TwinSetting
 
 _STRICT = ConfigDict(extra="forbid")
 _LEFT_AND_RIGHT = ("organamnist", "organcmnist", "organsmnist", "phantom_axial", "phantom_coronal", "phantom_sagittal")
@@ -139,6 +139,8 @@ class ExperimentConfig:
         parts = {field.name: _plain(getattr(self, field.name)) for field in dataclasses.fields(self)}
         parts["method"] = {"name": method_name(self.method), **parts["method"]}
         parts["engine"] = {"threads": self.engine.threads}
+        if self.federation.observers_per_round is None:  # as it was before there was a choice: older runs keep their digest
+            del parts["federation"]["observers_per_round"]
         for name in ("name", "description", "tracking", "seed"):
             del parts[name]
         return "sha256:" + hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

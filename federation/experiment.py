@@ -9,14 +9,15 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from federation.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from federation.checkpoint import KEPT, Checkpoint, load_checkpoint, save_checkpoint
 from federation.config import ExperimentConfig
 from federation.engines import make_engine
 from federation.records import model_facts, results_of, round_record, second_answer_record, task_record
-from federation.round import consider, run_round
+from federation.round import consider, observe, run_round
 from federation.run_folder import RunFolder, environment
 from federation.server import new_server
 from federation.study import Study, prepare_study
+from federation.twin_states import StateFolder
 from incremental.model_file import save_model
 from incremental.proxy import ProxyServer, StoredModel
 from physical.scenario import Scenario
@@ -87,7 +88,8 @@ class _Run:
         self.study, self.folder, self.watcher = study, folder, watcher
         self.server = new_server(config.network, config.seed)
         self.proxy = ProxyServer(config.proxy)
-        self.engine = make_engine(config.engine, study.ward(), watcher.twin_done)
+        self.states = StateFolder(folder.twins, KEPT)
+        self.engine = make_engine(config.engine, study.ward(), self.states, watcher.twin_done)
         self.progress: dict[str, Any] = {"seconds": 0.0, "images_trained": 0, "records": 0, "models": 0, "closed": False, "rows": []}
 
     def begin(self) -> None:
@@ -97,6 +99,7 @@ class _Run:
         self.folder.write_json("manifest.json", self.study.scenario.manifest(config.scenario))
         self.folder.write_json("environment.json", environment(config.engine.threads))
         self.folder.keep_records(0)
+        self.states.clear()
         self.watcher.begin(config, self.study.scenario, 0)
 
     def restore(self) -> None:
@@ -104,7 +107,7 @@ class _Run:
         saved = load_checkpoint(self.folder.checkpoints)
         saved.restore(self.proxy)
         self.server, self.progress = saved.server, dict(saved.progress)
-        self.engine.states = dict(saved.twins)
+        self.states.go_back(saved.states_until)
         self.folder.keep_records(self.progress["records"])
         self.watcher.begin(self.study.config, self.study.scenario, self.server.round)
 
@@ -128,17 +131,18 @@ class _Run:
             plain_task = task_record(study, task, record.round, evaluation, self.progress["rows"])
             self._tell({**plain_task, "second_answer": self._second_answer(task, most)})
             self.progress["rows"] = [*self.progress["rows"], list(evaluation.by_task)]
-        self._save()
+        self._save(record.round)
 
     def finish(self) -> dict[str, Any]:
         """Judge the last round's model as every other was judged (at the start of the next round), and sum up."""
         if not self.progress["closed"]:
-            consider(self.server, self.engine.observe(self.server.model), self.study.config.method, self.proxy)
+            config = self.study.config
+            consider(self.server, observe(self.server, self.engine, config.federation), config.method, self.proxy)
             if self.proxy.best is not None:
                 self._keep_model(self.proxy.best)
                 self._keep_examples(self.proxy.best)
             self.progress["closed"] = True
-            self._save()
+            self._save(self.server.round)
         results = results_of(self.study, self.folder.read_records(), self.progress)
         self.folder.write_json("results.json", results)
         return results
@@ -176,9 +180,10 @@ class _Run:
         self.progress["records"] += 1
         self.watcher.record(record)
 
-    def _save(self) -> None:
+    def _save(self, states_until: int) -> None:
+        self.states.flush()
         proxy = self.proxy
-        state = (proxy.best, proxy.old_model, proxy.last_closed_round, self.engine.states, self.progress)
+        state = (proxy.best, proxy.old_model, proxy.last_closed_round, states_until, self.progress)
         save_checkpoint(self.folder.checkpoints, Checkpoint(self.server, *state))
 
 

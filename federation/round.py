@@ -26,24 +26,36 @@ class RoundConfig:
 
     Args:
         twins_per_round: Twins that train, drawn without replacement from those with something to learn (paper: 5).
+        observers_per_round: Twins that look at their data, drawn without replacement from those that take part; those who train are drawn
+            among them. A twin catches up when it is drawn. None: every twin looks in every round (paper).
         screening: Which updates are turned away.
     """
 
     twins_per_round: int = 5
+    observers_per_round: int | None = None
     screening: ScreeningConfig = Field(default_factory=ScreeningConfig)
 
     def __post_init__(self) -> None:
         """Check the range."""
         if self.twins_per_round < 1:
             raise ValueError(f"twins_per_round is {self.twins_per_round}; allowed: 1 or more")
+        if self.observers_per_round is not None and self.observers_per_round < self.twins_per_round:
+            raise ValueError(
+                f"observers_per_round is {self.observers_per_round}; allowed: at least twins_per_round, which is {self.twins_per_round} "
+                "(who trains has looked), or none for every twin"
+            )
 
 
 @runtime_checkable
 class Engine(Protocol):
     """Where twins run."""
 
-    def observe(self, model: GlobalModel) -> Sequence[Observation]:
-        """Let every twin that takes part look at its data; in the order of the twins."""
+    def present(self, round_number: int) -> Sequence[str]:
+        """Return who takes part in a round, in the order of the twins."""
+        ...
+
+    def observe(self, model: GlobalModel, twin_ids: Sequence[str]) -> Sequence[Observation]:
+        """Let these twins look at their data; in this order."""
         ...
 
     def train(self, method: Method, broadcasts: Mapping[str, Broadcast]) -> Sequence[TwinUpdate]:
@@ -57,7 +69,7 @@ class RoundRecord:
 
     Args:
         round: Its number, from 0.
-        observations: Of every twin.
+        observations: Of every twin that looked.
         chosen: Twins that were asked to train.
         accepted: Updates that were aggregated.
         rejected: Updates that were not, with the reason.
@@ -95,7 +107,7 @@ def run_round(
     Returns:
         The server after the round, and the record of it. If every update is rejected the model stays as it was.
     """
-    observations = engine.observe(server.model)  # physical -> twin: what is new, how it looks to the model
+    observations = observe(server, engine, config)  # physical -> twin: what is new, how it looks to the model
     consider(server, observations, method, proxy)
     server, grew = grow_for_new_classes(server, observations)  # before anyone trains: one shape per round
     closed = proxy.close_task(server.round) if grew else None  # the best model becomes the old model; its score is forgotten
@@ -120,11 +132,25 @@ def run_round(
     return replace(server, round=server.round + 1), record
 
 
+def observe(server: ServerState, engine: Engine, config: RoundConfig) -> Sequence[Observation]:
+    """Let those twins look at their data whose turn it is in this round."""
+    return engine.observe(server.model, choose_observers(engine.present(server.round), server, config))
+
+
 def consider(server: ServerState, observations: Sequence[Observation], method: Method, proxy: ProxyServer) -> None:
     """Let the proxy server judge the global model as it stands."""
     if server.class_names:
         score = method.score(server, observations)
         proxy.consider(StoredModel(server.weights, server.class_names, server.round, score))
+
+
+def choose_observers(present: Sequence[str], server: ServerState, config: RoundConfig) -> Sequence[str]:
+    """Draw who looks: those who take part, or as many of them as are asked for, in the order of the twins."""
+    if config.observers_per_round is None or config.observers_per_round >= len(present):
+        return present
+    rng = np.random.default_rng(seed_for(server.seed, "observe", server.round))
+    drawn = rng.choice(len(present), config.observers_per_round, replace=False, shuffle=False)
+    return tuple(present[index] for index in sorted(drawn))
 
 
 def choose_twins(observations: Sequence[Observation], server: ServerState, config: RoundConfig) -> tuple[str, ...]:

@@ -27,6 +27,7 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.checkpoints = path / "checkpoint"
+        self.twins = self.checkpoints / "twins"
         self.records = path / "records.jsonl"
         self.results = path / "results.json"
         self.config = path / "config.json"
@@ -40,7 +41,9 @@ class RunFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         place = self.path / name
         beside = place.with_name(f".{place.name}.{os.getpid()}")
-        beside.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        with beside.open("w", encoding="utf-8") as file:
+            json.dump(value, file, indent=1, allow_nan=False)  # piece by piece: the plan of many hospitals is long
+            file.write("\n")
         beside.replace(place)
         return place
 

@@ -3,13 +3,12 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from federation.config import ExperimentConfig
-from federation.engines import Ward
 from federation.evaluation import Evaluator
+from federation.ward import Ward
 from physical.datasets import ImageDataset, load_dataset
-from physical.scenario import Scenario, plan_scenario
+from physical.planning import plan_scenario
+from physical.scenario import Scenario
 
 
 class StudyError(ValueError):
@@ -37,20 +36,15 @@ class Study:
         plans = self.scenario.hospitals
         return Ward(
             self.dataset.train,
-            {hospital_id: plan.arrivals for hospital_id, plan in plans.items()},
+            self.scenario.arrivals,
             {hospital_id: plan.joins_at_task * self.scenario.rounds_per_task for hospital_id, plan in plans.items()},
             self.config.setting(),
         )
 
     def unknown_arrived(self, twin_id: str, round_number: int, known: tuple[str, ...]) -> bool:
         """Return whether images of a class that the federation does not know have reached a twin by a round."""
-        labels, vocabulary = self.dataset.train.labels, self.dataset.train.vocabulary
-        return any(
-            vocabulary[label] not in known
-            for arrival in self.scenario.hospitals[twin_id].arrivals
-            if arrival.round <= round_number
-            for label in np.unique(labels[arrival.positions])
-        )
+        first = self.scenario.hospitals[twin_id].first_arrivals()
+        return any(since <= round_number and name not in known for name, since in first.items())
 
 
 def prepare_study(config: ExperimentConfig, data_dir: Path | None = None) -> Study:

@@ -13,9 +13,9 @@ from hypothesis.configuration import set_hypothesis_home_dir
 from physical.batch import Batch
 
 if TYPE_CHECKING:
-    from federation.engines import Ward
+    from federation.ward import Ward
     from incremental.network import NetworkConfig
-    from twin.twin import TwinSetting
+    from twin.config import TwinSetting
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is imported; networks this small are slower with more threads
 set_hypothesis_home_dir(Path(gettempdir()) / "hypothesis")  # nothing is written into the repository
@@ -60,8 +60,8 @@ def tiny_setting(tiny_network: "NetworkConfig") -> "TwinSetting":
     """What all twins share: a memory of 12, no augmentation, two epochs, a detector that fires at 0.05 ln C."""
     from incremental.detection import DetectionConfig
     from physical.transforms import AugmentationConfig
+    from twin.config import TwinConfig, TwinSetting
     from twin.local_training import TrainingConfig
-    from twin.twin import TwinConfig, TwinSetting
 
     training = TrainingConfig(
         epochs=2,
@@ -77,15 +77,16 @@ def tiny_setting(tiny_network: "NetworkConfig") -> "TwinSetting":
 @pytest.fixture(scope="session")
 def tiny_ward(tiny_batch: Batch, tiny_setting: "TwinSetting") -> "Ward":
     """Three hospitals, one of which joins at the second of three tasks; each image has one owner."""
-    from federation.engines import Ward
-    from physical.scenario import HospitalConfig, ScenarioConfig, plan_scenario
+    from federation.ward import Ward
+    from physical.planning import plan_scenario
+    from physical.protocol import HospitalConfig, ScenarioConfig
 
     config = ScenarioConfig("made", num_tasks=3, classes_per_task=3, rounds_per_task=2, heterogeneity=0.67, images="disjoint")
     hospitals = (HospitalConfig("north"), HospitalConfig("south"), HospitalConfig("east", joins_at_task=1))
     scenario = plan_scenario(tiny_batch.labels, tiny_batch.vocabulary, config, hospitals, seed=1)
     return Ward(
         tiny_batch,
-        {name: plan.arrivals for name, plan in scenario.hospitals.items()},
+        scenario.arrivals,
         {name: plan.joins_at_task * config.rounds_per_task for name, plan in scenario.hospitals.items()},
         tiny_setting,
     )

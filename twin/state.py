@@ -53,6 +53,11 @@ class TwinState:
     model_round: int = -1
     model_names: tuple[str, ...] = ()
 
+    @property
+    def last_round(self) -> int:
+        """Round in which the twin last looked or trained: a state changes at no other time; -1 before the first."""
+        return max(self.observed_until, self.model_round)
+
 
 def to_plain(state: TwinState) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Return a twin's state as what JSON holds and what safetensors hold."""

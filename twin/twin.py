@@ -7,78 +7,27 @@ when it detects new classes, or when it learns from the federation's class list 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import log
 from typing import Any
 
 import numpy as np
-import pydantic.dataclasses
 import torch
-from pydantic import ConfigDict, Field
 from torch import Tensor
 
-from incremental.detection import USUAL_LEVELS, Detection, DetectionConfig, Evidence, detect, entropy
-from incremental.network import IncrementalNetwork, NetworkConfig, build_network, freeze, weights_of
+from incremental.detection import USUAL_LEVELS, Detection, Evidence, detect, entropy
+from incremental.network import IncrementalNetwork, build_network, freeze, weights_of
 from physical.hospital import Hospital
 from physical.transforms import to_unit
+from twin.config import TwinSetting
 from twin.hold_out import hold_out
-from twin.local_training import TrainingConfig, learning_rate, train_locally
+from twin.local_training import learning_rate, train_locally
 from twin.memory import ExemplarMemory, herd
 from twin.messages import Broadcast, GlobalModel, Observation, TwinUpdate
 from twin.objective import LocalContext, LocalObjective
+from twin.report import report_of
 from twin.state import NOTHING, Positions, TwinState
 from twin.view import HospitalView
-
-
-@pydantic.dataclasses.dataclass(frozen=True, config=ConfigDict(extra="forbid"))
-class TwinConfig:
-    """What every twin of a federation has in common.
-
-    Args:
-        memory_capacity: Most exemplars (paper: 2000 for CIFAR-100, 1000 for the organs, each per twin).
-        settle_rounds: Classes that a twin notices within this many rounds after its task began belong to that task.
-        held_back_fraction: Share of arrivals that is never trained on: the calibrated detector's reference and the reported accuracy's
-            test.
-        detection: When new classes count as noticed.
-        watched: Other rules that look at the same evidence; what they would have decided is reported and not followed.
-    """
-
-    memory_capacity: int = 2000
-    settle_rounds: int = 2
-    held_back_fraction: float = 0.0
-    detection: DetectionConfig = Field(default_factory=DetectionConfig)
-    watched: tuple[DetectionConfig, ...] = ()
-
-    def __post_init__(self) -> None:
-        """Check the ranges."""
-        if self.memory_capacity < 0:
-            raise ValueError(f"memory_capacity is {self.memory_capacity}; allowed: 0 or more exemplars")
-        if self.settle_rounds < 0:
-            raise ValueError(f"settle_rounds is {self.settle_rounds}; allowed: 0 or more")
-        if not 0 <= self.held_back_fraction <= 0.5:
-            raise ValueError(f"held_back_fraction is {self.held_back_fraction}; allowed: 0 to 0.5")
-        if self.detection.rule == "calibrated" and not self.held_back_fraction:
-            raise ValueError(
-                "detection.rule is 'calibrated' and held_back_fraction 0: the rule compares arrivals with images held back; "
-                "set held_back_fraction to 0.1, or rule to 'entropy_jump'"
-            )
-
-
-@dataclass(frozen=True)
-class TwinSetting:
-    """All that twins of one federation share.
-
-    Args:
-        twin: Memory and detection.
-        network: What weights are put into.
-        training: The local optimiser.
-        rounds_per_task: Rounds after which a task counts as over, for the learning rate.
-    """
-
-    twin: TwinConfig
-    network: NetworkConfig
-    training: TrainingConfig
-    rounds_per_task: int
 
 
 class DigitalTwin:
@@ -186,30 +135,7 @@ class DigitalTwin:
 
     def report(self) -> dict[str, Any]:
         """Return the twin's reported and desired state, as plain data without pixels."""
-        state = self.state
-        labels = self._hospital.labels(state.current)
-        counts = {self._hospital.vocabulary[label]: int((labels == label).sum()) for label in np.unique(labels)}
-        known = {name for names in state.finished for name in names} | set(state.current_names)
-        return {
-            "twin": self.twin_id,
-            "reported": {
-                "model_round": state.model_round,
-                "classes": sorted(known),
-                "current_images": counts,
-                "exemplars": {name: len(each) for name, each in state.memory.positions.items()},
-                "held_back_images": len(state.held_back),
-                "waiting_images": len(state.inbox),
-                "entropy": state.entropy_history[-1][1] if state.entropy_history else None,
-                "observed_until_round": state.observed_until,
-            },
-            "desired": {
-                "classes": list(state.model_names),
-                "memory_capacity": state.memory.capacity,
-                "detection": self._setting.twin.detection.rule,
-            },
-            "converged": not len(state.inbox),
-            "events": [dict(event) for event in state.events],
-        }
+        return report_of(self.state, self._view, self._setting.twin)
 
     def _detect(
         self, model: GlobalModel, network: IncrementalNetwork, inbox: Positions, held_back: Any

@@ -25,7 +25,7 @@ def twins(
     as_json: Annotated[bool, typer.Option("--json", help="Print plain data.")] = False,
 ) -> None:
     """Show the digital twins of a run: reported and desired state, and what happened to them."""
-    from federation.twin_states import reports_of_run
+    from federation.twin_reports import reports_of_run
 
     console = Console()
     reports = reports_of_run(run)

@@ -78,6 +78,11 @@ BAD_VALUES = {
     "unknown method": ({"method": {"name": "fedkaa"}}, "Did you mean 'fedka'?"),
     "word for a number": ({"training": {"epochs": "many"}}, "training.epochs is 'many'"),
     "dirichlet without disjoint images": ({"scenario": {"images": "shared"}}, "dirichlet_alpha"),
+    "fewer that look than train": (
+        {"federation": {"observers_per_round": 2}},
+        "observers_per_round is 2; allowed: at least twins_per_round",
+    ),
+    "no workers": ({"engine": {"workers": 0}}, "workers is 0; allowed: 1 or more, or none"),
     "no twins": ({"federation": {"twins_per_round": 0}}, "twins_per_round is 0"),
 }
 
@@ -127,3 +132,11 @@ def test_the_digest_ignores_where_twins_run_and_sees_what_changes_results():
     assert load_experiment(CONFIGS / "organa_demo", ["engine.name=sequential"]).digest() == base.digest()
     assert load_experiment(CONFIGS / "organa_demo", ["engine.threads=2"]).digest() != base.digest()
     assert load_experiment(CONFIGS / "organa_demo", ["training.momentum=0.8"]).digest() != base.digest()
+
+
+def test_settings_that_change_no_result_change_no_digest_and_those_that_do_change_it():
+    def digest(*changes):
+        return load_experiment(CONFIGS / "organa_demo", changes).digest()
+
+    assert digest() == digest("engine.workers=7", "engine.name=debug", "federation.observers_per_round=null")
+    assert len({digest(), digest("engine.threads=3"), digest("federation.observers_per_round=8")}) == 3

@@ -12,7 +12,7 @@ from federation.config import load_experiment
 from federation.experiment import ExperimentError, Watcher, run_experiment, with_seed
 from federation.methods.fedka import FedKA
 from federation.run_folder import RunFolder
-from federation.twin_states import reports_of_run
+from federation.twin_reports import reports_of_run
 
 ROOT = Path(__file__).parents[2]
 TINY = ROOT / "hospital_configs" / "phantom_tiny"
@@ -154,6 +154,57 @@ def test_a_failing_disk_ends_the_run_with_its_last_checkpoint_whole(finished, tm
         run_experiment(config(), tmp_path)
     run_experiment(config(), tmp_path, resume=True)
     assert comparable(tmp_path) == comparable(finished)
+
+
+class Killed(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("write", [2, 17, 34])
+def test_a_run_that_ends_while_a_twins_state_is_written_and_is_resumed_equals_an_uninterrupted_one(finished, tmp_path, monkeypatch, write):
+    import federation.twin_states as room
+
+    save, calls = room.save_file, []
+
+    def killed(*arguments, **keywords):
+        calls.append(1)
+        if len(calls) == write:
+            raise Killed
+        save(*arguments, **keywords)
+
+    monkeypatch.setattr(room, "save_file", killed)
+    with pytest.raises(Killed):
+        run_experiment(config(), tmp_path / "run")
+    has_rounds = any((tmp_path / "run" / "checkpoint").glob("round-*"))
+    assert has_rounds == (write > 2)
+    run_experiment(config(), tmp_path / ("run" if has_rounds else "anew"), resume=has_rounds)
+    out = tmp_path / ("run" if has_rounds else "anew")
+    assert comparable(out) == comparable(finished)
+    assert reports_of_run(out) == reports_of_run(finished)
+
+
+def test_a_checkpoint_holds_no_twin_and_old_states_are_deleted(finished):
+    folder = RunFolder(finished)
+    assert sorted(path.name for path in folder.checkpoints.iterdir()) == ["round-00005", "round-00006", "twins"]
+    for twin in folder.twins.iterdir():
+        assert 1 <= len(list(twin.iterdir())) <= 3
+    assert "twins" not in json.loads((folder.checkpoints / "round-00006" / "state.json").read_text())
+
+
+def test_a_run_in_which_few_twins_look_is_repeated_and_resumed_alike(tmp_path):
+    few = config("federation.observers_per_round=3")
+
+    def stop(record):
+        if record["kind"] == "round" and record["round"] == 3:
+            raise Stop
+
+    run_experiment(few, tmp_path / "whole")
+    with pytest.raises(Stop):
+        run_experiment(few, tmp_path / "stopped", watcher=Watcher(record=stop))
+    run_experiment(few, tmp_path / "stopped", resume=True)
+    assert comparable(tmp_path / "stopped") == comparable(tmp_path / "whole")
+    rounds = [record for record in RunFolder(tmp_path / "whole").read_records() if record["kind"] == "round"]
+    assert {len(record["observations"]) for record in rounds} == {3}
 
 
 def test_fedka_declares_its_uploads():

@@ -4,20 +4,22 @@ import numpy as np
 import pytest
 import torch
 
-from federation.engines import EngineConfig, SequentialEngine, Ward, make_engine
+from federation.engines import EngineConfig, SequentialEngine, make_engine
 from federation.methods.fedavg import FedAvg
 from federation.methods.fedka import FedKA
-from federation.round import RoundConfig, choose_twins, run_round
+from federation.round import RoundConfig, choose_observers, choose_twins, run_round
 from federation.server import new_server
+from federation.twin_states import StateFolder
+from federation.ward import Ward
 from incremental.detection import DetectionConfig
 from incremental.network import NetworkConfig
 from incremental.proxy import ProxyConfig, ProxyServer
 from incremental.reconstruction import ReconstructionConfig
 from physical.batch import Batch
 from physical.hospital import Arrival
+from twin.config import TwinConfig, TwinSetting
 from twin.local_training import TrainingConfig
 from twin.messages import Observation
-from twin.twin import TwinConfig, TwinSetting
 
 NETWORK = NetworkConfig(backbone="lenet", width=4, image_size=16, channels=1)
 FEW_STEPS = ReconstructionConfig(perturb_steps=3, invert_steps=5)
@@ -56,8 +58,11 @@ class Poisoned:
     def __init__(self, engine, damage):
         self.engine, self.damage = engine, damage
 
-    def observe(self, model):
-        return self.engine.observe(model)
+    def present(self, round_number):
+        return self.engine.present(round_number)
+
+    def observe(self, model, twin_ids):
+        return self.engine.observe(model, twin_ids)
 
     def train(self, method, broadcasts):
         return [self.damage(each) if each.twin_id == "east" else each for each in self.engine.train(method, broadcasts)]
@@ -97,11 +102,12 @@ def test_the_same_seed_gives_the_same_weights_twice(ward):
     assert same(play(ward, method, 5)[0].weights, play(ward, method, 5)[0].weights)
 
 
-def test_processes_and_debug_equal_sequential_bit_for_bit(ward):
+def test_processes_debug_and_a_dictionary_equal_sequential_bit_for_bit(ward, tmp_path):
     method = FedKA(head_loss="ce", reconstruction=FEW_STEPS)
-    expected, _, _ = play(ward, method, 5, make_engine(EngineConfig(threads=1), ward))
-    debug, _, _ = play(ward, method, 5, make_engine(EngineConfig(name="debug", threads=1), ward))
-    engine = make_engine(EngineConfig(name="processes", threads=1, workers=2), ward)
+    expected, _, _ = play(ward, method, 5, make_engine(EngineConfig(threads=1), ward, StateFolder(tmp_path / "sequential")))
+    debug, _, _ = play(ward, method, 5, make_engine(EngineConfig(name="debug", threads=1), ward, StateFolder(tmp_path / "debug")))
+    assert same(expected.weights, play(ward, method, 5, SequentialEngine(ward))[0].weights)
+    engine = make_engine(EngineConfig(name="processes", threads=1, workers=2), ward, StateFolder(tmp_path / "processes"))
     try:
         processes, _, _ = play(ward, method, 5, engine)
     finally:
@@ -151,6 +157,46 @@ def test_only_twins_with_something_to_learn_are_drawn_and_none_twice():
     assert chosen == choose_twins(observations, new_server(NETWORK, 1), RoundConfig(twins_per_round=6))
 
 
+def test_every_twin_looks_unless_some_are_drawn_in_the_order_of_the_twins():
+    present, server = [f"t{index}" for index in range(20)], new_server(NETWORK, 1)
+    for observers in (None, 20, 30):
+        assert choose_observers(present, server, RoundConfig(observers_per_round=observers)) == present
+    drawn = [choose_observers(present, replace(server, round=number), RoundConfig(observers_per_round=6)) for number in range(40)]
+    assert all(len(set(each)) == 6 and list(each) == sorted(each, key=present.index) for each in drawn)
+    assert {name for each in drawn for name in each} == set(present)
+    assert drawn[3] == choose_observers(present, replace(server, round=3), RoundConfig(observers_per_round=6)) != drawn[4]
+
+
+def test_who_trains_is_drawn_among_those_who_looked(ward):
+    config = RoundConfig(twins_per_round=1, observers_per_round=2)
+    engine = SequentialEngine(ward)
+    _, _, records = play(ward, FedAvg(), 4, engine, config=config)
+    assert all(len(record.observations) == 2 for record in records)
+    assert all(set(record.chosen) <= {each.twin_id for each in record.observations} for record in records)
+    assert records[0].bytes_down < play(ward, FedAvg(), 1)[2][0].bytes_down
+
+
+def test_a_twin_that_was_not_drawn_catches_up_when_it_is(ward):
+    config = RoundConfig(twins_per_round=1, observers_per_round=1)
+    engine = SequentialEngine(ward)
+    _, _, records = play(ward, FedAvg(), 8, engine, config=config)
+    first = {}
+    for record in records:
+        first.setdefault(record.observations[0].twin_id, record.round)
+    arrived = {name: sum(len(each.positions) for each in ward.arrivals[name] if each.round <= 7) for name in first}
+    for name, state in engine.states.items():
+        until = state.observed_until
+        seen = sum(each.num_new_images for record in records for each in record.observations if each.twin_id == name)
+        assert seen == sum(len(each.positions) for each in ward.arrivals[name] if each.round <= until)
+        assert state.events[0] == {"round": first[name], "what": "joined the federation"}
+    assert max(first.values()) > 0 and any(seen == arrived[name] for name in first)
+
+
+def test_more_twins_training_than_looking_is_refused():
+    with pytest.raises(ValueError, match="observers_per_round is 3; allowed: at least twins_per_round, which is 5"):
+        RoundConfig(observers_per_round=3)
+
+
 def test_a_hospital_that_joins_later_is_not_asked_before(ward):
     late = replace(ward, joins={**ward.joins, "south": 2})
     _, _, records = play(late, FedAvg(), 3)
@@ -167,3 +213,10 @@ def test_a_watched_rule_is_reported_and_changes_nothing(ward):
     seen = [each for record in records for each in record.observations]
     assert all(each.watched[1] == each.signal for each in seen)
     assert any(each.signal and not each.watched[0] for each in seen)
+
+
+def test_fedka_without_reconstruction_uploads_weights_alone_and_is_judged_on_held_back_images(ward):
+    server, proxy, records = play(ward, FedKA(head_loss="ce", reconstruction=None), 2)
+    assert all(not update.upload for record in records for update in record.accepted)
+    assert not server.kept
+    assert proxy.best.score.test.startswith("held-back images")

@@ -22,8 +22,9 @@ from incremental.reconstruction import ReconstructionConfig
 from physical.batch import Batch
 from physical.hospital import Arrival, Hospital
 from physical.transforms import to_tensor
+from twin.config import TwinConfig, TwinSetting
 from twin.messages import Broadcast, GlobalModel, Observation, TwinUpdate, num_bytes
-from twin.twin import DigitalTwin, TwinConfig, TwinSetting
+from twin.twin import DigitalTwin
 
 DECLARED = {FedAvg: set[str](), FedKA: {"prototype_gradients", "prototype_shape"}}
 METHODS = [FedAvg(memory=True), FedKA(reconstruction=ReconstructionConfig(perturb_steps=3), attention_weight=0.1)]

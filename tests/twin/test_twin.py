@@ -18,10 +18,11 @@ from incremental.network import IncrementalNetwork, build_network, weights_of
 from physical.batch import Batch
 from physical.hospital import Arrival, Hospital
 from physical.transforms import to_tensor, to_unit
+from twin.config import TwinConfig, TwinSetting
 from twin.messages import Broadcast, Observation, TwinUpdate
 from twin.objective import LocalContext, Terms, TrainingBatch
 from twin.state import from_plain, to_plain
-from twin.twin import DigitalTwin, TwinConfig, TwinSetting
+from twin.twin import DigitalTwin
 
 METHOD = FedAvg(memory=True)
 FIRST, SECOND = (1, 2), (0, 3)  # red stripes arrive in round 0, plain images, which look like neither, in round 2

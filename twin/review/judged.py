@@ -146,7 +146,9 @@ def alone(folder: Path) -> Iterator[bool]:
     with closing(sqlite3.connect(folder / "triage.lock", timeout=0, isolation_level=None)) as connection:
         try:
             connection.execute("BEGIN EXCLUSIVE")
-        except sqlite3.OperationalError:
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY:
+                raise
             yield False
             return
         yield True

@@ -32,7 +32,7 @@ from twin.review.workflow import SELECTABLE, CaseState, WorkflowError
 Item = TypeVar("Item")
 _FORMAT = 1  # of what is remembered
 _IMAGES_AT_ONCE = 512  # looked at before the verdicts are written down
-_MOST_WAITING = 20_000  # images that look new and are compared in one call; bounds memory
+_MOST_WAITING = 20_000  # images that look new and are compared in one call, the latest; bounds memory
 _SAMPLE_OF_CASE = 200  # most typical images of a case by which later ones are compared with it
 # What looks like one of these has been decided on; after a release the next model knows it, after a roll-back it is a question again.
 _DECIDED = frozenset(CaseState) - SELECTABLE - {CaseState.RELEASED, CaseState.ROLLED_BACK}
@@ -229,7 +229,7 @@ class _Triage:
         decided = set(self._case_ids(_DECIDED))
         self.judged.change([each for each, case_id in self.judged.decided().items() if case_id not in decided], Verdict.NEW)
         new = set(self.judged.ids(Verdict.NEW))
-        return [each for each in unnamed if each in new][:_MOST_WAITING]
+        return [each for each in unnamed if each in new][-_MOST_WAITING:]
 
     def _put_into_cases(self, image_ids: Sequence[str], standard: Standard) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Put images to the cases that they resemble and open cases for what groups the others form; return both kinds of cases."""

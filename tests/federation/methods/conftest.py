@@ -8,10 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from federation.engines import SequentialEngine, Ward
+from federation.engines import SequentialEngine
 from federation.method import Method
 from federation.round import RoundConfig, RoundRecord, run_round
 from federation.server import ServerState, new_server
+from federation.ward import Ward
 from incremental.detection import DetectionConfig
 from incremental.head import grow_head
 from incremental.network import IncrementalNetwork, NetworkConfig, build_network, freeze, initial_weights

@@ -12,10 +12,11 @@ from federation.server import grow_for_new_classes, new_server
 from incremental.network import IncrementalNetwork, NetworkConfig, build_network
 from physical.hospital import Arrival, Hospital
 from physical.transforms import AugmentationConfig, to_tensor, to_unit
+from twin.config import TwinConfig, TwinSetting
 from twin.local_training import TrainingConfig
 from twin.messages import Observation, TwinUpdate
 from twin.objective import LocalContext
-from twin.twin import DigitalTwin, TwinConfig, TwinSetting
+from twin.twin import DigitalTwin
 
 NETWORK = NetworkConfig(backbone="lenet", width=4, image_size=16, norm="group")
 RATE, EPOCHS = 0.05, 3

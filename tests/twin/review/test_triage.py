@@ -263,7 +263,7 @@ def test_no_more_cases_than_asked_are_opened_at_once(mirror, store):
 
 
 def test_the_threshold_is_that_of_held_back_images_where_there_are_enough(mirror, store):
-    held_back = [image_id for image_id in mirror.ids(named=True) if image_id.startswith("heart")]
+    held_back = mirror.ids(named=True)[::3]
     entropies = np.sort(Eye().look(mirror.pixels(held_back)).entropy_fractions)
     report = triage(mirror, Eye(), store, "north", held_back=held_back)
     assert report.threshold == pytest.approx(entropies[57])  # the 58th of 60: ceil(61 * 0.95)
