@@ -3,13 +3,14 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.up-to-date
 SEED ?= 1
+PORT ?= 8000
 OUT ?= runs/organa_demo-seed$(SEED)
 export PYTHONDONTWRITEBYTECODE := 1
 
-.PHONY: env demo test lint types contracts unit clean help
+.PHONY: env demo console-demo test lint types contracts unit bench clean help
 
 help:            ## show this list
-	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 14
 
 env: $(STAMP)    ## build .venv, or re-use it where it is up to date
 
@@ -25,6 +26,9 @@ demo: env        ## the main job on real OrganAMNIST: data, training, report, re
 	$(BIN)/fedka run hospital_configs/organa_demo --out $(OUT) --seed $(SEED) --resume-if-begun
 	$(BIN)/fedka models list
 
+console-demo: env ## the clinicians' console: three hospitals, phantom scans, one organ that nobody named (PORT=8000)
+	$(BIN)/fedka console demo --folder runs/console-demo --port $(PORT)
+
 test: env lint types contracts unit  ## everything that CI runs
 
 lint: env        ## ruff: format, rules, docstrings
@@ -39,6 +43,9 @@ contracts: env   ## import contracts
 
 unit: env        ## pytest
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+
+bench: env       ## benchmarks/RESULTS.md: every benchmark on this machine, about a quarter of an hour on two idle cores
+	$(BIN)/python -m benchmarks.run_all
 
 clean:           ## remove the environment and caches, keep runs
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache *.egg-info

@@ -34,7 +34,7 @@ class Convolution(nn.Conv2d):
         height, width = (_positions(side, self.stride[0]) for side in maps.shape[2:])
         if height * width > MOST_POSITIONS or maps.device.type != "cpu" or not _in_bfloat16():
             return super().forward(maps)
-        product: Tensor = _Product.apply(maps.bfloat16(), self.weight.bfloat16(), self.stride[0])  # type: ignore[no-untyped-call]
+        product: Tensor = _Product.apply(maps.bfloat16(), self.weight.bfloat16(), self.stride[0])
         return product if self.bias is None else product + self.bias.to(product.dtype)[:, None, None]
 
 
@@ -49,7 +49,7 @@ class _Product(torch.autograd.Function):
         return _multiply(maps, weight, stride)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         """Return the gradients of maps and weight."""
         maps, weight = ctx.saved_tensors
@@ -61,7 +61,7 @@ class _Product(torch.autograd.Function):
         if ctx.needs_input_grad[0] and ctx.stride == 1:
             of_maps = _multiply(slope, weight.flip(2, 3).transpose(0, 1), 1)  # a convolution with the weights turned round
         elif ctx.needs_input_grad[0]:
-            of_maps = conv2d_input(list(maps.shape), weight, slope, ctx.stride, 1)
+            of_maps = conv2d_input(maps.shape, weight, slope, ctx.stride, 1)  # type: ignore[no-untyped-call]
         return of_maps, of_weight, None
 
 

@@ -1,0 +1,112 @@
+"""Engines against each other: the same experiment one twin after the other, with the debug engine, and in 1 and 2 worker processes.
+
+Real OrganAMNIST, a thin network, each engine in a fresh process. Prints seconds per round as a ratio to the sequential engine, and exits
+with 1 where the weights after the last round differ in one bit.
+
+``python -m benchmarks.engines``; ``--out FILE`` also writes JSON.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from itertools import pairwise
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+from benchmarks.measuring import table, tell
+
+ROOT = Path(__file__).resolve().parents[1]
+ENGINES = {
+    "sequential": {"name": "sequential"},
+    "debug": {"name": "debug"},
+    "processes, 1 worker": {"name": "processes", "workers": 1},
+    "processes, 2 workers": {"name": "processes", "workers": 2},
+}
+
+
+def measure(engine: str, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Run one experiment in this process; return the time of its rounds and the digest of its last weights."""
+    from federation.checkpoint import load_checkpoint
+    from federation.config import load_experiment
+    from federation.experiment import Watcher, run_experiment
+    from federation.run_folder import RunFolder
+
+    changes = [
+        f"scenario.dataset={arguments.dataset}",
+        "scenario.num_tasks=2",
+        f"scenario.rounds_per_task={arguments.rounds // 2}",
+        f"scenario.images_per_class={arguments.images_per_class}",
+        "scenario.arrivals_per_task=1",
+        f"network.width={arguments.width}",
+        f"training.epochs={arguments.epochs}",
+        f"engine={json.dumps(ENGINES[engine])}",
+        "evaluation.round_images=0",
+        "tracking.enabled=false",
+    ]
+    config = load_experiment(ROOT / "hospital_configs" / "organa_demo", changes)
+    ends = []
+
+    def record(entry: Any) -> None:
+        if entry["kind"] == "round":
+            ends.append(perf_counter())
+
+    with tempfile.TemporaryDirectory() as folder:
+        run_experiment(config, Path(folder) / "run", watcher=Watcher(record=record))
+        weights = load_checkpoint(RunFolder(Path(folder) / "run").checkpoints).server.weights
+    digest = hashlib.sha256()
+    for name, value in weights.items():
+        digest.update(name.encode() + value.numpy().tobytes())
+    rounds = [after - before for before, after in pairwise(ends)]
+    return {"engine": engine, "seconds_per_round": statistics.median(rounds), "weights": digest.hexdigest()[:16]}
+
+
+def in_fresh_process(engine: str, given: list[str]) -> dict[str, Any]:
+    """Return what this program says when it is started anew for one engine."""
+    command = [sys.executable, "-m", "benchmarks.engines", *given, "--measure", engine]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        sys.exit(f"{engine}: {done.stderr}")
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def main(given: list[str]) -> int:
+    """Measure, print, write; return 1 where the weights differ."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=8)
+    parser.add_argument("--epochs", type=int, default=2)
+    parser.add_argument("--images-per-class", type=int, default=400)
+    parser.add_argument("--width", type=int, default=8)
+    parser.add_argument("--dataset", default="organamnist")
+    parser.add_argument("--out", type=Path, help="also write JSON here")
+    parser.add_argument("--measure", choices=ENGINES, help=argparse.SUPPRESS)
+    arguments = parser.parse_args(given)
+    if arguments.measure is not None:
+        print(json.dumps(measure(arguments.measure, arguments)))
+        return 0
+    found = []
+    for engine in ENGINES:
+        tell(f"  {engine}")
+        found.append(in_fresh_process(engine, given))
+        found[-1]["time_ratio"] = found[-1]["seconds_per_round"] / found[0]["seconds_per_round"]
+    rows = [(each["engine"], f"{each['seconds_per_round']:.3f}", f"{each['time_ratio']:.2f}", each["weights"]) for each in found]
+    print(table(("engine", "s per round", "ratio", "digest of the last weights"), rows))
+    equal = len({each["weights"] for each in found}) == 1
+    print(f"\nWeights after the last round: {'equal to the bit' if equal else '**different**'}.")
+    if not equal:
+        tell("the engines' weights differ: a result must not depend on where twins run")
+    if arguments.out:
+        settings = {name: value for name, value in vars(arguments).items() if name not in ("out", "measure")}
+        arguments.out.write_text(json.dumps({"settings": settings, "engines": found, "equal": equal}, indent=1) + "\n", encoding="utf-8")
+    return 0 if equal else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,73 @@
+"""How times are taken and tables written. Knows nothing of what is timed."""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from statistics import median
+from time import perf_counter
+
+
+def alternately(works: Mapping[str, Callable[[], object]], repeats: int, warm_up: bool = True) -> dict[str, float]:
+    """Return the median seconds of each of several works, which take turns: a load that comes or goes meets them all.
+
+    Args:
+        works: By name; each is called ``repeats`` times.
+        repeats: Turns.
+        warm_up: Call each once more at the beginning, without counting it.
+    """
+    if warm_up:
+        for name, work in works.items():
+            tell(f"  warming up: {name}")
+            work()
+    seconds: dict[str, list[float]] = {name: [] for name in works}
+    for turn in range(repeats):
+        for name, work in works.items():
+            started = perf_counter()
+            work()
+            seconds[name].append(perf_counter() - started)
+            tell(f"  turn {turn + 1}/{repeats}, {name}: {seconds[name][-1]:.3f} s")
+    return {name: median(each) for name, each in seconds.items()}
+
+
+def table(headers: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """Return a Markdown table: the first column to the left, the others to the right."""
+    cells = [[str(cell) for cell in row] for row in (headers, *rows)]
+    widths = [max(len(row[column]) for row in cells) for column in range(len(headers))]
+    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
+    aligned = [[row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))] for row in cells]
+    return "\n".join("| " + " | ".join(row) + " |" for row in (aligned[0], rule, *aligned[1:]))
+
+
+def tell(line: str) -> None:
+    """Say how far a benchmark is, beside its result."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def scaled(number: float, unit: str) -> str:
+    """Return a number with three digits and a prefix: ``1.23 GFLOP``."""
+    for prefix, size in (("P", 1e15), ("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if abs(number) >= size:
+            return f"{number / size:.3g} {prefix}{unit}"
+    return f"{number:.3g} {unit}"
+
+
+def duration(seconds: float) -> str:
+    """Return a time with three digits in the unit that suits it."""
+    if seconds < 1:
+        return f"{seconds * 1e3:.3g} ms"
+    return f"{seconds:.3g} s" if seconds < 600 else f"{seconds / 60:.3g} min"
+
+
+def parser(description: str | None) -> argparse.ArgumentParser:
+    """Return a command line with the options that every benchmark has."""
+    made = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    made.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="threads of both sides")
+    return made
+
+
+def use_threads(threads: int) -> None:
+    """Let torch use this many threads, whatever the environment says."""
+    import torch
+
+    torch.set_num_threads(threads)
