@@ -29,7 +29,7 @@ def _show(message: object) -> None:
 
 
 def _mount() -> None:
-    from federation.cli import compare, data, inspect, models, predict, run
+    from federation.cli import compare, console, console_demo, data, inspect, models, predict, run
 
     app.command("run")(run.run)
     app.command("check")(run.check)
@@ -40,6 +40,10 @@ def _mount() -> None:
     app.command("predict")(predict.predict)
     app.command("sync")(models.sync)
     app.add_typer(data.app, name="data", help="Data sets: list, show their data sheet, fetch.")
+    console.app.command("demo")(console_demo.demo)
+    app.add_typer(console.app, name="console", help="The clinicians' console: make it, serve it, take images in.")
+    app.add_typer(console.users, name="users", help="Accounts of a console: add, list, disable, new password.")
+    app.add_typer(console.audit, name="audit", help="Audit log of a console: verify, show.")
     app.add_typer(models.app, name="models", help="Registered models: list, promote, roll back.")
 
 

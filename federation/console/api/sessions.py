@@ -1,0 +1,63 @@
+"""``/api/v1``: logging in for a bearer token, logging out, who one is, and the API's own description."""
+
+from typing import Any
+
+from fastapi import Request, Response
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel
+from starlette.status import HTTP_204_NO_CONTENT
+
+from federation.console.api.models import Body, ErrorOut, Word, api_router
+from federation.console.security.sessions import close_session, open_session
+from federation.console.services import Asked, Asking
+from twin.review.workflow import Role
+
+router = api_router("session")
+
+
+class LoginIn(Body):
+    """A name and a password."""
+
+    user: Word
+    password: Word
+
+
+class MeOut(BaseModel):
+    """Who is logged in."""
+
+    user: str
+    role: Role
+    hospital: str | None
+
+
+class LoginOut(MeOut):
+    """A session: its token goes into the header ``Authorization: Bearer TOKEN``."""
+
+    token: str
+
+
+@router.post("/login", responses={429: {"model": ErrorOut, "description": "Too many wrong passwords; see Retry-After."}})
+def login(request: Request, services: Asked, body: LoginIn) -> LoginOut:
+    """Log in; the answer's token is good for as long as a session in a browser."""
+    token, account = open_session(request, services, body.user, body.password)
+    return LoginOut(user=account.user, role=account.role, hospital=account.hospital, token=token)
+
+
+@router.post("/logout", status_code=HTTP_204_NO_CONTENT)
+def logout(request: Request, services: Asked) -> Response:
+    """End the session."""
+    close_session(request, services)
+    return Response(status_code=HTTP_204_NO_CONTENT)
+
+
+@router.get("/me")
+def me(visitor: Asking) -> MeOut:
+    """Say who is logged in."""
+    return MeOut(user=visitor.user, role=visitor.role, hospital=visitor.hospital)
+
+
+@router.get("/openapi.json", include_in_schema=False)
+def openapi(request: Request) -> JSONResponse:
+    """Describe the API."""
+    plain: dict[str, Any] = request.app.openapi()
+    return JSONResponse(plain)

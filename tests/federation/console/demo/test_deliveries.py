@@ -1,0 +1,80 @@
+import threading
+from dataclasses import replace
+
+import pydicom
+import pytest
+
+from federation.console.demo.deliveries import STATE_FILE, Deliveries
+from federation.console.demo.plan import DemoError, DemoPlan, plain_settings, settings_of
+from federation.console.settings import make_folder
+
+PLAN = DemoPlan(patients=10, known=("liver", "spleen"), unknown_from=1, unknown_at_once=2, unknown_most=4)
+
+
+@pytest.fixture
+def settings(tmp_path):
+    made = settings_of(PLAN, tmp_path / "demo")
+    make_folder(made, plain_settings(PLAN))
+    return made
+
+
+def sent(settings, hospital):
+    return sorted(settings.hospital(hospital).inbox.glob("*.dcm"))
+
+
+def names(paths):
+    return sorted(str(pydicom.dcmread(path).get("BodyPartExamined", "")) for path in paths)
+
+
+def test_a_patient_of_the_history_has_every_known_organ_named(settings):
+    deliveries = Deliveries(PLAN, settings)
+    deliveries.send_history("north")
+    assert names(sent(settings, "north")) == ["LIVER", "SPLEEN"] and deliveries.history("north") == 1
+    assert sent(settings, "south") == []
+
+
+def test_the_unknown_organ_comes_to_its_finders_from_its_delivery_on_and_then_no_more(settings):
+    deliveries, counts = Deliveries(PLAN, settings), []
+    for _ in range(5):
+        before = {hospital: len(sent(settings, hospital)) for hospital in PLAN.hospitals}
+        deliveries.send()
+        counts.append([len(sent(settings, hospital)) - before[hospital] for hospital in PLAN.hospitals])
+    assert counts == [[1, 1, 1], [3, 3, 1], [3, 3, 1], [1, 1, 1], [1, 1, 1]]
+
+
+def test_deliveries_go_on_where_they_stopped_and_send_nothing_twice(settings):
+    Deliveries(PLAN, settings).send()
+    first = set(sent(settings, "north"))
+    later = Deliveries(PLAN, settings)
+    later.send()
+    assert later.streamed == 2 and first < set(sent(settings, "north"))
+
+
+def test_a_delivery_that_was_broken_off_is_sent_again_under_the_same_uids(settings):
+    Deliveries(PLAN, settings).send()
+    once = sent(settings, "north")
+    (settings.folder / STATE_FILE).unlink()
+    Deliveries(PLAN, settings).send()
+    assert sent(settings, "north") == once
+
+
+def test_no_two_hospitals_share_a_patient(settings):
+    Deliveries(PLAN, settings).send_history("north")
+    Deliveries(PLAN, settings).send_history("south")
+    patients = [{pydicom.dcmread(path).PatientID for path in sent(settings, hospital)} for hospital in ("north", "south")]
+    assert len(patients[0]) == len(patients[1]) == 1 and patients[0] != patients[1]
+
+
+def test_a_stream_that_is_told_to_stop_stops(settings):
+    stop, deliveries = threading.Event(), Deliveries(replace(PLAN, seconds=0.01), settings)
+    sender = threading.Thread(target=deliveries.stream, args=(stop,))
+    sender.start()
+    stop.set()
+    sender.join(60)
+    assert not sender.is_alive()
+
+
+@pytest.mark.parametrize("change", [{"unknown": "liver"}, {"unknown": "tail"}, {"finders": ("east",)}, {"patients": 5}, {"seconds": 0.0}])
+def test_a_plan_that_does_not_fit_together_is_refused(change):
+    with pytest.raises(DemoError, match="allowed: "):
+        replace(PLAN, **change)

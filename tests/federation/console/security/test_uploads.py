@@ -1,0 +1,128 @@
+import io
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from federation.console.security.limits import SMALL_BODY, too_large
+
+
+def png(side=20):
+    stream = io.BytesIO()
+    Image.fromarray(np.full((side, side), 128, np.uint8)).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def bomb_png(side=60_000):
+    """A PNG of a few megabytes that would unpack to 3.6 GB."""
+
+    def chunk(kind, content):
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    packer = zlib.compressobj(9)
+    body = b"".join(packer.compress(b"\0" * (side + 1)) for _ in range(200)) + packer.flush()
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0))
+        + chunk(b"IDAT", body)
+        + chunk(b"IEND", b"")
+    )
+
+
+def inbox(world):
+    return world.settings.hospital("north").inbox
+
+
+def send(world, *files, user="ada"):
+    return world.client(user).post("/api/v1/intake", files=[("files", each) for each in files])
+
+
+def test_images_land_in_the_own_hospitals_inbox_under_random_names(world):
+    dicom = b"\0" * 128 + b"DICM" + b"rest"
+    answer = send(world, ("Miller^John.png", png(), "image/png"), ("scan", dicom, "application/octet-stream"))
+    assert [each["taken"] for each in answer.json()["files"]] == [True, True]
+    names = sorted(path.name for path in inbox(world).iterdir())
+    assert len(names) == 2 and all(name.startswith("web-") for name in names) and sorted(name[-4:] for name in names) == [".dcm", ".png"]
+    assert "Miller" not in answer.text and not any("Miller" in name for name in names)
+
+
+@pytest.mark.parametrize(
+    "name", ["../../evil.png", "/etc/cron.d/evil", "..\\..\\evil.png", "%2e%2e%2fevil.png", "a\0b.png", ".ready.dcm", "x" * 5000]
+)
+def test_no_name_of_a_file_becomes_a_path(world, name):
+    before = {path for path in world.settings.folder.rglob("*") if path.parent != inbox(world) and path.is_file()}
+    answer = send(world, (name, png(), "image/png"))
+    assert answer.status_code in {200, 400}
+    assert all(path.name.startswith("web-") for path in inbox(world).iterdir())
+    after = {path for path in world.settings.folder.rglob("*") if path.parent != inbox(world) and path.is_file()}
+    assert {path.name for path in after - before} <= {"console.sqlite-wal", "console.sqlite-shm"}
+
+
+def test_what_is_no_image_is_refused_and_the_others_are_taken(world):
+    answer = send(world, ("a.png", b"#!/bin/sh\n", "image/png"), ("b.png", png(), "image/png"), ("c.svg", b"<svg/>", "image/png"))
+    assert [each["taken"] for each in answer.json()["files"]] == [False, True, False]
+    assert len(list(inbox(world).iterdir())) == 1
+
+
+def test_a_bomb_ends_in_quarantine_by_the_intake(world):
+    from physical.intake.config import IntakeConfig
+    from physical.intake.folder import FolderIntake
+    from physical.intake.pseudonyms import Pseudonyms
+
+    assert send(world, ("bomb.png", bomb_png(), "image/png")).status_code == 200
+    mirror = world.services.mirrors["north"]
+    config = IntakeConfig(image_size=mirror.image_size, settle_seconds=0)
+    report = FolderIntake(inbox(world).parent, mirror, Pseudonyms(b"k" * 32), config).look()
+    assert report.num_quarantined == 1 and report.added == 0
+
+
+def test_a_body_that_says_it_is_too_large_is_refused_before_it_is_read(world_with):
+    world = world_with(max_upload_megabytes=1)
+    answer = send(world, ("a.png", png() + b"\0" * SMALL_BODY, "image/png"))
+    assert answer.status_code == 413 and answer.json()["error"]["message"] == too_large(SMALL_BODY)
+    assert not list(inbox(world).iterdir())
+
+
+def test_a_body_that_does_not_say_how_large_it_is_is_cut_off_while_it_is_read(world_with):
+    world = world_with(max_upload_megabytes=1)
+    head = b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.png"\r\n\r\n'
+    sent = []
+
+    def endless():
+        yield head
+        for _ in range(50):
+            sent.append(1)
+            yield b"\0" * 100_000
+        yield b"\r\n--x--\r\n"
+
+    answer = world.client("ada").post("/api/v1/intake", content=endless(), headers={"Content-Type": "multipart/form-data; boundary=x"})
+    assert answer.status_code == 413
+    assert not list(inbox(world).iterdir())
+
+
+def test_forms_and_json_have_a_small_limit(shared_world):
+    client = shared_world.client("ada")
+    case = shared_world.cases["north"]
+    long = "x" * (SMALL_BODY + 1)
+    assert client.post(f"/cases/{case}/reject", data={"reason": long}).status_code == 413
+    assert client.post(f"/api/v1/cases/{case}/act", json={"action": "reject", "reason": long}).status_code == 413
+
+
+@pytest.mark.parametrize("length", ["-1", "1e9", "99999999999999999999"])
+def test_a_length_that_is_none_is_refused(shared_world, length):
+    assert shared_world.client().post("/login", content=b"", headers={"Content-Length": length}).status_code == 413
+
+
+def test_too_many_files_are_refused(world_with):
+    world = world_with(max_upload_files=3)
+    assert send(world, *[("a.png", png(), "image/png")] * 4).status_code == 400
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"--x\r\n", b"nonsense", b'--x\r\nContent-Disposition: form-data; name="files"\r\n\r\ntext\r\n--x--\r\n']
+)
+def test_a_broken_multipart_body_is_a_clear_error(shared_world, body):
+    answer = shared_world.client("ada").post("/api/v1/intake", content=body, headers={"Content-Type": "multipart/form-data; boundary=x"})
+    assert answer.status_code in {400, 422} and answer.json()["error"]["message"]
