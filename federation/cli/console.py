@@ -2,6 +2,7 @@
 
 import getpass
 import json
+import logging
 import signal
 import subprocess
 import sys
@@ -72,6 +73,8 @@ def serve(
 
     from federation.console.app import make_app, make_services
 
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(name)s %(message)s")
+    logging.getLogger("fedka.console").setLevel(logging.INFO)
     settings = _settings(folder)
     if host not in _LOOPBACK and not settings.secure_cookies:
         fail(f"--host is {host} and secure_cookies is off: passwords would cross the network in the clear; allowed: 127.0.0.1, or https")

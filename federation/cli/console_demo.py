@@ -17,6 +17,8 @@ from federation.cli.console import serve
 if TYPE_CHECKING:
     from types import FrameType
 
+    import psutil
+
     from federation.console.demo.people import Person
     from federation.console.demo.plan import DemoPlan
 
@@ -148,12 +150,22 @@ def _ending_children() -> Iterator[None]:
     try:
         yield
     finally:
-        left = set(psutil.Process().children(recursive=True)) - others
+        left = {each for each in set(psutil.Process().children(recursive=True)) - others if not _goes_with_us(each)}
         for each in left:
             _quietly(each.terminate)
         for each in psutil.wait_procs(left, _PATIENCE_SECONDS)[1]:
             _quietly(each.kill)
         signal.signal(signal.SIGTERM, before)
+
+
+def _goes_with_us(process: "psutil.Process") -> bool:
+    """Multiprocessing's own helper takes no notice of signals, and ends when we do."""
+    import psutil
+
+    try:
+        return any("multiprocessing.resource_tracker" in word for word in process.cmdline())
+    except psutil.Error:
+        return False
 
 
 def _quietly(end: Callable[[], None]) -> None:

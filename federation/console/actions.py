@@ -1,57 +1,22 @@
-"""What people do in the console, the same for pages and for the API: every rule of the workflow, the catalogue and the queue applies here.
+"""What people do with cases and candidates, the same for pages and API: every rule of workflow, catalogue and queue applies here.
 
 Knows no request. What cannot be done raises an error with a sentence for people and changes nothing.
 """
 
 from dataclasses import dataclass
 
-from federation.catalogue import CatalogueError, Entry, Suggestion
+from federation.catalogue import Entry
 from federation.console.jobs import Job, Kind
-from federation.console.refusals import ActionRefused, NotForRole, NotHere
+from federation.console.naming import NameSuggested, Proposal, approve_class, enter_class
+from federation.console.refusals import ActionRefused, NotForRole
 from federation.console.releases import DECISIONS, check_decision, version_of
 from federation.console.services import Services, Visitor
 from federation.console.trainings import start_training
 from federation.console.views import HIDDEN_ACTIONS, read_comparison
-from twin.review.accounts import Account
 from twin.review.cases import Case
 from twin.review.workflow import ACTIONS, CaseState, Role, WorkflowError, apply
 
-__all__ = ["ActionRefused", "NotForRole", "NotHere"]
-
 CASE_ACTIONS = tuple(name for name in ACTIONS if name not in HIDDEN_ACTIONS)
-
-
-class NameSuggested(ActionRefused):
-    """The catalogue has entries that may be the same class.
-
-    Args:
-        name: The one asked for.
-        suggestions: The likeliest first.
-    """
-
-    def __init__(self, name: str, suggestions: list[Suggestion]) -> None:
-        listed = ", ".join(f"{each.entry.name} ({each.why})" for each in suggestions)
-        super().__init__(f"The catalogue may know {name} already: {listed}. Use one of these, or say that yours is another class.")
-        self.name, self.suggestions = name, suggestions
-
-
-@dataclass(frozen=True)
-class Proposal:
-    """What comes with a class name that the catalogue may not know.
-
-    Args:
-        code_system: Such as SNOMED CT; with a code or not at all.
-        code: In that system.
-        synonyms: What it is called besides.
-        text: For people.
-        confirmed: Yes, it is another class than those that look alike.
-    """
-
-    code_system: str = ""
-    code: str = ""
-    synonyms: tuple[str, ...] = ()
-    text: str = ""
-    confirmed: bool = False
 
 
 @dataclass(frozen=True)
@@ -168,105 +133,6 @@ def decide_release(services: Services, visitor: Visitor, training_id: str, actio
     return Done(f"The {word} is under way; it takes a few seconds.", job=job)
 
 
-def propose_class(services: Services, visitor: Visitor, name: str, proposal: Proposal) -> Entry:
-    """Enter a class name into the catalogue, or find it there.
-
-    Raises:
-        CatalogueError: If the name is not allowed.
-        NameSuggested: If it looks like one that is known.
-    """
-    entry, is_new = _enter(services, visitor, name, proposal)
-    return entry if is_new else services.catalogue.propose(name, visitor.user, visitor.hospital, proposal.code_system, proposal.code)
-
-
-def approve_class(services: Services, visitor: Visitor, entry_id: int) -> Entry:
-    """Approve a class name that another person proposed.
-
-    Raises:
-        CatalogueError: If it may not be.
-    """
-    _known_class(services, entry_id)
-    entry = services.catalogue.approve(entry_id, visitor.user)
-    services.audit.record(visitor.user, visitor.role, visitor.hospital, "catalogue.approve", f"class {entry_id}", {"name": entry.name})
-    return entry
-
-
-def merge_classes(services: Services, visitor: Visitor, entry_id: int, into_id: int, reason: str) -> Entry:
-    """Make one class name a synonym of another.
-
-    Raises:
-        CatalogueError: If it may not be.
-    """
-    if not reason.strip():
-        raise CatalogueError("the merge has no reason; say in a few words why both are one class")
-    before, _ = _known_class(services, entry_id), _known_class(services, into_id)
-    entry = services.catalogue.merge(entry_id, into_id, visitor.user, reason)
-    details = {"name": before.name, "into": entry.name, "reason": reason.strip()}
-    services.audit.record(visitor.user, visitor.role, visitor.hospital, "catalogue.merge", f"class {entry_id}", details)
-    return entry
-
-
-def add_user(services: Services, visitor: Visitor, user: str, password: str, role: Role, hospital: str | None) -> Account:
-    """Make an account.
-
-    Raises:
-        AccountError: If name, password, role and hospital do not fit.
-        ActionRefused: If there is no such hospital.
-    """
-    if hospital is not None and hospital not in services.settings.hospitals:
-        raise ActionRefused(f"There is no hospital {hospital[:40]!r}; there are: {', '.join(services.settings.hospitals)}.")
-    return services.accounts.add(user, password, role, hospital, by=visitor.actor)
-
-
-def disable_user(services: Services, visitor: Visitor, user: str) -> None:
-    """Let nobody log in with an account.
-
-    Raises:
-        NotHere: If there is none.
-        ActionRefused: If it is the visitor's own.
-    """
-    name = _known_user(services, user)
-    if name == visitor.user:
-        raise ActionRefused("You cannot disable your own account; ask another operator.")
-    services.accounts.disable(name, by=visitor.actor)
-
-
-def set_password(services: Services, visitor: Visitor, user: str, password: str) -> None:
-    """Give an account a new password; its sessions end.
-
-    Raises:
-        NotHere: If there is none.
-        AccountError: If the password is too weak.
-    """
-    services.accounts.set_password(_known_user(services, user), password, by=visitor.actor)
-
-
-def change_own_password(services: Services, visitor: Visitor, old: str, new: str) -> None:
-    """Change the visitor's own password; all of the visitor's sessions end.
-
-    Raises:
-        ActionRefused: If the old one is wrong.
-        AccountError: If the new one is too weak.
-    """
-    if services.accounts.check(visitor.user, old) is None:
-        raise ActionRefused("The present password is wrong, or was wrong too often; wait a little and try again.")
-    services.accounts.set_password(visitor.user, new, by=visitor.actor)
-
-
-def _known_class(services: Services, entry_id: int) -> Entry:
-    found = next((each for each in services.catalogue.entries(merged=True) if each.entry_id == entry_id), None)
-    if found is None:
-        raise NotHere(f"The catalogue has no entry {entry_id}; choose one of its list.")
-    return found
-
-
-def _known_user(services: Services, user: str) -> str:
-    name = user.strip().lower()
-    if name not in {each.user for each in services.accounts.list()}:
-        raise NotHere(f"There is no account {user[:64]!r}; choose one of the list.")
-    return name
-
-
 def _decide_name(services: Services, visitor: Visitor, action: str, class_name: str, proposal: Proposal) -> tuple[str, str, Entry | None]:
     """Return the action that a name means, the name that stays, and the entry if it was made for this."""
     known = services.registry.champion_classes()
@@ -278,23 +144,8 @@ def _decide_name(services: Services, visitor: Visitor, action: str, class_name: 
                 f"The model knows no class {name[:80]!r}; it knows: {', '.join(known) or 'none yet'}. Name the case instead."
             )
         return action, name, None
-    entry, is_new = _enter(services, visitor, class_name, proposal)
+    entry, is_new = enter_class(services, visitor, class_name, proposal)
     return ("merge" if entry.name in known else "name"), entry.name, entry if is_new else None
-
-
-def _enter(services: Services, visitor: Visitor, name: str, proposal: Proposal) -> tuple[Entry, bool]:
-    known = services.catalogue.find(name)
-    if known is not None:
-        return known, False
-    suggestions = services.catalogue.suggestions(name, proposal.code_system, proposal.code)
-    if suggestions and not proposal.confirmed:
-        raise NameSuggested(name, suggestions)
-    entry = services.catalogue.propose(
-        name, visitor.user, visitor.hospital, proposal.code_system, proposal.code, proposal.synonyms, proposal.text
-    )
-    details = {"name": entry.name, "code_system": entry.code_system, "code": entry.code}
-    services.audit.record(visitor.user, visitor.role, visitor.hospital, "catalogue.propose", f"class {entry.entry_id}", details)
-    return entry, True
 
 
 def _check_look_alikes(services: Services, case: Case, confirmed: bool) -> None:

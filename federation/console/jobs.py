@@ -16,21 +16,18 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import psutil
 
+from federation.console.job import MODULES, Job, JobError, Kind
 from federation.console.settings import write_private
 
-Kind = Literal["training", "register", "release", "roll_back", "versions"]
-State = Literal["waiting", "running", "done", "failed"]
-ADDITION, RELEASE = "federation.class_addition", "federation.release"
-MODULES: Mapping[Kind, str] = {"training": ADDITION, "register": RELEASE, "release": RELEASE, "roll_back": RELEASE, "versions": RELEASE}
-"""What each kind runs. Jobs of one module run one after another; a roll-back never waits for a training."""
+__all__ = ["Job", "JobError", "Jobs", "Kind"]
 
 _ID = re.compile(r"[a-z_]{1,12}-[0-9]{17}-[0-9a-f]{4}")
 _MOST_ATTEMPTS = 3
@@ -38,56 +35,6 @@ _LOOK_SECONDS = 0.5
 _NICE = 5  # the console answers while a training runs
 _MOST_PROGRESS_BYTES = 4 * 1024 * 1024
 _log = logging.getLogger("fedka.console.jobs")
-
-
-class JobError(ValueError):
-    """A job that is not there, or cannot be done: what, got, allowed, what to do."""
-
-
-@dataclass(frozen=True)
-class Job:
-    """One piece of long work.
-
-    Args:
-        job_id: Its id, also its folder's name.
-        kind: What it is.
-        subject: The training that it is about; its own id for a training.
-        user: Who asked for it.
-        role: As what.
-        created: When it was asked for, UTC, ISO 8601.
-        state: Where it stands.
-        reason: Why, as its author said.
-        version: Of the model that a roll-back withdraws.
-        started: When its process started, the last time.
-        ended: When it ended.
-        error: Why it failed, for people.
-        attempts: How often it was started.
-        pid: Of its process.
-        process_started: Start time of that process: a process id alone is given to somebody else one day.
-        settled: What follows from its end has been done.
-    """
-
-    job_id: str
-    kind: Kind
-    subject: str
-    user: str
-    role: str
-    created: str
-    state: State = "waiting"
-    reason: str = ""
-    version: str | None = None
-    started: str | None = None
-    ended: str | None = None
-    error: str = ""
-    attempts: int = 0
-    pid: int | None = None
-    process_started: float | None = None
-    settled: bool = False
-
-    @property
-    def is_open(self) -> bool:
-        """Whether it waits or runs."""
-        return self.state in ("waiting", "running")
 
 
 class Jobs:
@@ -113,6 +60,7 @@ class Jobs:
         self._prepare, self._settle, self._clock, self._command = prepare, settle, clock, command
         self._lock = threading.RLock()
         self._children: dict[str, subprocess.Popen[bytes]] = {}
+        self._unsettled: set[str] = set()
         self._stop, self._wake = threading.Event(), threading.Event()
         self._watcher: threading.Thread | None = None
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -135,15 +83,16 @@ class Jobs:
             JobError: If there is none.
         """
         if _ID.fullmatch(job_id):
-            try:
+            with suppress(FileNotFoundError, json.JSONDecodeError, TypeError):
                 return Job(**json.loads((self.folder / job_id / "state.json").read_bytes()))
-            except FileNotFoundError:
-                pass
         raise JobError(f"there is no job {job_id!r}; the list of trainings shows those that there are")
 
     def jobs(self, kind: Kind | None = None, subject: str | None = None) -> list[Job]:
         """Return all jobs, newest first."""
-        found = [self.job(path.parent.name) for path in self.folder.glob("*/state.json") if _ID.fullmatch(path.parent.name)]
+        found = []
+        for path in self.folder.glob("*/state.json"):
+            with suppress(JobError):  # a damaged one must not stop the others
+                found.append(self.job(path.parent.name))
         wanted = [job for job in found if kind in (None, job.kind) and subject in (None, job.subject)]
         return sorted(wanted, key=lambda job: (job.created, job.job_id), reverse=True)
 
@@ -199,7 +148,7 @@ class Jobs:
             jobs = self.jobs()
             running = {job.job_id for job in jobs if job.state == "running"}
             self._children = {job_id: child for job_id, child in self._children.items() if job_id in running or child.poll() is None}
-            return any(job.is_open or not job.settled for job in jobs)
+            return any(job.is_open or not (job.settled or job.job_id in self._unsettled) for job in jobs)
 
     def watch(self, look_after: Callable[[], None] = lambda: None) -> None:
         """Look again and again, in a thread of its own, until ``close``.
@@ -291,7 +240,14 @@ class Jobs:
         return job
 
     def _settle_now(self, job: Job) -> None:
-        self._settle(job, self.result(job.job_id) or {}, self)
+        try:
+            self._settle(job, self.result(job.job_id) or {}, self)
+        except Exception:  # tried again at each look; the other jobs go on
+            if job.job_id not in self._unsettled:
+                _log.exception("the end of %s could not be settled; it is tried again", job.job_id)
+            self._unsettled.add(job.job_id)
+            return
+        self._unsettled.discard(job.job_id)
         self._save(replace(self.job(job.job_id), settled=True))
 
     def _save(self, job: Job) -> None:

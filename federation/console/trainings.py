@@ -128,11 +128,15 @@ class Trainings:
     def _settle_release(self, job: Job) -> None:
         cases = self.store.of_training(job.subject)
         self._move(job, CaseState.EVALUATED, "release")
-        names = {case.case_id: self.catalogue.resolve(case.class_name) for case in cases if case.class_name}
+        names = {case.case_id: self._final_name(case.class_name) for case in cases if case.class_name}
         self.catalogue.mark_learned(sorted(set(names.values())))
         for case in cases:
             if case.case_id in names:
                 self.mirrors[case.hospital].name(self.store.selected_ids(case.case_id), names[case.case_id])
+
+    def _final_name(self, name: str) -> str:
+        entry = self.catalogue.find(name)
+        return name if entry is None else entry.name
 
     def _move(self, job: Job, where: CaseState, action: str) -> None:
         for case in self._at(job.subject, where):

@@ -5,8 +5,9 @@ from typing import Annotated, Literal
 from fastapi import Query
 from pydantic import Field
 
-from federation.console.actions import CASE_ACTIONS, Proposal, act_on_case, select_images
+from federation.console.actions import CASE_ACTIONS, act_on_case, select_images
 from federation.console.api.models import AnyNumber, Body, DoneOut, Number, PageOut, Text, Word, api_router, job_out, page_out
+from federation.console.naming import Proposal
 from federation.console.rendering import PageNumber
 from federation.console.services import Asked, Asking
 from federation.console.views import case_images, case_list

@@ -6,8 +6,8 @@ from fastapi import Query
 from pydantic import AfterValidator, Field
 
 from federation.catalogue import Entry, Suggestion
-from federation.console.actions import Proposal, approve_class, merge_classes, propose_class
 from federation.console.api.models import AnyNumber, Body, Number, Text, Word, api_router
+from federation.console.naming import Proposal, approve_class, merge_classes, propose_class
 from federation.console.services import Asked, Asking
 
 router = api_router("catalogue")

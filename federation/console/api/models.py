@@ -65,6 +65,7 @@ def _storable(text: str) -> str:
 
 Text = Annotated[str, Field(max_length=4000), AfterValidator(_storable)]
 Word = Annotated[str, Field(max_length=200), AfterValidator(_storable)]
+Password = Annotated[str, Field(max_length=1024), AfterValidator(_storable)]
 Number = Annotated[int, Path(ge=1, le=_MOST)]
 AnyNumber = Annotated[int, Field(ge=0, le=_MOST)]
 

@@ -7,7 +7,7 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from starlette.status import HTTP_204_NO_CONTENT
 
-from federation.console.api.models import Body, ErrorOut, Word, api_router
+from federation.console.api.models import Body, ErrorOut, Password, Word, api_router
 from federation.console.security.sessions import close_session, open_session
 from federation.console.services import Asked, Asking
 from twin.review.workflow import Role
@@ -19,7 +19,7 @@ class LoginIn(Body):
     """A name and a password."""
 
     user: Word
-    password: Word
+    password: Password
 
 
 class MeOut(BaseModel):

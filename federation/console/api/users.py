@@ -5,8 +5,8 @@ from typing import Annotated
 from fastapi import Path, Response
 from starlette.status import HTTP_204_NO_CONTENT
 
-from federation.console.actions import add_user, disable_user, set_password
-from federation.console.api.models import Body, Word, api_router
+from federation.console.api.models import Body, Password, Word, api_router
+from federation.console.people import add_user, disable_user, set_password
 from federation.console.services import Asked, Asking
 from twin.review.accounts import Account
 from twin.review.workflow import Role
@@ -19,7 +19,7 @@ class UserIn(Body):
     """A new account; clinicians and approvers belong to a hospital, operators and auditors to none."""
 
     user: Word
-    password: Word
+    password: Password
     role: Role
     hospital: Word | None = None
 
@@ -27,7 +27,7 @@ class UserIn(Body):
 class PasswordIn(Body):
     """A new password."""
 
-    password: Word
+    password: Password
 
 
 @router.get("/users")

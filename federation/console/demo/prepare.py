@@ -19,7 +19,7 @@ from federation.console.demo.deliveries import Deliveries
 from federation.console.demo.people import Person, add_people
 from federation.console.demo.plan import DemoError, DemoPlan, first_addition, plain_settings, settings_of
 from federation.console.hospital_loop import HospitalLoop
-from federation.console.jobs import ADDITION, RELEASE
+from federation.console.job import ADDITION, RELEASE
 from federation.console.services import Services, utc_now
 from federation.console.settings import SETTINGS_FILE, ConsoleSettings, load_settings, make_folder, write_private
 from twin.review.store import ReviewStore

@@ -7,9 +7,11 @@ from fastapi import Form, Path, Query, Request
 from fastapi.responses import Response
 
 from federation.catalogue import CatalogueError, Entry
-from federation.console.actions import ActionRefused, NameSuggested, NotForRole, Proposal, act_on_case, select_images
+from federation.console.actions import act_on_case, select_images
+from federation.console.naming import NameSuggested, Proposal
 from federation.console.pages.charts import days_chart, entropy_chart
 from federation.console.pages.panel import Draft, Name, Offer, make_panel
+from federation.console.refusals import ActionRefused, NotForRole
 from federation.console.rendering import PageNumber, page_links, redirect, render
 from federation.console.security.guard import page_router
 from federation.console.services import Asked, Asking, Services, Visitor

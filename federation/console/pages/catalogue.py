@@ -8,8 +8,9 @@ from fastapi import Form, Path, Query, Request
 from fastapi.responses import Response
 
 from federation.catalogue import CatalogueError, ClassCatalogue, Entry, Suggestion
-from federation.console.actions import ActionRefused, NameSuggested, Proposal, approve_class, merge_classes, propose_class
+from federation.console.naming import NameSuggested, Proposal, approve_class, merge_classes, propose_class
 from federation.console.pages.panel import Draft, Offer
+from federation.console.refusals import ActionRefused
 from federation.console.rendering import redirect, render
 from federation.console.roles import DECIDERS, HOSPITAL_STAFF
 from federation.console.security.guard import page_router

@@ -5,9 +5,10 @@ from typing import Annotated
 from fastapi import Form, Request
 from fastapi.responses import Response
 
-from federation.console.actions import ActionRefused, NotForRole, decide_release
+from federation.console.actions import decide_release
 from federation.console.pages.progress import learned_cases, training_words
 from federation.console.pages.verdict import make_verdict
+from federation.console.refusals import ActionRefused, NotForRole
 from federation.console.rendering import redirect, render
 from federation.console.security.guard import page_router
 from federation.console.services import Asked, Asking, Services, Visitor

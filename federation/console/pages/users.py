@@ -5,7 +5,8 @@ from typing import Annotated
 from fastapi import Form, Request
 from fastapi.responses import Response
 
-from federation.console.actions import ActionRefused, add_user, disable_user, set_password
+from federation.console.people import add_user, disable_user, set_password
+from federation.console.refusals import ActionRefused
 from federation.console.rendering import redirect, render
 from federation.console.security.guard import page_router
 from federation.console.services import Asked, Asking, Services

@@ -12,9 +12,10 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from federation.catalogue import CatalogueError
-from federation.console.actions import ActionRefused, NameSuggested, NotForRole, NotHere
 from federation.console.jobs import JobError
+from federation.console.naming import NameSuggested
 from federation.console.overlays import LooksUnavailable
+from federation.console.refusals import ActionRefused, NotForRole, NotHere
 from federation.console.rendering import render
 from federation.console.security.guard import Refused, wants_html
 from federation.console.security.sessions import SignInRefused

@@ -4,6 +4,7 @@ Sessions and waits are kept by ``twin.review.accounts``; this file turns them in
 """
 
 import math
+import threading
 from urllib.parse import urlsplit
 
 from fastapi import Request
@@ -17,6 +18,7 @@ from twin.review.accounts import Account
 _WRONG = "User name or password is wrong, or the account is disabled."
 THEMES = ("auto", "light", "dark")
 _YEAR_SECONDS = 365 * 24 * 3600
+_HASHING = threading.BoundedSemaphore(4)  # each takes 64 MiB: many logins at once must not fill the memory
 
 
 class SignInRefused(Exception):  # noqa: N818 -- a refusal is an answer, not a fault of ours
@@ -50,7 +52,8 @@ def open_session(request: Request, services: Services, user: str, password: str)
     """
     address = request.client.host if request.client else ""
     wait = services.accounts.failures(user, address)
-    account = services.accounts.check(user, password, address) if wait <= 0 else None
+    with _HASHING:
+        account = services.accounts.check(user, password, address) if wait <= 0 else None
     if account is None:
         wait = services.accounts.failures(user, address)
         if wait > 0:

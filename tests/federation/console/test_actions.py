@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 
 from federation.catalogue import CatalogueError
-from federation.console.actions import ActionRefused, NameSuggested, NotForRole, Proposal, act_on_case, decide_release, propose_class
+from federation.console.actions import act_on_case, decide_release
 from federation.console.jobs import JobError
+from federation.console.naming import NameSuggested, Proposal, propose_class
+from federation.console.refusals import ActionRefused, NotForRole
 from federation.console.services import Visitor
 from federation.console.trainings import Trainings
 from federation.console.views import case_view, comparison_view, home_view, training_view

@@ -162,6 +162,29 @@ def test_an_end_that_was_not_settled_is_settled_by_the_next_web_process(queue):
     assert later.settled == [("training", "done", GOOD["result"])]
 
 
+def test_an_end_that_cannot_be_settled_does_not_hold_up_the_others(queue, caplog):
+    def settle(job, result, jobs):
+        if job.kind == "training":
+            raise ValueError("the catalogue is locked")
+        queue.settled.append(job.kind)
+
+    queue.jobs = Jobs(queue.folder, queue.prepare, settle, queue.now, queue.command)
+    job = queue.jobs.add("training", "ben", "approver")
+    queue.run()
+    queue.jobs.add("release", "ben", "approver", job.job_id)
+    queue.run()
+    assert queue.settled == ["release"] and not queue.jobs.job(job.job_id).settled
+    assert len(caplog.records) == 1
+
+
+def test_a_damaged_job_does_not_hold_up_the_others(queue):
+    damaged = queue.jobs.add("training", "ben", "approver")
+    (queue.folder / damaged.job_id / "state.json").write_text("{ half")
+    job = queue.jobs.add("training", "ben", "approver")
+    queue.run()
+    assert [each.job_id for each in queue.jobs.jobs()] == [job.job_id]
+
+
 def test_of_two_web_processes_one_looks_after_the_jobs(queue, tmp_path):
     import fcntl
 

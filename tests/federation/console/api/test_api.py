@@ -32,7 +32,7 @@ def test_a_case_is_reviewed_named_and_approved_by_programs_alone(world):
         ("ada", "approve", {}, 403),  # an approver's
         ("ben", "start_training", {}, 409),  # not approved
         ("ada", "reject", {}, 409),  # without a reason
-        ("ada", "open", {"revision": 99}, 409),  # changed since
+        ("ada", "reject", {"revision": 99, "reason": "noise"}, 409),  # changed since
         ("ada", "release", {}, 422),
         ("ada", "open", {"nonsense": 1}, 422),
         ("ada", "reject", {"reason": "\ud800"}, 422),
