@@ -27,8 +27,8 @@ class SelectIn(Body):
 class ActIn(Body):
     """A step with a case.
 
-    ``revision`` is that of the case as it was seen; a case that changed since is not touched. A new class name may come with a code and
-    synonyms; ``confirmed`` says that it is another class than those that look alike.
+    ``revision`` is that of the case as it was seen; a case that changed since is not touched (but opened: a group grows while it waits). A
+    new class name may come with a code and synonyms; ``confirmed`` says that it is another class than those that look alike.
     """
 
     action: Literal["open", "name", "merge", "reject", "send_back", "approve", "reopen", "start_training"]
