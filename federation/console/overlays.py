@@ -9,7 +9,7 @@ import io
 import math
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -84,7 +84,7 @@ class Looks:
             raise LooksUnavailable("no model serves yet")
         name = hashlib.sha256(f"{image_id}\0{class_name}".encode()).hexdigest()
         path = self._settings.hospital(hospital).state / "overlays" / current.version / f"{name}.png"
-        if path.exists():
+        with suppress(FileNotFoundError):  # not drawn yet, or dropped this very moment
             return path.read_bytes()
         with self._turn():
             worker = self._ready()
@@ -95,9 +95,9 @@ class Looks:
                 heat = worker.overlay(pixels, [class_name])[0]
             except OSError as error:
                 raise LooksUnavailable(str(error)) from error
-        drawn = NO_EVIDENCE.read_bytes() if heat is None else draw_heat(heat)
-        if version == current.version:
-            self._keep(path, drawn)
+            drawn = NO_EVIDENCE.read_bytes() if heat is None else draw_heat(heat)
+            if version == current.version:
+                self._keep(path, drawn)
         return drawn
 
     def predict(self, hospital: str, image_ids: Sequence[str]) -> tuple[str, list[Prediction]]:
@@ -151,6 +151,7 @@ class Looks:
         return self._worker
 
     def _keep(self, path: Path, drawn: bytes) -> None:
+        """Keep an overlay; in one's turn, since a version's first one makes its folder and drops an old one."""
         if not path.parent.exists():
             path.parent.mkdir(mode=0o700, parents=True)
             others = sorted(path.parent.parent.iterdir(), key=lambda folder: folder.stat().st_mtime, reverse=True)

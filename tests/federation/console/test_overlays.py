@@ -1,10 +1,14 @@
 import io
+import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from federation.console.overlays import LooksUnavailable, draw_heat, draw_image
+from federation.console.overlays import Looks, LooksUnavailable, draw_heat, draw_image
+from federation.console.registry_view import RegistryView
 
 
 def read(content):
@@ -51,3 +55,37 @@ def test_a_cached_overlay_is_answered_without_a_model(world):
     path.write_bytes(draw_image(np.zeros((4, 4), np.uint8)))
     answer = world.client("ada").get("/overlays/north/dnorth0.png?class=liver")
     assert (answer.status_code, answer.headers["content-type"], answer.content) == (200, "image/png", path.read_bytes())
+
+
+class OneMap:
+    """Stands in for the worker process: one class, one map, at once."""
+
+    class_names = ("liver",)
+
+    def __init__(self, timeout_seconds: float) -> None:
+        self.timeout_seconds = timeout_seconds
+
+    def load(self, folder):
+        return self
+
+    def overlay(self, pixels, class_names):
+        return [np.eye(8)]
+
+
+def test_many_who_ask_for_a_new_models_overlays_at_once_all_get_theirs(world, tmp_path, monkeypatch):
+    monkeypatch.setattr("federation.console.overlays.ModelWorker", OneMap)
+    looks = Looks(world.settings, RegistryView(tmp_path / "registry.json", world.settings.models_folder), world.services.mirrors)
+    kept = world.settings.hospital("north").state / "overlays"
+    for version in range(40):
+        plain = {"version": str(version), "folder": str(tmp_path)}
+        (world.settings.models_folder / "current.json").write_text(json.dumps(plain))
+        start = threading.Barrier(3)
+
+        def ask(number, start=start):
+            start.wait()
+            return looks.overlay("north", f"dnorth{number}", "liver")
+
+        with ThreadPoolExecutor(3) as threads:
+            assert len(set(threads.map(ask, range(3)))) == 1
+        assert len(list((kept / str(version)).iterdir())) == 3
+    assert len(list(kept.iterdir())) == 3

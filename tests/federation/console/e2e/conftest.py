@@ -32,6 +32,10 @@ class Demo:
     passwords: dict[str, str]
     process: "subprocess.Popen[str]"
 
+    def log(self) -> str:
+        """What it has written to its standard error."""
+        return (self.folder.parent / "errors.txt").read_text()
+
 
 @pytest.fixture(scope="module")
 def chromium() -> str:

@@ -41,7 +41,7 @@ class Person:
     def _note(self, said) -> None:
         """Keep what the browser complains of; 409 is the answer to a name for a case that has grown meanwhile."""
         if said.type == "error" and "409 (Conflict)" not in said.text:
-            self.faults.append(said.text)
+            self.faults.append(f"{said.text} at {said.location['url']}; the console's log ends: {self.demo.log()[-3000:]}")
 
     def log_in(self) -> "Person":
         self.page.goto("/cases")
