@@ -11,6 +11,7 @@ import resource
 import tempfile
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from time import perf_counter, process_time
 
@@ -86,7 +87,7 @@ def opening(folder: Path, num_images: int, repeats: int) -> list[list[str]]:
         if answer.status_code != 200:
             raise RuntimeError(f"{path} answered {answer.status_code}: {answer.text[:300]}")
 
-    rows = [_measured(f"GET {path}", lambda path=path: ask(path), repeats) for path in paths]
+    rows = [_measured(f"GET {path}", partial(ask, path), repeats) for path in paths]
     client.close()
     for mirror in services.mirrors.values():
         mirror.close()

@@ -9,9 +9,7 @@ with 1 where the weights after the last round differ in one bit.
 import argparse
 import hashlib
 import json
-import os
 import statistics
-import subprocess
 import sys
 import tempfile
 from itertools import pairwise
@@ -19,9 +17,8 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from benchmarks.measuring import table, tell
+from benchmarks.measuring import ROOT, in_fresh_process, table, tell
 
-ROOT = Path(__file__).resolve().parents[1]
 ENGINES = {
     "sequential": {"name": "sequential"},
     "debug": {"name": "debug"},
@@ -66,17 +63,6 @@ def measure(engine: str, arguments: argparse.Namespace) -> dict[str, Any]:
     return {"engine": engine, "seconds_per_round": statistics.median(rounds), "weights": digest.hexdigest()[:16]}
 
 
-def in_fresh_process(engine: str, given: list[str]) -> dict[str, Any]:
-    """Return what this program says when it is started anew for one engine."""
-    command = [sys.executable, "-m", "benchmarks.engines", *given, "--measure", engine]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-    if done.returncode:
-        sys.exit(f"{engine}: {done.stderr}")
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return found
-
-
 def main(given: list[str]) -> int:
     """Measure, print, write; return 1 where the weights differ."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -94,7 +80,7 @@ def main(given: list[str]) -> int:
     found = []
     for engine in ENGINES:
         tell(f"  {engine}")
-        found.append(in_fresh_process(engine, given))
+        found.append(in_fresh_process("benchmarks.engines", [*given, "--measure", engine]))
         found[-1]["time_ratio"] = found[-1]["seconds_per_round"] / found[0]["seconds_per_round"]
     rows = [(each["engine"], f"{each['seconds_per_round']:.3f}", f"{each['time_ratio']:.2f}", each["weights"]) for each in found]
     print(table(("engine", "s per round", "ratio", "digest of the last weights"), rows))

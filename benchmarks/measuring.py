@@ -1,11 +1,17 @@
-"""How times are taken and tables written. Knows nothing of what is timed."""
+"""How times are taken, processes of their own started, and tables written. Knows nothing of what is timed."""
 
 import argparse
+import json
 import os
+import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from statistics import median
 from time import perf_counter
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def alternately(works: Mapping[str, Callable[[], object]], repeats: int, warm_up: bool = True) -> dict[str, float]:
@@ -28,6 +34,25 @@ def alternately(works: Mapping[str, Callable[[], object]], repeats: int, warm_up
             seconds[name].append(perf_counter() - started)
             tell(f"  turn {turn + 1}/{repeats}, {name}: {seconds[name][-1]:.3f} s")
     return {name: median(each) for name, each in seconds.items()}
+
+
+def in_fresh_process(module: str, arguments: Sequence[str]) -> dict[str, Any]:
+    """Return the JSON object in the last line that a module prints when it is run by itself, with one thread.
+
+    Args:
+        module: What is run, from the root of the repository.
+        arguments: Its command line.
+
+    Raises:
+        SystemExit: If it fails; with what it wrote.
+    """
+    command = [sys.executable, "-m", module, *arguments]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        sys.exit(f"{' '.join(command[1:])}: {done.stderr}")
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
 
 
 def table(headers: Sequence[str], rows: Sequence[Sequence[object]]) -> str:

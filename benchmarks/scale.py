@@ -9,9 +9,7 @@ reconstructed on the server, whose need of memory would hide that of the twins. 
 
 import argparse
 import json
-import os
 import statistics
-import subprocess
 import sys
 import tempfile
 from itertools import pairwise
@@ -19,9 +17,8 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from benchmarks.measuring import table, tell
+from benchmarks.measuring import in_fresh_process, table, tell
 
-ROOT = Path(__file__).resolve().parents[1]
 MOST_MEMORY, MOST_TIME = 1.5, 1.2
 
 
@@ -86,17 +83,6 @@ def peak_megabytes() -> float:
     return max(own, children)
 
 
-def in_fresh_process(twins: int, given: list[str]) -> dict[str, Any]:
-    """Return what this program says when it is started anew for one number of twins."""
-    command = [sys.executable, "-m", "benchmarks.scale", *given, "--measure", str(twins)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-    if done.returncode:
-        sys.exit(f"{twins} twins: {done.stderr}")
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return found
-
-
 def main(given: list[str]) -> int:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -117,7 +103,7 @@ def main(given: list[str]) -> int:
     found = []
     for twins in arguments.twins:
         tell(f"  {twins:,} twins")
-        found.append(in_fresh_process(twins, given))
+        found.append(in_fresh_process("benchmarks.scale", [*given, "--measure", str(twins)]))
         last, first = found[-1], found[0]
         last["memory_ratio"] = last["peak_megabytes"] / first["peak_megabytes"]
         last["time_ratio"] = last["seconds_per_round"] / first["seconds_per_round"]

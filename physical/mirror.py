@@ -1,15 +1,10 @@
-"""One hospital's images on this machine: what the twin mirrors. A SQLite file; pixels are bytes in it. Knows no model and no file format.
+"""One hospital's images on this machine: what the twin mirrors. Pixels are bytes in a database. Knows no model and no file format.
 
 Everything is one transaction: an image is here whole or not at all, whatever kills the process. Adding is idempotent by image id.
-Several threads and processes may use one mirror at the same time; readers never wait for a writer (WAL).
 """
 
-import os
 import sqlite3
-import threading
-import weakref
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import islice
@@ -18,34 +13,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-FILE_NAME = "mirror.sqlite"
+from physical.mirror_file import MirrorError, MirrorFile, image_size_of
+
+__all__ = ["MOST_BYTES_AT_ONCE", "DayCount", "ImageFacts", "Mirror", "MirrorError", "MirrorImage"]
+
 MOST_BYTES_AT_ONCE = 1 << 30
 """One call returns no more pixels than this, so that no question of a page can fill the memory."""
 _IDS_AT_ONCE = 500
-_BUSY_SECONDS = 30.0
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS settings (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
-CREATE TABLE IF NOT EXISTS images (
-    position INTEGER PRIMARY KEY AUTOINCREMENT,
-    image_id TEXT NOT NULL UNIQUE,
-    arrived TEXT NOT NULL,
-    patient TEXT NOT NULL,
-    study TEXT NOT NULL,
-    sent_name TEXT,
-    decided_name TEXT,
-    source TEXT NOT NULL,
-    pixels BLOB NOT NULL
-) STRICT;
-CREATE INDEX IF NOT EXISTS images_by_name ON images (coalesce(decided_name, sent_name), position);
-CREATE INDEX IF NOT EXISTS images_by_day ON images (substr(arrived, 1, 10), coalesce(decided_name, sent_name));
-"""
-_OF_PARENTS: list[sqlite3.Connection] = []
 _NAME = "coalesce(decided_name, sent_name)"
 _FACTS = f"image_id, arrived, patient, study, {_NAME}, source"
-
-
-class MirrorError(ValueError):
-    """The mirror cannot do what was asked. The message says what, what came, what is allowed and what to do."""
 
 
 @dataclass(frozen=True)
@@ -112,27 +88,12 @@ class Mirror:
         MirrorError: If there is a mirror of another size, or a file that is no mirror.
     """
 
-    _connection: sqlite3.Connection
-    _finish: "weakref.finalize[[], Mirror]"
-    _pid: int
-
     def __init__(self, folder: Path, image_size: int = 64) -> None:
         if not 8 <= image_size <= 1024:
             raise MirrorError(f"image_size is {image_size}; allowed: 8 to 1024 pixels; choose the size that the model takes")
         self.folder = folder
         self.image_size = image_size
-        self._lock = threading.RLock()
-        folder.mkdir(parents=True, exist_ok=True)
-        self._open()
-        with self._transaction() as connection:
-            connection.execute("INSERT OR IGNORE INTO settings VALUES ('image_size', ?)", (str(image_size),))
-            (stored,) = connection.execute("SELECT value FROM settings WHERE name = 'image_size'").fetchone()
-        if int(stored) != image_size:
-            self.close()
-            raise MirrorError(
-                f"mirror {folder}: asked for images of {image_size} pixels; it holds images of {stored}; "
-                f"open it with image_size={stored}, or make a new mirror in another folder"
-            )
+        self._file = MirrorFile(folder, image_size)
 
     @classmethod
     def at(cls, folder: Path) -> "Mirror":
@@ -141,20 +102,7 @@ class Mirror:
         Raises:
             MirrorError: If there is none.
         """
-        path = folder / FILE_NAME
-        if not path.is_file():
-            raise MirrorError(f"mirror {folder}: got no file {FILE_NAME}; expected a mirror; check the folder")
-        try:
-            connection = sqlite3.connect(path, timeout=_BUSY_SECONDS)
-            try:
-                row = connection.execute("SELECT value FROM settings WHERE name = 'image_size'").fetchone()
-            finally:
-                connection.close()
-        except sqlite3.DatabaseError as error:
-            raise _no_mirror(folder, error) from error
-        if row is None:
-            raise _no_mirror(folder, "it has no image size")
-        return cls(folder, int(row[0]))
+        return cls(folder, image_size_of(folder))
 
     def add(self, images: Sequence[MirrorImage]) -> int:
         """Take images in, all or none; those whose id is here already are left as they are.
@@ -166,7 +114,7 @@ class Mirror:
             MirrorError: If one of them is not what it must be; then none is taken.
         """
         rows = [self._row(image) for image in images]
-        with self._transaction() as connection:
+        with self._file.transaction() as connection:
             before = connection.total_changes
             connection.executemany(
                 "INSERT INTO images (image_id, arrived, patient, study, sent_name, source, pixels) VALUES (?, ?, ?, ?, ?, ?, ?) "
@@ -177,7 +125,7 @@ class Mirror:
 
     def __len__(self) -> int:
         """Return the number of images."""
-        with self._reading() as connection:
+        with self._file.reading() as connection:
             return int(connection.execute("SELECT count(*) FROM images").fetchone()[0])
 
     def ids(self, named: bool | None = None, after: str | None = None) -> list[str]:
@@ -191,7 +139,7 @@ class Mirror:
             MirrorError: If ``after`` is unknown.
         """
         wanted = {None: "1", True: f"{_NAME} IS NOT NULL", False: f"{_NAME} IS NULL"}[named]
-        with self._reading() as connection:
+        with self._file.reading() as connection:
             position = 0
             if after is not None:
                 row = connection.execute("SELECT position FROM images WHERE image_id = ?", (after,)).fetchone()
@@ -213,7 +161,7 @@ class Mirror:
             raise MirrorError(f"pixels of {len(image_ids):,} images at once; allowed: {most:,} of {size} x {size}; ask for them in parts")
         result = np.empty((len(image_ids), size, size), np.uint8)
         places = _places(image_ids)
-        with self._reading() as connection:
+        with self._file.reading() as connection:
             for image_id, content in _select(connection, "image_id, pixels", list(places)):
                 result[places.pop(image_id)] = np.frombuffer(content, np.uint8).reshape(size, size)
         if places:
@@ -227,7 +175,7 @@ class Mirror:
             MirrorError: If an id is unknown.
         """
         places = _places(image_ids)
-        with self._reading() as connection:
+        with self._file.reading() as connection:
             found = {row[0]: ImageFacts(*row) for row in _select(connection, _FACTS, places)}
         if len(found) < len(places):
             raise _unknown([each for each in places if each not in found])
@@ -236,13 +184,13 @@ class Mirror:
     def class_counts(self) -> dict[str, int]:
         """Return class name -> number of images, in the order of the names; images without a name are not counted."""
         query = f"SELECT {_NAME}, count(*) FROM images WHERE {_NAME} IS NOT NULL GROUP BY 1 ORDER BY 1"
-        with self._reading() as connection:
+        with self._file.reading() as connection:
             return dict(connection.execute(query).fetchall())
 
     def counts_by_day(self) -> list[DayCount]:
         """Return how many images of each class came on each day, the earliest first; days without images are left out."""
         query = f"SELECT substr(arrived, 1, 10), {_NAME}, count(*) FROM images GROUP BY 1, 2 ORDER BY 1, 2"
-        with self._reading() as connection:
+        with self._file.reading() as connection:
             return [DayCount(*row) for row in connection.execute(query)]
 
     def name(self, image_ids: Sequence[str], class_name: str | None) -> None:
@@ -255,7 +203,7 @@ class Mirror:
         """
         _check_name(class_name)
         wanted = dict.fromkeys(image_ids)
-        with self._transaction() as connection:
+        with self._file.transaction() as connection:
             changed = 0
             for part in _parts(wanted):
                 query = f"UPDATE images SET decided_name = ? WHERE image_id IN ({_marks(part)})"
@@ -266,48 +214,7 @@ class Mirror:
 
     def close(self) -> None:
         """Let go of the file; the next call opens it again."""
-        with self._lock:
-            self._finish()
-            self._pid = 0
-
-    def _open(self) -> None:
-        """Open this process's connection: one made before a fork must not be used after it."""
-        self._pid = os.getpid()
-        connection = sqlite3.connect(self.folder / FILE_NAME, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)
-        self._connection = connection
-        self._finish = weakref.finalize(self, connection.close)
-        try:
-            connection.execute("PRAGMA journal_mode = WAL")
-            connection.execute("PRAGMA synchronous = FULL")  # whoever hands an image over removes his own copy after this
-            with self._transaction():
-                for statement in filter(str.strip, _SCHEMA.split(";")):
-                    connection.execute(statement)
-        except sqlite3.DatabaseError as error:
-            self._finish()
-            if isinstance(error, sqlite3.OperationalError):
-                raise
-            raise _no_mirror(self.folder, error) from error
-
-    @contextmanager
-    def _reading(self) -> Iterator[sqlite3.Connection]:
-        with self._lock:
-            if self._pid != os.getpid():
-                if self._pid:  # the parent's: neither used nor closed here, for that would disturb the parent's locks
-                    self._finish.detach()
-                    _OF_PARENTS.append(self._connection)
-                self._open()
-            yield self._connection
-
-    @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
-        with self._reading() as connection:
-            connection.execute("BEGIN IMMEDIATE")
-            try:
-                yield connection
-            except BaseException:
-                connection.execute("ROLLBACK")
-                raise
-            connection.execute("COMMIT")
+        self._file.close()
 
     def _row(self, image: MirrorImage) -> tuple[str, str, str, str, str | None, str, bytes]:
         pixels = np.asarray(image.pixels)
@@ -369,7 +276,3 @@ def _unknown(image_ids: Iterable[str]) -> MirrorError:
     missing = list(image_ids)
     more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
     return MirrorError(f"mirror: no image {', '.join(missing[:3])}{more}; allowed: ids that Mirror.ids() returns; ask for those")
-
-
-def _no_mirror(folder: Path, why: object) -> MirrorError:
-    return MirrorError(f"mirror {folder}: {FILE_NAME} is no mirror ({why}); expected one made by this program; move it away")

@@ -99,7 +99,18 @@ class LocalContext:
         """Return the logits of the old model; only where there is one."""
         teacher = self.old_network
         assert teacher is not None
-        return self.ask_teacher("old logits", lambda images, rows: (teacher(images).logits,), batch)[0]
+        return self.logits_of("old model", lambda: teacher, batch)
+
+    def logits_of(self, name: str, make: Callable[[], IncrementalNetwork], batch: TrainingBatch) -> Float[Tensor, "B C_known"]:
+        """Return the logits of a teacher, as ``ask_teacher`` asks it.
+
+        Args:
+            name: Of the teacher; who asks again by this name gets the same one.
+            make: Returns it, frozen; called once in a round.
+            batch: The images.
+        """
+        teacher = self.once(name, make)
+        return self.ask_teacher(f"logits of the {name}", lambda images, rows: (teacher(images).logits,), batch)[0]
 
     def _all_images(self) -> tuple[Tensor, Tensor]:
         assert self.images is not None

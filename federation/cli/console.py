@@ -7,7 +7,8 @@ import signal
 import subprocess
 import sys
 import threading
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -97,13 +98,9 @@ def serve(
     typer.echo(f"console: {scheme}://{host if ':' not in host else f'[{host}]'}:{listening.getsockname()[1]}/  (Ctrl-C ends it)")
     if settings.secure_cookies and not certificate:
         typer.echo("note: cookies travel over https alone; put a proxy with TLS in front, or give --certificate and --key", err=True)
-    intake = subprocess.Popen([sys.executable, "-m", "federation", "console", "intake", str(folder)]) if with_intake else None
-    try:
+    command = [sys.executable, "-m", "federation", "console", "intake", str(folder)]
+    with _beside(command) if with_intake else nullcontext():
         uvicorn.Server(config).run([listening])
-    finally:
-        if intake is not None:
-            intake.terminate()
-            intake.wait()
 
 
 @app.command()
@@ -211,6 +208,27 @@ def show(
         facts = json.dumps(each.details, ensure_ascii=True)
         typer.echo(f"{each.number:6} {each.at} {each.actor} ({each.role}) {each.hospital or '-'} {each.what} {each.subject} {facts}")
     typer.echo(f"page {entries.page} of {entries.num_pages}, {entries.total} rows")
+
+
+@contextmanager
+def _beside(command: list[str]) -> Iterator[None]:
+    """Run a process beside this one and end it first, whether Ctrl-C or SIGTERM ends this one: by itself SIGTERM asks nobody."""
+    told: list[int] = []
+
+    def end(number: int, frame: "FrameType | None") -> None:
+        told.append(number)
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, end)
+    process = subprocess.Popen(command)
+    try:
+        yield
+    finally:
+        process.terminate()
+        process.wait()
+        signal.signal(signal.SIGTERM, before)
+        for number in told:  # who asked for it sees that it was the signal
+            signal.raise_signal(number)
 
 
 def _settings(folder: Path) -> "ConsoleSettings":

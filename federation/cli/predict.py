@@ -66,42 +66,6 @@ def read_images(path: Path) -> list[tuple[str, NDArray[np.uint8]]]:
     return [(str(path), pixels)]
 
 
-def attention_map(network: "IncrementalNetwork", pixels: NDArray[np.uint8], row: int) -> NDArray[np.float32]:
-    """Return where the evidence for a class lies, by the package pytorch-grad-cam.
-
-    Args:
-        network: In evaluation mode; gradients are left on its parameters.
-        pixels: Shape [H, W, C].
-        row: The class as a row of the head.
-
-    Returns:
-        Values in [0, 1], shape [H, W]; all 0 where nothing speaks for the class.
-    """
-    import torch
-    from pytorch_grad_cam import GradCAM
-    from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
-
-    from incremental.backbones import ResNet
-    from incremental.prediction import as_tensor
-
-    class Logits(torch.nn.Module):
-        """The network as the package wants it: one tensor in, one out."""
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.network = network
-
-        def forward(self, images: torch.Tensor) -> torch.Tensor:
-            return self.network(images).logits  # type: ignore[no-any-return]
-
-    backbone = network.backbone
-    layer = backbone.upper_stage if isinstance(backbone, ResNet) else backbone.second
-    images = as_tensor(pixels[None], network.config.channels).to(torch.float32).div_(255)
-    with GradCAM(model=Logits().eval(), target_layers=[layer]) as explain:
-        maps = explain(input_tensor=images, targets=[ClassifierOutputTarget(row)])
-    return np.asarray(maps[0], np.float32)
-
-
 def draw_overlay(path: Path, pixels: NDArray[np.uint8], heat: NDArray[np.float32], title: str) -> None:
     """Write a PNG: the image, and the image under its attention map."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -124,6 +88,8 @@ def draw_overlay(path: Path, pixels: NDArray[np.uint8], heat: NDArray[np.float32
 def _look(
     network: "IncrementalNetwork", class_names: Sequence[str], label: str, pixels: NDArray[np.uint8], overlay: Path | None
 ) -> dict[str, Any]:
+    from incremental.explanation import explain
+    from incremental.prediction import as_tensor
     from incremental.prediction import predict as judge
 
     pixels = _fitted(pixels, network.config.channels, network.config.image_size)
@@ -136,7 +102,7 @@ def _look(
         "entropy_fraction": float(seen.entropy_fractions[0]),
     }
     if overlay is not None:
-        heat = attention_map(network, pixels, row)
+        (heat,) = explain(network, as_tensor(pixels[None], network.config.channels) / 255, [row])
         title = f"{found['class_name']}  probability {found['probability']:.2f}, entropy {found['entropy_fraction']:.2f}"
         draw_overlay(overlay, pixels, heat, title)
         found |= {"overlay": str(overlay), "attention": str(overlay) if heat.any() else f"{NO_EVIDENCE}: {overlay}"}

@@ -5,14 +5,15 @@ Knows no request. What cannot be done raises an error with a sentence for people
 
 from dataclasses import dataclass
 
-from federation.catalogue import Entry
+from federation.catalogue.entries import Entry
 from federation.console.jobs import Job, Kind
 from federation.console.naming import NameSuggested, Proposal, approve_class, enter_class
 from federation.console.refusals import ActionRefused, NotForRole
 from federation.console.releases import DECISIONS, check_decision, version_of
 from federation.console.services import Services, Visitor
 from federation.console.trainings import start_training
-from federation.console.views import HIDDEN_ACTIONS, read_comparison
+from federation.console.views.cases import HIDDEN_ACTIONS
+from federation.console.views.trainings import read_comparison
 from twin.review.cases import Case
 from twin.review.workflow import ACTIONS, CaseState, Role, WorkflowError, apply
 

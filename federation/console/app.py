@@ -10,7 +10,7 @@ from fastapi import FastAPI
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.staticfiles import StaticFiles
 
-from federation.catalogue import ClassCatalogue
+from federation.catalogue.class_catalogue import ClassCatalogue
 from federation.console import pages
 from federation.console.api import api_routers
 from federation.console.health import router as health

@@ -2,7 +2,9 @@
 
 from dataclasses import dataclass
 
-from federation.catalogue import CatalogueError, Entry, Suggestion
+from federation.catalogue.entries import Entry
+from federation.catalogue.look_alikes import Suggestion
+from federation.class_names import CatalogueError
 from federation.console.refusals import ActionRefused, NotHere
 from federation.console.services import Services, Visitor
 

@@ -11,7 +11,7 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
-from federation.catalogue import ClassCatalogue
+from federation.catalogue.class_catalogue import ClassCatalogue
 from federation.console.jobs import Jobs
 from federation.console.overlays import Looks
 from federation.console.registry_view import RegistryView

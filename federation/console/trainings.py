@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from federation.catalogue import ClassCatalogue
+from federation.catalogue.class_catalogue import ClassCatalogue
 from federation.console.jobs import Job, JobError, Jobs
 from federation.console.registry_view import RegistryView
 from federation.console.settings import ConsoleSettings, write_private

@@ -9,7 +9,6 @@ Reduces to FedAvg, bit for bit, at ``distillation_weight: 0``.
 from collections.abc import Sequence
 from dataclasses import replace
 
-import torch
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
@@ -48,18 +47,26 @@ class FedNTD(Method):
             raise ValueError(f"temperature is {self.temperature}; allowed: above 0")
 
     @property
+    def sums(self) -> Mean | None:
+        """How twins count in the mean, which is all that the server makes of their updates."""
+        return self.mean
+
+    @property
     def replays(self) -> bool:
         """Whether exemplars are trained on."""
         return self.memory
+
+    @property
+    def per_sample_loss(self) -> bool:
+        """Whether the loss is a mean over images: it is, the teacher being frozen."""
+        return True
 
     def local_loss(self, network: IncrementalNetwork, batch: TrainingBatch, context: LocalContext) -> Terms:
         """Return cross-entropy and the not-true distillation."""
         logits = network(batch.images).logits
         terms = {"classification": losses.plain_classification(logits, batch.rows, self.head_loss)}
         if self.distillation_weight:
-            teacher = context.once("global model", lambda: freeze(build_network(network.config, context.global_weights)))
-            with torch.no_grad():
-                global_logits = teacher(batch.images).logits
+            global_logits = context.logits_of("global model", lambda: freeze(build_network(network.config, context.global_weights)), batch)
             distillation = losses.not_true_distillation(logits, global_logits, batch.rows, self.temperature)
             terms["distillation"] = self.distillation_weight * distillation
         return terms

@@ -63,6 +63,11 @@ class FLwF2T(Method):
             raise ValueError(f"temperature is {self.temperature}; allowed: above 0")
 
     @property
+    def sums(self) -> Mean | None:
+        """How twins count in the mean, which is all that the server makes of their updates."""
+        return self.mean
+
+    @property
     def replays(self) -> bool:
         """Whether exemplars are trained on."""
         return self.memory
@@ -73,6 +78,11 @@ class FLwF2T(Method):
         rest = 1 - self.classification_weight - self.own_weight
         return rest if rest > 1e-9 else 0.0
 
+    @property
+    def per_sample_loss(self) -> bool:
+        """Whether the loss is a mean over images: it is, the teachers being frozen."""
+        return True
+
     def local_loss(self, network: IncrementalNetwork, batch: TrainingBatch, context: LocalContext) -> Terms:
         """Return the classification and the distillation of each teacher there is, by shares that sum to 1."""
         logits = network(batch.images).logits
@@ -80,13 +90,13 @@ class FLwF2T(Method):
         terms, shares = {"classification": fit}, {"classification": self.classification_weight}
         own = own_teacher(context) if self.own_weight else {}
         if own:
-            teacher = context.once("own teacher", lambda: freeze(build_network(network.config, own)))
-            terms["own_distillation"] = self._distil(logits, teacher, batch, len(own["head.bias"]))
+            known = context.logits_of("own teacher", lambda: freeze(build_network(network.config, own)), batch)
+            terms["own_distillation"] = self._distil(logits, known)
             shares["own_distillation"] = self.own_weight
         taught = int(context.extras.get("taught_rows", torch.tensor(0)))
         if self.server_weight and taught:
-            teacher = context.once("server's teacher", lambda: freeze(build_network(network.config, context.global_weights)))
-            terms["server_distillation"] = self._distil(logits, teacher, batch, taught)
+            known = context.logits_of("server's teacher", lambda: freeze(build_network(network.config, context.global_weights)), batch)
+            terms["server_distillation"] = self._distil(logits, known[:, :taught])
             shares["server_distillation"] = self.server_weight
         total = sum(shares.values())
         return {name: shares[name] / total * term for name, term in terms.items()}
@@ -109,9 +119,7 @@ class FLwF2T(Method):
         kept = {**server.kept, "taught_rows": torch.tensor(num_rows(server.weights))}
         return replace(server, weights=mean_of_updates(updates, self.mean), kept=kept)
 
-    def _distil(self, logits: Tensor, teacher: IncrementalNetwork, batch: TrainingBatch, rows: int) -> Tensor:
-        with torch.no_grad():
-            known = teacher(batch.images).logits[:, :rows]
+    def _distil(self, logits: Tensor, known: Tensor) -> Tensor:
         return losses.old_class_distillation(logits, known, self.temperature, self.head_loss)
 
 

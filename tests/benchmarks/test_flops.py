@@ -5,7 +5,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.budget import CLASS_COUNTS, CONFIGS, MARKS, protocol_of, write_between_marks
 from benchmarks.flops import count_bytes, forward_flops_per_image, model_flops_per_image, model_step, traffic
 from benchmarks.measuring import alternately, duration, scaled, table
-from benchmarks.round import ROUNDS_PER_TASK, task_seconds
+from benchmarks.round_tables import ROUNDS_PER_TASK, task_seconds
 from federation.config import load_experiment
 from incremental.network import IncrementalNetwork, NetworkConfig
 

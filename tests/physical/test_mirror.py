@@ -1,6 +1,5 @@
 import multiprocessing
 import os
-import sqlite3
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from physical import mirror as room
-from physical.mirror import FILE_NAME, DayCount, ImageFacts, Mirror, MirrorError, MirrorImage
+from physical.mirror import DayCount, ImageFacts, Mirror, MirrorError, MirrorImage
 
 SIZE = 8
 NOON = "2024-02-19T12:00:00+00:00"
@@ -132,28 +131,10 @@ def test_a_mirror_keeps_its_size_and_can_be_opened_without_knowing_it(mirror: Mi
     assert again.ids() == ["image1"]
 
 
-def test_what_is_no_mirror_is_not_opened(tmp_path: Path) -> None:
-    with pytest.raises(MirrorError, match="got no file"):
-        Mirror.at(tmp_path / "nowhere")
-    (tmp_path / FILE_NAME).write_bytes(b"no database at all" * 100)
-    for opening in (Mirror, Mirror.at):
-        with pytest.raises(MirrorError, match="is no mirror"):
-            opening(tmp_path)
-    with pytest.raises(MirrorError, match="8 to 1024"):
-        Mirror(tmp_path / "other", 4)
-
-
 def test_a_closed_mirror_opens_itself_again(mirror: Mirror) -> None:
     mirror.add([image(1)])
     mirror.close()
     assert mirror.ids() == ["image1"]
-
-
-def test_pixels_are_safe_on_disk_before_the_call_returns(mirror: Mirror) -> None:
-    with sqlite3.connect(mirror.folder / FILE_NAME) as connection:
-        assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
-    connection.close()
-    assert mirror._connection.execute("PRAGMA synchronous").fetchone() == (2,)
 
 
 def test_threads_share_one_mirror(mirror: Mirror) -> None:

@@ -1,6 +1,6 @@
 """What a case looks like to its readers: frozen values, and how they become JSON. Knows no database and holds no pixels."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Generic, TypeVar
 
@@ -178,6 +178,19 @@ class Page(Generic[T]):
     def num_pages(self) -> int:
         """Return how many there are; an empty list has one."""
         return max(1, -(-self.total // self.per_page))
+
+
+def all_pages(read: Callable[[int], Page[T]]) -> Iterator[T]:
+    """Return the items of all pages, one page in memory at a time.
+
+    Args:
+        read: Given the number of a page, returns it.
+    """
+    number, last = 1, 1
+    while number <= last:
+        page = read(number)
+        yield from page.items
+        number, last = number + 1, page.num_pages
 
 
 def summary_to_plain(summary: CaseSummary) -> dict[str, Any]:

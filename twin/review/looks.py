@@ -8,14 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float
 from numpy.typing import NDArray
-from torch import Tensor
 
-from incremental.backbones import ResNet
+from incremental.explanation import explain
 from incremental.inference import features_of
 from incremental.model_file import ModelError, load_model
-from incremental.network import IncrementalNetwork
 from incremental.prediction import as_tensor
 from twin.review.novelty import Looks, ModelFacts
 
@@ -55,7 +52,7 @@ class Looker:
         return Looks(features.numpy(), logits.numpy(), self.facts.digest)
 
     def overlay(self, images: NDArray[np.uint8], class_names: Sequence[str]) -> list[NDArray[np.float32] | None]:
-        """Return where the evidence for a class lies on each image (Grad-CAM of the last maps, by the package pytorch-grad-cam).
+        """Return where the evidence for a class lies on each image (Grad-CAM of the last maps).
 
         Args:
             images: Shape [N, S, S] or [N, S, S, C].
@@ -77,27 +74,6 @@ class Looker:
         pixels = as_tensor(images, self._network.config.channels).to(torch.float32).div_(255)
         heats: list[NDArray[np.float32] | None] = []
         for start in range(0, len(rows), _BATCH):
-            maps = _grad_cam(self._network, pixels[start : start + _BATCH], rows[start : start + _BATCH])
+            maps = explain(self._network, pixels[start : start + _BATCH], rows[start : start + _BATCH])
             heats += [each if each.any() else None for each in maps]
         return heats
-
-
-def _grad_cam(network: IncrementalNetwork, images: Float[Tensor, "B c H W"], rows: Sequence[int]) -> NDArray[np.float32]:
-    from pytorch_grad_cam import GradCAM  # noqa: PLC0415  (takes seconds; most workers are never asked)
-    from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget  # noqa: PLC0415
-
-    class Logits(torch.nn.Module):
-        """The network as the package wants it: one tensor in, one out."""
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.network = network
-
-        def forward(self, images: Float[Tensor, "B c H W"]) -> Float[Tensor, "B C"]:
-            return self.network(images).logits  # type: ignore[no-any-return]
-
-    layer = network.backbone.upper_stage if isinstance(network.backbone, ResNet) else network.backbone.second
-    with GradCAM(model=Logits().eval(), target_layers=[layer]) as explain:
-        maps = explain(input_tensor=images, targets=[ClassifierOutputTarget(row) for row in rows])
-    network.zero_grad(set_to_none=True)
-    return np.clip(np.nan_to_num(np.asarray(maps, np.float32)), 0, 1)

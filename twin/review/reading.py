@@ -69,6 +69,13 @@ def list_images(connection: Connection, case: Case, page: int, per_page: int, or
     return Page(tuple(read_image(row) for row in rows), page, per_page, case.num_images)
 
 
+def count_days(connection: Connection, case: Case) -> list[tuple[str, int]]:
+    """Return how many images of a case came on each day, earliest first."""
+    day = func.substr(IMAGES.c.arrived, 1, 10).label("day")
+    wanted = select(day, func.count().label("num")).where(IMAGES.c.case_id == case.case_id).group_by("day").order_by("day")
+    return [(row.day, row.num) for row in connection.execute(wanted)]
+
+
 def list_decisions(connection: Connection, case_id: int) -> list[Decision]:
     """Return all acts on a case, oldest first."""
     rows = connection.execute(select(DECISIONS).where(DECISIONS.c.case_id == case_id).order_by(DECISIONS.c.decision_id))

@@ -4,25 +4,25 @@ What may be done is asked of ``workflow.py``; this file adds who was first. A wr
 case, and who says which revision they saw is refused if it is not the latest.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, insert, update
+from sqlalchemy import Connection, insert
 
 from twin.review import gallery, reading
 from twin.review.audit import AuditLog
 from twin.review.cases import Case, CaseImage, CaseRow, CaseSummary, Decision, Page, summary_to_plain
-from twin.review.database import Clock, stamp, utc_now
+from twin.review.database import Clock, utc_now
+from twin.review.ledger import Ledger, described
 from twin.review.reading import CaseNotFound, Conflict, StoreError, find_case
 from twin.review.steps import facts_of, look_around
-from twin.review.tables import CASES, DECISIONS
+from twin.review.tables import CASES
 from twin.review.workflow import (
     ACTIONS,
     CLOSED,
     SELECTABLE,
     SYSTEM,
-    Action,
     Actor,
     CaseState,
     WorkflowError,
@@ -32,8 +32,6 @@ from twin.review.workflow import (
 )
 
 __all__ = ["CaseNotFound", "Conflict", "ReviewStore", "StoreError"]
-
-_LISTED = 20  # image ids that an audit row spells out; its digest covers all
 
 
 class ReviewStore:
@@ -48,7 +46,7 @@ class ReviewStore:
     def __init__(self, url: str, clock: Clock = utc_now, anchor: Path | None = None) -> None:
         self.audit = AuditLog(url, clock, anchor)
         self._engine = self.audit.engine
-        self._clock = clock
+        self._ledger = Ledger(self.audit, clock)
 
     def open_case(self, hospital: str, images: Sequence[CaseImage], summary: CaseSummary) -> int:
         """Open a case for a group of images that look new.
@@ -76,8 +74,8 @@ class ReviewStore:
                 "hospital": hospital,
                 "state": CaseState.DETECTED.value,
                 "revision": 1,
-                "opened": self._now(),
-                "changed": self._now(),
+                "opened": self._ledger.now(),
+                "changed": self._ledger.now(),
                 "summary": summary_to_plain(summary),
                 "num_images": len(fresh),
                 "num_selected": sum(image.selected for image in fresh),
@@ -85,7 +83,7 @@ class ReviewStore:
             }
             case_id = int(connection.execute(insert(CASES), values).inserted_primary_key[0])  # type: ignore[index]  # the table has one
             gallery.add(connection, case_id, hospital, fresh)
-            self._log(connection, case_id, hospital, "detect", SYSTEM, _described(fresh))
+            self._ledger.log(connection, case_id, hospital, "detect", SYSTEM, described([image.image_id for image in fresh]))
             return case_id
 
     def add_images(
@@ -116,8 +114,8 @@ class ReviewStore:
                 "num_images": case.num_images + len(fresh),
                 "num_selected": case.num_selected + sum(image.selected for image in fresh),
             }
-            self._log(connection, case_id, case.hospital, "add_images", SYSTEM, _described(fresh))
-            return self._change(connection, case, grown if summary is None else grown | {"summary": summary_to_plain(summary)})
+            self._ledger.log(connection, case_id, case.hospital, "add_images", SYSTEM, described([image.image_id for image in fresh]))
+            return self._ledger.change(connection, case, grown if summary is None else grown | {"summary": summary_to_plain(summary)})
 
     def case(self, hospital: str | None, case_id: int) -> Case:
         """Return a case.
@@ -181,10 +179,29 @@ class ReviewStore:
         with self._engine.connect() as connection:
             return reading.list_images(connection, find_case(connection, hospital, case_id), page, per_page, order)
 
+    def days(self, case_id: int, *, hospital: str | None = None) -> list[tuple[str, int]]:
+        """Return how many images of a case came on each day (UTC, "2024-02-19"), earliest first.
+
+        Args:
+            case_id: Which case.
+            hospital: It must be this one's; none: anyone's.
+
+        Raises:
+            CaseNotFound: If there is no such case.
+        """
+        with self._engine.connect() as connection:
+            return reading.count_days(connection, find_case(connection, hospital, case_id))
+
     def image_ids(self, hospital: str) -> frozenset[str]:
         """Return all images of a hospital that are or were in a case, also in a rejected one."""
         with self._engine.connect() as connection:
             return gallery.all_ids(connection, hospital)
+
+    def ids(self, case_id: int, *, hospital: str | None = None) -> list[str]:
+        """Return the images of a case, in the order in which they arrived."""
+        with self._engine.connect() as connection:
+            find_case(connection, hospital, case_id)
+            return gallery.ids(connection, case_id)
 
     def selected_ids(self, case_id: int, *, hospital: str | None = None) -> list[str]:
         """Return the images of a case that count, in the order in which they arrived."""
@@ -221,9 +238,9 @@ class ReviewStore:
             changed = gallery.mark(connection, case_id, list(image_ids), selected)
             if not changed:
                 return case
-            details = {"selected": selected, "images": list(image_ids)[:_LISTED], "num": changed, "digest": gallery.digest(image_ids)}
-            self._log(connection, case_id, case.hospital, "select", actor, details)
-            return self._change(connection, case, {"num_selected": case.num_selected + (changed if selected else -changed)})
+            details = {"selected": selected, **described(image_ids), "num": changed}
+            self._ledger.log(connection, case_id, case.hospital, "select", actor, details)
+            return self._ledger.change(connection, case, {"num_selected": case.num_selected + (changed if selected else -changed)})
 
     def act(
         self,
@@ -273,8 +290,8 @@ class ReviewStore:
             look_around(connection, case, step)
             if (case.state in CLOSED) != (target in CLOSED):
                 gallery.mark_open(connection, case_id, target not in CLOSED)
-            after = self._change(connection, case, values)
-            self._decide(connection, case, after, step, actor)
+            after = self._ledger.change(connection, case, values)
+            self._ledger.decide(connection, case, after, step, actor)
             return after
 
     def decisions(self, case_id: int, *, hospital: str | None = None) -> list[Decision]:
@@ -283,39 +300,9 @@ class ReviewStore:
             find_case(connection, hospital, case_id)
             return reading.list_decisions(connection, case_id)
 
-    def _now(self) -> str:
-        return stamp(self._clock())
-
-    def _change(self, connection: Connection, case: Case, values: Mapping[str, Any]) -> Case:
-        new = {"revision": case.revision + 1, "changed": self._now(), **values}
-        connection.execute(update(CASES).where(CASES.c.case_id == case.case_id).values(new))
-        return find_case(connection, None, case.case_id)
-
-    def _decide(self, connection: Connection, before: Case, after: Case, step: Action, actor: Actor) -> None:
-        facts = {
-            "from_state": before.state.value,
-            "to_state": after.state.value,
-            "reason": after.reason,
-            "class_name": after.class_name,
-            "revision": after.revision,
-        }
-        person = {"user": actor.user, "role": actor.role.value}
-        connection.execute(insert(DECISIONS), {"case_id": after.case_id, "at": after.changed, "action": step.name, **person, **facts})
-        chosen = {"num_selected": after.num_selected, "digest": gallery.digest(gallery.ids(connection, after.case_id, selected_only=True))}
-        part_of = {"training_id": after.training_id, "candidate_version": after.candidate_version}
-        self._log(connection, after.case_id, after.hospital, step.name, actor, {**facts, **chosen, **part_of})
-
-    def _log(self, connection: Connection, case_id: int, hospital: str, what: str, actor: Actor, details: Mapping[str, Any]) -> None:
-        self.audit.append(connection, actor.user, actor.role, hospital, f"case.{what}", f"case {case_id}", details)
-
 
 def _sort_out(connection: Connection, hospital: str, images: Sequence[CaseImage]) -> tuple[dict[str, int], list[CaseImage]]:
     """Return the open cases of images that are in one, and the images that are in none."""
     once = {image.image_id: image for image in images}
     taken = gallery.open_case_of(connection, hospital, list(once))
     return taken, [image for image in once.values() if image.image_id not in taken]
-
-
-def _described(images: Sequence[CaseImage]) -> dict[str, Any]:
-    named = [image.image_id for image in images]
-    return {"num": len(named), "images": named[:_LISTED], "digest": gallery.digest(named)}

@@ -7,11 +7,11 @@ model that looks arrives as an argument.
 """
 
 import json
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from hashlib import sha256
-from typing import Protocol, TypeVar, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import pydantic.dataclasses
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from pydantic import ConfigDict
 
 from physical.mirror import ImageFacts, Mirror
-from twin.review.cases import CaseImage, CaseRow, Page
+from twin.review.cases import CaseImage, CaseRow, all_pages
 from twin.review.database import MOST_PER_PAGE
 from twin.review.evidence import Sighted, case_images, summarise
 from twin.review.grouping import LEFTOVER, assign, centre_of, evenly, group
@@ -29,7 +29,6 @@ from twin.review.standard import Standard, check_history, make_standard
 from twin.review.store import ReviewStore
 from twin.review.workflow import SELECTABLE, CaseState, WorkflowError
 
-Item = TypeVar("Item")
 _FORMAT = 1  # of what is remembered
 _IMAGES_AT_ONCE = 512  # looked at before the verdicts are written down
 _MOST_WAITING = 20_000  # images that look new and are compared in one call, the latest; bounds memory
@@ -283,7 +282,7 @@ class _Triage:
         return [row.case_id for state in sorted(states) for row in self._cases(state)]
 
     def _cases(self, state: CaseState) -> Iterator[CaseRow]:
-        return _all_pages(lambda page, per_page: self.store.cases(self.hospital, state, page, per_page))
+        return all_pages(lambda page: self.store.cases(self.hospital, state, page, MOST_PER_PAGE))
 
     def _sample(self, case_id: int) -> list[str]:
         """Return the most typical images of a case that count."""
@@ -291,12 +290,4 @@ class _Triage:
         return [image.image_id for image in page.items if image.selected]
 
     def _all_images(self, case_id: int) -> list[CaseImage]:
-        return list(_all_pages(lambda page, per_page: self.store.images(case_id, page, per_page, hospital=self.hospital)))
-
-
-def _all_pages(read: Callable[[int, int], Page[Item]]) -> Iterator[Item]:
-    number, last = 1, 1
-    while number <= last:
-        page = read(number, MOST_PER_PAGE)
-        yield from page.items
-        number, last = number + 1, page.num_pages
+        return list(all_pages(lambda page: self.store.images(case_id, page, MOST_PER_PAGE, hospital=self.hospital)))

@@ -10,7 +10,7 @@ from federation.console.api.models import AnyNumber, Body, DoneOut, Number, Page
 from federation.console.naming import Proposal
 from federation.console.rendering import PageNumber
 from federation.console.services import Asked, Asking
-from federation.console.views import case_images, case_list
+from federation.console.views.cases import case_images, case_list
 from twin.review.cases import Case, CaseImage, CaseRow, Decision
 from twin.review.workflow import CaseState
 

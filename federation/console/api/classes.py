@@ -5,7 +5,8 @@ from typing import Annotated
 from fastapi import Query
 from pydantic import AfterValidator, Field
 
-from federation.catalogue import Entry, Suggestion
+from federation.catalogue.entries import Entry
+from federation.catalogue.look_alikes import Suggestion
 from federation.console.api.models import AnyNumber, Body, Number, Text, Word, api_router
 from federation.console.naming import Proposal, approve_class, merge_classes, propose_class
 from federation.console.services import Asked, Asking

@@ -10,7 +10,7 @@ from federation.console.refusals import NotHere
 from federation.console.rendering import PageNumber
 from federation.console.services import Asked, Asking, Services
 from federation.console.twin_room import TwinView, twin_view
-from federation.console.views import operator_view
+from federation.console.views.overview import operator_view
 from twin.review.audit import AuditEntry, AuditFault
 
 router = api_router("federation")

@@ -14,7 +14,7 @@ from federation.console.refusals import NotHere
 from federation.console.security.guard import GuardedRoute
 from federation.console.security.uploads import UploadResult, take_uploads
 from federation.console.services import Asked, Asking, Services, Visitor
-from federation.console.views import read_comparison
+from federation.console.views.trainings import read_comparison
 
 router = api_router("images")
 page_images = APIRouter(route_class=GuardedRoute, include_in_schema=False)

@@ -10,12 +10,12 @@ from typing import Annotated, Any, Generic, Literal, TypeVar
 from fastapi import APIRouter, Path
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from federation.catalogue import Suggestion
+from federation.catalogue.look_alikes import Suggestion
 from federation.console.jobs import Job
 from federation.console.registry_view import Version
 from federation.console.security.guard import GuardedRoute
 from federation.console.twin_room import TwinView
-from federation.console.views import ComparisonView, TrainingView
+from federation.console.views.trainings import ComparisonView, TrainingView
 from twin.review.cases import Case, Page
 from twin.review.workflow import CaseState
 

@@ -7,7 +7,7 @@ from fastapi import Path
 from federation.console.actions import decide_release
 from federation.console.api.models import Body, ComparisonOut, DoneOut, Text, TrainingOut, api_router, comparison_out, job_out, training_out
 from federation.console.services import Asked, Asking, Services, Visitor
-from federation.console.views import comparison_view, training_list, training_view
+from federation.console.views.trainings import comparison_view, training_list, training_view
 
 router = api_router("trainings")
 TrainingId = Annotated[str, Path(max_length=80)]

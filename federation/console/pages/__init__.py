@@ -1,6 +1,6 @@
 """The console's HTML pages: one file per page, each with its addresses; view models beside them are pure.
 
-What may be seen or done by whom stands in ``roles.py`` and in the workflow; what a page shows comes from ``views.py``.
+What may be seen or done by whom stands in ``roles.py`` and in the workflow; what a page shows comes from ``views``.
 Here it becomes words, figures and forms.
 """
 

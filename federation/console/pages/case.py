@@ -1,12 +1,14 @@
 """The page of one case, and the forms on it."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from fastapi import Form, Path, Query, Request
+from fastapi import Depends, Form, Path, Request
 from fastapi.responses import Response
 
-from federation.catalogue import CatalogueError, Entry
+from federation.catalogue.entries import Entry
+from federation.class_names import CatalogueError
 from federation.console.actions import act_on_case, select_images
 from federation.console.naming import NameSuggested, Proposal
 from federation.console.pages.charts import days_chart, entropy_chart
@@ -15,7 +17,7 @@ from federation.console.refusals import ActionRefused, NotForRole
 from federation.console.rendering import PageNumber, page_links, redirect, render
 from federation.console.security.guard import page_router
 from federation.console.services import Asked, Asking, Services, Visitor
-from federation.console.views import case_view
+from federation.console.views.cases import case_view
 from twin.review.store import CaseNotFound, Conflict, StoreError
 from twin.review.workflow import SELECTABLE, NotAllowed, Role, WorkflowError
 
@@ -29,34 +31,58 @@ Text = Annotated[str, Form(max_length=4000)]
 _CHANGED = "Somebody changed this case while you were looking at it. This is how it stands now: look again, then decide."
 
 
+@dataclass(frozen=True)
+class Gallery:
+    """Which of a case's images are shown, and how: the query of an address.
+
+    Args:
+        page: Number of the page.
+        order: In which they come.
+        size: Images on a page, one of ``SIZES``; none: as many as suit the page.
+        view: The image, its overlay, or both.
+    """
+
+    page: PageNumber = 1
+    order: Order = "distance"
+    size: int | None = None
+    view: View = "both"
+
+    def num_shown(self, usual: int) -> int:
+        """Return how many images a page has: the smallest of ``SIZES`` where what was asked is none of them."""
+        size = usual if self.size is None else self.size
+        return size if size in SIZES else SIZES[0]
+
+
+@dataclass(frozen=True)
+class NotTaken:
+    """A step that was not taken, and what was typed for it.
+
+    Args:
+        action: The step.
+        draft: What was typed.
+        problem: For people.
+        offers: Classes that may be meant.
+    """
+
+    action: str
+    draft: Draft
+    problem: str = ""
+    offers: tuple[Offer, ...] = ()
+
+
+Shown = Annotated[Gallery, Depends()]
+
+
 @router.get("/cases/{case_id}")
-def show_case(
-    request: Request,
-    services: Asked,
-    visitor: Asking,
-    case_id: Number,
-    page: PageNumber = 1,
-    order: Order = "distance",
-    size: Annotated[int, Query()] = SIZES[0],
-    view: View = "both",
-) -> Response:
+def show_case(request: Request, services: Asked, visitor: Asking, case_id: Number, gallery: Shown) -> Response:
     """Show a case with one page of its images."""
-    return _show(request, services, visitor, case_id, page, order, size, view)
+    return _show(request, services, visitor, case_id, gallery)
 
 
 @router.get("/cases/{case_id}/images")
-def show_images(
-    request: Request,
-    services: Asked,
-    visitor: Asking,
-    case_id: Number,
-    page: PageNumber = 1,
-    order: Order = "distance",
-    size: Annotated[int, Query()] = SIZES[1],
-    view: View = "both",
-) -> Response:
+def show_images(request: Request, services: Asked, visitor: Asking, case_id: Number, gallery: Shown) -> Response:
     """Show nothing but the images, over the whole width."""
-    return _show(request, services, visitor, case_id, page, order, size, view, template="images.html")
+    return _show(request, services, visitor, case_id, gallery, only_images=True)
 
 
 @router.post("/cases/{case_id}/select")
@@ -75,9 +101,7 @@ def select(
     back = back if back.split("?")[0] in (home, f"{home}/images") else home
     before = set(services.store.selected_ids(case_id, hospital=visitor.hospital))
     if whole in ("all", "none"):
-        case = services.store.case(visitor.hospital, case_id)
-        every = services.store.images(case_id, per_page=max(1, case.num_images), hospital=visitor.hospital)
-        ids = [image.image_id for image in every.items]
+        ids = services.store.ids(case_id, hospital=visitor.hospital)
         wanted = set(ids) if whole == "all" else set()
     else:
         ids, wanted = list(dict.fromkeys(shown or [])), set(selected or [])
@@ -125,13 +149,13 @@ def act(
         known = services.registry.champion_classes()
         offers = tuple(_offer(each.entry, each.why, known) for each in found.suggestions)
         draft = draft if class_name else Draft(class_name=found.name)
-        return _show(request, services, visitor, case_id, status=409, offers=offers, draft=draft, asked=action)
+        return _show(request, services, visitor, case_id, not_taken=NotTaken(action, draft, offers=offers))
     except (CaseNotFound, NotForRole, NotAllowed):
         raise
     except Conflict:
-        return _show(request, services, visitor, case_id, status=409, problem=_CHANGED, draft=draft, asked=action)
+        return _show(request, services, visitor, case_id, not_taken=NotTaken(action, draft, _CHANGED))
     except (WorkflowError, ActionRefused, CatalogueError, StoreError) as error:
-        return _show(request, services, visitor, case_id, status=409, problem=str(error), draft=draft, asked=action)
+        return _show(request, services, visitor, case_id, not_taken=NotTaken(action, draft, str(error)))
     to = f"/trainings/{done.job.job_id}" if done.job is not None and done.job.kind == "training" else f"/cases/{case_id}"
     return redirect(request, to, flash=done.message)
 
@@ -140,46 +164,39 @@ def _show(
     request: Request,
     services: Services,
     visitor: Visitor,
-    case_id: Number,
-    page: int = 1,
-    order: str = "distance",
-    size: int = SIZES[0],
-    shown_as: str = "both",
-    template: str = "case.html",
-    status: int = 200,
-    problem: str = "",
-    offers: Sequence[Offer] = (),
-    draft: Draft | None = None,
-    asked: str = "",
+    case_id: int,
+    gallery: Gallery = Gallery(),
+    only_images: bool = False,
+    not_taken: NotTaken | None = None,
 ) -> Response:
-    size = size if size in SIZES else SIZES[0]
+    size, asked = gallery.num_shown(SIZES[1] if only_images else SIZES[0]), not_taken.action if not_taken else ""
     view = case_view(services, visitor, case_id)
     case, summary = view.case, view.case.summary
-    images = services.store.images(case_id, page, size, order, hospital=visitor.hospital) if visitor.sees_images else None
+    images = services.store.images(case_id, gallery.page, size, gallery.order, hospital=visitor.hospital) if visitor.sees_images else None
     number = images.page if images else 1
-    folder = f"/cases/{case_id}/images" if template == "images.html" else f"/cases/{case_id}"
+    folder = f"/cases/{case_id}/images" if only_images else f"/cases/{case_id}"
     context: dict[str, Any] = {
         "view": view,
         "images": images,
         "path": folder,
         "links": page_links(images, request, folder) if images else None,
         "first_number": (number - 1) * size + 1,
-        "order": order,
+        "order": gallery.order,
         "size": size,
         "sizes": SIZES,
-        "shown_as": shown_as,
-        "back": f"{folder}?page={number}&order={order}&size={size}&view={shown_as}",
+        "shown_as": gallery.view,
+        "back": f"{folder}?page={number}&order={gallery.order}&size={size}&view={gallery.view}",
         "selectable": visitor.role is Role.CLINICIAN and case.state in SELECTABLE,
         "entropy": _entropy(view.case.summary.entropy_histogram, summary.usual_histogram, summary.score_name, summary.threshold),
         "days": days_chart(view.counts_by_day),
         "panel": make_panel(case, view.actions, visitor.user, visitor.role, view.known_classes, _names(view.catalogue), asked),
-        "problem": problem,
-        "offers": offers,
-        "draft": draft or Draft(),
+        "problem": not_taken.problem if not_taken else "",
+        "offers": not_taken.offers if not_taken else (),
+        "draft": not_taken.draft if not_taken else Draft(),
         "asked": asked,
         "now": services.clock(),
     }
-    return render(request, template, status=status, **context)
+    return render(request, "images.html" if only_images else "case.html", status=409 if not_taken else 200, **context)
 
 
 def _entropy(case: Sequence[int], usual: Sequence[int], score_name: str, threshold: float) -> Any:

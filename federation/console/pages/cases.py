@@ -8,7 +8,7 @@ from fastapi.responses import Response
 from federation.console.rendering import PageNumber, page_links, render
 from federation.console.security.guard import page_router
 from federation.console.services import Asked, Asking
-from federation.console.views import case_list
+from federation.console.views.cases import case_list
 from twin.review.workflow import CaseState
 
 router = page_router()

@@ -7,7 +7,10 @@ from typing import Annotated
 from fastapi import Form, Path, Query, Request
 from fastapi.responses import Response
 
-from federation.catalogue import CatalogueError, ClassCatalogue, Entry, Suggestion
+from federation.catalogue.class_catalogue import ClassCatalogue
+from federation.catalogue.entries import Entry
+from federation.catalogue.look_alikes import Suggestion
+from federation.class_names import CatalogueError
 from federation.console.naming import NameSuggested, Proposal, approve_class, merge_classes, propose_class
 from federation.console.pages.panel import Draft, Offer
 from federation.console.refusals import ActionRefused

@@ -12,7 +12,7 @@ from federation.console.refusals import ActionRefused, NotForRole
 from federation.console.rendering import redirect, render
 from federation.console.security.guard import page_router
 from federation.console.services import Asked, Asking, Services, Visitor
-from federation.console.views import ComparisonView, comparison_view
+from federation.console.views.trainings import ComparisonView, comparison_view
 from twin.review.workflow import Role
 
 router = page_router()

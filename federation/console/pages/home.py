@@ -8,7 +8,7 @@ from federation.console.pages.training import named
 from federation.console.rendering import render
 from federation.console.security.guard import page_router
 from federation.console.services import Asked, Asking
-from federation.console.views import home_view
+from federation.console.views.overview import home_view
 from twin.review.workflow import Role
 
 router = page_router()

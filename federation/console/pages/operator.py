@@ -10,7 +10,8 @@ from federation.console.pages.training import named
 from federation.console.rendering import render
 from federation.console.security.guard import page_router
 from federation.console.services import Asked, Asking
-from federation.console.views import TwinView, operator_view
+from federation.console.twin_room import TwinView
+from federation.console.views.overview import operator_view
 from twin.review.workflow import CLOSED, Role
 
 router = page_router()

@@ -11,7 +11,7 @@ from typing import Any
 from federation.console.jobs import Job
 from federation.console.pages.charts import Chart, rounds_chart
 from federation.console.pages.words import length
-from federation.console.views import TrainingView
+from federation.console.views.trainings import TrainingView
 from twin.review.cases import Case
 from twin.review.workflow import CaseState
 

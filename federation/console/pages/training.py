@@ -10,7 +10,7 @@ from federation.console.pages.progress import training_page, training_words
 from federation.console.rendering import render
 from federation.console.security.guard import page_router
 from federation.console.services import Asked, Asking
-from federation.console.views import TrainingView, training_list, training_view
+from federation.console.views.trainings import TrainingView, training_list, training_view
 from twin.review.workflow import Role
 
 router = page_router()

@@ -12,7 +12,7 @@ from federation.console.pages.charts import Chart, days_chart, rounds_chart
 from federation.console.rendering import render
 from federation.console.security.guard import page_router
 from federation.console.services import Asked, Asking, Services
-from federation.console.views import TwinView, twin_view
+from federation.console.twin_room import TwinView, twin_view
 from physical.mirror import DayCount
 
 router = page_router()

@@ -11,7 +11,7 @@ from jinja2 import TemplateNotFound
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from federation.catalogue import CatalogueError
+from federation.class_names import CatalogueError
 from federation.console.jobs import JobError
 from federation.console.naming import NameSuggested
 from federation.console.overlays import LooksUnavailable

@@ -1,10 +1,14 @@
 import json
 import os
 import pty
+import signal
 import sqlite3
 import subprocess
 import sys
+import urllib.request
+from contextlib import suppress
 
+import psutil
 import pytest
 from typer.testing import CliRunner
 
@@ -125,17 +129,24 @@ def test_help_loads_nothing_heavy():
 
 
 @pytest.mark.slow
-def test_a_served_console_answers_and_ends_with_its_terminal(folder):
-    import signal
-    import urllib.request
-
-    command = [sys.executable, "-m", "federation", "console", "serve", str(folder), "--port", "0"]
+@pytest.mark.parametrize(
+    ("told", "codes"), [(signal.SIGINT, {0, 130, -signal.SIGINT}), (signal.SIGTERM, {-signal.SIGTERM})], ids=["Ctrl-C", "SIGTERM"]
+)
+@pytest.mark.parametrize("words", [(), ("--with-intake",)], ids=["alone", "with intake"])
+def test_a_served_console_answers_and_leaves_no_process_behind(folder, words, told, codes):
+    command = [sys.executable, "-m", "federation", "console", "serve", str(folder), "--port", "0", *words]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        children = []
         try:
             address = process.stdout.readline().split()[1]
             with urllib.request.urlopen(f"{address}health", timeout=60) as answer:
                 assert answer.read() == b"ok\n"
-            process.send_signal(signal.SIGINT)
-            assert process.wait(60) in {0, 130, -signal.SIGINT}
+            children = psutil.Process(process.pid).children(recursive=True)
+            assert len(children) == len(words)
+            process.send_signal(told)
+            assert process.wait(60) in codes
+            assert not any(child.is_running() for child in children)
         finally:
-            process.kill()
+            for each in (*children, process):
+                with suppress(psutil.NoSuchProcess):
+                    each.kill()

@@ -3,14 +3,16 @@ import json
 import numpy as np
 import pytest
 
-from federation.catalogue import CatalogueError
+from federation.class_names import CatalogueError
 from federation.console.actions import act_on_case, decide_release
 from federation.console.jobs import JobError
 from federation.console.naming import NameSuggested, Proposal, propose_class
 from federation.console.refusals import ActionRefused, NotForRole
 from federation.console.services import Visitor
 from federation.console.trainings import Trainings
-from federation.console.views import case_view, comparison_view, home_view, training_view
+from federation.console.views.cases import case_view
+from federation.console.views.overview import home_view
+from federation.console.views.trainings import comparison_view, training_view
 from twin.review.store import CaseNotFound, Conflict
 from twin.review.workflow import CaseState, NotAllowed, WorkflowError
 

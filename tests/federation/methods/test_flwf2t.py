@@ -98,7 +98,7 @@ def test_rows_added_in_this_round_are_not_taught_by_the_server(grown):
 
     method = FLwF2T()
     assert not method.broadcast(grown, None, "north").extras
-    after = method.aggregate(grown, [TwinUpdate("north", 0, dict(grown.weights), 3)])
+    after = method.aggregate(grown, [TwinUpdate("north", 0, dict(grown.weights), 3, class_names=grown.class_names)])
     wider = grow_head(dict(after.weights), 2, torch.Generator().manual_seed(0))
     assert int(method.broadcast(replace(after, weights=wider), None, "north").extras["taught_rows"]) == 5
 

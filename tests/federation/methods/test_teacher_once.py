@@ -1,46 +1,85 @@
+from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
 import torch
+from torch.nn.modules.module import register_module_forward_hook
 
+from federation.aggregation import labelled
 from federation.methods.bic import BiC
 from federation.methods.fedka import FedKA
+from federation.methods.fedntd import FedNTD
+from federation.methods.flwf2t import FLwF2T
 from federation.methods.glfc import GLFC
 from federation.methods.icarl import ICaRL
 from federation.methods.lga import LGA
 from federation.methods.lwm import LwM
-from incremental.network import build_network, weights_of
+from incremental.network import IncrementalNetwork, build_network, freeze, weights_of
 from physical.transforms import AugmentationConfig, to_unit
 from twin.local_training import TrainingConfig, train_locally
 
 STILL = AugmentationConfig(crop_padding_pixels=0, brightness=0.0)
-METHODS = [FedKA(), FedKA(attention_weight=0.0), FedKA(attention_layer="middle"), GLFC(), LGA(), ICaRL(), LwM(), BiC()]
+ONE_TEACHER = [FedKA(), FedKA(attention_weight=0.0), FedKA(attention_layer="middle"), GLFC(), LGA(), ICaRL(), LwM(), BiC(), FedNTD()]
+METHODS = [*((method, 1) for method in ONE_TEACHER), (FLwF2T(), 2)]
 
 
 def train(scene, method, shows_images, augmentation=STILL):
-    """Train for three epochs; return the weights, the losses, and how many images the teacher looked at."""
+    """Train for three epochs; return the weights, the losses, and how many images teachers looked at."""
     pixels = torch.randint(0, 256, (22, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
     rows = torch.arange(22) % 5
-    looked = []
-    teacher = scene.context.old_network
-    teacher.register_forward_hook(lambda module, inputs, outputs: looked.append(len(inputs[0])))
     images = (lambda: (to_unit(pixels), rows)) if shows_images else None
-    context = replace(scene.context, images=images)
+    kept = {**labelled("previous", weights_of(scene.network)), "finished_tasks": torch.tensor(2)}  # FLwF-2T's own teacher
+    context = replace(scene.context, images=images, kept=kept, extras={"taught_rows": torch.tensor(5)})
     network = build_network(scene.network.config, scene.context.global_weights)
     config = TrainingConfig(epochs=3, batch_size=8, learning_rate=0.01, augmentation=augmentation)
-    result = train_locally(network, pixels, rows, method, context, config, [0.01] * 3, torch.Generator().manual_seed(2))
+    with images_that_teachers_see(network) as looked:
+        result = train_locally(network, pixels, rows, method, context, config, [0.01] * 3, torch.Generator().manual_seed(2))
     return weights_of(network), result.metrics, sum(looked)
 
 
-@pytest.mark.parametrize("method", METHODS, ids=lambda method: type(method).__name__)
-def test_a_teacher_that_looks_once_teaches_what_one_teaches_that_looks_at_every_step(scene, method):
+@contextmanager
+def images_that_teachers_see(student):
+    """Count the images of each look of any network but the student, also of those that a method builds itself."""
+    looked = []
+
+    def look(module, inputs, outputs):
+        if isinstance(module, IncrementalNetwork) and module is not student:
+            looked.append(len(inputs[0]))
+
+    handle = register_module_forward_hook(look)
+    try:
+        yield looked
+    finally:
+        handle.remove()
+
+
+@pytest.mark.parametrize(("method", "teachers"), METHODS, ids=lambda value: type(value).__name__)
+def test_a_teacher_that_looks_once_teaches_what_one_teaches_that_looks_at_every_step(scene, method, teachers):
     once, told_once, looks_once = train(scene, method, shows_images=True)
     always, told_always, looks_always = train(scene, method, shows_images=False)
-    assert (looks_once, looks_always) == (22, 66)
+    assert (looks_once, looks_always) == (22 * teachers, 66 * teachers)
     assert all(torch.allclose(once[name].double(), always[name].double(), atol=1e-5) for name in once)
     assert told_once == pytest.approx(told_always, rel=1e-4)
 
 
-def test_a_teacher_of_varied_images_looks_at_each_of_them(scene):
-    _, _, looks = train(scene, FedKA(), shows_images=True, augmentation=AugmentationConfig())
-    assert looks == 66
+@pytest.mark.parametrize(("method", "teachers"), [(FedKA(), 1), (FedNTD(), 1), (FLwF2T(), 2)], ids=lambda value: type(value).__name__)
+def test_a_teacher_of_varied_images_looks_at_each_of_them(scene, method, teachers):
+    _, _, looks = train(scene, method, shows_images=True, augmentation=AugmentationConfig())
+    assert looks == 66 * teachers
+
+
+def test_teachers_of_two_names_are_two_and_one_of_the_same_name_is_made_once(scene):
+    context = replace(scene.context, images=lambda: (scene.batch.images, scene.batch.rows))
+    batch = replace(scene.batch, places=torch.arange(len(scene.batch.rows)))
+    made = []
+
+    def teacher(weights):
+        made.append(weights)
+        return freeze(build_network(scene.network.config, weights))
+
+    own, other = weights_of(scene.network), {name: value * 2 for name, value in weights_of(scene.network).items()}
+    said = [context.logits_of(name, lambda weights=weights: teacher(weights), batch) for name, weights in (("own", own), ("other", other))]
+    again = context.logits_of("own", lambda: teacher(other), batch)
+    assert len(made) == 2
+    assert torch.equal(again, said[0]) and not torch.equal(*said)
+    assert not again.requires_grad

@@ -1,12 +1,13 @@
 import sqlite3
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from twin.review.cases import CaseImage, CaseSummary
-from twin.review.store import Conflict, ReviewStore, StoreError
+from twin.review.store import CaseNotFound, Conflict, ReviewStore, StoreError
 from twin.review.workflow import Actor, CaseState, NotAllowed, WorkflowError
 
 Images = Callable[..., list[CaseImage]]
@@ -30,6 +31,24 @@ def test_each_order_holds_over_pages(store: ReviewStore, make_images: Images, su
     paged = [image for page in range(1, 6) for image in store.images(case_id, page, 5, order).items]
     assert [key(image) for image in paged] == sorted(map(key, images))
     assert sorted(ids(paged)) == ids(images)
+
+
+def test_images_are_counted_by_the_day_on_which_they_came(store: ReviewStore, make_images: Images, summary: CaseSummary) -> None:
+    days = ("2024-02-19", "2024-02-20", "2024-03-01")
+    images = [replace(image, arrived=f"{days[index % 3 % 2]}T0{index}:00:00+00:00") for index, image in enumerate(make_images(6))]
+    images.append(replace(make_images(1, start=6)[0], arrived=f"{days[2]}T23:59:59+00:00"))
+    case_id = store.open_case("north", images, summary)
+    store.open_case("south", make_images(4), summary)
+    assert store.days(case_id) == [(days[0], 4), (days[1], 2), (days[2], 1)]
+    with pytest.raises(CaseNotFound):
+        store.days(case_id, hospital="south")
+
+
+def test_all_images_of_a_case_are_listed_whether_they_count_or_not(store: ReviewStore, case_id: int, people: People) -> None:
+    store.select(case_id, ["image-00001"], False, people["anna"])
+    assert store.ids(case_id) == [f"image-{index:05d}" for index in range(6)]
+    with pytest.raises(CaseNotFound):
+        store.ids(case_id, hospital="south")
 
 
 def test_an_unknown_order_is_refused(store: ReviewStore, case_id: int) -> None:

@@ -2,6 +2,7 @@ from typing import Any
 
 import pytest
 
+from twin.review.database import MOST_PER_PAGE
 from twin.review.workflow import Actor, Role
 
 
@@ -108,9 +109,27 @@ def test_odd_sizes_and_pages_give_what_there_is(desk: Any, query: str) -> None:
     assert "30" in desk.get("mara", f"/cases/{desk.new_case(30)}?{query}").text
 
 
-def test_a_case_of_2000_images_shows_one_page_of_them(desk: Any) -> None:
-    case = desk.new_case(2000)
+@pytest.mark.parametrize(
+    ("address", "number"), [("", 24), ("/images", 48), ("/images?size=24", 24), ("/images?size=25", 24), ("?size=48", 48)]
+)
+def test_a_page_has_as_many_images_as_it_suits_or_as_was_asked(desk: Any, address: str, number: int) -> None:
+    page = desk.get("mara", f"/cases/{desk.new_case(50)}{address}")
+    assert len(page.all("input", name="shown")) == number
+
+
+@pytest.mark.parametrize("query", ["page=0", "order=size", "size=many", "view=none"])
+def test_a_query_that_is_none_is_refused(desk: Any, query: str) -> None:
+    case = desk.new_case(3)
+    assert desk.client("mara").get(f"/cases/{case}?{query}").status_code == 422
+
+
+def test_a_case_of_more_images_than_one_read_takes_is_shown_and_selected(desk: Any) -> None:
+    case = desk.new_case(MOST_PER_PAGE + 1)
     page = desk.get("mara", f"/cases/{case}?size=48&page=3")
+    desk.send("mara", f"/cases/{case}/select", whole="none")
+    assert desk.services.store.selected_ids(case) == []
+    desk.send("mara", f"/cases/{case}/select", whole="all")
+    assert len(desk.services.store.selected_ids(case)) == MOST_PER_PAGE + 1
     assert len(page.all("input", name="shown")) == 48
     assert all(image.get("loading") == "lazy" for image in page.all("img"))
     assert len(page.source) < 200_000

@@ -1,131 +1,17 @@
-"""The federation-wide catalogue of class names: what a class is called, by whom, with which code, and what else it is called.
-
-A class of a model is a name; two hospitals that mean one thing by two names would grow two rows. So a new name is proposed here first, is
-compared with what there is, and may be merged before any head grows: its words become synonyms of the name that stays. Knows no case, no
-image and no model; needs no torch.
-"""
+"""What people do with the catalogue: propose, approve, merge, split; each act is one transaction with a line in the entry's history."""
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Literal, cast
+from typing import Any, cast
 
-from sqlalchemy import Boolean, Column, Connection, ForeignKey, Integer, MetaData, String, Table, Text, delete, insert, select, update
+from sqlalchemy import Connection, delete, insert, select, update
 
-from federation.class_names import (
-    CLOSE_SPELLING,
-    CatalogueError,
-    check_code,
-    check_name,
-    check_text,
-    code_key,
-    exact_key,
-    similarity,
-    words,
-)
+from federation.catalogue.entries import ENTRIES, EVENTS, TABLES, WORDS, Entry, Event, find_entry, owner_of, read_entries
+from federation.catalogue.look_alikes import Suggestion, look_alikes
+from federation.class_names import CatalogueError, check_code, check_name, check_text, code_key, exact_key
 from twin.review.database import open_database, stamp, utc_now, write
 
-__all__ = ["CatalogueError", "ClassCatalogue", "Entry", "Event", "Suggestion"]
-
-State = Literal["proposed", "approved", "merged"]
-_MOST_SYNONYMS, _MOST_SUGGESTIONS = 20, 8
-
-_TABLES = MetaData()
-_ENTRIES = Table(
-    "catalogue_entry",
-    _TABLES,
-    Column("entry_id", Integer, primary_key=True),
-    Column("name", String, nullable=False),
-    Column("state", String, nullable=False),
-    Column("learned", Boolean, nullable=False),
-    Column("code_system", String, nullable=False),
-    Column("code", String, nullable=False),
-    Column("text", Text, nullable=False),
-    Column("proposed_by", String, nullable=False),
-    Column("hospital", String),
-    Column("proposed_at", String, nullable=False),
-    Column("approved_by", String),
-    Column("approved_at", String),
-    Column("merged_into", Integer, ForeignKey("catalogue_entry.entry_id")),
-)
-_WORDS = Table(  # names and synonyms: each belongs to one entry, whatever its case
-    "catalogue_word",
-    _TABLES,
-    Column("key", String, primary_key=True),
-    Column("written", String, nullable=False),
-    Column("entry_id", Integer, ForeignKey("catalogue_entry.entry_id"), nullable=False, index=True),
-    Column("origin_id", Integer, ForeignKey("catalogue_entry.entry_id"), nullable=False),  # whose it was before any merge
-)
-_EVENTS = Table(
-    "catalogue_event",
-    _TABLES,
-    Column("event_id", Integer, primary_key=True),
-    Column("entry_id", Integer, ForeignKey("catalogue_entry.entry_id"), nullable=False, index=True),
-    Column("at", String, nullable=False),
-    Column("actor", String, nullable=False),
-    Column("what", Text, nullable=False),
-)
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One class.
-
-    Args:
-        entry_id: Its number.
-        name: What the class is called, in every model too.
-        state: ``proposed``, ``approved`` (by another person), or ``merged`` into another entry.
-        learned: A released model has a row for it; its name cannot change any more.
-        code_system: Of ``code``, such as SNOMED CT; empty without a code.
-        code: Of the class in that system.
-        text: What people wrote about it.
-        synonyms: What it is called besides.
-        proposed_by: Who.
-        hospital: Where; none for the federation's own.
-        proposed_at: When, UTC, ISO 8601.
-        approved_by: Who; none before.
-        approved_at: When; none before.
-        merged_into: The entry that took its words; none unless merged.
-    """
-
-    entry_id: int
-    name: str
-    state: State
-    learned: bool
-    code_system: str
-    code: str
-    text: str
-    synonyms: tuple[str, ...]
-    proposed_by: str
-    hospital: str | None
-    proposed_at: str
-    approved_by: str | None
-    approved_at: str | None
-    merged_into: int | None
-
-
-@dataclass(frozen=True)
-class Suggestion:
-    """An entry that may be what somebody is about to propose.
-
-    Args:
-        entry: Which.
-        why: In words.
-        similarity: How sure, in [0, 1]; 1: the same name or code.
-    """
-
-    entry: Entry
-    why: str
-    similarity: float
-
-
-@dataclass(frozen=True)
-class Event:
-    """What was done to an entry: when, by whom, what."""
-
-    at: str
-    actor: str
-    what: str
+_MOST_SYNONYMS = 20
 
 
 class ClassCatalogue:
@@ -140,7 +26,7 @@ class ClassCatalogue:
         self._engine = open_database(url)
         self._clock = clock
         with write(self._engine) as connection:
-            _TABLES.create_all(connection)
+            TABLES.create_all(connection)
 
     def propose(
         self,
@@ -171,9 +57,9 @@ class ClassCatalogue:
         if len(names) > _MOST_SYNONYMS:
             raise CatalogueError(f"{name!r} has {len(names) - 1} synonyms; allowed: fewer than {_MOST_SYNONYMS}; keep the usual ones")
         with write(self._engine) as connection:
-            known = self._owner(connection, name)
+            known = owner_of(connection, name)
             if known is not None:
-                entry = self._entry(connection, known)
+                entry = find_entry(connection, known)
                 if code and entry.code and code_key(code_system, code) != code_key(entry.code_system, entry.code):
                     raise CatalogueError(
                         f"{name!r} is known as {entry.name!r} with {entry.code_system} {entry.code}; got {code_system} {code}; use the "
@@ -183,10 +69,10 @@ class ClassCatalogue:
                 return entry
             values = {"name": name, "state": "proposed", "learned": False, "code_system": code_system, "code": code, "text": text}
             values |= {"proposed_by": actor, "hospital": hospital, "proposed_at": self._now()}
-            entry_id = cast(int, connection.execute(insert(_ENTRIES).values(**values)).inserted_primary_key[0])  # type: ignore[index]
+            entry_id = cast(int, connection.execute(insert(ENTRIES).values(**values)).inserted_primary_key[0])  # type: ignore[index]
             self._add_words(connection, entry_id, names)
             self._note(connection, entry_id, actor, f"proposed{_of(hospital)}{_coded(code_system, code)}")
-            return self._entry(connection, entry_id)
+            return find_entry(connection, entry_id)
 
     def adopt(self, names: Iterable[str], actor: str) -> list[Entry]:
         """Enter the classes of a model that serves, as approved and learned; those that are known are only marked."""
@@ -203,7 +89,7 @@ class ClassCatalogue:
         """Say that a released model has rows of these names: from now on others are merged into them, never they into others."""
         with write(self._engine) as connection:
             for name in names:
-                entry_id = self._owner(connection, name)
+                entry_id = owner_of(connection, name)
                 if entry_id is not None:
                     self._change(connection, entry_id, learned=True)
 
@@ -214,7 +100,7 @@ class ClassCatalogue:
             CatalogueError: If it was merged, or the person is the one who proposed it.
         """
         with write(self._engine) as connection:
-            entry = self._entry(connection, entry_id)
+            entry = find_entry(connection, entry_id)
             if entry.state == "proposed":
                 if actor == entry.proposed_by:
                     raise CatalogueError(f"{entry.name!r} was proposed by {actor}; allowed: approval by another person; ask a colleague")
@@ -222,7 +108,7 @@ class ClassCatalogue:
                 self._note(connection, entry_id, actor, "approved")
             elif entry.state == "merged":
                 raise CatalogueError(f"{entry.name!r} was merged into entry {entry.merged_into}; approve that one, or undo the merge")
-            return self._entry(connection, entry_id)
+            return find_entry(connection, entry_id)
 
     def merge(self, entry_id: int, into_id: int, actor: str, reason: str) -> Entry:
         """Make all words of one entry synonyms of another; a class code of the merged one is kept where the other has none.
@@ -234,7 +120,7 @@ class ClassCatalogue:
             CatalogueError: If one of them is merged already, both are the same, or the first has a row in a released model.
         """
         with write(self._engine) as connection:
-            entry, into = self._entry(connection, entry_id), self._entry(connection, into_id)
+            entry, into = find_entry(connection, entry_id), find_entry(connection, into_id)
             if entry.state == "merged" and entry.merged_into == into_id:
                 return into
             if entry_id == into_id or "merged" in (entry.state, into.state):
@@ -248,15 +134,15 @@ class ClassCatalogue:
                     "it instead"
                 )
             reason = check_text(reason, "reason")
-            connection.execute(update(_WORDS).where(_WORDS.c.entry_id == entry_id).values(entry_id=into_id))
+            connection.execute(update(WORDS).where(WORDS.c.entry_id == entry_id).values(entry_id=into_id))
             # What was merged into it before goes along, and points at what stays.
-            connection.execute(update(_ENTRIES).where(_ENTRIES.c.merged_into == entry_id).values(merged_into=into_id))
+            connection.execute(update(ENTRIES).where(ENTRIES.c.merged_into == entry_id).values(merged_into=into_id))
             self._change(connection, entry_id, state="merged", merged_into=into_id)
             if entry.code and not into.code:
                 self._change(connection, into_id, code_system=entry.code_system, code=entry.code)
             self._note(connection, entry_id, actor, f"merged into {into.name}: {reason}")
             self._note(connection, into_id, actor, f"took {entry.name}{_coded(entry.code_system, entry.code)}: {reason}")
-            return self._entry(connection, into_id)
+            return find_entry(connection, into_id)
 
     def split(self, entry_id: int, actor: str, reason: str) -> Entry:
         """Undo a merge: the entry has its own words again and waits for approval.
@@ -265,23 +151,23 @@ class ClassCatalogue:
             CatalogueError: If it is not merged.
         """
         with write(self._engine) as connection:
-            entry = self._entry(connection, entry_id)
+            entry = find_entry(connection, entry_id)
             if entry.state != "merged" or entry.merged_into is None:
                 raise CatalogueError(f"{entry.name!r} is {entry.state}; allowed: an entry that was merged; there is nothing to undo")
             reason = check_text(reason, "reason")
-            into = self._entry(connection, entry.merged_into)
-            connection.execute(update(_WORDS).where(_WORDS.c.origin_id == entry_id).values(entry_id=entry_id))
+            into = find_entry(connection, entry.merged_into)
+            connection.execute(update(WORDS).where(WORDS.c.origin_id == entry_id).values(entry_id=entry_id))
             self._change(connection, entry_id, state="proposed", merged_into=None, approved_by=None, approved_at=None)
             if entry.code and (entry.code_system, entry.code) == (into.code_system, into.code):
                 self._change(connection, into.entry_id, code_system="", code="")  # it had come with the merged one
             self._note(connection, entry_id, actor, f"split from {into.name}: {reason}")
             self._note(connection, into.entry_id, actor, f"gave {entry.name} back: {reason}")
-            return self._entry(connection, entry_id)
+            return find_entry(connection, entry_id)
 
     def entries(self, merged: bool = False) -> list[Entry]:
         """Return all entries by name, with or without those that were merged."""
         with self._engine.connect() as connection:
-            found = self._entries(connection)
+            found = read_entries(connection)
         return sorted((each for each in found if merged or each.state != "merged"), key=lambda each: (exact_key(each.name), each.entry_id))
 
     def get(self, entry_id: int) -> Entry:
@@ -291,13 +177,13 @@ class ClassCatalogue:
             CatalogueError: If there is none.
         """
         with self._engine.connect() as connection:
-            return self._entry(connection, entry_id)
+            return find_entry(connection, entry_id)
 
     def find(self, name: str) -> Entry | None:
         """Return the entry to which a name or synonym leads, whatever its case; none if nobody knows it."""
         with self._engine.connect() as connection:
-            entry_id = self._owner(connection, name)
-            return None if entry_id is None else self._entry(connection, entry_id)
+            entry_id = owner_of(connection, name)
+            return None if entry_id is None else find_entry(connection, entry_id)
 
     def resolve(self, name: str) -> str:
         """Return the name that stays for a name or synonym.
@@ -317,14 +203,12 @@ class ClassCatalogue:
         Raises:
             CatalogueError: If name or code are not allowed.
         """
-        name, wanted = check_name(name), code_key(*check_code(code_system, code))
-        found = [each for each in (_suggestion(entry, name, wanted) for entry in self.entries()) if each is not None]
-        return sorted(found, key=lambda each: (-each.similarity, exact_key(each.entry.name)))[:_MOST_SUGGESTIONS]
+        return look_alikes(self.entries(), name, code_system, code)
 
     def history(self, entry_id: int) -> list[Event]:
         """Return what was done to an entry, oldest first."""
         with self._engine.connect() as connection:
-            rows = connection.execute(select(_EVENTS).where(_EVENTS.c.entry_id == entry_id).order_by(_EVENTS.c.event_id))
+            rows = connection.execute(select(EVENTS).where(EVENTS.c.entry_id == entry_id).order_by(EVENTS.c.event_id))
             return [Event(row.at, row.actor, row.what) for row in rows]
 
     def forget(self, entry_id: int) -> None:
@@ -334,71 +218,29 @@ class ClassCatalogue:
             CatalogueError: If it is approved, merged, or others were merged into it.
         """
         with write(self._engine) as connection:
-            entry = self._entry(connection, entry_id)
-            others = connection.execute(select(_ENTRIES.c.entry_id).where(_ENTRIES.c.merged_into == entry_id)).first()
+            entry = find_entry(connection, entry_id)
+            others = connection.execute(select(ENTRIES.c.entry_id).where(ENTRIES.c.merged_into == entry_id)).first()
             if entry.state != "proposed" or entry.learned or others is not None:
                 raise CatalogueError(f"{entry.name!r} is {entry.state} or others were merged into it; allowed: a proposal; merge it")
-            for table in (_WORDS, _EVENTS, _ENTRIES):
+            for table in (WORDS, EVENTS, ENTRIES):
                 connection.execute(delete(table).where(table.c.entry_id == entry_id))
 
     def _now(self) -> str:
         return stamp(self._clock())
 
-    def _owner(self, connection: Connection, name: str) -> int | None:
-        try:
-            key = exact_key(check_name(name))
-        except CatalogueError:
-            return None
-        return connection.execute(select(_WORDS.c.entry_id).where(_WORDS.c.key == key)).scalar()
-
-    def _entry(self, connection: Connection, entry_id: int) -> Entry:
-        found = self._entries(connection, entry_id)
-        if not found:
-            raise CatalogueError(f"the catalogue has no entry {entry_id}; choose one of its list")
-        return found[0]
-
-    def _entries(self, connection: Connection, entry_id: int | None = None) -> list[Entry]:
-        spoken, rows = select(_WORDS), select(_ENTRIES)
-        if entry_id is not None:
-            spoken, rows = spoken.where(_WORDS.c.entry_id == entry_id), rows.where(_ENTRIES.c.entry_id == entry_id)
-        synonyms: dict[int, list[str]] = {}
-        for word in connection.execute(spoken.order_by(_WORDS.c.written)):
-            synonyms.setdefault(word.entry_id, []).append(word.written)
-        return [_read(row, synonyms.get(row.entry_id, [])) for row in connection.execute(rows)]
-
     def _add_words(self, connection: Connection, entry_id: int, names: Sequence[str]) -> None:
         for key, written in {exact_key(name): name for name in reversed(names)}.items():
-            taken = connection.execute(select(_WORDS.c.entry_id).where(_WORDS.c.key == key)).scalar()
+            taken = connection.execute(select(WORDS.c.entry_id).where(WORDS.c.key == key)).scalar()
             if taken is not None:
-                other = self._entry(connection, taken)
+                other = find_entry(connection, taken)
                 raise CatalogueError(f"{written!r} is already a name of {other.name!r}; leave it out, or merge the two classes")
-            connection.execute(insert(_WORDS).values(key=key, written=written, entry_id=entry_id, origin_id=entry_id))
+            connection.execute(insert(WORDS).values(key=key, written=written, entry_id=entry_id, origin_id=entry_id))
 
     def _change(self, connection: Connection, entry_id: int, **values: Any) -> None:
-        connection.execute(update(_ENTRIES).where(_ENTRIES.c.entry_id == entry_id).values(**values))
+        connection.execute(update(ENTRIES).where(ENTRIES.c.entry_id == entry_id).values(**values))
 
     def _note(self, connection: Connection, entry_id: int, actor: str, what: str) -> None:
-        connection.execute(insert(_EVENTS).values(entry_id=entry_id, at=self._now(), actor=actor, what=what))
-
-
-def _suggestion(entry: Entry, name: str, wanted_code: str) -> Suggestion | None:
-    if exact_key(name) == exact_key(entry.name):
-        return Suggestion(entry, "the same name", 1.0)
-    if wanted_code and wanted_code == code_key(entry.code_system, entry.code):
-        return Suggestion(entry, f"the same code, {entry.code_system} {entry.code}", 1.0)
-    if exact_key(name) in map(exact_key, entry.synonyms):
-        return Suggestion(entry, f"a synonym of {entry.name}", 1.0)
-    if wanted_code and entry.code and wanted_code.partition(":")[0] == code_key(entry.code_system, entry.code).partition(":")[0]:
-        return None  # two codes of one system are two things
-    if words(name) and words(name) in [words(each) for each in (entry.name, *entry.synonyms)]:
-        return Suggestion(entry, "the same words in another order, case or form", 0.95)
-    close = max((similarity(name, each), each) for each in (entry.name, *entry.synonyms))
-    return Suggestion(entry, f"nearly the same spelling as {close[1]}", min(close[0], 0.94)) if close[0] >= CLOSE_SPELLING else None
-
-
-def _read(row: Any, spoken: Sequence[str]) -> Entry:
-    values = dict(row._mapping)
-    return Entry(**values, synonyms=tuple(each for each in spoken if exact_key(each) != exact_key(values["name"])))
+        connection.execute(insert(EVENTS).values(entry_id=entry_id, at=self._now(), actor=actor, what=what))
 
 
 def _of(hospital: str | None) -> str:

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from federation.catalogue import CatalogueError, ClassCatalogue, Suggestion
-from federation.class_names import check_code, check_name, check_text, exact_key, similarity, words
+from federation.catalogue.class_catalogue import ClassCatalogue
+from federation.catalogue.look_alikes import Suggestion
+from federation.class_names import CatalogueError, check_code, check_name, check_text, exact_key, similarity, words
 
 SNOMED = "SNOMED CT"
 
@@ -224,6 +225,6 @@ def test_text_keeps_its_lines_and_nothing_that_cannot_be_seen() -> None:
 
 
 def test_catalogue_needs_no_torch() -> None:
-    code = "import sys, federation.catalogue; print(' '.join(sys.modules))"
-    done = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], capture_output=True, text=True, check=True)
+    code = "import sys, federation.catalogue.class_catalogue; print(' '.join(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[3], capture_output=True, text=True, check=True)
     assert not set(done.stdout.split()) & {"torch", "mlflow", "fastapi"}

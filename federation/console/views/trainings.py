@@ -1,54 +1,16 @@
-"""What one page shows, put together from the services: plain frozen values for templates and for the API. Changes nothing.
-
-Somebody of a hospital sees that hospital's cases, images and examples; operators and auditors see counts and names of all, and no image ids
-of examples. What is not theirs to see is not in the value, so that no template has to remember it.
-"""
+"""Trainings as their pages show them: how far each is, and its candidate beside the champion once the two are compared."""
 
 import json
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from federation.catalogue import Entry
 from federation.console.jobs import Job, JobError
 from federation.console.registry_view import Version
 from federation.console.releases import release_actions, version_of
 from federation.console.services import Services, Visitor
 from federation.console.trainings import cases_of_plan
-from federation.console.twin_room import TwinView, twin_view
-from twin.review.cases import Case, CaseImage, CaseRow, Decision, Page
-from twin.review.workflow import CaseState, Role, allowed_actions
-
-__all__ = ["TwinView", "twin_view"]
-
-PER_PAGE, IMAGES_PER_PAGE = 25, 60
-HIDDEN_ACTIONS = frozenset({"finish_training", "fail_training", "release", "roll_back"})  # the system's, or on the page of the comparison
-
-
-@dataclass(frozen=True)
-class CaseView:
-    """One case.
-
-    Args:
-        case: The case.
-        actions: What this visitor may do now.
-        decisions: Oldest first.
-        counts_by_day: (day, images that came), earliest first.
-        training: The training it is part of.
-        known_classes: What the model that serves can name.
-        catalogue: The federation's class names.
-        champion_version: Of the model that serves; none before the first.
-    """
-
-    case: Case
-    actions: tuple[str, ...]
-    decisions: tuple[Decision, ...]
-    counts_by_day: tuple[tuple[str, int], ...]
-    training: Job | None
-    known_classes: tuple[str, ...]
-    catalogue: tuple[Entry, ...]
-    champion_version: str | None
+from twin.review.cases import Case
 
 
 @dataclass(frozen=True)
@@ -117,95 +79,6 @@ class ComparisonView:
     champion: Version | None
 
 
-@dataclass(frozen=True)
-class OperatorView:
-    """The federation at a glance.
-
-    Args:
-        hospitals: One per hospital; counts and names, no image.
-        trainings: Newest first.
-        versions: Newest first, with their aliases.
-        champion: Who serves.
-        counts: Cases by state, of all hospitals.
-        releases: Releases and roll-backs, newest first.
-    """
-
-    hospitals: tuple[TwinView, ...]
-    trainings: tuple[TrainingView, ...]
-    versions: tuple[Version, ...]
-    champion: Version | None
-    counts: Mapping[CaseState, int]
-    releases: tuple[Job, ...]
-
-
-@dataclass(frozen=True)
-class HomeView:
-    """What waits for a visitor.
-
-    Args:
-        counts: Cases by state, of the visitor's hospital or of all.
-        todo: Cases in which this role has a next step, last changed first.
-        trainings: The latest few.
-        champion: Who serves.
-    """
-
-    counts: Mapping[CaseState, int]
-    todo: tuple[CaseRow, ...]
-    trainings: tuple[TrainingView, ...]
-    champion: Version | None
-
-
-_TODO: Mapping[Role, tuple[CaseState, ...]] = {
-    Role.CLINICIAN: (CaseState.DETECTED, CaseState.IN_REVIEW),
-    Role.APPROVER: (CaseState.NAMED, CaseState.MERGED, CaseState.EVALUATED),
-    Role.OPERATOR: (CaseState.APPROVED, CaseState.EVALUATED),
-    Role.AUDITOR: (),
-}
-
-
-def home_view(services: Services, visitor: Visitor) -> HomeView:
-    """Return what waits for a visitor."""
-    todo = [row for state in _TODO[visitor.role] for row in services.store.cases(visitor.hospital, state, per_page=10).items]
-    counts = services.store.counts(visitor.hospital) if visitor.role is not Role.AUDITOR else {}
-    return HomeView(counts, tuple(todo), training_list(services, visitor)[:3], services.registry.champion())
-
-
-def case_list(services: Services, visitor: Visitor, state: CaseState | None = None, page: int = 1) -> Page[CaseRow]:
-    """Return a page of the cases that a visitor may see, last changed first."""
-    return services.store.cases(visitor.hospital, state, page, PER_PAGE)
-
-
-def case_view(services: Services, visitor: Visitor, case_id: int) -> CaseView:
-    """Return one case.
-
-    Raises:
-        CaseNotFound: If there is none, or it is another hospital's.
-    """
-    case = services.store.case(visitor.hospital, case_id)
-    offered = allowed_actions(case.state, visitor.role, visitor.user, case.named_by)
-    images = services.store.images(case_id, per_page=max(1, case.num_images), hospital=visitor.hospital)
-    champion = services.registry.champion()
-    return CaseView(
-        case,
-        tuple(name for name in offered if name not in HIDDEN_ACTIONS),
-        tuple(services.store.decisions(case_id, hospital=visitor.hospital)),
-        tuple(sorted(Counter(image.arrived[:10] for image in images.items).items())),
-        _job_if_any(services, case.training_id),
-        services.registry.champion_classes(),
-        tuple(services.catalogue.entries()),
-        champion.version if champion else None,
-    )
-
-
-def case_images(services: Services, visitor: Visitor, case_id: int, page: int = 1, order: str = "arrived") -> Page[CaseImage]:
-    """Return a page of a case's images.
-
-    Raises:
-        CaseNotFound: If there is no such case, or it is another hospital's.
-    """
-    return services.store.images(case_id, page, IMAGES_PER_PAGE, order, hospital=visitor.hospital)
-
-
 def training_list(services: Services, visitor: Visitor) -> tuple[TrainingView, ...]:
     """Return all trainings, newest first."""
     return tuple(_training(services, visitor, job) for job in services.jobs.jobs("training"))
@@ -257,18 +130,6 @@ def comparison_view(services: Services, visitor: Visitor, training_id: str) -> C
     )
 
 
-def operator_view(services: Services, visitor: Visitor) -> OperatorView:
-    """Return the federation at a glance."""
-    return OperatorView(
-        tuple(twin_view(services, hospital) for hospital in services.settings.hospitals),
-        training_list(services, visitor),
-        services.registry.versions(),
-        services.registry.champion(),
-        services.store.counts(None),
-        tuple(job for job in services.jobs.jobs() if job.kind in ("release", "roll_back")),
-    )
-
-
 def read_comparison(services: Services, training_id: str) -> dict[str, Any]:
     """Return a training's whole comparison.
 
@@ -313,10 +174,3 @@ def _share(step: Mapping[str, Any]) -> float:
 
 def _is_theirs(visitor: Visitor, hospital: str) -> bool:
     return visitor.hospital in (None, hospital)
-
-
-def _job_if_any(services: Services, training_id: str | None) -> Job | None:
-    try:
-        return services.jobs.job(training_id) if training_id else None
-    except JobError:
-        return None

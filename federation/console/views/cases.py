@@ -1,0 +1,79 @@
+"""Cases as their pages show them: one with what may be done with it, the list of them, and a page of images."""
+
+from dataclasses import dataclass
+
+from federation.catalogue.entries import Entry
+from federation.console.jobs import Job, JobError
+from federation.console.services import Services, Visitor
+from twin.review.cases import Case, CaseImage, CaseRow, Decision, Page
+from twin.review.workflow import CaseState, allowed_actions
+
+PER_PAGE, IMAGES_PER_PAGE = 25, 60
+HIDDEN_ACTIONS = frozenset({"finish_training", "fail_training", "release", "roll_back"})  # the system's, or on the page of the comparison
+
+
+@dataclass(frozen=True)
+class CaseView:
+    """One case.
+
+    Args:
+        case: The case.
+        actions: What this visitor may do now.
+        decisions: Oldest first.
+        counts_by_day: (day, images that came), earliest first.
+        training: The training it is part of.
+        known_classes: What the model that serves can name.
+        catalogue: The federation's class names.
+        champion_version: Of the model that serves; none before the first.
+    """
+
+    case: Case
+    actions: tuple[str, ...]
+    decisions: tuple[Decision, ...]
+    counts_by_day: tuple[tuple[str, int], ...]
+    training: Job | None
+    known_classes: tuple[str, ...]
+    catalogue: tuple[Entry, ...]
+    champion_version: str | None
+
+
+def case_list(services: Services, visitor: Visitor, state: CaseState | None = None, page: int = 1) -> Page[CaseRow]:
+    """Return a page of the cases that a visitor may see, last changed first."""
+    return services.store.cases(visitor.hospital, state, page, PER_PAGE)
+
+
+def case_view(services: Services, visitor: Visitor, case_id: int) -> CaseView:
+    """Return one case.
+
+    Raises:
+        CaseNotFound: If there is none, or it is another hospital's.
+    """
+    case = services.store.case(visitor.hospital, case_id)
+    offered = allowed_actions(case.state, visitor.role, visitor.user, case.named_by)
+    champion = services.registry.champion()
+    return CaseView(
+        case,
+        tuple(name for name in offered if name not in HIDDEN_ACTIONS),
+        tuple(services.store.decisions(case_id, hospital=visitor.hospital)),
+        tuple(services.store.days(case_id, hospital=visitor.hospital)),
+        _job_if_any(services, case.training_id),
+        services.registry.champion_classes(),
+        tuple(services.catalogue.entries()),
+        champion.version if champion else None,
+    )
+
+
+def case_images(services: Services, visitor: Visitor, case_id: int, page: int = 1, order: str = "arrived") -> Page[CaseImage]:
+    """Return a page of a case's images.
+
+    Raises:
+        CaseNotFound: If there is no such case, or it is another hospital's.
+    """
+    return services.store.images(case_id, page, IMAGES_PER_PAGE, order, hospital=visitor.hospital)
+
+
+def _job_if_any(services: Services, training_id: str | None) -> Job | None:
+    try:
+        return services.jobs.job(training_id) if training_id else None
+    except JobError:
+        return None

@@ -1,0 +1,47 @@
+"""Grad-CAM as people see it: by the package pytorch-grad-cam, scaled to the image and to [0, 1]. Knows no training and no file.
+
+Source: Selvaraju et al., Grad-CAM, ICCV 2017, eq. 1 and 2. What training compares is not scaled: ``incremental.attention``.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from incremental.backbones import ResNet
+from incremental.network import IncrementalNetwork
+
+
+def explain(network: IncrementalNetwork, images: Float[Tensor, "B c H W"], rows: Sequence[int]) -> NDArray[np.float32]:
+    """Return where on each image the evidence for a class lies: Grad-CAM of the last maps.
+
+    Args:
+        network: Is put into evaluation mode; gradients of its parameters are cleared.
+        images: Values in [0, 1].
+        rows: The class of each image as a row of the head.
+
+    Returns:
+        Values in [0, 1], scaled for each image, shape [B, H, W]; all 0 where nothing speaks for the class.
+    """
+    from pytorch_grad_cam import GradCAM  # takes seconds to import; most callers never ask for a map
+    from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+
+    backbone = network.backbone
+    layer = backbone.upper_stage if isinstance(backbone, ResNet) else backbone.second
+    with GradCAM(model=_Logits(network).eval(), target_layers=[layer]) as package:
+        maps = package(input_tensor=images, targets=[ClassifierOutputTarget(row) for row in rows])
+    network.zero_grad(set_to_none=True)
+    return np.clip(np.nan_to_num(np.asarray(maps, np.float32)), 0, 1)
+
+
+class _Logits(nn.Module):
+    """A network as the package wants it: one tensor in, one out."""
+
+    def __init__(self, network: IncrementalNetwork) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Float[Tensor, "B c H W"]) -> Float[Tensor, "B C"]:
+        return self.network(images).logits  # type: ignore[no-any-return]
