@@ -20,13 +20,19 @@ from pydantic import ConfigDict, Field, TypeAdapter
 from federation.engines import EngineConfig
 from federation.method import Method
 from federation.methods import METHODS
+from federation.robust import RobustConfig
 from federation.round import RoundConfig
+from federation.screening import ScreeningConfig
+from federation.secure_sum import check_secure_aggregation
 from federation.tracking import TrackingConfig
 from incremental.network import NetworkConfig
 from incremental.proxy import ProxyConfig
 from physical.protocol import HospitalConfig, ScenarioConfig, generate_hospitals
 from twin.config import TwinConfig, TwinSetting
+from twin.differential_privacy import require_opacus
 from twin.local_training import TrainingConfig
+from twin.outgoing import OutgoingConfig
+from twin.privacy import check_fits, check_noise_is_secret
 
 _STRICT = ConfigDict(extra="forbid")
 _LEFT_AND_RIGHT = ("organamnist", "organcmnist", "organsmnist", "phantom_axial", "phantom_coronal", "phantom_sagittal")
@@ -91,6 +97,7 @@ class ExperimentConfig:
         description: For people.
         training: The local optimiser.
         twin: Memory and detection.
+        outgoing: What is done to updates before they leave a twin.
         federation: Participation and screening.
         proxy: Choice of the old model.
         engine: Where twins run.
@@ -107,6 +114,7 @@ class ExperimentConfig:
     description: str = ""
     training: TrainingConfig = Field(default_factory=TrainingConfig)
     twin: TwinConfig = Field(default_factory=TwinConfig)
+    outgoing: OutgoingConfig = Field(default_factory=OutgoingConfig)
     federation: RoundConfig = Field(default_factory=RoundConfig)
     proxy: ProxyConfig = Field(default_factory=ProxyConfig)
     engine: EngineConfig = Field(default_factory=EngineConfig)
@@ -123,9 +131,39 @@ class ExperimentConfig:
                 "mirrored image would carry the wrong name; set it to false"
             )
 
+        if self.outgoing.changes_weights and self.method.needs_exact_weights:
+            raise ValueError(
+                f"method is {method_name(self.method)} and outgoing changes the weights on their way up: this method's twins keep sums of "
+                "their own weights, which the server's sums would no longer match; remove outgoing, or choose another method"
+            )
+
+        check_fits(self.network, self.training, self.outgoing.noise, self.method)
+
+        if not self.federation.robust.is_off and self.method.needs_exact_weights:
+            raise ValueError(
+                f"method is {method_name(self.method)} and federation.robust changes what is aggregated: this method's twins keep sums "
+                "made of their own weights, which the server's sums would no longer match; remove federation.robust, or choose another method"
+            )
+
+        if self.federation.secure_aggregation is not None:
+            robust, compressed = not self.federation.robust.is_off, self.outgoing.compression.kind != "none"
+            check_secure_aggregation(
+                self.federation.secure_aggregation, self.method, self.federation.twins_per_round, robust=robust, compressed=compressed
+            )
+
+    def check_deployable(self) -> None:
+        """Check what a simulation may do and a deployment may not.
+
+        Raises:
+            PrivacyError: If noise could be taken out again by whoever knows the seed.
+        """
+        check_noise_is_secret(self.training, self.outgoing.noise)
+
     def setting(self) -> TwinSetting:
-        """Return what all twins share."""
-        return TwinSetting(self.twin, self.network, self.training, self.scenario.rounds_per_task)
+        """Return what all twins share; stops here where what a twin needs is not installed."""
+        if self.training.private is not None:
+            require_opacus()
+        return TwinSetting(self.twin, self.network, self.training, self.scenario.rounds_per_task, self.outgoing)
 
     def as_plain(self) -> dict[str, Any]:
         """Return the resolved configuration as plain data, with its digest."""
@@ -141,6 +179,17 @@ class ExperimentConfig:
         parts["engine"] = {"threads": self.engine.threads}
         if self.federation.observers_per_round is None:  # as it was before there was a choice: older runs keep their digest
             del parts["federation"]["observers_per_round"]
+        if self.federation.secure_aggregation is None:
+            del parts["federation"]["secure_aggregation"]
+        if self.training.private is None:
+            del parts["training"]["private"]
+        if self.outgoing == OutgoingConfig():
+            del parts["outgoing"]
+        if self.federation.robust == RobustConfig():
+            del parts["federation"]["robust"]
+        for limit in ("max_images", "max_relative_upload"):
+            if getattr(self.federation.screening, limit) == getattr(ScreeningConfig(), limit):
+                del parts["federation"]["screening"][limit]
         for name in ("name", "description", "tracking", "seed"):
             del parts[name]
         return "sha256:" + hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

@@ -7,14 +7,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from federation.checkpoint import KEPT, Checkpoint, load_checkpoint, save_checkpoint
 from federation.config import ExperimentConfig
-from federation.engines import make_engine
+from federation.engines import TwinEngine, make_engine
 from federation.records import model_facts, results_of, round_record, second_answer_record, task_record
-from federation.round import consider, observe, run_round
+from federation.round import Engine, consider, observe, run_round
 from federation.run_folder import RunFolder, environment
+from federation.secure_engine import secured
 from federation.server import new_server
 from federation.study import Study, prepare_study
 from federation.twin_states import StateFolder
@@ -25,6 +26,15 @@ from physical.scenario import Scenario
 
 class ExperimentError(ValueError):
     """A run that cannot be started or resumed: what, got, what to do."""
+
+
+@runtime_checkable
+class ClosableEngine(Engine, Protocol):
+    """Where twins run, until the run lets it go."""
+
+    def close(self) -> None:
+        """Let go of what the engine holds."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -49,6 +59,7 @@ def run_experiment(
     resume: bool = False,
     data_dir: Path | None = None,
     watcher: Watcher | None = None,
+    engine_for: Callable[[Study], ClosableEngine] | None = None,
 ) -> dict[str, Any]:
     """Run an experiment from its beginning or from its last checkpoint to its end.
 
@@ -58,6 +69,7 @@ def run_experiment(
         resume: Go on after the last finished round of ``out``.
         data_dir: Where the user keeps data files.
         watcher: Who is told.
+        engine_for: Makes the engine, where twins live somewhere else; none: the configured one of this machine.
 
     Returns:
         What was written to ``results.json``.
@@ -67,7 +79,7 @@ def run_experiment(
     """
     folder = RunFolder(out)
     _check_folder(folder, config, resume)
-    run = _Run(prepare_study(config, data_dir), folder, watcher or Watcher())
+    run = _Run(prepare_study(config, data_dir), folder, watcher or Watcher(), engine_for)
     try:
         if resume:
             run.restore()
@@ -83,14 +95,21 @@ def run_experiment(
 class _Run:
     """A run under way: the server, the proxy server, the engine, and how much has been written."""
 
-    def __init__(self, study: Study, folder: RunFolder, watcher: Watcher) -> None:
+    def __init__(
+        self, study: Study, folder: RunFolder, watcher: Watcher, engine_for: Callable[[Study], ClosableEngine] | None = None
+    ) -> None:
         config = study.config
         self.study, self.folder, self.watcher = study, folder, watcher
         self.server = new_server(config.network, config.seed)
         self.proxy = ProxyServer(config.proxy)
         self.states = StateFolder(folder.twins, KEPT)
-        self.engine = make_engine(config.engine, study.ward(), self.states, watcher.twin_done)
+        self.engine: ClosableEngine = self._engine_here() if engine_for is None else engine_for(study)
         self.progress: dict[str, Any] = {"seconds": 0.0, "images_trained": 0, "records": 0, "models": 0, "closed": False, "rows": []}
+
+    def _engine_here(self) -> TwinEngine:
+        config = self.study.config
+        engine = make_engine(config.engine, self.study.ward(), self.states, self.watcher.twin_done)
+        return secured(engine, config.federation, config.method.sums)
 
     def begin(self) -> None:
         """Write down what will be run."""

@@ -12,13 +12,14 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from federation.aggregation import weighted_mean
+from federation.aggregation import Mean, weighted_mean
 from federation.seeding import seed_for
 from federation.server import ServerState
 from incremental.network import IncrementalNetwork
 from incremental.proxy import Score, StoredModel
 from twin.messages import Broadcast, Observation, TwinUpdate
 from twin.objective import LocalContext, Terms, TrainingBatch
+from twin.upload_policy import UploadKinds
 
 Answer = Callable[[Tensor], Tensor]  # 8-bit images [N, C, H, W] -> rows of the head [N]
 
@@ -29,11 +30,28 @@ class Method(ABC):
     Attributes:
         held_out_fraction: Share of each class's images that twins keep out of training, for a method that fits something to them.
         uploads: What crosses the wall besides weights, number of images and loss means; shown by ``fedka methods``.
+        needs_exact_weights: A twin keeps what the server computes again from the weights that arrive, so nothing may be done to them.
         second_answer: Name of the other way by which it classifies, beside the head; none for most. Both are measured.
     """
 
     uploads: ClassVar[tuple[str, ...]] = ()
+    needs_exact_weights: ClassVar[bool] = False
     second_answer: ClassVar[str | None] = None
+
+    @property
+    def per_sample_loss(self) -> bool:
+        """Each term of the local loss is a mean over images of what the network's outputs for that image alone say: DP-SGD needs that."""
+        return False
+
+    @property
+    def upload_kinds(self) -> UploadKinds:
+        """Of what kind each tensor is that ``finish_local`` uploads: a hospital may forbid kinds."""
+        return UploadKinds()
+
+    @property
+    def sums(self) -> Mean | None:
+        """How twins count, where the aggregate is a mean of their weights and needs no single update: then it can be made in secret."""
+        return None
 
     @property
     def replays(self) -> bool:

@@ -90,7 +90,9 @@ class RunDisplay:
 def _round_line(record: Mapping[str, Any]) -> str:
     losses = "  ".join(f"{name} {value:.3f}" for name, value in record["losses"].items() if name not in ("total", "gradient_norm"))
     accuracy = "" if record["accuracy"] is None else f"accuracy {record['accuracy']:.3f}  "
-    line = f"round {record['round'] + 1:3d}  {accuracy}{losses}  [dim]{record['seconds']:.1f} s, {len(record['accepted'])} twins[/]"
+    epsilon = f"epsilon {record['epsilon']:.3g}  " if "epsilon" in record else ""
+    numbers = f"{accuracy}{losses}{epsilon}"
+    line = f"round {record['round'] + 1:3d}  {numbers}  [dim]{record['seconds']:.1f} s, {len(record['accepted'])} twins[/]"
     if record["grew"]:
         signals = sum(each["signal"] for each in record["observations"])
         line += f"\n           [cyan]new classes[/] noticed by {signals} twins: {', '.join(record['grew'])}"

@@ -13,6 +13,7 @@ from federation.round import RoundRecord
 from federation.run_folder import code_version
 from federation.study import Study
 from incremental.proxy import StoredModel
+from twin.privacy import EPSILON
 
 
 def round_record(
@@ -27,16 +28,18 @@ def round_record(
         evaluation: Of the model after the round; none where it was not measured.
         seconds: How long the round took, measuring included.
     """
-    names = sorted({name for each in record.accepted for name in each.metrics})
-    losses = {name: float(np.mean([each.metrics.get(name, 0.0) for each in record.accepted])) for name in names}
+    told = [each.metrics for each in record.accepted if each.metrics.keys() - {EPSILON}]  # a hospital may keep its losses to itself
+    names = sorted({name for metrics in told for name in metrics} - {EPSILON})
+    losses = {name: float(np.mean([metrics.get(name, 0.0) for metrics in told])) for name in names}
+    spent = [each.metrics[EPSILON] for each in record.accepted if EPSILON in each.metrics]
     best = record.best
-    return {
+    plain = {
         "kind": "round",
         "round": record.round,
         "task": study.scenario.task_at(record.round),
         "seconds": seconds,
         "chosen": list(record.chosen),
-        "accepted": [each.twin_id for each in record.accepted],
+        "accepted": [twin_id for each in record.accepted for twin_id in each.summed or (each.twin_id,)],
         "rejected": [{"twin": each.twin_id, "reason": each.reason} for each in record.rejected],
         "grew": list(record.grew),
         "num_classes": len(known) + len(record.grew),
@@ -64,6 +67,7 @@ def round_record(
         "megabytes_up": record.bytes_up / 1e6,
         "megabytes_down": record.bytes_down / 1e6,
     }
+    return {**plain, EPSILON: max(spent)} if spent else plain  # of the twin that has spent most
 
 
 def task_record(study: Study, task: int, round_number: int, evaluation: Evaluation, rows: Sequence[Sequence[float]]) -> dict[str, Any]:

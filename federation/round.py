@@ -13,7 +13,9 @@ import pydantic.dataclasses
 from pydantic import ConfigDict, Field
 
 from federation.method import Method
+from federation.robust import RobustConfig, defend
 from federation.screening import Rejection, ScreeningConfig, screen
+from federation.secure_sum import SecureAggregationConfig
 from federation.seeding import seed_for
 from federation.server import ServerState, grow_for_new_classes, with_usual_entropy
 from incremental.proxy import ProxyServer, StoredModel
@@ -29,11 +31,15 @@ class RoundConfig:
         observers_per_round: Twins that look at their data, drawn without replacement from those that take part; those who train are drawn
             among them. A twin catches up when it is drawn. None: every twin looks in every round (paper).
         screening: Which updates are turned away.
+        robust: How those that are not are defended against each other.
+        secure_aggregation: How updates are summed without being seen; none: the server sees each.
     """
 
     twins_per_round: int = 5
     observers_per_round: int | None = None
     screening: ScreeningConfig = Field(default_factory=ScreeningConfig)
+    robust: RobustConfig = Field(default_factory=RobustConfig)
+    secure_aggregation: SecureAggregationConfig | None = None
 
     def __post_init__(self) -> None:
         """Check the range."""
@@ -44,6 +50,7 @@ class RoundConfig:
                 f"observers_per_round is {self.observers_per_round}; allowed: at least twins_per_round, which is {self.twins_per_round} "
                 "(who trains has looked), or none for every twin"
             )
+        self.robust.check_possible(self.twins_per_round)
 
 
 @runtime_checkable
@@ -71,7 +78,7 @@ class RoundRecord:
         round: Its number, from 0.
         observations: Of every twin that looked.
         chosen: Twins that were asked to train.
-        accepted: Updates that were aggregated.
+        accepted: Updates as they were aggregated.
         rejected: Updates that were not, with the reason.
         grew: Class names that were added.
         closed: The task's best model, where a task ended.
@@ -102,7 +109,7 @@ def run_round(
         engine: Where twins run.
         method: How twins learn and how the server aggregates.
         proxy: Keeper of the best and the old model; changed in place.
-        config: Participation and screening.
+        config: Participation, screening and defence.
 
     Returns:
         The server after the round, and the record of it. If every update is rejected the model stays as it was.
@@ -115,17 +122,19 @@ def run_round(
     chosen = choose_twins(observations, server, config)
     broadcasts = {twin_id: method.broadcast(server, proxy.old_model, twin_id) for twin_id in chosen}
     updates = engine.train(method, broadcasts)
-    accepted, rejected = screen(updates, server, config.screening)  # shape, finite, norm: with the reason
+    sums = config.secure_aggregation is not None
+    fitting, rejected = screen(updates, server, chosen, method.upload_kinds.of, config.screening, sums)  # shape, norm: with the reason
+    accepted, outvoted = defend(fitting, server, method.upload_kinds, config.robust)  # off: as they are; else what a few cannot steer
     record = RoundRecord(
         server.round,
         tuple(observations),
         chosen,
         accepted,
-        rejected,
+        (*rejected, *outvoted),
         grew,
         closed,
         proxy.best,
-        bytes_up=sum(num_bytes(each.weights, each.upload) for each in updates),
+        bytes_up=sum(each.num_bytes for each in updates),
         bytes_down=len(observations) * num_bytes(server.weights) + sum(_size(each) for each in broadcasts.values()),
     )
     server = method.aggregate(server, accepted) if accepted else server

@@ -1,6 +1,6 @@
 """What all twins of a federation have in common: memory, detection, network, local optimiser. Plain values; knows no twin."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import pydantic.dataclasses
 from pydantic import ConfigDict, Field
@@ -8,6 +8,7 @@ from pydantic import ConfigDict, Field
 from incremental.detection import DetectionConfig
 from incremental.network import NetworkConfig
 from twin.local_training import TrainingConfig
+from twin.outgoing import OutgoingConfig
 
 
 @pydantic.dataclasses.dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -53,9 +54,11 @@ class TwinSetting:
         network: What weights are put into.
         training: The local optimiser.
         rounds_per_task: Rounds after which a task counts as over, for the learning rate.
+        outgoing: What is done to an update before it leaves.
     """
 
     twin: TwinConfig
     network: NetworkConfig
     training: TrainingConfig
     rounds_per_task: int
+    outgoing: OutgoingConfig = field(default_factory=OutgoingConfig)

@@ -1,6 +1,7 @@
 """The only optimiser loop in the house: epochs times batches. Knows no method, no hospital and no federation."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from math import ceil
 from typing import Literal
@@ -13,7 +14,8 @@ from torch import Tensor
 
 from incremental.network import IncrementalNetwork
 from physical.transforms import AugmentationConfig, augment, to_unit
-from twin.objective import LocalContext, LocalObjective, TrainingBatch
+from twin.objective import LocalContext, LocalObjective, Terms, TrainingBatch
+from twin.private_training import PrivateTraining, private_steps
 
 Precision = Literal["float32", "bfloat16"]
 Schedule = Literal["as_coded", "as_intended", "constant"]
@@ -34,6 +36,7 @@ class TrainingConfig:
         gradient_clip: Largest norm of a step's gradient; none: no limit.
         precision: ``bfloat16``: autocast with float32 weights; ``float32``: the reference.
         augmentation: How images are varied.
+        private: Each image's gradient is clipped and their sum gets noise (DP-SGD); none: it is not.
     """
 
     epochs: int = 5
@@ -45,6 +48,7 @@ class TrainingConfig:
     gradient_clip: float | None = 10.0
     precision: Precision = "float32"
     augmentation: AugmentationConfig = Field(default_factory=AugmentationConfig)
+    private: PrivateTraining | None = None
 
     def __post_init__(self) -> None:
         """Check the ranges."""
@@ -57,6 +61,11 @@ class TrainingConfig:
             raise ValueError(f"momentum is {self.momentum}; allowed: 0 to below 1")
         if self.gradient_clip is not None and not self.gradient_clip > 0:
             raise ValueError(f"gradient_clip is {self.gradient_clip}; allowed: above 0, or none")
+        if self.private is not None and self.precision != "float32":
+            raise ValueError(
+                f"precision is {self.precision!r} and training is private: a norm in half precision is too rough to clip by; set "
+                "precision to float32"
+            )
 
     def steps_per_epoch(self, num_images: int) -> int:
         """Return how many batches an epoch has."""
@@ -68,7 +77,8 @@ class LocalResult:
     """What a local training measured.
 
     Args:
-        metrics: Mean over the steps of each loss term, of their sum (``total``) and of the gradient norm before clipping.
+        metrics: Mean over the steps of each loss term, of their sum (``total``) and of the gradient norm before clipping; empty where
+            training is private.
         num_steps: Optimiser steps.
     """
 
@@ -127,21 +137,50 @@ def train_locally(
     """
     network.train().to(memory_format=torch.channels_last)
     optimiser = torch.optim.SGD(network.parameters(), lr=rates[0], momentum=config.momentum, weight_decay=config.weight_decay, fused=True)
+
+    def terms_of(chosen: Int[Tensor, " B"]) -> Terms:
+        varied = augment(to_unit(images[chosen]), config.augmentation, generator)
+        batch = TrainingBatch(varied, rows[chosen], chosen if config.augmentation.is_off else None)
+        with autocast(config.precision):
+            return objective.local_loss(network, batch, context)
+
     sums: dict[str, Tensor] = {}
-    for rate in rates:
-        optimiser.param_groups[0]["lr"] = rate
-        for chosen in torch.split(torch.randperm(len(images), generator=generator), config.batch_size):
-            varied = augment(to_unit(images[chosen]), config.augmentation, generator)
-            batch = TrainingBatch(varied, rows[chosen], chosen if config.augmentation.is_off else None)
-            with autocast(config.precision):
-                terms = objective.local_loss(network, batch, context)
-            total = torch.stack(list(terms.values())).sum()
-            optimiser.zero_grad()
-            total.backward()  # type: ignore[no-untyped-call]
-            limit = config.gradient_clip or torch.inf
-            norm = torch.nn.utils.clip_grad_norm_(network.parameters(), limit)
-            optimiser.step()
-            for name, value in {**terms, "total": total, "gradient_norm": norm}.items():
-                sums[name] = sums.get(name, torch.zeros(())) + value.detach()
+    with _steps(network, optimiser, terms_of, len(images), config, generator) as (draw, step):
+        for rate in rates:
+            optimiser.param_groups[0]["lr"] = rate
+            for chosen in draw():
+                for name, value in step(chosen).items():
+                    sums[name] = sums.get(name, torch.zeros(())) + value.detach()
     num_steps = config.steps_per_epoch(len(images)) * len(rates)
     return LocalResult({name: float(value) / num_steps for name, value in sums.items()}, num_steps)
+
+
+@contextmanager
+def _steps(
+    network: IncrementalNetwork,
+    optimiser: torch.optim.Optimizer,
+    terms_of: Callable[[Tensor], Terms],
+    num_images: int,
+    config: TrainingConfig,
+    generator: torch.Generator,
+) -> Iterator[tuple[Callable[[], Iterable[Tensor]], Callable[[Tensor], Terms]]]:
+    """Give what draws the batches of an epoch, and what takes a step with one and says what it measured."""
+    if config.private is not None:
+        sizes = (num_images, config.batch_size, config.gradient_clip)
+        with private_steps(network, optimiser, terms_of, *sizes, config.private, generator) as private:
+            yield private.draw, private.step
+        return
+
+    def draw() -> Iterable[Tensor]:
+        return torch.split(torch.randperm(num_images, generator=generator), config.batch_size)
+
+    def step(chosen: Tensor) -> Terms:
+        terms = terms_of(chosen)
+        total = torch.stack(list(terms.values())).sum()
+        optimiser.zero_grad()
+        total.backward()  # type: ignore[no-untyped-call]
+        norm = torch.nn.utils.clip_grad_norm_(network.parameters(), config.gradient_clip or torch.inf)
+        optimiser.step()
+        return {**terms, "total": total, "gradient_norm": norm}
+
+    yield draw, step

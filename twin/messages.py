@@ -10,6 +10,7 @@ from torch import Tensor
 
 from incremental.head import Weights
 from incremental.proxy import StoredModel
+from twin.compression import PackedWeights
 
 
 @dataclass(frozen=True)
@@ -96,20 +97,33 @@ class TwinUpdate:
     Args:
         twin_id: Who.
         round: When.
-        weights: Its local model.
+        weights: Its local model; where it was packed, what unpacking gives.
         num_images: Images it trained on; its weight in a weighted mean.
+        class_names: What it took each row of the head for: the broadcast's list.
         upload: What the method sends besides, by name (declared in ``Method.uploads``).
         metrics: Mean of each loss term over the steps, the gradient norm, and what else is a number.
+        packed: The weights in fewer bytes, as they travel; none where they travel as they are.
+        summed: Twins whose mean it is, made by the server's half of secure aggregation; empty for the update of one twin.
     """
 
     twin_id: str
     round: int
     weights: Weights
     num_images: int
+    class_names: tuple[str, ...] = field(kw_only=True)
     upload: Mapping[str, Tensor] = field(default_factory=dict)
     metrics: Mapping[str, float] = field(default_factory=dict)
+    packed: PackedWeights | None = None
+    summed: tuple[str, ...] = ()
+
+    @property
+    def num_bytes(self) -> int:
+        """Its size on the wire [bytes]; of a sum: that of one masked vector of 64-bit integers for each twin."""
+        if self.summed:
+            return len(self.summed) * 8 * sum(value.numel() for value in self.weights.values())
+        return num_bytes(self.weights if self.packed is None else self.packed.tensors, self.upload)
 
 
 def num_bytes(*tensors: Mapping[str, Tensor]) -> int:
-    """Return the size of tensors on the wire, without compression [bytes]."""
+    """Return the size of tensors on the wire [bytes]."""
     return sum(value.numel() * value.element_size() for group in tensors for value in group.values())

@@ -1,7 +1,7 @@
 """All that a twin remembers between rounds, as one value that can be saved. Holds archive positions, never pixels."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from twin.differential_privacy import PrivacySpent
 from twin.memory import ExemplarMemory
 
 Positions = NDArray[np.int64]
@@ -35,6 +36,7 @@ class TwinState:
         events: What happened, oldest first: {"round", "what"}.
         model_round: Round of the global model that the twin last received; -1 before the first.
         model_names: Classes of that model: the state that the server desires.
+        privacy: What its updates have cost of its images' privacy.
     """
 
     memory: ExemplarMemory
@@ -52,6 +54,7 @@ class TwinState:
     events: tuple[Mapping[str, Any], ...] = ()
     model_round: int = -1
     model_names: tuple[str, ...] = ()
+    privacy: tuple[PrivacySpent, ...] = ()
 
     @property
     def last_round(self) -> int:
@@ -74,6 +77,7 @@ def to_plain(state: TwinState) -> tuple[dict[str, Any], dict[str, Tensor]]:
         "events": [dict(event) for event in state.events],
         "model_round": state.model_round,
         "model_names": list(state.model_names),
+        "privacy": [asdict(each) for each in state.privacy],
     }
     tensors = {name: torch.from_numpy(getattr(state, name)) for name in ("inbox", "current", "held_back")}
     tensors |= {f"memory/{index}": torch.from_numpy(each.copy()) for index, each in enumerate(state.memory.positions.values())}
@@ -100,4 +104,5 @@ def from_plain(plain: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> TwinS
         events=tuple(plain["events"]),
         model_round=plain["model_round"],
         model_names=tuple(plain["model_names"]),
+        privacy=tuple(PrivacySpent(**each) for each in plain.get("privacy", ())),  # files from before there was any have no such key
     )

@@ -25,8 +25,11 @@ from twin.local_training import learning_rate, train_locally
 from twin.memory import ExemplarMemory, herd
 from twin.messages import Broadcast, GlobalModel, Observation, TwinUpdate
 from twin.objective import LocalContext, LocalObjective
+from twin.outgoing import kept_by_method, kept_by_twin, outgoing
+from twin.privacy import affords, check_fits, check_upload_is_covered, pay, released_metrics, statement
 from twin.report import report_of
 from twin.state import NOTHING, Positions, TwinState
+from twin.upload_policy import UploadPolicy, check_method
 from twin.view import HospitalView
 
 
@@ -37,12 +40,16 @@ class DigitalTwin:
         hospital: Its hospital; nobody else may hold it.
         setting: What it shares with the other twins.
         state: Where it stands; none: at its beginning.
+        policy: What its hospital forbids to leave.
     """
 
-    def __init__(self, hospital: Hospital, setting: TwinSetting, state: TwinState | None = None) -> None:
+    def __init__(
+        self, hospital: Hospital, setting: TwinSetting, state: TwinState | None = None, policy: UploadPolicy | None = None
+    ) -> None:
         self._hospital = hospital
         self._view = HospitalView(hospital, setting.training.precision == "bfloat16")
         self._setting = setting
+        self._policy = policy or UploadPolicy()
         self.state = state or TwinState(ExemplarMemory(setting.twin.memory_capacity))
 
     @property
@@ -84,7 +91,7 @@ class DigitalTwin:
             entropy=_fraction(detection.mean_nats, len(model.class_names)),
             statistic=detection.statistic,
             threshold=detection.threshold,
-            num_trainable=len(self.state.current),
+            num_trainable=len(self.state.current) if self._affords_a_round(model.round) else 0,
             num_held_back=num_held_back,
             num_correct=num_correct,
             usual_entropy=usual,
@@ -103,13 +110,18 @@ class DigitalTwin:
 
         Raises:
             ValueError: If the twin has no image of a class that the broadcast knows.
+            UploadForbidden: If the method uploads what the hospital forbids.
+            PrivacyError: If its images would be less protected than the setting says, or what is left of the budget does not allow it.
         """
+        check_method(objective, self._policy)
+        check_fits(self._setting.network, self._setting.training, self._setting.outgoing.noise, objective)
         positions = self._trainable(broadcast, objective.replays)
         if not len(positions):
             raise ValueError(f"twin {self.twin_id} was asked to train in round {broadcast.round} and has no image of a known class")
         fraction = objective.held_out_fraction if broadcast.old_model is not None else 0.0
         kept_out = hold_out(positions, self._hospital.labels(positions), fraction)
         held_out, positions = positions[kept_out], positions[~kept_out]
+        privacy = pay(self._setting, self.state.privacy, len(positions))
         generator = torch.Generator().manual_seed(broadcast.seed)
         training = self._setting.training
         rates = tuple(
@@ -128,14 +140,36 @@ class DigitalTwin:
             generator,
         )
         upload, kept = objective.finish_local(network, context)
-        self.state = replace(self.state, kept=kept, fresh_task=False)
+        check_upload_is_covered(self._setting, upload)
+        self.state = replace(self.state, kept={**kept_by_twin(self.state.kept), **kept}, fresh_task=False, privacy=privacy)
         self._receive(broadcast.round, broadcast.class_names)
         self._note(broadcast.round, f"trained on {len(positions)} images")
-        return TwinUpdate(self.twin_id, broadcast.round, weights_of(network), len(positions), upload, result.metrics)
+        update = TwinUpdate(
+            self.twin_id,
+            broadcast.round,
+            weights_of(network),
+            len(positions),
+            upload,
+            released_metrics(self._setting, privacy, result.metrics),
+            class_names=broadcast.class_names,
+        )
+        update, self.state = outgoing(update, broadcast, self._setting.outgoing, self.state, self._policy, objective)
+        return update
 
     def report(self) -> dict[str, Any]:
         """Return the twin's reported and desired state, as plain data without pixels."""
         return report_of(self.state, self._view, self._setting.twin)
+
+    def _affords_a_round(self, round_number: int) -> bool:
+        """Whether its privacy budget allows one more round, with the exemplars or without them; once it does not, its history says so."""
+        state = self.state
+        sizes = {len(state.current), len(state.current) + len(state.memory)}
+        if all(affords(self._setting, state.privacy, size) for size in sizes):
+            return True
+        what = f"trains no more: {statement(self._setting, state.privacy)}, and a round would cost more than is left"
+        if what not in {event["what"] for event in state.events}:
+            self._note(round_number, what)
+        return False
 
     def _detect(
         self, model: GlobalModel, network: IncrementalNetwork, inbox: Positions, held_back: Any
@@ -242,7 +276,7 @@ class DigitalTwin:
             old_network=old_network,
             old_rows=0 if broadcast.old_model is None else len(broadcast.old_model.class_names),
             extras=broadcast.extras,
-            kept=self.state.kept,
+            kept=kept_by_method(self.state.kept),
             fresh_task=self.state.fresh_task,
             generator=generator,
             prototypes=lambda network: self._prototypes(network, broadcast.class_names),

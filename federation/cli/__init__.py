@@ -29,7 +29,7 @@ def _show(message: object) -> None:
 
 
 def _mount() -> None:
-    from federation.cli import compare, console, console_demo, data, inspect, models, predict, run
+    from federation.cli import compare, console, console_demo, data, deploy, inspect, models, predict, run
 
     app.command("run")(run.run)
     app.command("check")(run.check)
@@ -44,6 +44,8 @@ def _mount() -> None:
     app.add_typer(console.app, name="console", help="The clinicians' console: make it, serve it, take images in.")
     app.add_typer(console.users, name="users", help="Accounts of a console: add, list, disable, new password.")
     app.add_typer(console.audit, name="audit", help="Audit log of a console: verify, show.")
+    app.command("status")(deploy.status)
+    app.add_typer(deploy.app, name="deploy", help="Hospitals on many machines: make kits, check them, start sites, run.")
     app.add_typer(models.app, name="models", help="Registered models: list, promote, roll back.")
 
 

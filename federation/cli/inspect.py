@@ -80,4 +80,5 @@ def methods() -> None:
                 console.print(f"    {field} = {value}", highlight=False)
         for each in (*("weights of the local model", "number of images", "mean of each loss term"), *kind.uploads):
             console.print(f"    uploads: {each}", highlight=False)
+        console.print(f"    a hospital may forbid: {', '.join((*kind().upload_kinds.all(), 'metrics'))}", highlight=False)
         console.print()

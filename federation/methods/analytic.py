@@ -31,6 +31,7 @@ from incremental.proxy import StoredModel
 from twin import losses
 from twin.messages import Broadcast, TwinUpdate
 from twin.objective import LocalContext, Terms, TrainingBatch
+from twin.upload_policy import UploadKinds
 
 _FROZEN, _GRAM, _SUMS, _ROWS = "frozen", "gram", "class_sums", "task_rows"
 _IMAGES_AT_ONCE = 256
@@ -64,6 +65,11 @@ class Analytic(Method):
         for name in ("ridge", "logit_scale"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; allowed: above 0")
+
+    @property
+    def upload_kinds(self) -> UploadKinds:
+        """Of what kind its uploads are."""
+        return UploadKinds({_GRAM: ("feature_statistics",), _SUMS: ("feature_statistics", "class_counts")})
 
     @property
     def replays(self) -> bool:

@@ -34,6 +34,7 @@ from incremental.network import IncrementalNetwork
 from twin import losses
 from twin.messages import TwinUpdate
 from twin.objective import LocalContext, Terms, TrainingBatch
+from twin.upload_policy import UploadKinds
 
 _LARGEST = 10.0  # an alpha or beta beyond this is no bias correction: it is left out
 
@@ -70,8 +71,28 @@ class BiC(Method):
             raise ValueError(f"penalty is {self.penalty}; allowed: above 0; without it a fit to few images has no end")
 
     @property
+    def upload_kinds(self) -> UploadKinds:
+        """Of what kind its uploads are."""
+        if not self.held_out_fraction:
+            return UploadKinds()
+        return UploadKinds(
+            {"bias_correction": ("bias_correction",), "bias_support": ("bias_correction",)},
+            unless="held_out_fraction: 0",
+        )
+
+    @property
+    def sums(self) -> Mean | None:
+        """How twins count in the mean; none where twins upload a correction beside their weights."""
+        return None if self.held_out_fraction else self.mean
+
+    @property
     def teaches(self) -> bool:
         """The old model is needed."""
+        return True
+
+    @property
+    def per_sample_loss(self) -> bool:
+        """Whether the loss is a mean over images: it is, the teacher being frozen."""
         return True
 
     def local_loss(self, network: IncrementalNetwork, batch: TrainingBatch, context: LocalContext) -> Terms:

@@ -33,9 +33,19 @@ class FedAvg(Method):
     mean: Mean = "by_images"
 
     @property
+    def sums(self) -> Mean | None:
+        """How twins count in the mean, which is all that the server makes of their updates."""
+        return self.mean
+
+    @property
     def replays(self) -> bool:
         """Whether exemplars are trained on."""
         return self.memory
+
+    @property
+    def per_sample_loss(self) -> bool:
+        """Whether the loss is a mean over images: it is."""
+        return True
 
     def local_loss(self, network: IncrementalNetwork, batch: TrainingBatch, context: LocalContext) -> Terms:
         """Return plain cross-entropy."""

@@ -29,6 +29,7 @@ from incremental.proxy import StoredModel
 from twin import losses
 from twin.messages import Broadcast, TwinUpdate
 from twin.objective import LocalContext, Terms, TrainingBatch
+from twin.upload_policy import UploadKinds
 
 _DISTINGUISHABLE = 1e-6  # a share of a float32 sum below this is rounding of what was taken out of it
 
@@ -49,6 +50,8 @@ class FedCurv(Method):
         "the mean squared gradient of each weight over some of the twin's images (diagonal of the Fisher information)",
     )
 
+    needs_exact_weights: ClassVar[bool] = True  # a twin takes its own share, made of its weights, out of the server's sum of shares
+
     curvature_weight: float = 1.0
     fisher_images: int = 200
     head_loss: losses.HeadLoss = "ce"
@@ -61,6 +64,18 @@ class FedCurv(Method):
             raise ValueError(f"curvature_weight is {self.curvature_weight}; allowed: 0 or more (0 is FedAvg)")
         if self.fisher_images < 1:
             raise ValueError(f"fisher_images is {self.fisher_images}; allowed: 1 or more")
+
+    @property
+    def upload_kinds(self) -> UploadKinds:
+        """Of what kind its uploads are."""
+        if not self.curvature_weight:
+            return UploadKinds()
+        return UploadKinds({"fisher": ("fisher_information",)}, unless="curvature_weight: 0")
+
+    @property
+    def sums(self) -> Mean | None:
+        """How twins count in the mean; none where the server sums up what each twin's weights pull at."""
+        return None if self.curvature_weight else self.mean
 
     @property
     def replays(self) -> bool:

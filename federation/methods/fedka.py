@@ -26,6 +26,7 @@ from incremental.reconstruction import ReconstructionConfig
 from twin import losses
 from twin.messages import Observation, TwinUpdate
 from twin.objective import LocalContext, Terms, TrainingBatch
+from twin.upload_policy import UploadKinds
 from twin.weighting import gradient_weights
 
 
@@ -66,9 +67,30 @@ class FedKA(Method):
     reconstruction: ReconstructionConfig | None = Field(default_factory=ReconstructionConfig)
 
     @property
+    def upload_kinds(self) -> UploadKinds:
+        """Of what kind its uploads are."""
+        if self.reconstruction is None:
+            return UploadKinds()
+        return UploadKinds(
+            {"prototype_gradients": ("prototype_gradients",), "prototype_shape": ("prototype_gradients",)},
+            unless="reconstruction: null",
+        )
+
+    @property
+    def sums(self) -> Mean | None:
+        """How twins count in the mean; none where twins upload prototypes, each to be reconstructed."""
+        return self.mean if self.reconstruction is None else None
+
+    @property
     def teaches(self) -> bool:
         """Whether the old model is needed."""
         return self.semantic_weight > 0 or self.attention_weight > 0
+
+    @property
+    def per_sample_loss(self) -> bool:
+        """Whether the loss is a mean over images of outputs: weights compare with the batch, attention looks at the head's weights."""
+        unweighted = self.weighting == "none" or not (self.classification_weighted or self.semantic_weight)
+        return unweighted and not self.attention_weight
 
     def local_loss(self, network: IncrementalNetwork, batch: TrainingBatch, context: LocalContext) -> Terms:
         """Return alpha L_CB, beta L_SD and gamma L_AD (the last two where there is a teacher)."""

@@ -43,9 +43,19 @@ class FedProx(Method):
             raise ValueError(f"mu is {self.mu}; allowed: 0 or more (0 is FedAvg)")
 
     @property
+    def sums(self) -> Mean | None:
+        """How twins count in the mean, which is all that the server makes of their updates."""
+        return self.mean
+
+    @property
     def replays(self) -> bool:
         """Whether exemplars are trained on."""
         return self.memory
+
+    @property
+    def per_sample_loss(self) -> bool:
+        """Whether the loss is a mean over images: the proximal term looks at weights."""
+        return not self.mu
 
     def local_loss(self, network: IncrementalNetwork, batch: TrainingBatch, context: LocalContext) -> Terms:
         """Return cross-entropy and ``mu / 2 * squared distance`` from the global model."""

@@ -27,6 +27,7 @@ from incremental.reconstruction import ReconstructionConfig
 from twin import losses
 from twin.messages import Observation, TwinUpdate
 from twin.objective import LocalContext, Terms, TrainingBatch
+from twin.upload_policy import UploadKinds
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -58,9 +59,19 @@ class GLFC(Method):
             raise ValueError(f"distillation_share is {self.distillation_share}; allowed: 0 to below 1; with 1 nothing new is learned")
 
     @property
+    def upload_kinds(self) -> UploadKinds:
+        """Of what kind its uploads are."""
+        return UploadKinds({"prototype_gradients": ("prototype_gradients",), "prototype_shape": ("prototype_gradients",)})
+
+    @property
     def teaches(self) -> bool:
         """Whether the old model is needed."""
         return self.distillation_share > 0
+
+    @property
+    def per_sample_loss(self) -> bool:
+        """Whether the loss is a mean over images: weights of images compare them with the batch."""
+        return not self.weighted
 
     def local_loss(self, network: IncrementalNetwork, batch: TrainingBatch, context: LocalContext) -> Terms:
         """Return the weighted classification and, where there is a teacher, the distillation; each with its share."""

@@ -32,6 +32,7 @@ from incremental.network import IncrementalNetwork, build_network
 from twin import losses
 from twin.messages import TwinUpdate
 from twin.objective import LocalContext, Terms, TrainingBatch
+from twin.upload_policy import UploadKinds
 
 
 @plain_dataclass(frozen=True)
@@ -84,9 +85,29 @@ class ICaRL(Method):
             raise ValueError(f"least_images is {self.least_images}; allowed: 1 or more")
 
     @property
+    def upload_kinds(self) -> UploadKinds:
+        """Of what kind its uploads are."""
+        if not self.sends_class_means:
+            return UploadKinds()
+        return UploadKinds(
+            {"class_means": ("feature_statistics",), "class_counts": ("class_counts",)},
+            unless="sends_class_means: false",
+        )
+
+    @property
+    def sums(self) -> Mean | None:
+        """How twins count in the mean; none where twins upload class means beside their weights."""
+        return None if self.sends_class_means else self.mean
+
+    @property
     def teaches(self) -> bool:
         """Whether the old model is needed."""
         return self.distillation_weight > 0
+
+    @property
+    def per_sample_loss(self) -> bool:
+        """Whether the loss is a mean over images: it is, the teacher being frozen."""
+        return True
 
     def local_loss(self, network: IncrementalNetwork, batch: TrainingBatch, context: LocalContext) -> Terms:
         """Return classification and, where there is a teacher, distillation; with ``bce`` only new classes are classified then."""

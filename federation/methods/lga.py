@@ -32,6 +32,7 @@ from incremental.reconstruction import ReconstructionConfig
 from twin import losses
 from twin.messages import Observation, TwinUpdate
 from twin.objective import LocalContext, Terms, TrainingBatch
+from twin.upload_policy import UploadKinds
 from twin.weighting import gradient_weights
 
 
@@ -74,9 +75,19 @@ class LGA(Method):
             raise ValueError(f"copies is {self.copies} and warm_up_rounds {self.warm_up_rounds}; allowed: 1 or more and 0 or more")
 
     @property
+    def upload_kinds(self) -> UploadKinds:
+        """Of what kind its uploads are."""
+        return UploadKinds({"prototype_gradients": ("prototype_gradients",), "prototype_shape": ("prototype_gradients",)})
+
+    @property
     def teaches(self) -> bool:
         """Whether the old model is needed."""
         return True
+
+    @property
+    def per_sample_loss(self) -> bool:
+        """Whether the loss is a mean over images: weights of images compare them with the batch."""
+        return self.weighting == "none"
 
     def local_loss(self, network: IncrementalNetwork, batch: TrainingBatch, context: LocalContext) -> Terms:
         """Return the weighted classification and, where there is a teacher, the distillation with the same weights."""

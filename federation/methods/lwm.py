@@ -57,6 +57,11 @@ class LwM(Method):
             raise ValueError(f"temperature is {self.temperature}; allowed: above 0")
 
     @property
+    def sums(self) -> Mean | None:
+        """How twins count in the mean, which is all that the server makes of their updates."""
+        return self.mean
+
+    @property
     def replays(self) -> bool:
         """Learns without memorising: exemplars are not trained on."""
         return False
@@ -65,6 +70,11 @@ class LwM(Method):
     def teaches(self) -> bool:
         """Whether the old model is needed."""
         return self.distillation_weight > 0 or self.attention_weight > 0
+
+    @property
+    def per_sample_loss(self) -> bool:
+        """Whether the loss is a mean over images of outputs: the attention of a class looks at the head's weights."""
+        return not self.attention_weight
 
     def local_loss(self, network: IncrementalNetwork, batch: TrainingBatch, context: LocalContext) -> Terms:
         """Return classification and, where there is a teacher, both distillations."""

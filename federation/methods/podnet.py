@@ -49,9 +49,19 @@ class PODNet(Method):
                 raise ValueError(f"{name} is {getattr(self, name)}; allowed: 0 or more")
 
     @property
+    def sums(self) -> Mean | None:
+        """How twins count in the mean, which is all that the server makes of their updates."""
+        return self.mean
+
+    @property
     def teaches(self) -> bool:
         """Whether the old model is needed."""
         return self.spatial_weight > 0 or self.flat_weight > 0
+
+    @property
+    def per_sample_loss(self) -> bool:
+        """Whether the loss is a mean over images: it is, the teacher being frozen."""
+        return True
 
     def local_loss(self, network: IncrementalNetwork, batch: TrainingBatch, context: LocalContext) -> Terms:
         """Return classification and, where there is a teacher, both distillations times sqrt(C / C_new)."""

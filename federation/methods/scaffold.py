@@ -28,6 +28,7 @@ from incremental.proxy import StoredModel
 from twin import losses
 from twin.messages import Broadcast, TwinUpdate
 from twin.objective import LocalContext, Terms, TrainingBatch
+from twin.upload_policy import UploadKinds
 
 _ZERO = torch.zeros(())
 
@@ -55,6 +56,11 @@ class SCAFFOLD(Method):
         """Check the range."""
         if self.num_twins < 0:
             raise ValueError(f"num_twins is {self.num_twins}; allowed: 1 or more, or 0 for those seen so far")
+
+    @property
+    def upload_kinds(self) -> UploadKinds:
+        """Of what kind its uploads are."""
+        return UploadKinds({"total_step": ("control_variates",)})
 
     @property
     def replays(self) -> bool:

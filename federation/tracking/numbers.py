@@ -5,7 +5,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-_ROUND_METRICS = ("accuracy", "macro_f1", "proxy_score", "num_classes", "images_trained", "megabytes_up", "megabytes_down", "seconds")
+_MEASURED = ("accuracy", "macro_f1", "proxy_score", "epsilon")
+_ROUND_METRICS = (*_MEASURED, "num_classes", "images_trained", "megabytes_up", "megabytes_down", "seconds")
 
 
 class Point(NamedTuple):

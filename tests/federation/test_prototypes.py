@@ -42,7 +42,7 @@ def context_of(server: ServerState, found: tuple[Tensor, Tensor], **changes: Any
 
 
 def update(server: ServerState, upload: Any, twin: str = "north") -> TwinUpdate:
-    return TwinUpdate(twin, server.round, server.weights, 5, upload)
+    return TwinUpdate(twin, server.round, server.weights, 5, upload, class_names=server.class_names)
 
 
 @pytest.fixture

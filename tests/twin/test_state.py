@@ -6,6 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load, save
 
+from twin.differential_privacy import PrivacySpent
 from twin.memory import ExemplarMemory
 from twin.state import TwinState, from_plain, to_plain
 
@@ -27,6 +28,7 @@ def full_state() -> TwinState:
         events=({"round": 0, "what": "joined the federation"},),
         model_round=6,
         model_names=("liver", "heart", "lung"),
+        privacy=(PrivacySpent(1.1, 0.1 + 0.2, 40, False), PrivacySpent(0.5, 1.0, 3, True)),
     )
 
 
@@ -54,6 +56,12 @@ def test_a_state_survives_the_way_through_json_and_safetensors(state: TwinState)
     restored = from_plain(json.loads(json.dumps(plain)), load(save({name: value.contiguous() for name, value in tensors.items()})))
     assert_equal(restored, state)
     assert_equal(from_plain(*to_plain(restored)), state)
+
+
+def test_a_state_written_before_privacy_was_counted_can_be_read() -> None:
+    plain, tensors = to_plain(full_state())
+    del plain["privacy"]
+    assert from_plain(plain, tensors).privacy == ()
 
 
 def test_every_field_of_a_full_state_differs_from_a_newborns() -> None:

@@ -21,7 +21,7 @@ def shaken(weights, seed):
 def update_of(server, twin_id, seed):
     weights = shaken(server.weights, seed)
     fisher = {f"fisher/{name}": value.square() for name, value in parameters_of(shaken(server.weights, seed + 100)).items()}
-    return TwinUpdate(twin_id, server.round, weights, 10, fisher)
+    return TwinUpdate(twin_id, server.round, weights, 10, fisher, class_names=server.class_names)
 
 
 def kept_of(update):

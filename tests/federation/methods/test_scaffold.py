@@ -207,7 +207,7 @@ def test_one_number_crosses_the_wall_and_the_seed_decides(play, same, assert_wal
     ],
 )
 def test_an_unreadable_step_moves_the_model_and_not_c(grown, upload):
-    update = TwinUpdate("north", 0, {name: value + 1 for name, value in grown.weights.items()}, 10, upload)
+    update = TwinUpdate("north", 0, {name: value + 1 for name, value in grown.weights.items()}, 10, upload, class_names=grown.class_names)
     after = SCAFFOLD().aggregate(grown, [update])
     assert not after.kept
     torch.testing.assert_close(after.weights["head.bias"], grown.weights["head.bias"] + 1)

@@ -1,0 +1,311 @@
+"""A deployment as folders: provisioned start-up kits, each with its own part of the federation and nothing of the others'.
+
+FLARE's own provisioning makes keys, certificates and kits; what is ours is put beside: a site's allow-list with our two classes and nothing
+else, storage inside the deployment instead of a shared temporary folder, the experiment at the server, one hospital's images at its own.
+
+    authority/            the certificate authority's private key: keep it offline; needed to add hospitals
+    server/               the server's kit, and in fedka/ its file, the experiment, the run
+    hospitals/<name>/     a hospital's kit, and in fedka/ its file, its archive, its twin's state
+    operator/             the kit by which sessions are begun
+    manifests/            how each site is run as a service: systemd, containers, Kubernetes
+"""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from federation.config import ExperimentConfig
+from federation.flare.activity import write_whole
+from federation.flare.log_lines import LOG_CONFIG, log_config
+from federation.flare.made_with import write_made_with
+from federation.flare.manifests import write_manifests
+from federation.flare.serving import PLAN_FILE, SERVER_FILE, ServerConfig, ServerPlace
+from federation.flare.site import OWN_FOLDER, SITE_FILE
+from federation.run_folder import RunFolder
+from federation.study import prepare_study
+from federation.ward import Ward
+from physical.archive_file import save_archive
+from twin.mask_keys import long_term_key
+
+ALLOWED_AT_SERVER = ("federation.flare.job.FederationServer", "nvflare.collab.runtime.controller.CollabController")
+ALLOWED_AT_HOSPITAL = ("federation.flare.job.FederationHospital", "nvflare.collab.runtime.executor.CollabExecutor")
+_OPERATOR_MAY = {  # FLARE's default is anything: sites' files read, code of a job run
+    **dict.fromkeys(("submit_job", "manage_job", "download_job", "view", "operate"), "any"),
+    **dict.fromkeys(("clone_job", "shell_commands", "byoc", "server-predeployed-flwr"), "none"),
+}
+AUTHORITY_FILE, PROJECT_FILE, PUBLIC_KEYS_FILE = "cert.json", "project.yml", "public_keys.json"
+LONG_TERM_KEY = "long_term.key"  # of a hospital
+_PROJECT, _ORGANISATION, _ADMIN = "fedka", "federation", "operator@federation.org"
+_HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
+_SILENT_SECONDS = 60.0  # after which FLARE itself forgets a hospital
+
+
+class DeployError(ValueError):
+    """A deployment that cannot be made or used: what, got, allowed, what to do."""
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """The folders of a deployment.
+
+    Args:
+        folder: Holds them all.
+    """
+
+    folder: Path
+
+    @property
+    def server(self) -> Path:
+        """The server's kit."""
+        return self.folder / "server"
+
+    @property
+    def operator(self) -> Path:
+        """The operator's kit."""
+        return self.folder / "operator"
+
+    @property
+    def authority(self) -> Path:
+        """The certificate authority."""
+        return self.folder / "authority"
+
+    def hospital(self, name: str) -> Path:
+        """A hospital's kit."""
+        return self.folder / "hospitals" / name
+
+    @property
+    def place(self) -> ServerPlace:
+        """The server's own folder."""
+        return ServerPlace(self.server / OWN_FOLDER)
+
+    @property
+    def admin(self) -> str:
+        """The operator's name."""
+        return _ADMIN
+
+
+def init_deployment(
+    experiment: ExperimentConfig,
+    folder: Path,
+    config: ServerConfig,
+    *,
+    host: str,
+    port: int,
+    data_dir: Path | None = None,
+) -> Deployment:
+    """Make a deployment of an experiment: kits, and every hospital's part of the plan with its own images.
+
+    Args:
+        experiment: What will be run; its hospitals are the sites.
+        folder: Must be new; appears whole or not at all.
+        config: The server's file; its list of hospitals is the experiment's.
+        host: Name of the server's machine: it stands in its certificate.
+        port: By which hospitals and operator reach it.
+        data_dir: Folder with data files.
+
+    Raises:
+        DeployError: If a name cannot be one, the folder is there, or the experiment may not be deployed.
+    """
+    names = tuple(each.name for each in experiment.hospitals)
+    _check_names(names, host, port)
+    if folder.exists():
+        raise DeployError(f"{folder} is there already; choose another folder, or add hospitals with fedka deploy add")
+    experiment.check_deployable()
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    beside = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        made = Deployment(beside)
+        _provision(made, names, host, port)
+        own = made.server / OWN_FOLDER
+        own.mkdir(mode=0o700)
+        server_file = {**_plain(replace(config, hospitals=names))}
+        write_whole(own / SERVER_FILE, yaml.safe_dump(server_file, sort_keys=False))
+        RunFolder(own).write_json(PLAN_FILE, experiment.as_plain())
+        study = prepare_study(experiment, data_dir)
+        ward = study.ward()
+        public = {name: write_hospital(made.hospital(name), name, ward) for name in names}
+        pin_keys(made, names, public)
+        write_made_with(own)
+        _settle(made, names, folder)
+        write_manifests(beside / "manifests", folder, names, host=host, port=port, metrics_port=config.metrics_port)
+        beside.chmod(0o700)
+        beside.replace(folder)
+    except BaseException:
+        shutil.rmtree(beside, ignore_errors=True)
+        raise
+    return Deployment(folder)
+
+
+def write_hospital(kit: Path, name: str, ward: Ward) -> str:
+    """Put a hospital's images and its long-term key beside its kit, and return the public half of the key."""
+    site = kit / OWN_FOLDER
+    site.mkdir(mode=0o700)
+    save_archive(site / "archive.safetensors", ward.archive, ward.arrivals[name], ward.joins[name])
+    write_made_with(site)
+    private, public = long_term_key()
+    (site / LONG_TERM_KEY).touch(mode=0o600)
+    (site / LONG_TERM_KEY).write_bytes(private)
+    return public
+
+
+def pin_keys(made: Deployment, names: Sequence[str], public: Mapping[str, str]) -> None:
+    """Give hospitals their own file, with everybody's public key: the server's word is not taken for whose key is whose."""
+    for name in names:
+        own = {"hospital": name, "long_term_key": LONG_TERM_KEY, "masking": {"pinned_keys": dict(public)}}
+        write_whole(made.hospital(name) / OWN_FOLDER / SITE_FILE, yaml.safe_dump(own))
+    write_whole(made.authority / PUBLIC_KEYS_FILE, json.dumps(dict(public), indent=1))
+    (made.authority / PUBLIC_KEYS_FILE).chmod(0o600)
+
+
+def _check_names(names: Sequence[str], host: str, port: int) -> None:
+    for name in names:
+        if not _NAME.fullmatch(name) or name in ("server", "operator", host):
+            raise DeployError(
+                f"hospital {name!r} cannot be the name of a site; allowed: letters, digits, _ and -, at most 63, and not server, operator "
+                "or the server's host"
+            )
+    if not _HOST.fullmatch(host):
+        raise DeployError(f"host is {host!r}; allowed: a host name, as hospitals reach it")
+    if not 1 <= port <= 65535:
+        raise DeployError(f"port is {port}; allowed: 1 to 65535")
+
+
+def _provision(made: Deployment, names: Sequence[str], host: str, port: int) -> None:
+    """Let FLARE make keys, certificates and kits, and put each where it belongs."""
+    participants: list[dict[str, Any]] = [
+        {"name": host, "type": "server", "org": _ORGANISATION, "fed_learn_port": port, "connection_security": "mtls"},
+        *({"name": name, "type": "client", "org": _ORGANISATION, "connection_security": "mtls"} for name in names),
+        {"name": _ADMIN, "type": "admin", "org": _ORGANISATION, "role": "project_admin"},
+    ]
+    inner = "nvflare.lighter.impl"
+    builders = [
+        {"path": f"{inner}.workspace.WorkspaceBuilder", "args": {"template_file": ["master_template.yml"]}},
+        {"path": f"{inner}.static_file.StaticFileBuilder", "args": {"config_folder": "config", "scheme": "tcp"}},
+        {"path": f"{inner}.cert.CertBuilder"},
+        {"path": f"{inner}.signature.SignatureBuilder"},
+    ]
+    project = {"api_version": 3, "name": _PROJECT, "participants": participants, "builders": builders}
+    with tempfile.TemporaryDirectory(dir=made.folder) as scratch:
+        kits = make_kits(project, Path(scratch))
+        made.authority.mkdir(mode=0o700, exist_ok=True)
+        shutil.move(kits / "state" / AUTHORITY_FILE, made.authority / AUTHORITY_FILE)
+        write_whole(made.authority / PROJECT_FILE, yaml.safe_dump(project))
+        shutil.move(kits / "prod_00" / host, made.server)
+        shutil.move(kits / "prod_00" / _ADMIN, made.operator)
+        for name in names:
+            made.hospital(name).parent.mkdir(exist_ok=True)
+            shutil.move(kits / "prod_00" / name, made.hospital(name))
+
+
+def make_kits(project: Mapping[str, Any], scratch: Path, authority: str | None = None) -> Path:
+    """Let FLARE make the kits of a project.
+
+    Args:
+        project: As FLARE's project.yml says it.
+        scratch: An empty folder.
+        authority: Content of ``authority/cert.json``: who is in it keeps key and certificate; none: a new authority.
+
+    Returns:
+        A folder with ``state`` and ``prod_00``.
+
+    Raises:
+        DeployError: If it failed.
+    """
+    plan, kits = scratch / PROJECT_FILE, scratch / "out" / _PROJECT
+    plan.write_text(yaml.safe_dump(project), encoding="utf-8")
+    if authority is not None:
+        (kits / "state").mkdir(parents=True)
+        (kits / "state" / AUTHORITY_FILE).write_text(authority, encoding="utf-8")
+    command = [sys.executable, "-m", "nvflare.lighter.provision", "-p", str(plan), "-w", str(scratch / "out")]
+    done = subprocess.run(command, cwd=scratch, capture_output=True, text=True, check=False)
+    if done.returncode or not (kits / "prod_00").is_dir():
+        said = (done.stderr or done.stdout).strip().splitlines()
+        raise DeployError(
+            f"FLARE's provisioning failed: {said[-1] if said else 'without a word'}; is it installed? pip install 'fedka[flare]'"
+        )
+    return kits
+
+
+def _settle(made: Deployment, names: Sequence[str], final: Path) -> None:
+    """Write each site's own settings of FLARE: what a job may build there, and where things are stored."""
+
+    def at_server(resources: dict[str, Any]) -> None:
+        resources["servers"][0]["heart_beat_timeout"] = _SILENT_SECONDS
+        _store_below(resources, final / "server")
+        scheduler = next(each for each in resources["components"] if each["id"] == "job_scheduler")
+        scheduler["args"]["max_jobs"] = 1
+        resources["components"] = [each for each in resources["components"] if each["id"] != "log_receiver"]
+
+    _write_resources(made.server, ALLOWED_AT_SERVER, at_server)
+    for name in names:
+        settle_hospital(made.hospital(name))
+    for kit in (made.server, made.operator):
+        close_kit(kit)
+    for secret in made.authority.iterdir():
+        secret.chmod(0o600)
+
+
+def settle_hospital(kit: Path) -> None:
+    """Write a hospital's own settings of FLARE, and let nobody else read its kit."""
+
+    def at_hospital(resources: dict[str, Any]) -> None:
+        resources["components"] = [each for each in resources["components"] if each["id"] != "site_log_streamer"]
+        resources["components"].append({"id": "gate", "path": "federation.flare.gate.HospitalGate", "args": {}})
+
+    _write_resources(kit, ALLOWED_AT_HOSPITAL, at_hospital)
+    close_kit(kit)
+
+
+def close_kit(kit: Path) -> None:
+    """Let nobody but its owner read a kit."""
+    kit.chmod(0o700)
+    for key in kit.glob("startup/*.key"):
+        key.chmod(0o600)
+
+
+def settle_stores(kit: Path) -> None:
+    """Tell FLARE's server where it lies now: its stores are whole paths, and a kit is made on one machine and run on another."""
+    path = kit / "local" / "resources.json"
+    if not (kit / "startup" / "fed_server.json").exists() or not path.exists():
+        return
+    before = path.read_text(encoding="utf-8")
+    resources = json.loads(before)
+    _store_below(resources, kit)
+    after = json.dumps(resources, indent=1)
+    if after != before:
+        write_whole(path, after)
+
+
+def _store_below(resources: dict[str, Any], kit: Path) -> None:
+    own = (kit / OWN_FOLDER).resolve()
+    resources["snapshot_persistor"]["args"]["storage"]["args"]["root_dir"] = str(own / "flare" / "snapshots")
+    jobs = next(each for each in resources["components"] if each["id"] == "job_manager")
+    jobs["args"]["uri_root"] = str(own / "flare" / "jobs")
+
+
+def _write_resources(kit: Path, allowed: Sequence[str], change: Any) -> None:
+    resources: dict[str, Any] = json.loads((kit / "local" / "resources.json.default").read_text(encoding="utf-8"))
+    resources |= {"class_list_enforcement_mode": "enforce", "class_allow_list": list(allowed), "allow_log_streaming": False}
+    resources["app_validator"] = {"path": "federation.flare.gate.OnlyConfiguration", "args": {}}
+    change(resources)
+    write_whole(kit / "local" / "resources.json", json.dumps(resources, indent=1))
+    rights = {"format_version": "1.0", "permissions": {"project_admin": _OPERATOR_MAY}}
+    write_whole(kit / "local" / "authorization.json", json.dumps(rights, indent=1))
+    write_whole(kit / "local" / LOG_CONFIG, json.dumps(log_config(), indent=1))
+    (kit / "transfer").mkdir(mode=0o700, exist_ok=True)
+
+
+def _plain(config: ServerConfig) -> Mapping[str, Any]:
+    from dataclasses import asdict
+
+    return {**asdict(config), "hospitals": list(config.hospitals)}

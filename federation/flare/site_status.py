@@ -1,0 +1,28 @@
+"""What a hospital did last, in a file of its own and in its log: verb, round, time, and a fault's kind and place. Nothing of a patient."""
+
+import json
+import logging
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+from federation.flare.activity import STATUS, utc_now, write_whole
+
+_LOG = logging.getLogger(__name__)
+
+
+def note_answer(folder: Path, hospital: str, verb: str, last_round: Callable[[], int], fault: str) -> None:
+    """Write down what was answered; a full disk is no reason not to answer.
+
+    Args:
+        folder: Of the hospital's own files.
+        hospital: Its name.
+        verb: That was asked.
+        last_round: Gives the last round of its twin.
+        fault: What was raised, without its own words; empty if nothing was.
+    """
+    with suppress(OSError, ValueError):
+        at, number = utc_now().isoformat(timespec="seconds"), last_round()
+        said = {"at": at, "hospital": hospital, "verb": verb, "last_round": number, "fault": fault}
+        _LOG.log(logging.WARNING if fault else logging.INFO, "answered %s, last round %d%s", verb, number, f": {fault}" if fault else "")
+        write_whole(folder / STATUS, json.dumps(said, indent=1))

@@ -1,0 +1,161 @@
+"""Begins sessions until the run is finished: FLARE does not resume a job that failed, and a hospital that comes back does not enter one.
+
+A session is a job over the hospitals that are alive. When it ends unfinished, because the server or a hospital died or too few answered,
+the next one begins as soon as enough hospitals are alive again; the journal makes it go on where the last round was finished. When a
+hospital that a session lacks is alive again, the session is asked to pause at its next round, and the next one has it. Knows no learning.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from federation.flare.activity import Activity, read_status
+from federation.flare.deploy import Deployment
+from federation.flare.job import write_job
+from federation.flare.operator_session import OperatorError, OperatorSession
+
+_ALIVE_SECONDS = 12.0  # FLARE's clients send a sign of life every five seconds
+_POLL_SECONDS = 0.5
+_BEGIN_SECONDS = 90.0  # within which FLARE begins a job or never will
+_MOST_FRUITLESS = 10  # sessions in a row in which no round was finished
+
+
+class SupervisorError(RuntimeError):
+    """A run that does not go on: what, what to do."""
+
+
+@dataclass
+class _Job:
+    """A session under way."""
+
+    job_id: str
+    hospitals: tuple[str, ...]
+    lacked_since: float | None = None
+
+
+class Supervisor:
+    """Runs sessions of one deployment.
+
+    Args:
+        deployment: Its folders; the server's and the operator's must be on this machine.
+        idle: Called again and again while waiting: lets the caller watch processes and show progress.
+    """
+
+    def __init__(self, deployment: Deployment, idle: Callable[[], object] = lambda: None) -> None:
+        self._deployment, self.idle = deployment, idle
+        self.place = deployment.place
+        self._operator = OperatorSession(deployment.operator, deployment.admin, self.place.folder / "flare" / "operator.log")
+        self.sessions = 0
+
+    def run(self) -> dict[str, Any]:
+        """Begin sessions until the run is finished, and return the last status.
+
+        Raises:
+            SupervisorError: If a session failed in a way that another one would repeat.
+        """
+        try:
+            return self._sessions()
+        finally:
+            self._operator.close()
+
+    def _sessions(self) -> dict[str, Any]:
+        fruitless, done = 0, self._rounds_done()
+        while True:
+            self.place.pause.unlink(missing_ok=True)
+            self._forget_last_word()
+            job = self._begin(self._wait_for_hospitals())
+            self._wait_for_end(job)
+            status = read_status(self.place.folder)
+            if status.get("state") == "finished":
+                return status
+            if status.get("state") == "failed":
+                raise SupervisorError(
+                    f"the run failed: {status.get('reason')}; mend it and run fedka deploy run again: it goes on by itself"
+                )
+            fruitless = fruitless + 1 if self._rounds_done() == done and status.get("state") != "paused" else 0
+            done = self._rounds_done()
+            if fruitless >= _MOST_FRUITLESS:
+                raise SupervisorError(
+                    f"{fruitless} sessions in a row finished no round; the last one says: {status.get('state')}, {status.get('reason')}; "
+                    "look into the logs of server and hospitals, then run fedka deploy run again: it goes on by itself"
+                )
+
+    def _rounds_done(self) -> int:
+        return int(read_status(self.place.folder).get("rounds_done", 0))
+
+    def _forget_last_word(self) -> None:
+        """So that what a killed session said last is not taken for the next one's."""
+        Activity(self.place.folder).tell({"event": "state", "state": "waiting", "reason": "for hospitals"})
+
+    def _wait_for_hospitals(self) -> tuple[str, ...]:
+        """Return who is alive, as soon as all are, or enough are and the others had their time."""
+        config = self.place.config
+        enough_since: float | None = None
+        while True:
+            alive = self._alive()
+            if len(alive) == len(config.hospitals):
+                return alive
+            if len(alive) < config.link.minimum_hospitals:
+                enough_since = None
+            elif enough_since is None:
+                enough_since = time.monotonic()
+            elif time.monotonic() - enough_since >= config.expected_seconds:
+                return alive
+            self._wait()
+
+    def _alive(self) -> tuple[str, ...]:
+        """Return the hospitals that gave a sign of life just now, in the order of the federation; none while the server is away."""
+        try:
+            seen, _ = self._operator.seen()
+        except OperatorError:  # the server is down or coming up
+            return ()
+        now = time.time()
+        return tuple(name for name in self.place.config.hospitals if now - seen.get(name, 0.0) < _ALIVE_SECONDS)
+
+    def _begin(self, hospitals: Sequence[str]) -> _Job:
+        folder = write_job(self.place.folder / "flare" / "job", hospitals)
+        while True:
+            try:
+                job = _Job(self._operator.submit(folder), tuple(hospitals))
+            except OperatorError:
+                self._wait()
+            else:
+                self.sessions += 1
+                return job
+
+    def _wait_for_end(self, job: _Job) -> None:
+        """Return when a session has ended; one that a killed server had under way is not among its jobs when it is back."""
+        ran, begun = False, time.monotonic()
+        while True:
+            self._wait()
+            try:
+                state, (_, jobs) = self._operator.state_of(job.job_id), self._operator.seen()
+            except OperatorError:  # the server is away
+                continue
+            runs = job.job_id in jobs
+            if state.startswith("FINISHED") or state in ("", "FAILED_TO_RUN"):
+                return
+            if not runs and (ran or time.monotonic() - begun > _BEGIN_SECONDS):
+                return
+            ran |= runs
+            self._ask_to_pause_for_those_who_are_back(job)
+
+    def _ask_to_pause_for_those_who_are_back(self, job: _Job) -> None:
+        """Let the session end at its next round when hospitals that it lacks have been alive for a while."""
+        status = read_status(self.place.folder)
+        if status.get("state") != "running":
+            return
+        suspects = {name for name, each in status.get("hospitals", {}).items() if each.get("state") == "suspect"}
+        alive = self._alive()
+        back = [name for name in alive if name not in job.hospitals or name in suspects]
+        if not back:
+            job.lacked_since = None
+        elif job.lacked_since is None:
+            job.lacked_since = time.monotonic()
+        elif time.monotonic() - job.lacked_since > _ALIVE_SECONDS:
+            self.place.pause.touch()
+
+    def _wait(self) -> None:
+        self.idle()
+        time.sleep(_POLL_SECONDS)

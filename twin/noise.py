@@ -1,0 +1,71 @@
+"""Where the randomness of differential privacy comes from: a seeded generator, or the operating system. Knows no mechanism.
+
+A guarantee holds against those who do not know the draws. In a simulation a run must repeat bit for bit, so its draws are seeded, and
+whoever knows the seed can take the noise out again: the server, which sends it. Where hospitals are real, draws come from the operating
+system. Seeding torch's generator from there would not do: it uses 32 bits of its seed, few enough to try them all.
+"""
+
+import os
+from collections.abc import Sequence
+from math import pi, prod
+from typing import Literal, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+NoiseSource = Literal["seeded", "system"]
+
+
+@runtime_checkable
+class Randomness(Protocol):
+    """A source of independent draws in float64."""
+
+    def uniform(self, count: int) -> Tensor:
+        """Return draws from [0, 1)."""
+        ...
+
+    def normal(self, shape: Sequence[int]) -> Tensor:
+        """Return draws with mean 0 and standard deviation 1."""
+        ...
+
+
+class Seeded:
+    """Draws of a generator: the same again for the same seed.
+
+    Args:
+        generator: Whose.
+    """
+
+    def __init__(self, generator: torch.Generator) -> None:
+        self._generator = generator
+
+    def uniform(self, count: int) -> Tensor:
+        """Return draws from [0, 1)."""
+        return torch.rand(count, generator=self._generator, dtype=torch.float64)
+
+    def normal(self, shape: Sequence[int]) -> Tensor:
+        """Return draws with mean 0 and standard deviation 1."""
+        return torch.randn(tuple(shape), generator=self._generator, dtype=torch.float64)
+
+
+class FromSystem:
+    """Draws of the operating system's cryptographic source; nobody can repeat or foresee them."""
+
+    def uniform(self, count: int) -> Tensor:
+        """Return draws from [0, 1), multiples of 2^-53."""
+        bits = np.frombuffer(os.urandom(8 * count), np.uint64) >> np.uint64(11)
+        return torch.from_numpy(bits.astype(np.float64) * 2.0**-53)
+
+    def normal(self, shape: Sequence[int]) -> Tensor:
+        """Return draws with mean 0 and standard deviation 1 (Box and Muller, Annals of Mathematical Statistics 1958)."""
+        count = prod(shape)
+        half = (count + 1) // 2
+        radius = (-2 * torch.log1p(-self.uniform(half))).sqrt()  # of 1 - u, which is never 0
+        angle = 2 * pi * self.uniform(half)
+        return torch.cat([radius * angle.cos(), radius * angle.sin()])[:count].view(tuple(shape))
+
+
+def randomness(source: NoiseSource, generator: torch.Generator) -> Randomness:
+    """Return the draws of a configuration; the generator is touched only where it is the source."""
+    return Seeded(generator) if source == "seeded" else FromSystem()
