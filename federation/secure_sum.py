@@ -28,6 +28,7 @@ from twin.mask_keys import mask_stream
 from twin.mask_messages import Masked, Member, Opened, Opening, Roster, Sealed
 from twin.masking import LEAST_HOSPITALS
 from twin.messages import Broadcast, TwinUpdate
+from twin.privacy import EPSILON
 
 Verb = Literal["seal", "mask", "open"]
 Ask = Callable[[Verb, Mapping[str, Any]], Mapping[str, Any]]
@@ -260,6 +261,10 @@ def _roster(broadcast: Broadcast, sealed: Mapping[str, Sealed], mean: Mean) -> R
 
 
 def _mean_metrics(metrics: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Return the mean of each number over hospitals, who count the same; one that a hospital did not report is 0, as in the records."""
+    """Return the mean of each number over hospitals, who count the same; one that a hospital did not report is 0, as in the records.
+
+    Of the privacy spent, the most: a mean would hide the hospital that has spent it.
+    """
     names = sorted({name for each in metrics for name in each})
-    return {name: sum(each.get(name, 0.0) for each in metrics) / len(metrics) for name in names}
+    means = {name: sum(each.get(name, 0.0) for each in metrics) / len(metrics) for name in names}
+    return means | {name: max(each.get(name, 0.0) for each in metrics) for name in names if name == EPSILON}

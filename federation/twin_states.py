@@ -5,7 +5,8 @@ Any mapping serves an engine as well: a dictionary does where twins are few and 
 
 Files are numbered by the round that wrote them, so a checkpoint refers to all of them by one number, and a round that was interrupted
 leaves files that are newer than the checkpoint and do not count. What a method keeps on a twin changes only when it trains and may be as
-large as the model: it lies in a file of its own, numbered by that round.
+large as the model: it lies in a file of its own, numbered by that round. A damaged file is put aside under another name until its round is
+repeated: the one before it must not pass for it.
 """
 
 import json
@@ -14,6 +15,7 @@ import shutil
 from collections.abc import Iterator, MutableMapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from uuid import uuid4
 
@@ -21,9 +23,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from twin.differential_privacy import after_going_back
+from twin.memory import ExemplarMemory
 from twin.state import TwinState, from_plain, to_plain
 
-_STATE, _KEPT = ".safetensors", ".kept.safetensors"
+_STATE, _KEPT, _DAMAGED = ".safetensors", ".kept.safetensors", ".damaged"
 _FLUSHED_AT_ONCE = 16  # a disk that is asked for many files at a time makes one journal entry of them
 
 
@@ -94,12 +98,55 @@ class StateFolder(MutableMapping[str, TwinState]):
         self._fresh.clear()
 
     def go_back(self, until: int) -> None:
-        """Forget what was written after a round: what an interrupted round wrote is written again when it is repeated."""
+        """Forget what was written after a round: what an interrupted round wrote is written again when it is repeated.
+
+        Not forgotten is the privacy that was spent on noise which cannot be drawn again: what left has left.
+        """
         for folder in self.path.iterdir() if self.path.exists() else ():
+            self._charge(folder.name, until)
             for file in folder.iterdir():
                 number = _number(file.name)
                 if number is None or number > until:
                     file.unlink()
+
+    def set_aside_damaged(self, twin_id: str) -> int | None:
+        """Put a twin's newest files aside that cannot be read, so that the one before them is the newest.
+
+        Returns:
+            The first round whose state is lost; none where all is well. So it stays until ``go_back`` goes behind that round.
+
+        Raises:
+            StateError: If a file cannot be read though it may be whole.
+        """
+        folder = self.path / twin_id
+        for number in reversed(self._rounds(twin_id, _STATE)):
+            try:
+                _read(folder, number)
+            except StateError as error:
+                if isinstance(error.__cause__, OSError) and not isinstance(error.__cause__, FileNotFoundError):
+                    raise
+                _place(folder, number, _STATE).replace(_place(folder, number, _DAMAGED))
+            else:
+                break
+        return min(self._rounds(twin_id, _DAMAGED), default=None)
+
+    def _charge(self, twin_id: str, until: int) -> None:
+        """Write what a twin has spent since a round into the state that it goes back to, before the newer ones are deleted."""
+        newest = self._newest_after(twin_id, until)
+        if newest is None or all(each.seeded for each in newest.privacy):
+            return
+        earlier = [number for number in self._rounds(twin_id, _STATE) if number <= until]
+        newborn = TwinState(ExemplarMemory(newest.memory.capacity))
+        state = _read(self.path / twin_id, max(earlier)) if earlier else newborn
+        self[twin_id] = replace(state, privacy=after_going_back(state.privacy, newest.privacy))
+
+    def _newest_after(self, twin_id: str, until: int) -> TwinState | None:
+        """Return the newest state after a round that can be read."""
+        for number in reversed(self._rounds(twin_id, _STATE)):
+            if number > until:
+                with suppress(StateError):
+                    return _read(self.path / twin_id, number)
+        return None
 
     def clear(self) -> None:
         """Forget everything."""

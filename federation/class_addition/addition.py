@@ -27,6 +27,7 @@ from physical.batch import Batch
 from physical.transforms import AugmentationConfig
 from twin.config import TwinConfig, TwinSetting
 from twin.local_training import TrainingConfig
+from twin.privacy import EPSILON
 
 Tell = Callable[[dict[str, Any]], None]
 
@@ -199,7 +200,7 @@ def _check_flip(config: AdditionConfig, names: Sequence[str]) -> None:
 def _line(record: RoundRecord, evaluation: Evaluation, done: int, rounds: int, spent: float) -> dict[str, Any]:
     """Return what happened in a round as plain data."""
     updates = record.accepted
-    terms = sorted({name for each in updates for name in each.metrics})
+    terms = sorted({name for each in updates for name in each.metrics} - {EPSILON})
     known_and_new = dict(zip(("known", "new") if len(evaluation.by_task) > 1 else ("all",), evaluation.by_task, strict=True))
     parts = ", ".join(f"{name} {value:.3f}" for name, value in known_and_new.items() if name != "all")
     return {

@@ -11,6 +11,7 @@ from federation.round import RoundConfig, run_round
 from federation.server import new_server
 from federation.twin_states import StateError, StateFolder
 from incremental.proxy import ProxyConfig, ProxyServer
+from twin.differential_privacy import PrivacySpent
 from twin.memory import ExemplarMemory
 from twin.state import TwinState
 
@@ -207,3 +208,26 @@ def test_forgetting_a_twin_and_forgetting_all(tmp_path):
     states.clear()
     assert not list(states)
     states.clear()
+
+
+SECRET, SEEDED = PrivacySpent(1.0, 1.0, 3, seeded=False), PrivacySpent(1.0, 1.0, 2, seeded=True)
+
+
+@pytest.mark.parametrize("earlier", [(), (PrivacySpent(1.0, 1.0, 1, seeded=False), SEEDED)], ids=["from its birth", "from a round"])
+def test_privacy_spent_on_noise_that_cannot_be_drawn_again_is_not_forgotten(tmp_path, earlier):
+    states = StateFolder(tmp_path)
+    if earlier:
+        states["north"] = state_of(0, privacy=earlier)
+    states["north"] = state_of(1, privacy=(SECRET, replace(SEEDED, steps=4)))
+    for _ in range(2):  # also when the power fails between writing and deleting
+        states.go_back(0)
+        state = states["north"]
+        assert state.last_round == (0 if earlier else -1)
+        assert set(state.privacy) == ({SEEDED, SECRET} if earlier else {SECRET})
+
+
+def test_seeded_noise_is_drawn_again_and_leaves_nothing_behind(tmp_path):
+    states = StateFolder(tmp_path)
+    states["north"] = state_of(1, privacy=(SEEDED,))
+    states.go_back(0)
+    assert "north" not in states
