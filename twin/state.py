@@ -1,7 +1,7 @@
 """All that a twin remembers between rounds, as one value that can be saved. Holds archive positions, never pixels."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -60,6 +60,11 @@ class TwinState:
     def last_round(self) -> int:
         """Round in which the twin last looked or trained: a state changes at no other time; -1 before the first."""
         return max(self.observed_until, self.model_round)
+
+    def noted(self, round_number: int, what: str) -> "TwinState":
+        """Return the state with one more event."""
+        event: Mapping[str, Any] = {"round": round_number, "what": what}
+        return replace(self, events=(*self.events, event))
 
 
 def to_plain(state: TwinState) -> tuple[dict[str, Any], dict[str, Tensor]]:
