@@ -4,7 +4,7 @@ Hospitals of the platform train on real OrganAMNIST images and upload the gradie
 prototype is a patient's image: the one nearest to the mean feature of its class. The attacker is the server: it has these gradients, the
 public network, and the local model that came with them.
 
-    python -m benchmarks.attacks.gradient_inversion --sheet docs/images/gradient_inversion.png    # about eight minutes on one core
+    python -m benchmarks.attacks.gradient_inversion --sheet docs/images/gradient_inversion.png    # about seven minutes on one core
 """
 
 import os

@@ -4,7 +4,7 @@ Federations of the platform train on a few real OrganAMNIST images for long, so 
 case. The others are training images of the data set that no hospital of this run has: they show the same patients, often in the next
 slice. Shadow models are federations of the same configuration on the other half of the data set.
 
-    python -m benchmarks.attacks.membership          # about ten minutes on one core
+    python -m benchmarks.attacks.membership          # about a quarter of an hour on one core
 """
 
 import os
