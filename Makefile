@@ -4,10 +4,11 @@ BIN := .venv/bin
 STAMP := .venv/.up-to-date
 SEED ?= 1
 PORT ?= 8000
+SECONDS ?= 1200
 OUT ?= runs/organa_demo-seed$(SEED)
 export PYTHONDONTWRITEBYTECODE := 1
 
-.PHONY: env demo console-demo test lint types contracts unit bench clean help
+.PHONY: env demo console-demo test lint types contracts unit bench chaos clean help
 
 help:            ## show this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -46,6 +47,9 @@ unit: env        ## pytest
 
 bench: env       ## benchmarks/RESULTS.md: every benchmark on this machine, about a quarter of an hour on two idle cores
 	$(BIN)/python -m benchmarks.run_all
+
+chaos: env       ## the long failure test of a deployment: random faults for SECONDS=1200, by SEED=1; needs Linux
+	$(BIN)/python -m benchmarks.chaos --seconds $(SECONDS) --seed $(SEED)
 
 clean:           ## remove the environment and caches, keep runs
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache *.egg-info

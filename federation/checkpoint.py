@@ -67,7 +67,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
     Raises:
         CheckpointError: If it cannot be written (a full disk, say); earlier checkpoints are untouched.
     """
-    place = folder / f"round-{checkpoint.server.round:05d}"
+    place = folder / _name(checkpoint.server.round)
     beside = folder / f".{place.name}.{uuid4().hex}"
     plain, tensors = _take_apart(checkpoint)
     try:
@@ -98,12 +98,33 @@ def load_checkpoint(folder: Path) -> Checkpoint:
     problems = []
     for place in sorted(folder.glob("round-*"), reverse=True):
         try:
-            plain = json.loads((place / "state.json").read_text(encoding="utf-8"))
-            return _put_together(plain, load_file(place / "tensors.safetensors"))
+            return _read(place)
         except (OSError, ValueError, KeyError, SafetensorError) as error:
             problems.append(f"{place.name}: {error}")
     detail = "; ".join(problems) or "no finished round was saved"
     raise CheckpointError(f"{folder} has no checkpoint that can be read ({detail}); start the run again without --resume")
+
+
+def go_back_before(folder: Path, round_number: int) -> bool:
+    """Forget the checkpoint after a round if it is the latest and the one before the round is whole; return whether."""
+    *_, before, latest = (None, None, *sorted(folder.glob("round-*")))
+    if before is None or latest is None or (before.name, latest.name) != (_name(round_number), _name(round_number + 1)):
+        return False
+    try:
+        _read(before)
+    except (OSError, ValueError, KeyError, SafetensorError):
+        return False
+    shutil.rmtree(latest)
+    return True
+
+
+def _read(place: Path) -> Checkpoint:
+    plain = json.loads((place / "state.json").read_text(encoding="utf-8"))
+    return _put_together(plain, load_file(place / "tensors.safetensors"))
+
+
+def _name(rounds_done: int) -> str:
+    return f"round-{rounds_done:05d}"
 
 
 def _take_apart(checkpoint: Checkpoint) -> tuple[dict[str, Any], dict[str, Tensor]]:

@@ -142,7 +142,7 @@ class ExperimentConfig:
         if not self.federation.robust.is_off and self.method.needs_exact_weights:
             raise ValueError(
                 f"method is {method_name(self.method)} and federation.robust changes what is aggregated: this method's twins keep sums "
-                "made of their own weights, which the server's sums would no longer match; remove federation.robust, or choose another method"
+                "of their own weights, which the server's sums would no longer match; remove federation.robust, or choose another method"
             )
 
         if self.federation.secure_aggregation is not None:

@@ -14,6 +14,15 @@ app = typer.Typer(no_args_is_help=True)
 Folder = Annotated[Path, typer.Argument(help="Folder of the deployment, as fedka deploy init made it.")]
 
 
+@app.callback()
+def needed() -> None:
+    """Hospitals on many machines: make kits, check them, start sites, run."""
+    from importlib.util import find_spec
+
+    if find_spec("nvflare") is None:
+        fail("a deployment runs over NVIDIA FLARE, which is not installed; pip install 'fedka[flare]'")
+
+
 @app.command()
 def init(
     experiment: Annotated[Path, typer.Argument(help="Folder that holds experiment.yaml; its hospitals become the sites.")],
@@ -23,6 +32,10 @@ def init(
     minimum: Annotated[int, typer.Option(help="Fewest hospitals that must answer in a round.")] = 1,
     deadline: Annotated[float, typer.Option(help="Seconds that a stage of a round waits for the slowest hospital.")] = 600.0,
     metrics_port: Annotated[int, typer.Option(help="Port of health and metrics on the server's machine; 0: none.")] = 9102,
+    own_images: Annotated[
+        bool,
+        typer.Option("--own-images", help="Hospitals bring mirrors of their own, filled by fedka console intake; kits hold no images."),
+    ] = False,
     change: Annotated[list[str] | None, typer.Option("--set", help="Change a setting of the experiment: path.to.key=value.")] = None,
     data_dir: Annotated[Path | None, typer.Option(envvar="FEDKA_DATA", help="Folder with your own data files.")] = None,
 ) -> None:
@@ -37,9 +50,8 @@ def init(
     config = load_experiment(experiment, change or [])
     link = LinkConfig(deadline_seconds=deadline, minimum_hospitals=minimum)
     data = None if data_dir is None else str(data_dir.resolve())
-    made = init_deployment(
-        config, out, ServerConfig((), link, data=data, metrics_port=metrics_port or None), host=host, port=port, data_dir=data_dir
-    )
+    server = ServerConfig((), link, data=data, own_images=own_images, metrics_port=metrics_port or None)
+    made = init_deployment(config, out, server, host=host, port=port, data_dir=data_dir)
     say = Console(highlight=False).print
     say(f"[green]made[/] {made.folder}: a server, an operator and {len(config.hospitals)} hospitals")
     say(f"try it here  fedka deploy up {made.folder} --local")
@@ -151,7 +163,7 @@ def _supervise(supervisor: object, metrics_host: str = "127.0.0.1", *, stay: boo
     from rich.console import Console
 
     from federation.flare.health import serve_health
-    from federation.flare.supervisor import Supervisor
+    from federation.flare.supervisor import Supervisor, SupervisorError
 
     assert isinstance(supervisor, Supervisor)
     say = Console(highlight=False).print
@@ -175,6 +187,9 @@ def _supervise(supervisor: object, metrics_host: str = "127.0.0.1", *, stay: boo
     except KeyboardInterrupt:
         say("\n[yellow]interrupted[/]: every finished round is saved; run the same command again to go on")
         raise typer.Exit(130) from None
+    except SupervisorError as error:
+        idle()
+        fail(error)
     idle()
     say(f"finished {status.get('rounds_done')} rounds, accuracy {status.get('accuracy')}; the run is {supervisor.place.run}")
 

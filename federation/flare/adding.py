@@ -58,7 +58,7 @@ def add_hospital(made: Deployment, name: str) -> tuple[Path, str]:
         raise DeployError(f"{made.authority} cannot be read: {error}; put the authority's folder back from where it is kept") from error
     authority.pop(name, None)
     data = made.place.config.data
-    ward = prepare_study(experiment, None if data is None else Path(data)).ward()
+    ward = None if made.place.config.own_images else prepare_study(experiment, None if data is None else Path(data)).ward()
     kit.parent.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(dir=made.folder) as scratch:
         kits = make_kits(project, Path(scratch), json.dumps(authority))

@@ -8,20 +8,22 @@ import json
 import os
 import shutil
 import socket
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from federation.flare.certificates import Finding, certificate_findings, permissions
+from federation.flare.certificates import Finding, Level, certificate_findings, permissions
 from federation.flare.deploy import ALLOWED_AT_HOSPITAL, ALLOWED_AT_SERVER, DeployError, Deployment
+from federation.flare.gate import HospitalGate, OnlyConfiguration, ServerGate
 from federation.flare.log_lines import LOG_CONFIG, log_config
-from federation.flare.made_with import version_findings
+from federation.flare.made_with import version_findings, versions
 from federation.flare.serving import ServerPlace, ServingError
 from federation.flare.site import OWN_FOLDER, SiteError, load_site
 from physical.archive_file import ArchiveError, load_hospital
+from physical.mirror import Mirror, MirrorError
 
 Clock = Callable[[], datetime]
 _LEAST_BYTES, _FEW_BYTES = 256 << 20, 2 << 30
@@ -70,14 +72,15 @@ def check(folder: Path, clock: Clock = lambda: datetime.now(UTC)) -> tuple[Findi
     Raises:
         DeployError: If it is neither.
     """
+    here = versions()
     if (folder / "startup").is_dir():
-        return tuple(_look(folder, clock(), alone=True))
+        return tuple(_look(folder, clock(), here, alone=True))
     made = Deployment(folder)
     if not (made.server / "startup").is_dir():
         raise DeployError(f"{folder} is neither a kit nor a deployment; allowed: what fedka deploy init made")
     hospitals = sorted(each for each in (folder / "hospitals").glob("*") if each.is_dir())
     kits = [made.server, *hospitals, *([made.operator] if made.operator.is_dir() else [])]
-    found = [finding for kit in kits for finding in _look(kit, clock(), alone=False)]
+    found = [finding for kit in kits for finding in _look(kit, clock(), here, alone=False)]
     return (*found, *_together(made, [each.name for each in hospitals]))
 
 
@@ -112,7 +115,7 @@ def _json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def _look(folder: Path, now: datetime, *, alone: bool) -> Iterator[Finding]:
+def _look(folder: Path, now: datetime, here: Mapping[str, Any], *, alone: bool) -> Iterator[Finding]:
     try:
         kit = read_kit(folder)
     except DeployError as error:
@@ -124,7 +127,7 @@ def _look(folder: Path, now: datetime, *, alone: bool) -> Iterator[Finding]:
     if kit.kind != "operator":
         yield from _settings(kit)
         yield from _space(kit)
-        yield from version_findings(site, kit.own, now)
+        yield from version_findings(site, kit.own, now, here)
     yield from {"server": _server, "hospital": _hospital, "operator": _nothing}[kit.kind](kit)
     if kit.kind == "server":
         yield _port(kit)
@@ -141,7 +144,7 @@ def _settings(kit: Kit) -> Iterator[Finding]:
     path = kit.folder / "local" / "resources.json"
     try:
         plain: dict[str, Any] = _json(path)
-        parts = [str(each.get("id")) for each in plain.get("components", [])]
+        parts = {str(each.get("id")): each.get("path") for each in plain.get("components", [])}
     except (OSError, ValueError, AttributeError) as error:
         yield Finding(
             kit.name, "resources.json", "error", f"cannot be read: {type(error).__name__}", "as fedka deploy init wrote it", _INIT
@@ -152,6 +155,7 @@ def _settings(kit: Kit) -> Iterator[Finding]:
     wanted = (
         ("classes a job may build", sorted(plain.get("class_allow_list", [])), sorted(ours)),
         ("allow-list", plain.get("class_list_enforcement_mode"), "enforce"),
+        ("applications", plain.get("app_validator", {}).get("path"), f"{OnlyConfiguration.__module__}.{OnlyConfiguration.__name__}"),
         ("log streaming", [plain.get("allow_log_streaming"), *streams], [False]),
     )
     for what, got, allowed in wanted:
@@ -163,6 +167,11 @@ def _settings(kit: Kit) -> Iterator[Finding]:
             )
     if kit.kind == "server":
         yield from _stores(kit, path, plain)
+    kind = ServerGate if kit.kind == "server" else HospitalGate
+    gate = f"{kind.__module__}.{kind.__name__}"
+    shut = gate in parts.values()
+    advice = f"write it into the components of {path}; FLARE would do here what no job of ours needs"
+    yield Finding(kit.name, "gate", "ok", "shut") if shut else Finding(kit.name, "gate", "error", "missing", gate, advice)
     try:
         same = _json(kit.folder / "local" / LOG_CONFIG) == log_config()
     except (OSError, ValueError):
@@ -240,19 +249,35 @@ def _hospital(kit: Kit) -> Iterator[Finding]:
     advice = "nobody takes another's kit or file: put back what was handed out"
     for what, got in (("own name", config.hospital), ("kit's folder", kit.folder.resolve().name)):
         yield Finding(kit.name, what, "ok", got) if got == kit.name else Finding(kit.name, what, "error", got, kit.name, advice)
-    try:
-        hospital = load_hospital(kit.name, kit.own / config.archive)
-        yield Finding(kit.name, "archive", "ok", f"{len(hospital.new_images(-_EVER, _EVER))} images")
-    except (ArchiveError, OSError) as error:
-        yield Finding(
-            kit.name, "archive", "error", str(error), "an archive of this hospital", f"write it beside {kit.own / 'hospital.yaml'}"
-        )
+    yield _mirror(kit, config.mirror) if config.mirror is not None else _archive(kit, config.archive)
     states = kit.own / config.state
     if states.exists() and not os.access(states, os.W_OK | os.X_OK):
         yield Finding(kit.name, "twin's state", "error", "cannot be written", "writable for who runs the site", f"chown it: {states}")
     if config.long_term_key is not None and (key := kit.own / config.long_term_key).exists():
         yield permissions(kit.name, "long-term key's permissions", key, 0o600)
     yield Finding(kit.name, "forbidden uploads", "ok", ", ".join(config.policy.forbid) or "none")
+
+
+def _archive(kit: Kit, archive: str) -> Finding:
+    try:
+        hospital = load_hospital(kit.name, kit.own / archive)
+        return Finding(kit.name, "archive", "ok", f"{len(hospital.new_images(-_EVER, _EVER))} images")
+    except (ArchiveError, OSError) as error:
+        return Finding(
+            kit.name, "archive", "error", str(error), "an archive of this hospital", f"write it beside {kit.own / 'hospital.yaml'}"
+        )
+
+
+def _mirror(kit: Kit, mirror: str) -> Finding:
+    try:
+        images = Mirror.at(kit.own / mirror)
+    except (MirrorError, OSError) as error:
+        advice = f"let the hospital's intake fill {kit.own / mirror} (fedka console intake), or name its folder in hospital.yaml"
+        return Finding(kit.name, "mirror", "error", str(error), "this hospital's mirror", advice)
+    with closing(images):
+        named = len(images.ids(named=True))
+        level: Level = "ok" if named else "warning"
+        return Finding(kit.name, "mirror", level, f"{len(images)} images, {named} with a name", "named ones", "let clinicians name some")
 
 
 def _port(kit: Kit) -> Finding:

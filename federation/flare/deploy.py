@@ -47,6 +47,7 @@ LONG_TERM_KEY = "long_term.key"  # of a hospital
 _PROJECT, _ORGANISATION, _ADMIN = "fedka", "federation", "operator@federation.org"
 _HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
+ARCHIVE = "archive.safetensors"
 _SILENT_SECONDS = 60.0  # after which FLARE itself forgets a hospital
 
 
@@ -131,8 +132,7 @@ def init_deployment(
         server_file = {**_plain(replace(config, hospitals=names))}
         write_whole(own / SERVER_FILE, yaml.safe_dump(server_file, sort_keys=False))
         RunFolder(own).write_json(PLAN_FILE, experiment.as_plain())
-        study = prepare_study(experiment, data_dir)
-        ward = study.ward()
+        ward = None if config.own_images else prepare_study(experiment, data_dir).ward()
         public = {name: write_hospital(made.hospital(name), name, ward) for name in names}
         pin_keys(made, names, public)
         write_made_with(own)
@@ -146,11 +146,12 @@ def init_deployment(
     return Deployment(folder)
 
 
-def write_hospital(kit: Path, name: str, ward: Ward) -> str:
-    """Put a hospital's images and its long-term key beside its kit, and return the public half of the key."""
+def write_hospital(kit: Path, name: str, ward: Ward | None) -> str:
+    """Put a hospital's images, unless it brings its own, and its long-term key beside its kit; return the public half of the key."""
     site = kit / OWN_FOLDER
     site.mkdir(mode=0o700)
-    save_archive(site / "archive.safetensors", ward.archive, ward.arrivals[name], ward.joins[name])
+    if ward is not None:
+        save_archive(site / ARCHIVE, ward.archive, ward.arrivals[name], ward.joins[name])
     write_made_with(site)
     private, public = long_term_key()
     (site / LONG_TERM_KEY).touch(mode=0o600)
@@ -160,8 +161,13 @@ def write_hospital(kit: Path, name: str, ward: Ward) -> str:
 
 def pin_keys(made: Deployment, names: Sequence[str], public: Mapping[str, str]) -> None:
     """Give hospitals their own file, with everybody's public key: the server's word is not taken for whose key is whose."""
+    secure = made.place.experiment.federation.secure_aggregation is not None
     for name in names:
-        own = {"hospital": name, "long_term_key": LONG_TERM_KEY, "masking": {"pinned_keys": dict(public)}}
+        own: dict[str, Any] = {"hospital": name, "long_term_key": LONG_TERM_KEY, "masking": {"pinned_keys": dict(public)}}
+        if not (made.hospital(name) / OWN_FOLDER / ARCHIVE).exists():
+            own["mirror"] = "mirror"
+        if secure:  # or a server could ask for the single update all the same
+            own["only_in_sum"] = True
         write_whole(made.hospital(name) / OWN_FOLDER / SITE_FILE, yaml.safe_dump(own))
     write_whole(made.authority / PUBLIC_KEYS_FILE, json.dumps(dict(public), indent=1))
     (made.authority / PUBLIC_KEYS_FILE).chmod(0o600)
@@ -226,7 +232,7 @@ def make_kits(project: Mapping[str, Any], scratch: Path, authority: str | None =
     if authority is not None:
         (kits / "state").mkdir(parents=True)
         (kits / "state" / AUTHORITY_FILE).write_text(authority, encoding="utf-8")
-    command = [sys.executable, "-m", "nvflare.lighter.provision", "-p", str(plan), "-w", str(scratch / "out")]
+    command = [sys.executable, "-m", "nvflare.lighter.provision", "-p", str(plan), "-w", str(scratch / "out"), "--force"]
     done = subprocess.run(command, cwd=scratch, capture_output=True, text=True, check=False)
     if done.returncode or not (kits / "prod_00").is_dir():
         said = (done.stderr or done.stdout).strip().splitlines()
@@ -245,6 +251,7 @@ def _settle(made: Deployment, names: Sequence[str], final: Path) -> None:
         scheduler = next(each for each in resources["components"] if each["id"] == "job_scheduler")
         scheduler["args"]["max_jobs"] = 1
         resources["components"] = [each for each in resources["components"] if each["id"] != "log_receiver"]
+        resources["components"].append({"id": "gate", "path": "federation.flare.gate.ServerGate", "args": {}})
 
     _write_resources(made.server, ALLOWED_AT_SERVER, at_server)
     for name in names:

@@ -3,7 +3,8 @@
 A stage asks all hospitals at once and goes on with those that answered before the deadline. Who did not is suspect: it is left out, so
 that a dead hospital costs one deadline and not one in each round, and is greeted again at the beginning of each round, without waiting;
 who answers takes part again. With fewer answers than the minimum the round is given up (``TooFewHospitals``) for whoever runs the server to
-repeat: nothing of it was aggregated.
+repeat: nothing of it was aggregated. A hospital whose twin's state is damaged asks for the round before as well; where the journal still
+reaches back, all of them repeat it.
 """
 
 from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
@@ -15,7 +16,8 @@ import pydantic.dataclasses
 from pydantic import ConfigDict
 
 from federation.flare.groups import Acknowledged, KnownDigests
-from federation.flare.notices import Assignment, Fault, Hello, Lacking
+from federation.flare.notices import Assignment, Fault, Hello, Lacking, StateLost
+from federation.flare.plausible import objection_to_observation
 from federation.flare.records import RECORD_VERSION, Limits, RecordError, decode, digests, encode, kind_of
 from federation.method import Method
 from federation.run_folder import code_version
@@ -107,6 +109,7 @@ class RemoteEngine:
         secure: Sum updates under masks; none: each is seen.
         limits: Of what is read.
         pause: Whether the session shall end before the next round.
+        go_back: Makes the next session repeat a round because of a hospital; false where it cannot or will not.
 
     Raises:
         TooFewHospitals: If fewer than the minimum can be greeted.
@@ -122,9 +125,11 @@ class RemoteEngine:
         secure: SecureAggregationConfig | None = None,
         limits: Limits | None = None,
         pause: Callable[[], bool] = lambda: False,
+        go_back: Callable[[str, int], bool] = lambda twin_id, round_number: False,
     ) -> None:
         self._link, self._config, self._tell, self._secure = link, config, tell, secure
-        self._assignment, self._pause = assignment, pause
+        self._assignment, self._pause, self._go_back = assignment, pause, go_back
+        self._lost: dict[str, int] = {}  # hospital -> round whose state is damaged there
         self._limits = limits or Limits()
         self._joins = joins
         self._peers = {twin_id: _Peer() for twin_id in joins if twin_id in link.hospitals}
@@ -161,7 +166,8 @@ class RemoteEngine:
     def observe(self, model: GlobalModel, twin_ids: Sequence[str]) -> Sequence[Observation]:
         """Let these twins look at their data; those that answer in time, in this order."""
         answers = self._exchange("observe", dict.fromkeys(twin_ids, model), Observation)
-        observations = self._fitting("observe", answers, model.round)
+        self._repeat_what_is_lost()
+        observations = self._plausible(self._fitting("observe", answers, model.round), model)
         self._check_enough("observe", model.round, observations, twin_ids)
         return [observations[twin_id] for twin_id in twin_ids if twin_id in observations]
 
@@ -188,6 +194,12 @@ class RemoteEngine:
                 self._note(twin_id, "train", number, str(error), suspect=False)
         self._check_enough("train", number, updates, broadcasts)
         return [updates[twin_id] for twin_id in broadcasts if twin_id in updates]
+
+    def _repeat_what_is_lost(self) -> None:
+        lost, self._lost = self._lost, {}
+        for twin_id, number in lost.items():
+            if self._go_back(twin_id, number):
+                raise TooFewHospitals(f"the state of round {number} is damaged at {twin_id}; that round is repeated")
 
     def close(self) -> None:
         """Let the last greeting go."""
@@ -268,6 +280,11 @@ class RemoteEngine:
                 fault = decode(Fault, content, limits=self._limits)
                 self._note(twin_id, verb, number, f"raised {fault.text}", suspect=False)
                 return None
+            if found is StateLost:
+                lost = decode(StateLost, content, limits=self._limits)
+                self._note(twin_id, verb, number, f"its twin's state of round {lost.round} is damaged", suspect=False)
+                self._lost[twin_id] = lost.round
+                return None
             if found is Lacking:
                 return decode(Lacking, content, limits=self._limits)
             return decode(kind, content, limits=self._limits)
@@ -285,6 +302,17 @@ class RemoteEngine:
             else:
                 self._note(twin_id, verb, number, f"answered as {said[0]} for round {said[1]}", suspect=False)
         return fitting
+
+    def _plausible(self, observations: Mapping[str, Observation], model: GlobalModel) -> dict[str, Observation]:
+        """Return the observations that can be."""
+        plausible = {}
+        for twin_id, said in observations.items():
+            objection = objection_to_observation(said, len(model.class_names))
+            if objection is None:
+                plausible[twin_id] = said
+            else:
+                self._note(twin_id, "observe", model.round, objection, suspect=False)
+        return plausible
 
     def _check_enough(self, verb: str, number: int, answered: Mapping[str, Any], asked: Iterable[str]) -> None:
         names = list(asked)

@@ -11,19 +11,34 @@ from nvflare.apis.app_validation import AppValidator
 from nvflare.apis.event_type import EventType
 from nvflare.apis.fl_component import FLComponent
 from nvflare.apis.fl_context import FLContext
+from nvflare.lighter.tool_consts import NVFLARE_SIG_FILE, NVFLARE_SUBMITTER_CRT_FILE
 from nvflare.private.defs import TrainingTopic
 from nvflare.private.fed.client.client_req_processors import ClientRequestProcessors
+
+from federation.flare.handshakes import limit_handshakes
 
 ANSWERED = (
     *(TrainingTopic.CHECK_RESOURCE, TrainingTopic.CANCEL_RESOURCE, TrainingTopic.DEPLOY, TrainingTopic.START_JOB),
     *(TrainingTopic.ABORT, TrainingTopic.DELETE_RUN, TrainingTopic.NOTIFY_JOB_STATUS, TrainingTopic.CHECK_STATUS),
 )
 _CONFIGURATION = frozenset(("config/config_fed_server.json", "config/config_fed_client.json"))
-_SIGNED = frozenset(("__nvfl_sig.json", "__nvfl_submitter.crt"))
+_SIGNED = frozenset((NVFLARE_SIG_FILE, NVFLARE_SUBMITTER_CRT_FILE))
 
 
-class HospitalGate(FLComponent):  # type: ignore[misc]  # FLARE has no types
+class ServerGate(FLComponent):  # type: ignore[misc]  # FLARE has no types
+    """Keeps a server open to hospitals when strangers connect and say nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        limit_handshakes()
+
+
+class HospitalGate(FLComponent):  # type: ignore[misc]
     """Leaves a hospital's FLARE the requests that a job's life is made of, before the first can come."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        limit_handshakes()
 
     def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
         """Take the others out when FLARE has been put together and has not yet registered with its server."""

@@ -25,7 +25,7 @@ chmod 0700 {site}
 chmod 0600 {site}/startup/*.key
 """
 _WAIT = """\
-until [ -f {site}/fedka/hospital.yaml ] && [ -f {site}/fedka/archive.safetensors ]; do
+until [ -f {site}/fedka/hospital.yaml ] && {{ [ -f {site}/fedka/archive.safetensors ] || [ -d {site}/fedka/mirror ]; }}; do
   echo "waiting for the hospital's own folder: kubectl cp fedka {pod}:/site/{site}/ -c kit"
   sleep 10
 done

@@ -2,7 +2,7 @@
 
 import json
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -36,16 +36,15 @@ def write_made_with(folder: Path, now: datetime | None = None) -> None:
     write_whole(folder / MADE_WITH, json.dumps({"at": at, **versions()}, indent=1))
 
 
-def version_findings(site: str, folder: Path, now: datetime, here: dict[str, Any] | None = None) -> Iterator[Finding]:
+def version_findings(site: str, folder: Path, now: datetime, here: Mapping[str, Any]) -> Iterator[Finding]:
     """Compare what is installed here with what the kit was made with.
 
     Args:
         site: For the findings.
         folder: That is the kit's own.
         now: The time.
-        here: What is installed; asked for where it is not given.
+        here: What is installed, as ``versions`` says it.
     """
-    here = here or versions()
     flare = here["nvflare"]
     allowed = f"{'.'.join(map(str, FLARE_FROM))} or newer, below {'.'.join(map(str, FLARE_BELOW))}"
     good = FLARE_FROM <= _numbers(flare) < FLARE_BELOW

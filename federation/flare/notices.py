@@ -78,6 +78,19 @@ class Fault:
     text: str
 
 
+@dataclass(frozen=True)
+class StateLost:
+    """Up, instead of an observation: what the twin wrote in a round is damaged; when that round is repeated, nothing is lost.
+
+    Args:
+        hospital_id: Where.
+        round: The first one that must be repeated.
+    """
+
+    hospital_id: str
+    round: int
+
+
 def describe(error: BaseException) -> str:
     """Return what was raised and where, without the error's own words: those may hold a file's name, and so a patient's.
 

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from federation.flare.fields import Incoming, Outgoing, read, write
 from federation.flare.groups import MissingGroups, digest_of
-from federation.flare.notices import Assignment, Fault, Hello, Lacking
+from federation.flare.notices import Assignment, Fault, Hello, Lacking, StateLost
 from federation.flare.strict import DEFAULT_LIMITS, Limits, RecordError, check_keys, parse_json, refusal
 from federation.flare.tensor_block import pieces
 from federation.flare.tensor_block import read as read_tensors
@@ -46,6 +46,7 @@ KINDS: dict[str, type[Any]] = {
     "hello": Hello,
     "lacking": Lacking,
     "fault": Fault,
+    "state_lost": StateLost,
     **{f"method/{name}": kind for name, kind in METHODS.items()},
 }
 """What crosses the network; one line for each message."""

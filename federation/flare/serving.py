@@ -5,6 +5,7 @@ take part again. The run folder is the journal: the next session goes on where t
 """
 
 import json
+import shutil
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,15 +16,18 @@ import pydantic.dataclasses
 import yaml
 from pydantic import ConfigDict, Field, TypeAdapter
 
+from federation.checkpoint import go_back_before
 from federation.config import ExperimentConfig, from_plain
 from federation.experiment import Watcher, run_experiment
 from federation.flare.activity import Activity, aggregated, write_whole
 from federation.flare.engine import Link, LinkConfig, Paused, RemoteEngine, TooFewHospitals
 from federation.flare.notices import Assignment
 from federation.flare.strict import Limits
+from federation.run_folder import RunFolder
 from federation.study import Study
 
 SERVER_FILE, PLAN_FILE, PAUSE_FILE, RUN_ID = "server.yaml", "experiment.json", "pause", "run_id"
+GONE_BACK = "gone_back.json"
 
 
 class ServingError(ValueError):
@@ -39,6 +43,7 @@ class ServerConfig:
         link: Deadlines and the minimum.
         limits: Of what hospitals send.
         data: Folder with the data files that the server measures on; none: the user's cache.
+        own_images: Hospitals bring mirrors of their own; kits hold no images.
         expected_seconds: How long a session waits for hospitals beyond the minimum before it begins without them.
         metrics_port: Where health and metrics are served on this machine; none: nowhere.
     """
@@ -47,6 +52,7 @@ class ServerConfig:
     link: LinkConfig = Field(default_factory=LinkConfig)
     limits: Limits = Field(default_factory=Limits)
     data: str | None = None
+    own_images: bool = False
     expected_seconds: float = 30.0
     metrics_port: int | None = None
 
@@ -105,6 +111,35 @@ class ServerPlace:
             write_whole(path, uuid4().hex)
         return path.read_text(encoding="utf-8").strip()
 
+    def go_back(self, twin_id: str, round_number: int) -> bool:
+        """Make the next session repeat the last finished round, once for each hospital and round: nobody makes it stand still for ever.
+
+        Args:
+            twin_id: For whom.
+            round_number: Of the round.
+
+        Returns:
+            Whether it will; not if that round is not the last one, or there is no whole checkpoint before it.
+        """
+        path = self.folder / GONE_BACK
+        before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+        if [twin_id, round_number] in before or not go_back_before(RunFolder(self.run).checkpoints, round_number):
+            return False
+        write_whole(path, json.dumps([*before, [twin_id, round_number]]))
+        return True
+
+    def has_begun(self) -> bool:
+        """Return whether there is a journal to go on with; what a first round left that was never finished is cleared away."""
+        folder = RunFolder(self.run)
+        finished = sum(each.startswith('{"kind": "round"') for each in _lines(folder.records))
+        if folder.config.exists() and finished <= 1 and not any(folder.checkpoints.glob("round-*")):
+            shutil.rmtree(self.run)
+        return folder.config.exists()
+
+
+def _lines(path: Path) -> list[str]:
+    return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+
 
 def serve(place: ServerPlace, link: Link) -> str:
     """Run one session.
@@ -127,7 +162,7 @@ def serve(place: ServerPlace, link: Link) -> str:
         joins = {name: plans[name].joins_at_task * study.scenario.rounds_per_task for name in plans}
         assignment = Assignment(place.run_id(), experiment.setting(), experiment.engine.threads)
         secure = experiment.federation.secure_aggregation
-        return RemoteEngine(link, joins, assignment, config.link, activity.tell, secure, config.limits, place.pause.exists)
+        return RemoteEngine(link, joins, assignment, config.link, activity.tell, secure, config.limits, place.pause.exists, place.go_back)
 
     def record(plain: object) -> None:
         event = aggregated(plain)  # type: ignore[arg-type]
@@ -136,7 +171,7 @@ def serve(place: ServerPlace, link: Link) -> str:
 
     state, reason = "finished", ""
     try:
-        begun = (place.run / "config.json").exists()
+        begun = place.has_begun()
         data = None if config.data is None else Path(config.data)
         run_experiment(experiment, place.run, resume=begun, data_dir=data, watcher=Watcher(record=record), engine_for=engine_for)
     except TooFewHospitals as error:

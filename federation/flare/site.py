@@ -4,7 +4,8 @@ What leaves is decided here, by the hospital's own file, whatever the server ask
 other than in a sum, with whom it is summed. Knows no transport: it is handed bytes and returns bytes, and never raises.
 
 A round that is repeated (a hospital, the server or the network failed) begins with ``observe``, which goes back to where the twin stood
-before it; so a repeated round equals one that went through at once.
+before it; so a repeated round equals one that went through at once. Where the twin's newest state is damaged, it does not go on from the
+one before as if nothing were missing: it asks for that round to be repeated as well.
 """
 
 import threading
@@ -19,18 +20,21 @@ import yaml
 from pydantic import ConfigDict, Field, TypeAdapter
 
 from federation.flare.groups import GroupCache
-from federation.flare.notices import Assignment, Fault, Hello, Lacking, describe
+from federation.flare.notices import Assignment, Fault, Hello, Lacking, StateLost, describe
 from federation.flare.records import RECORD_VERSION, Limits, MissingGroups, decode, decode_method, encode
 from federation.flare.site_status import note_answer
 from federation.method import Method
 from federation.run_folder import code_version
-from federation.twin_states import StateFolder
+from federation.twin_states import StateError, StateFolder
 from incremental.network import build_network
 from physical.archive_file import load_hospital
 from physical.hospital import Hospital
+from physical.mirror import Mirror
+from physical.mirror_hospital import MirrorHospital
 from twin.mask_messages import Masked, Opened, Opening, Roster, Sealed
 from twin.masking import Masker, MaskingConfig
 from twin.messages import Broadcast, GlobalModel, Observation, TwinUpdate
+from twin.state import TwinState
 from twin.twin import DigitalTwin
 from twin.upload_policy import UploadPolicy
 
@@ -44,13 +48,22 @@ class SiteError(ValueError):
     """A request that this hospital does not answer, or its own file that cannot be read: what, got, what to do."""
 
 
+class DamagedStateError(SiteError):
+    """What the twin wrote in a round that counts cannot be read any more."""
+
+    def __init__(self, round_number: int) -> None:
+        super().__init__(f"the twin's state of round {round_number} is damaged and was put aside; the server must repeat that round")
+        self.round = round_number
+
+
 @pydantic.dataclasses.dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class SiteConfig:
     """A hospital's own file: nothing of the other hospitals stands in it, and the server cannot change it.
 
     Args:
         hospital: Its name in the federation.
-        archive: Its images and when they arrive, beside this file.
+        archive: Its images and when they arrive, beside this file; where there is no mirror.
+        mirror: Folder of its mirror (``fedka console intake`` fills it): images with a name take part when people have named them.
         state: Folder of its twin's state, beside this file.
         policy: Uploads that it forbids.
         only_in_sum: Its update leaves under masks only, for the server to see the sum.
@@ -60,6 +73,7 @@ class SiteConfig:
 
     hospital: str
     archive: str = "archive.safetensors"
+    mirror: str | None = None
     state: str = "state"
     policy: UploadPolicy = Field(default_factory=UploadPolicy)
     only_in_sum: bool = False
@@ -142,6 +156,9 @@ class HospitalSite:
                 return encode(self._verbs[verb](content), limits=self._limits)
             except MissingGroups as missing:
                 return encode(Lacking(self.hospital_id, missing.digests))
+            except DamagedStateError as damaged:
+                fault = describe(damaged)
+                return encode(StateLost(self.hospital_id, damaged.round))
             except Exception as error:  # whatever happens in here reaches the server as where and what kind, never as data
                 fault = describe(error)
                 return encode(Fault(self.hospital_id, verb[:40], self._round(), fault))
@@ -149,25 +166,37 @@ class HospitalSite:
                 note_answer(self.folder, self.hospital_id, verb[:40], self._round, fault)
 
     def _round(self) -> int:
-        if self._session is None:
+        """Return the last round of its twin; -1 before the first, and where the disk does not say."""
+        try:
+            state = None if self._session is None else self._state(self._session)
+        except StateError:
             return -1
-        state = self._session.states.get(self.hospital_id)
         return -1 if state is None else state.last_round
 
+    def _state(self, session: _Session) -> TwinState | None:
+        """Return the newest state that can be read."""
+        session.states.set_aside_damaged(self.hospital_id)
+        return session.states.get(self.hospital_id)
+
     def _hello(self, content: bytes = b"") -> Hello:
-        state = None if self._session is None else self._session.states.get(self.hospital_id)
+        state = None if self._session is None else self._state(self._session)
         versions = RECORD_VERSION, code_version(), str(torch.__version__)
         where = (-1, ()) if state is None else (state.last_round, state.model_names)
         return Hello(self.hospital_id, *versions, *where, tuple(self._groups))
 
     def _begin(self, content: bytes) -> Hello:
         assignment = decode(Assignment, content, limits=self._limits)
-        if self._hospital is None:
-            self._hospital = load_hospital(self.hospital_id, self.folder / self.config.archive)
+        self._hospital = self._open_hospital(assignment.run_id)
         torch.set_num_threads(assignment.threads)
         states = StateFolder(self.folder / self.config.state / assignment.run_id, CHECKPOINTS)
         self._session = _Session(assignment, states)
         return self._hello()
+
+    def _open_hospital(self, run_id: str) -> Hospital:
+        if self.config.mirror is None:
+            return self._hospital or load_hospital(self.hospital_id, self.folder / self.config.archive)
+        stream = self.folder / self.config.state / f"{run_id}.stream.jsonl"  # a run has positions of its own
+        return MirrorHospital(self.hospital_id, Mirror.at(self.folder / self.config.mirror), stream)
 
     def _learn_method(self, content: bytes) -> Hello:
         self._under_way().method = decode_method(content, limits=self._limits)
@@ -180,6 +209,9 @@ class HospitalSite:
             raise SiteError(f"round {model.round} is over; the twin's last is {self._round()}, and it goes back {CHECKPOINTS - 1} at most")
         session.states.go_back(model.round - 1)
         session.answered = None
+        lost = session.states.set_aside_damaged(self.hospital_id)
+        if lost is not None:
+            raise DamagedStateError(lost)
         twin = self._twin(session)
         observation = twin.observe(model, build_network(session.assignment.setting.network, model.weights))
         self._keep(session, twin)
@@ -221,7 +253,7 @@ class HospitalSite:
 
     def _twin(self, session: _Session) -> DigitalTwin:
         assert self._hospital is not None
-        return DigitalTwin(self._hospital, session.assignment.setting, session.states.get(self.hospital_id), self.config.policy)
+        return DigitalTwin(self._hospital, session.assignment.setting, self._state(session), self.config.policy)
 
     def _keep(self, session: _Session, twin: DigitalTwin) -> None:
         """Write where the twin stands before anything of it leaves: what the server counts on is on this disk."""

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import federation.checkpoint as room
-from federation.checkpoint import Checkpoint, CheckpointError, load_checkpoint, save_checkpoint
+from federation.checkpoint import Checkpoint, CheckpointError, go_back_before, load_checkpoint, save_checkpoint
 from federation.server import new_server
 from incremental.network import NetworkConfig
 from incremental.proxy import ProxyConfig, ProxyServer, Score, StoredModel
@@ -63,3 +63,20 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path, checkpoint):
 def test_nothing_to_resume_is_one_clear_error(tmp_path):
     with pytest.raises(CheckpointError, match="no finished round was saved"):
         load_checkpoint(tmp_path)
+
+
+def test_going_back_before_the_last_round_forgets_its_checkpoint_and_nothing_else(tmp_path, checkpoint):
+    save_checkpoint(tmp_path, checkpoint)
+    assert not go_back_before(tmp_path, 6)  # nothing is before it
+    later = save_checkpoint(tmp_path, replace(checkpoint, server=replace(checkpoint.server, round=8)))
+    assert not go_back_before(tmp_path, 6) and not go_back_before(tmp_path, 8) and later.exists()
+    assert go_back_before(tmp_path, 7)
+    assert load_checkpoint(tmp_path).server.round == 7 and not go_back_before(tmp_path, 6)
+
+
+def test_there_is_no_going_back_to_a_damaged_checkpoint(tmp_path, checkpoint):
+    before = save_checkpoint(tmp_path, checkpoint)
+    save_checkpoint(tmp_path, replace(checkpoint, server=replace(checkpoint.server, round=8)))
+    (before / "tensors.safetensors").write_bytes(b"half")
+    assert not go_back_before(tmp_path, 7) and load_checkpoint(tmp_path).server.round == 8
+    assert not go_back_before(tmp_path / "none", 7)

@@ -231,3 +231,47 @@ def test_seeded_noise_is_drawn_again_and_leaves_nothing_behind(tmp_path):
     states["north"] = state_of(1, privacy=(SEEDED,))
     states.go_back(0)
     assert "north" not in states
+
+
+def test_a_damaged_newest_state_is_put_aside_until_its_round_is_repeated(tmp_path):
+    states = StateFolder(tmp_path)
+    states["north"], states["north"] = state_of(1), state_of(2)
+    assert states.set_aside_damaged("north") is None and states.set_aside_damaged("nobody") is None
+    (tmp_path / "north" / "00002.safetensors").write_bytes(b"half")
+    assert states.set_aside_damaged("north") == 2 and states["north"].last_round == 1
+    assert states.set_aside_damaged("north") == 2  # until it goes back behind that round
+    states.go_back(2)
+    assert states.set_aside_damaged("north") == 2
+    states.go_back(1)
+    states["north"] = state_of(2)
+    assert states.set_aside_damaged("north") is None and names_in(tmp_path / "north") == ["00001.safetensors", "00002.safetensors"]
+
+
+def test_the_first_of_several_damaged_states_is_what_is_lost(tmp_path):
+    states = StateFolder(tmp_path)
+    for number in (1, 2, 3):
+        states["north"] = state_of(number)
+    for name in ("00002.safetensors", "00003.safetensors"):
+        (tmp_path / "north" / name).write_bytes(b"")
+    assert states.set_aside_damaged("north") == 2 and states["north"].last_round == 1
+
+
+def test_a_state_whose_kept_tensors_are_gone_is_damaged(tmp_path):
+    states = StateFolder(tmp_path)
+    states["north"] = state_of(1)
+    states["north"] = state_of(2, model_round=2, kept={"control": torch.ones(3)})
+    (tmp_path / "north" / "00002.kept.safetensors").unlink()
+    assert states.set_aside_damaged("north") == 2 and states["north"].last_round == 1
+
+
+def test_a_disk_that_cannot_be_read_just_now_has_damaged_nothing(tmp_path, monkeypatch):
+    states = StateFolder(tmp_path)
+    states["north"] = state_of(1)
+
+    def failing(*arguments, **keywords):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(room, "safe_open", failing)
+    with pytest.raises(StateError, match="Input/output error"):
+        states.set_aside_damaged("north")
+    assert names_in(tmp_path / "north") == ["00001.safetensors"]

@@ -16,11 +16,12 @@ import torch
 from federation.config import load_experiment
 from federation.experiment import run_experiment
 from federation.flare.activity import read_feed, read_status
-from federation.flare.deploy import Deployment, DeployError, init_deployment
+from federation.flare.deploy import DeployError, Deployment, init_deployment
 from federation.flare.engine import LinkConfig
 from federation.flare.processes import isolated
 from federation.flare.serving import ServerConfig
 from incremental.model_file import load_model
+from physical.datasets import DataError, load_dataset
 
 pytest.importorskip("nvflare")
 ROOT = Path(__file__).parents[3]
@@ -87,8 +88,8 @@ class Running:
         return killed
 
 
-def deploy(tmp_path, *changes: str, **link) -> tuple[object, Deployment]:
-    config = load_experiment(ROOT / "hospital_configs" / "phantom_tiny", (*SMALL, *changes))
+def deploy(tmp_path, *changes: str, folder: str = "phantom_tiny", **link) -> tuple[object, Deployment]:
+    config = load_experiment(ROOT / "hospital_configs" / folder, (*SMALL, *changes))
     made = init_deployment(config, tmp_path / "deployment", ServerConfig((), LinkConfig(**link)), host="localhost", port=8102)
     return config, made
 
@@ -112,6 +113,19 @@ def test_five_processes_over_mutual_tls_end_with_the_sequential_runs_weights(tmp
     assert_same(tmp_path / "here", made.place.run)
     texts = [each["text"] for each in read_feed(made.place.folder, 100)]
     assert "round 3 aggregated, 3 of 3 hospitals returned" in texts and texts[-1] == "finished"
+
+
+@pytest.mark.data
+def test_real_organs_over_mutual_tls_end_with_the_sequential_runs_weights(tmp_path):
+    try:
+        load_dataset("organamnist")
+    except DataError as error:
+        pytest.skip(f"OrganAMNIST cannot be had here: {error}")
+    config, made = deploy(tmp_path, folder="organa_deploy", minimum_hospitals=4, deadline_seconds=200)
+    run_experiment(config, tmp_path / "here")
+    with Running(made, tmp_path) as running:
+        assert running.wait() == 0, (tmp_path / "up.log").read_text()[-3000:]
+    assert_same(tmp_path / "here", made.place.run)
 
 
 def test_killed_hospitals_and_a_killed_server_cost_repeated_rounds_and_nothing_else(tmp_path):

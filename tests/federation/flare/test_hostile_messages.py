@@ -1,7 +1,8 @@
-"""What a hostile hospital, or a hostile server, puts into the bytes that cross: nothing of it stops a run, poisons a model or fills memory."""
+"""What a hostile hospital or server puts into the bytes that cross: nothing of it stops a run, poisons a model or fills memory."""
 
 import json
 import pickle
+import resource
 import struct
 import tracemalloc
 from dataclasses import replace
@@ -110,7 +111,9 @@ TURNED_AWAY = {
 
 @pytest.mark.parametrize("kind", TURNED_AWAY)
 def test_a_malformed_update_is_turned_away_with_its_reason_and_changes_nothing_to_the_last_bit(over, config, without, tmp_path, kind):
-    damage = {"2 GiB tensor": partial(claims, 2 * GIB), "pickle bytes": partial(pickled, tmp_path / "ran")}.get(kind, partial(as_kind, kind))
+    damage = {"2 GiB tensor": partial(claims, 2 * GIB), "pickle bytes": partial(pickled, tmp_path / "ran")}.get(
+        kind, partial(as_kind, kind)
+    )
     hostile = Hostile(damage)
     outcome = over.run(config, hostile)
     assert len(outcome.rounds) == 4 and len(hostile.sent) == 4
@@ -164,12 +167,14 @@ def test_a_claim_of_2_gib_takes_no_memory(over, config, without):
     update = without.engine.updates[0][0]
     sent = Sent(update, without.engine.broadcasts[0][update.twin_id], update)
     record = claims(2 * GIB, sent)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     tracemalloc.start()
-    with pytest.raises(RecordError, match="fits in|as its header says"):
+    with pytest.raises(RecordError, match=r"fits in|as its header says"):
         decode(TwinUpdate, record)
     _, most = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert most < 10 * len(record)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 64 * 1024  # kB; tensors are in this one
 
 
 REQUESTS = {
@@ -214,6 +219,39 @@ def test_a_hostile_servers_request_is_answered_with_a_fault_or_nonsense_and_the_
         answer = again.answer(step, honest[step])
     expected = next(content for asked, who, content in without.wires.answered if (asked, who) == ("train", "north"))
     assert answer == expected
+
+
+# What a hospital says of its data
+
+NAN, INFINITE = float("nan"), float("inf")
+LIES = {
+    "too few quantiles": {"usual_entropy": (0.1,) * 5, "num_held_back": 50},
+    "quantiles that are no numbers": {"usual_entropy": (NAN,) * 19, "num_held_back": 50},
+    "infinite quantiles": {"usual_entropy": (INFINITE,) * 19, "num_held_back": 50},
+    "quantiles of no image": {"usual_entropy": (0.1,) * 19, "num_held_back": 0},
+    "fewer than no image": {"num_held_back": -1000, "num_correct": -5},
+    "more right than there are": {"num_held_back": 1, "num_correct": 2**53},
+    "no number": {"entropy": NAN, "statistic": NAN, "threshold": NAN},
+    "an infinite entropy": {"entropy": INFINITE},
+    "a thousand new classes": {"signal": True, "new_class_names": tuple(f"class {index}" for index in range(1000))},
+    "new classes without a signal": {"signal": False, "new_class_names": ("ghost",)},
+    "a class twice": {"signal": True, "new_class_names": ("ghost", "ghost")},
+    "more images than a disk holds": {"num_new_images": 2**62, "num_trainable": 2**62},
+    "a thousand rules watched": {"watched": (True,) * 1000},
+}
+
+
+@pytest.mark.parametrize("lie", LIES.values(), ids=LIES)
+def test_an_observation_that_cannot_be_is_not_used_and_the_run_goes_on_without_it(over, config, lie):
+    def lying(wires, verb, twin_id, content):
+        if (verb, twin_id) != ("observe", HOSTILE):
+            return content
+        return encode(replace(decode(Observation, content), **lie))
+
+    outcome = over.run(config, lying)
+    assert len(outcome.rounds) == 4 and is_finite(outcome.weights)
+    assert len(outcome.engine.models[-1].class_names) == 4
+    assert len(outcome.reasons(HOSTILE)) == 5 and not any(HOSTILE in each["chosen"] for each in outcome.rounds)
 
 
 # Replay
@@ -296,8 +334,6 @@ def test_an_answer_that_comes_twice_counts_once(over, config):
 def test_a_hospital_that_answers_after_the_deadline_disturbs_no_round_and_takes_part_again(over, config):
     class Late(over.wires_kind):
         """Hands one hospital its request of round 1 only while the others train in round 2; nobody waits for its answer."""
-
-        late: list = []
 
         def ask(self, verb, requests, seconds):
             number = self.engine.models[-1].round if self.engine and self.engine.models else -1

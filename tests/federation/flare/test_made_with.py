@@ -31,7 +31,8 @@ def test_another_version_than_the_kit_was_made_with_is_found(made, name, level):
 
 
 @pytest.mark.parametrize(
-    ("version", "level"), [("2.9.0", "ok"), ("2.9.7", "ok"), ("2.8.9", "error"), ("2.10.0", "error"), ("3.0", "error"), ("not installed", "error")]
+    ("version", "level"),
+    [("2.9.0", "ok"), ("2.9.7", "ok"), ("2.8.9", "error"), ("2.10.0", "error"), ("3.0", "error"), ("not installed", "error")],
 )
 def test_flare_must_be_of_the_range_that_was_tried(made, version, level):
     assert look(made, {"nvflare": version})["nvflare"].level == level

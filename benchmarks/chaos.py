@@ -1,0 +1,270 @@
+"""The long failure test of a deployment: real processes over mutual TLS, and faults at random moments, for as long as asked.
+
+    python -m benchmarks.chaos --seconds 1200 --seed 1        # make chaos
+
+A federation of ``phantom_tiny`` (FedKA with reconstruction; the uploads are bit for bit) runs through once in this process, undisturbed.
+Then ``fedka deploy up --local`` runs the same experiment while hospitals and server are killed, stopped, cut off, their disks filled and
+their twins' states damaged, as a seeded plan says. All hospitals must answer in every round, so every disturbed round is repeated, and the
+end must be the undisturbed run's: every weight, every record, every image that a twin remembers. Exit code 1 where it is not.
+
+MLflow is down all the time: the experiment is to be tracked at an address where nobody answers.
+
+Needs Linux with namespaces, and ``ip`` (iproute2). Everything runs in namespaces that end with this command; Ctrl-C ends all.
+"""
+
+import argparse
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # as the sites have it: sums in another order differ in the last bit
+
+from benchmarks.chaos_faults import FAULTS, Grip, own_disks
+from benchmarks.chaos_plan import BY_NAME, KINDS, Fault, plan
+from benchmarks.chaos_report import Episode, Happened, check_table, cost_table, diary, usual_seconds
+from benchmarks.chaos_verdict import Check, attempts, checks
+from benchmarks.machine import describe
+from benchmarks.measuring import ROOT, tell
+from federation.config import ExperimentConfig, load_experiment
+from federation.experiment import run_experiment
+from federation.flare.activity import read_feed, read_status
+from federation.flare.deploy import Deployment, init_deployment
+from federation.flare.engine import LinkConfig
+from federation.flare.processes import isolated
+from federation.flare.serving import ServerConfig
+from federation.run_folder import RunFolder
+
+PORT = 8102
+DEADLINE_SECONDS = 20.0
+SHARE = 0.5  # of the time that is left for rounds when faults take the rest
+PATIENCE_SECONDS = 300.0  # for a recovery
+FEED_LINES = 1_000_000
+NOBODY = "http://127.0.0.1:9"
+SETTINGS = (
+    "method={name: fedka, head_loss: ce, reconstruction: {perturb_steps: 2, invert_steps: 5}}",
+    "evaluation.round_images=60",
+    "evaluation.task_images=60",
+    f"tracking.uri={NOBODY}",
+)
+
+
+def experiment(rounds_per_task: int, epochs: int) -> ExperimentConfig:
+    """Return what is run: images arrive again and again, so that there is always something new to lose."""
+    sizes = (f"scenario.rounds_per_task={rounds_per_task}", f"scenario.arrivals_per_task={min(rounds_per_task, 12)}")
+    return load_experiment(ROOT / "hospital_configs" / "phantom_tiny", (*SETTINGS, *sizes, f"training.epochs={epochs}"))
+
+
+def rounds_for(seconds: float, round_seconds: float) -> int:
+    """Return how many rounds of each of the two tasks a run of that length has."""
+    return max(3, round(seconds * SHARE / max(round_seconds, 0.1) / 2))
+
+
+def whole_round(feed: Iterable[Mapping[str, Any]]) -> bool:
+    """Return whether a round was begun and finished in a piece of the feed: one that a fault found under way proves nothing."""
+    begun = False
+    for event in feed:
+        begun |= event["event"] == "round"
+        if begun and event["event"] == "aggregated":
+            return True
+    return False
+
+
+@dataclass
+class Chaos:
+    """A deployment under faults.
+
+    Args:
+        made: The deployment.
+        seconds: For which faults are begun.
+        process: ``fedka deploy up``.
+        episodes: What was done; filled in.
+    """
+
+    made: Deployment
+    seconds: float
+    process: "subprocess.Popen[bytes]"
+    started: float = field(default_factory=time.time)
+    episodes: list[Episode] = field(default_factory=list)
+
+    def run(self, faults: Iterator[Fault]) -> None:
+        """Do one fault after the other until the time or the run is over."""
+        fault = next(faults)
+        while self._time_is_left():
+            done, happened = 0, list[Happened]()
+            while True:
+                self.pass_time(fault.after)
+                if BY_NAME[fault.kind].needs_session and not self.wait_for(self._in_session):
+                    break
+                if self.is_over():
+                    break
+                done = done if happened else self.rounds_done()
+                happened.append(self.do(fault))
+                fault = next(faults)
+                if not (fault.at_once and self._time_is_left()):
+                    break
+            if not happened:
+                return
+            mended = len(self._feed())
+            recovered = self.wait_for(lambda mended=mended: whole_round(self._feed()[mended:]) or self._finished())  # type: ignore[misc]
+            self.episodes.append(Episode(tuple(happened), time.time() if recovered else None, done, self.rounds_done()))
+            tell(f"{self._clock()}  {self.episodes[-1].name}: {'recovered' if recovered else 'NOT recovered'}, {self.rounds_done()} rounds")
+            if not recovered:
+                return
+
+    def do(self, fault: Fault) -> Happened:
+        """Do one fault, for as long as it lasts, and mend it."""
+        began = time.time()
+        with FAULTS[fault.kind](Grip(self.made, self.process.pid, PORT), fault.victims) as hit:
+            tell(f"{self._clock()}  {fault.kind} {', '.join(fault.victims)}: {hit or 'nothing to hit'}")
+            self.pass_time(fault.seconds)
+        return Happened(fault, hit, began, time.time())
+
+    def rounds_done(self) -> int:
+        """Return how many rounds are finished."""
+        return int(read_status(self.made.place.folder).get("rounds_done", 0))
+
+    def is_over(self) -> bool:
+        """Return whether the deployment has ended."""
+        return self.process.poll() is not None
+
+    def wait_for(self, is_so: Callable[[], bool]) -> bool:
+        """Wait until something is so and return whether it is: not when the deployment ends before or patience does."""
+        end = time.monotonic() + PATIENCE_SECONDS
+        while not is_so():
+            if self.is_over() or time.monotonic() > end:
+                return is_so()
+            time.sleep(0.1)
+        return True
+
+    def pass_time(self, seconds: float) -> None:
+        """Let time pass, no longer than the deployment runs."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end and not self.is_over():
+            time.sleep(0.05)
+
+    def _time_is_left(self) -> bool:
+        return time.time() - self.started < self.seconds and not self.is_over()
+
+    def _feed(self) -> list[dict[str, Any]]:
+        return read_feed(self.made.place.folder, FEED_LINES)
+
+    def _in_session(self) -> bool:
+        status = read_status(self.made.place.folder)
+        return status.get("state") == "running" and status.get("rounds_done", 0) > 0
+
+    def _finished(self) -> bool:
+        return read_status(self.made.place.folder).get("state") == "finished"
+
+    def _clock(self) -> str:
+        return f"{time.time() - self.started:6.0f} s"
+
+
+@contextmanager
+def up(made: Deployment, log: Path) -> Iterator["subprocess.Popen[bytes]"]:
+    """Run a deployment on this machine; whatever happens it is ended."""
+    command = [sys.executable, "-m", "federation", "deploy", "up", str(made.folder), "--local"]
+    with log.open("ab") as output:
+        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, cwd=ROOT)
+    try:
+        yield process
+    finally:
+        process.kill()  # its namespace ends with it, and all that is in there
+        process.wait()
+
+
+def disturbed(options: argparse.Namespace) -> bool:
+    """Run both, write the report and return whether all is good."""
+    folder: Path = options.folder
+    folder.mkdir(parents=True)
+    tell("a run of two rounds, to see how long one takes")
+    run_experiment(experiment(1, options.epochs), folder / "measured")
+    measured = [each["seconds"] for each in RunFolder(folder / "measured").read_records() if each["kind"] == "round"][-1]  # is warm
+    rounds = options.rounds or rounds_for(options.seconds, measured)
+    config = experiment(rounds, options.epochs)
+    tell(f"{measured:.1f} s a round; the undisturbed run of {2 * rounds} rounds")
+    reference_began = time.time()
+    run_experiment(config, folder / "reference")
+    reference_seconds = time.time() - reference_began
+    names = [each.name for each in config.hospitals]
+    link = LinkConfig(deadline_seconds=DEADLINE_SECONDS, minimum_hospitals=len(names))
+    made = init_deployment(config, folder / "deployment", ServerConfig((), link), host="localhost", port=PORT)
+    kinds = [BY_NAME[each] for each in options.only] if options.only else KINDS
+    with own_disks([made.hospital(name) for name in names]):
+        with up(made, folder / "up.log") as process:
+            chaos = Chaos(made, options.seconds, process)
+            chaos.run(plan(options.seed, names, DEADLINE_SECONDS, kinds))
+            tell(f"no more faults after {time.time() - chaos.started:.0f} s and {chaos.rounds_done()} rounds; the run goes on to its end")
+            if all(each.recovered for each in chaos.episodes):
+                process.wait(max(PATIENCE_SECONDS, options.seconds + 3 * reference_seconds))
+            lasted = time.time() - chaos.started
+        ended = Check("the deployment ended by itself", f"exit code {process.returncode}", process.returncode == 0)
+        found = [ended, recovered_check(chaos.episodes), *checks(config, folder / "reference", made)]
+    facts = (
+        f"Command: `python -m benchmarks.chaos --seconds {options.seconds:g} --seed {options.seed} --epochs {options.epochs}`: "
+        f"{2 * rounds} rounds of {len(names)} hospitals; undisturbed and sequential {reference_seconds:.0f} s, under faults {lasted:.0f} s."
+    )
+    text = report(facts, chaos, found, 2 * rounds)
+    RunFolder(folder).write_json("verdict.json", {"good": all(each.good for each in found)})
+    (folder / "report.md").write_text(text, encoding="utf-8")
+    print(text)
+    return all(each.good for each in found)
+
+
+def recovered_check(episodes: Sequence[Episode]) -> Check:
+    """Return the check that a round was finished after every fault."""
+    done = sum(each.recovered is not None for each in episodes)
+    return Check("a round is finished after every fault", f"{done} of {len(episodes)}", done == len(episodes) > 0)
+
+
+def report(facts: str, chaos: Chaos, found: Sequence[Check], rounds: int) -> str:
+    """Return the report as Markdown."""
+    feed = read_feed(chaos.made.place.folder, FEED_LINES)
+    sessions, repeated = attempts(feed, rounds)
+    usual, good = usual_seconds(feed), all(each.good for each in found)
+    faults = sum(len(each.faults) for each in chaos.episodes)
+    parts = (
+        f"## {'Good' if good else 'BAD'}: {faults} faults, {sessions} sessions, {repeated} repeated rounds",
+        facts,
+        describe(),
+        check_table(found),
+        f"A round takes {usual:.1f} s (median). Lost: how much later the next round was finished than without the fault; the time "
+        "that the fault itself lasted is in it.",
+        cost_table(chaos.episodes, usual),
+        diary(chaos.episodes, feed, chaos.started, usual),
+    )
+    return "\n\n".join(parts)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Go into namespaces of our own, and run there."""
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--seconds", type=float, default=1200.0, help="for which faults are begun")
+    options.add_argument("--seed", type=int, default=1, help="of the plan")
+    options.add_argument("--epochs", type=int, default=30, help="of a training: how long a round is")
+    options.add_argument("--rounds", type=int, help="of each of the two tasks; none: as many as fill the time")
+    options.add_argument("--only", nargs="+", choices=list(BY_NAME), metavar="KIND", help=f"kinds of faults; of {', '.join(BY_NAME)}")
+    options.add_argument("--folder", type=Path, help="must be new; none: one below runs/")
+    options.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
+    given = options.parse_args(arguments)
+    if given.folder is None:
+        given.folder = ROOT / "runs" / f"chaos-{datetime.now(UTC):%Y%m%d-%H%M%S}-seed{given.seed}"
+    given.folder = given.folder.resolve()
+    if not given.inside:
+        own = [*(sys.argv[1:] if arguments is None else arguments), "--folder", str(given.folder), "--inside"]
+        command = isolated([sys.executable, "-m", "benchmarks.chaos", *own])
+        os.chdir(ROOT)
+        os.execv(command[0], command)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    sys.exit(0 if disturbed(given) else 1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,185 @@
+from dataclasses import replace
+from datetime import UTC, datetime
+from itertools import islice
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks.chaos import experiment, main, recovered_check, rounds_for, whole_round
+from benchmarks.chaos_faults import FAULTS, newest_state
+from benchmarks.chaos_plan import BY_NAME, KINDS, Fault, plan
+from benchmarks.chaos_report import Episode, Happened, around, check_table, cost_table, diary, seconds_lost, usual_seconds
+from benchmarks.chaos_verdict import Check, attempts, differing, facts_of
+from physical.batch import Batch
+from twin.memory import ExemplarMemory
+from twin.state import TwinState
+
+HOSPITALS = ("north", "east", "south", "west")
+
+
+def planned(seed, count=40, deadline=20.0):
+    return list(islice(plan(seed, HOSPITALS, deadline), count))
+
+
+def event(second, kind="round", **more):
+    at = datetime.fromtimestamp(second, UTC).isoformat(timespec="seconds")
+    return {"at": at, "event": kind, "text": f"{kind} at {second}", **more}
+
+
+def episode(*kinds, began=100.0, lasted=0.0, recovered=130.0):
+    happened = [Happened(Fault(kind, ("north",), 1.0, lasted, False), "2 processes", began, began + lasted) for kind in kinds]
+    return Episode(tuple(happened), recovered, 3, 4)
+
+
+# ----- the plan
+
+
+def test_a_seed_names_the_whole_plan():
+    assert planned(1) == planned(1) != planned(2)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_every_kind_comes_once_before_any_comes_again(seed):
+    names = [fault.kind for fault in planned(seed, 2 * len(KINDS))]
+    assert set(names[: len(KINDS)]) == set(names[len(KINDS) :]) == set(FAULTS) == set(BY_NAME)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_fault_befalls_as_many_hospitals_as_its_kind_says_for_as_long_as_it_may(seed):
+    for fault in planned(seed):
+        kind = BY_NAME[fault.kind]
+        assert len(set(fault.victims)) == len(fault.victims) == kind.victims and set(fault.victims) <= set(HOSPITALS)
+        assert 20 * kind.least - 0.01 <= fault.seconds <= 20 * kind.most + 0.01 and fault.after >= 0
+
+
+def test_a_slow_hospital_is_slower_than_the_deadline():
+    assert all(fault.seconds > 20 for fault in planned(1, 200) if fault.kind == "slow hospital")
+
+
+def test_only_what_needs_no_session_comes_while_the_federation_recovers_and_never_first():
+    faults = planned(3, 200)
+    at_once = [BY_NAME[fault.kind] for fault in faults if fault.at_once]
+    assert at_once and not faults[0].at_once and not any(kind.needs_session for kind in at_once)
+
+
+# ----- its size
+
+
+def test_there_are_rounds_for_the_time_that_faults_leave():
+    assert rounds_for(1200, 4.0) > rounds_for(600, 4.0) > rounds_for(600, 8.0) >= rounds_for(1, 8.0) == 3
+
+
+def test_the_experiment_is_tracked_where_nobody_answers_and_has_arrivals_in_every_task():
+    config = experiment(rounds_per_task=5, epochs=3)
+    assert config.tracking.enabled and config.tracking.uri.startswith("http://127.0.0.1")
+    assert (config.scenario.arrivals_per_task, config.training.epochs, len(config.hospitals)) == (5, 3, 4)
+
+
+# ----- the verdict
+
+
+def test_two_mappings_are_the_same_or_what_differs_is_named():
+    assert differing("all", {"a": 1, "b": 2}, {"b": 2, "a": 1}) == Check("all", "2 compared, all equal", True)
+    assert differing("all", {"a": 1, "b": 2}, {"a": 1, "b": 3, "c": 4}) == Check("all", "2 compared, differ: b, c", False)
+    assert not differing("all", {"a": 1}, {}).good
+
+
+def test_nothing_to_compare_is_not_good():
+    assert not differing("weights", {}, {}).good and not recovered_check([]).good
+
+
+def test_states_are_the_same_where_their_images_are_whatever_the_positions():
+    images = np.arange(6 * 4, dtype=np.uint8).reshape(6, 2, 2, 1)
+    all_of_them = Batch(images, np.array([0, 0, 1, 1, 0, 1]), ("liver", "heart"))
+    own = Batch(images[[1, 3, 4]], np.array([0, 1, 0]), ("liver", "heart"))
+    memory = {"liver": np.array([4, 1]), "heart": np.array([3])}
+    state = TwinState(ExemplarMemory(5, memory), 2, current=np.array([3]), kept={"control": torch.ones(2)})
+    here = TwinState(ExemplarMemory(5, {"liver": np.array([2, 0]), "heart": np.array([1])}), 2, current=np.array([1]), kept=state.kept)
+    assert facts_of(state, all_of_them.take) == facts_of(here, own.take)
+    for lost in (
+        replace(here, memory=ExemplarMemory(5, {"liver": np.array([2]), "heart": np.array([1])})),
+        replace(here, memory=ExemplarMemory(5, {"liver": np.array([0, 2]), "heart": np.array([1])})),
+        replace(here, current=np.array([0])),
+        replace(here, kept={"control": torch.zeros(2)}),
+        replace(here, observed_until=1),
+    ):
+        assert not differing("state", facts_of(state, all_of_them.take), facts_of(lost, own.take)).good
+
+
+def test_sessions_and_repeated_rounds_are_counted_from_the_feed():
+    begun = [event(1, round=number) for number in (0, 1, 1, 2, 2, 2, 3)]  # round 3 is the last look of a run of three rounds
+    running = [event(1, "state", state=state) for state in ("running", "waiting", "running", "finished")]
+    assert attempts([*begun, *running], 3) == (2, 3)
+
+
+def test_only_a_round_that_begins_after_a_fault_shows_a_recovery():
+    begun, done = event(1, "round"), event(2, "aggregated")
+    assert whole_round([begun, event(1, "observe"), done])
+    assert not whole_round([done, begun]) and not whole_round([done, begun, begun]) and not whole_round([])
+
+
+# ----- the report
+
+
+def test_a_round_would_have_ended_half_a_round_after_a_fault_that_did_not_come():
+    assert seconds_lost(episode("full disk", began=100, recovered=130), 6.0) == 27
+    assert seconds_lost(episode("full disk", began=100, recovered=101), 6.0) == 0
+    assert seconds_lost(episode("full disk", recovered=None), 6.0) is None
+
+
+def test_rounds_that_were_finished_all_the_same_are_not_lost():
+    unmoved = replace(episode("slow hospital", began=100, recovered=130), rounds_after=8)  # it had not joined yet
+    assert seconds_lost(unmoved, 6.0) == 3
+
+
+def test_the_usual_round_is_the_median_of_those_in_the_feed():
+    assert usual_seconds([event(1, "aggregated", seconds=each) for each in (2.0, 9.0, 3.0)]) == 3.0
+    assert usual_seconds([]) == 0.0
+
+
+def test_costs_stand_by_kind_and_faults_that_came_together_stand_for_themselves():
+    shown = cost_table(
+        [episode("server killed"), episode("server killed", "hospital killed"), episode("slow hospital", recovered=None)], 0.0
+    )
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in shown.splitlines()[2:]]
+    assert rows == [
+        ["server killed", "1", "0", "30", "30"],
+        ["slow hospital", "1", "0", "never", "0"],
+        ["server killed + hospital killed", "1", "0", "30", "30"],
+    ]
+
+
+def test_the_feed_around_a_fault_is_what_was_said_until_the_recovery_and_repetitions_are_counted():
+    feed = [event(99), event(100), *(event(each, text="the same") for each in (101, 102, 103)), event(130), event(140)]
+    lines = around(feed, 100.5, 130.2)
+    assert [line[10:] for line in lines] == ["round at 100", "the same  (x 3)", "round at 130"]
+
+
+def test_a_long_feed_is_shown_at_its_ends():
+    lines = around([event(100 + each) for each in range(40)], 100, 200)
+    assert len(lines) == 17 and "24 lines" in lines[8] and lines[-1].endswith("139")
+
+
+def test_the_report_says_what_is_bad():
+    assert "**BAD**" in check_table([Check("all rounds are done", "3 of 4", False)])
+    text = diary([episode("full disk", recovered=None)], [event(100)], 50.0, 1.0)
+    assert "never recovered" in text and "second 50: full disk, north: 2 processes" in text
+
+
+# ----- the faults
+
+
+def test_the_newest_state_is_the_last_whole_one_and_no_part_of_it(tmp_path):
+    assert newest_state(tmp_path, "north") is None
+    folder = tmp_path / "run" / "north"
+    folder.mkdir(parents=True)
+    for name in ("00003.safetensors", "00011.safetensors", "00012.kept.safetensors", "00013.damaged", ".00014.safetensors.ab"):
+        (folder / name).touch()
+    assert newest_state(tmp_path, "north") == folder / "00011.safetensors"
+
+
+def test_an_unknown_kind_of_fault_is_refused(capsys):
+    with pytest.raises(SystemExit):
+        main(["--only", "rain"])
+    assert "rain" in capsys.readouterr().err
