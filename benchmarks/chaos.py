@@ -18,25 +18,23 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # as the sites have it: sums in another order differ in the last bit
 
-from benchmarks.chaos_faults import FAULTS, Grip, own_disks
-from benchmarks.chaos_plan import BY_NAME, KINDS, Fault, plan
-from benchmarks.chaos_report import Episode, Happened, check_table, cost_table, diary, usual_seconds
+from benchmarks.chaos_faults import own_disks
+from benchmarks.chaos_plan import BY_NAME, KINDS, plan
+from benchmarks.chaos_report import Episode, check_table, cost_table, diary, usual_seconds
+from benchmarks.chaos_run import PATIENCE_SECONDS, Chaos, up
 from benchmarks.chaos_verdict import Check, attempts, checks
 from benchmarks.machine import describe
 from benchmarks.measuring import ROOT, tell
 from federation.config import ExperimentConfig, load_experiment
 from federation.experiment import run_experiment
-from federation.flare.activity import read_feed, read_status
-from federation.flare.deploy import Deployment, init_deployment
+from federation.flare.deploy import init_deployment
 from federation.flare.engine import LinkConfig
 from federation.flare.processes import isolated
 from federation.flare.serving import ServerConfig
@@ -44,9 +42,7 @@ from federation.run_folder import RunFolder
 
 PORT = 8102
 DEADLINE_SECONDS = 20.0
-SHARE = 0.5  # of the time that is left for rounds when faults take the rest
-PATIENCE_SECONDS = 300.0  # for a recovery
-FEED_LINES = 1_000_000
+SHARE = 0.6  # of the time that is left for rounds when faults take the rest
 NOBODY = "http://127.0.0.1:9"
 SETTINGS = (
     "method={name: fedka, head_loss: ce, reconstruction: {perturb_steps: 2, invert_steps: 5}}",
@@ -65,119 +61,6 @@ def experiment(rounds_per_task: int, epochs: int) -> ExperimentConfig:
 def rounds_for(seconds: float, round_seconds: float) -> int:
     """Return how many rounds of each of the two tasks a run of that length has."""
     return max(3, round(seconds * SHARE / max(round_seconds, 0.1) / 2))
-
-
-def whole_round(feed: Iterable[Mapping[str, Any]]) -> bool:
-    """Return whether a round was begun and finished in a piece of the feed: one that a fault found under way proves nothing."""
-    begun = False
-    for event in feed:
-        begun |= event["event"] == "round"
-        if begun and event["event"] == "aggregated":
-            return True
-    return False
-
-
-@dataclass
-class Chaos:
-    """A deployment under faults.
-
-    Args:
-        made: The deployment.
-        seconds: For which faults are begun.
-        process: ``fedka deploy up``.
-        episodes: What was done; filled in.
-    """
-
-    made: Deployment
-    seconds: float
-    process: "subprocess.Popen[bytes]"
-    started: float = field(default_factory=time.time)
-    episodes: list[Episode] = field(default_factory=list)
-
-    def run(self, faults: Iterator[Fault]) -> None:
-        """Do one fault after the other until the time or the run is over."""
-        fault = next(faults)
-        while self._time_is_left():
-            done, happened = 0, list[Happened]()
-            while True:
-                self.pass_time(fault.after)
-                if BY_NAME[fault.kind].needs_session and not self.wait_for(self._in_session):
-                    break
-                if self.is_over():
-                    break
-                done = done if happened else self.rounds_done()
-                happened.append(self.do(fault))
-                fault = next(faults)
-                if not (fault.at_once and self._time_is_left()):
-                    break
-            if not happened:
-                return
-            mended = len(self._feed())
-            recovered = self.wait_for(lambda mended=mended: whole_round(self._feed()[mended:]) or self._finished())  # type: ignore[misc]
-            self.episodes.append(Episode(tuple(happened), time.time() if recovered else None, done, self.rounds_done()))
-            tell(f"{self._clock()}  {self.episodes[-1].name}: {'recovered' if recovered else 'NOT recovered'}, {self.rounds_done()} rounds")
-            if not recovered:
-                return
-
-    def do(self, fault: Fault) -> Happened:
-        """Do one fault, for as long as it lasts, and mend it."""
-        began = time.time()
-        with FAULTS[fault.kind](Grip(self.made, self.process.pid, PORT), fault.victims) as hit:
-            tell(f"{self._clock()}  {fault.kind} {', '.join(fault.victims)}: {hit or 'nothing to hit'}")
-            self.pass_time(fault.seconds)
-        return Happened(fault, hit, began, time.time())
-
-    def rounds_done(self) -> int:
-        """Return how many rounds are finished."""
-        return int(read_status(self.made.place.folder).get("rounds_done", 0))
-
-    def is_over(self) -> bool:
-        """Return whether the deployment has ended."""
-        return self.process.poll() is not None
-
-    def wait_for(self, is_so: Callable[[], bool]) -> bool:
-        """Wait until something is so and return whether it is: not when the deployment ends before or patience does."""
-        end = time.monotonic() + PATIENCE_SECONDS
-        while not is_so():
-            if self.is_over() or time.monotonic() > end:
-                return is_so()
-            time.sleep(0.1)
-        return True
-
-    def pass_time(self, seconds: float) -> None:
-        """Let time pass, no longer than the deployment runs."""
-        end = time.monotonic() + seconds
-        while time.monotonic() < end and not self.is_over():
-            time.sleep(0.05)
-
-    def _time_is_left(self) -> bool:
-        return time.time() - self.started < self.seconds and not self.is_over()
-
-    def _feed(self) -> list[dict[str, Any]]:
-        return read_feed(self.made.place.folder, FEED_LINES)
-
-    def _in_session(self) -> bool:
-        status = read_status(self.made.place.folder)
-        return status.get("state") == "running" and status.get("rounds_done", 0) > 0
-
-    def _finished(self) -> bool:
-        return read_status(self.made.place.folder).get("state") == "finished"
-
-    def _clock(self) -> str:
-        return f"{time.time() - self.started:6.0f} s"
-
-
-@contextmanager
-def up(made: Deployment, log: Path) -> Iterator["subprocess.Popen[bytes]"]:
-    """Run a deployment on this machine; whatever happens it is ended."""
-    command = [sys.executable, "-m", "federation", "deploy", "up", str(made.folder), "--local"]
-    with log.open("ab") as output:
-        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, cwd=ROOT)
-    try:
-        yield process
-    finally:
-        process.kill()  # its namespace ends with it, and all that is in there
-        process.wait()
 
 
 def disturbed(options: argparse.Namespace) -> bool:
@@ -199,11 +82,12 @@ def disturbed(options: argparse.Namespace) -> bool:
     kinds = [BY_NAME[each] for each in options.only] if options.only else KINDS
     with own_disks([made.hospital(name) for name in names]):
         with up(made, folder / "up.log") as process:
-            chaos = Chaos(made, options.seconds, process)
+            chaos = Chaos(made, options.seconds, process, PORT)
             chaos.run(plan(options.seed, names, DEADLINE_SECONDS, kinds))
             tell(f"no more faults after {time.time() - chaos.started:.0f} s and {chaos.rounds_done()} rounds; the run goes on to its end")
             if all(each.recovered for each in chaos.episodes):
-                process.wait(max(PATIENCE_SECONDS, options.seconds + 3 * reference_seconds))
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(max(PATIENCE_SECONDS, options.seconds + 3 * reference_seconds))
             lasted = time.time() - chaos.started
         ended = Check("the deployment ended by itself", f"exit code {process.returncode}", process.returncode == 0)
         found = [ended, recovered_check(chaos.episodes), *checks(config, folder / "reference", made)]
@@ -226,7 +110,7 @@ def recovered_check(episodes: Sequence[Episode]) -> Check:
 
 def report(facts: str, chaos: Chaos, found: Sequence[Check], rounds: int) -> str:
     """Return the report as Markdown."""
-    feed = read_feed(chaos.made.place.folder, FEED_LINES)
+    feed = chaos.feed()
     sessions, repeated = attempts(feed, rounds)
     usual, good = usual_seconds(feed), all(each.good for each in found)
     faults = sum(len(each.faults) for each in chaos.episodes)
@@ -248,7 +132,7 @@ def main(arguments: list[str] | None = None) -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--seconds", type=float, default=1200.0, help="for which faults are begun")
     options.add_argument("--seed", type=int, default=1, help="of the plan")
-    options.add_argument("--epochs", type=int, default=30, help="of a training: how long a round is")
+    options.add_argument("--epochs", type=int, default=60, help="of a training: how long a round is")
     options.add_argument("--rounds", type=int, help="of each of the two tasks; none: as many as fill the time")
     options.add_argument("--only", nargs="+", choices=list(BY_NAME), metavar="KIND", help=f"kinds of faults; of {', '.join(BY_NAME)}")
     options.add_argument("--folder", type=Path, help="must be new; none: one below runs/")
@@ -263,7 +147,11 @@ def main(arguments: list[str] | None = None) -> None:
         os.chdir(ROOT)
         os.execv(command[0], command)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    sys.exit(0 if disturbed(given) else 1)
+    try:
+        sys.exit(0 if disturbed(given) else 1)
+    except KeyboardInterrupt:
+        tell(f"interrupted; what there is lies in {given.folder}")
+        sys.exit(130)
 
 
 if __name__ == "__main__":

@@ -38,9 +38,9 @@ KINDS = (
     Kind("server killed", at_once=True),
     Kind("hospital's job killed", 1, needs_session=True),
     Kind("server's job killed", needs_session=True),
-    Kind("slow hospital", 1, 1.2, 2.0, needs_session=True),
-    Kind("hospital cut off", 1, 0.5, 4.0, needs_session=True),
-    Kind("network down", 0, 0.5, 4.0, needs_session=True),
+    Kind("slow hospital", 1, 1.2, 2.0, at_once=True),
+    Kind("hospital cut off", 1, 0.5, 4.0, at_once=True),
+    Kind("network down", 0, 0.5, 4.0, at_once=True),
     Kind("full disk", 1, 0.5, 2.0, needs_session=True),
     Kind("damaged state", 1, needs_session=True),
 )

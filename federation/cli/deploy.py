@@ -2,12 +2,16 @@
 
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from federation.cli import fail
+
+if TYPE_CHECKING:
+    from federation.flare.serving import ServerPlace
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -180,6 +184,8 @@ def _supervise(supervisor: object, metrics_host: str = "127.0.0.1", *, stay: boo
     try:
         with serve_health(supervisor.place, supervisor.place.folder.parent, lambda: supervisor.sessions, metrics_host):
             status = supervisor.run()
+            idle()
+            _publish(supervisor.place, say)
             if stay:
                 idle()
                 say("finished; health and metrics are served until this is stopped")
@@ -192,6 +198,15 @@ def _supervise(supervisor: object, metrics_host: str = "127.0.0.1", *, stay: boo
         fail(error)
     idle()
     say(f"finished {status.get('rounds_done')} rounds, accuracy {status.get('accuracy')}; the run is {supervisor.place.run}")
+
+
+def _publish(place: "ServerPlace", say: Callable[..., None]) -> None:
+    """Write the report of a finished run and bring MLflow up to date; a store that does not answer stops nothing."""
+    from federation.report import write_report
+    from federation.tracking import RunMirror
+
+    say(f"report {write_report(place.run)}")
+    RunMirror(place.experiment.tracking, place.run, lambda text: say(f"[yellow]{text}[/]")).finish()
 
 
 class _Follow:

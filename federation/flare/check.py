@@ -4,13 +4,11 @@ What one machine cannot see, another site's versions or its clock, is seen as fa
 of the certificates, and at the latest in the feed when the site says hello.
 """
 
-import json
 import os
 import shutil
 import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,10 +16,11 @@ from typing import Any
 from federation.flare.certificates import Finding, Level, certificate_findings, permissions
 from federation.flare.deploy import ALLOWED_AT_HOSPITAL, ALLOWED_AT_SERVER, DeployError, Deployment
 from federation.flare.gate import HospitalGate, OnlyConfiguration, ServerGate
+from federation.flare.kit import HANDED_OUT, Kit, read_json, read_kit
 from federation.flare.log_lines import LOG_CONFIG, log_config
 from federation.flare.made_with import version_findings, versions
 from federation.flare.serving import ServerPlace, ServingError
-from federation.flare.site import OWN_FOLDER, SiteError, load_site
+from federation.flare.site import SiteError, load_site
 from physical.archive_file import ArchiveError, load_hospital
 from physical.mirror import Mirror, MirrorError
 
@@ -30,36 +29,6 @@ _LEAST_BYTES, _FEW_BYTES = 256 << 20, 2 << 30
 _CONNECT_SECONDS = 3.0
 _EVER = 1 << 62  # in rounds
 _STREAMERS = ("site_log_streamer", "log_receiver")
-_INIT = "take the kit as it was handed out, or make it anew: fedka deploy init"
-
-
-@dataclass(frozen=True)
-class Kit:
-    """A kit as its files describe it.
-
-    Args:
-        folder: Of the kit.
-        kind: ``server``, ``hospital`` or ``operator``.
-        name: That its certificate must give.
-        host: Of the server.
-        port: Of the server.
-    """
-
-    folder: Path
-    kind: str
-    name: str
-    host: str
-    port: int
-
-    @property
-    def base(self) -> str:
-        """Name of its certificate's file."""
-        return "server" if self.kind == "server" else "client"
-
-    @property
-    def own(self) -> Path:
-        """Folder of what is ours."""
-        return self.folder / OWN_FOLDER
 
 
 def check(folder: Path, clock: Clock = lambda: datetime.now(UTC)) -> tuple[Finding, ...]:
@@ -89,37 +58,11 @@ def is_fit(findings: Sequence[Finding]) -> bool:
     return all(each.level != "error" for each in findings)
 
 
-def read_kit(folder: Path) -> Kit:
-    """Return what a kit is.
-
-    Raises:
-        DeployError: If its files do not say it.
-    """
-    startup = folder / "startup"
-    try:
-        if (path := startup / "fed_server.json").exists():
-            server = _json(path)["servers"][0]
-            host, _, port = server["service"]["target"].rpartition(":")
-            return Kit(folder, "server", server["admin_server"], host, int(port))
-        if (path := startup / "fed_client.json").exists():
-            plain = _json(path)
-            host, _, port = plain["servers"][0]["service"]["target"].rpartition(":")
-            return Kit(folder, "hospital", plain["client"]["fqsn"], host, int(port))
-        admin = _json(startup / "fed_admin.json")["admin"]
-        return Kit(folder, "operator", admin["username"], admin["host"], int(admin["port"]))
-    except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
-        raise DeployError(f"{startup} says not what it is a kit of: {type(error).__name__}; {_INIT}") from error
-
-
-def _json(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))
-
-
 def _look(folder: Path, now: datetime, here: Mapping[str, Any], *, alone: bool) -> Iterator[Finding]:
     try:
         kit = read_kit(folder)
     except DeployError as error:
-        yield Finding(folder.name, "kit", "error", str(error), "a kit of FLARE's", _INIT)
+        yield Finding(folder.name, "kit", "error", str(error), "a kit of FLARE's", HANDED_OUT)
         return
     site = kit.name
     yield from certificate_findings(site, folder / "startup", kit.base, kit.name, kit.host if kit.kind == "server" else None, now)
@@ -143,11 +86,11 @@ def _settings(kit: Kit) -> Iterator[Finding]:
     """Look at what FLARE may build and send at this site."""
     path = kit.folder / "local" / "resources.json"
     try:
-        plain: dict[str, Any] = _json(path)
+        plain: dict[str, Any] = read_json(path)
         parts = {str(each.get("id")): each.get("path") for each in plain.get("components", [])}
     except (OSError, ValueError, AttributeError) as error:
         yield Finding(
-            kit.name, "resources.json", "error", f"cannot be read: {type(error).__name__}", "as fedka deploy init wrote it", _INIT
+            kit.name, "resources.json", "error", f"cannot be read: {type(error).__name__}", "as fedka deploy init wrote it", HANDED_OUT
         )
         return
     ours = ALLOWED_AT_SERVER if kit.kind == "server" else ALLOWED_AT_HOSPITAL
@@ -173,7 +116,7 @@ def _settings(kit: Kit) -> Iterator[Finding]:
     advice = f"write it into the components of {path}; FLARE would do here what no job of ours needs"
     yield Finding(kit.name, "gate", "ok", "shut") if shut else Finding(kit.name, "gate", "error", "missing", gate, advice)
     try:
-        same = _json(kit.folder / "local" / LOG_CONFIG) == log_config()
+        same = read_json(kit.folder / "local" / LOG_CONFIG) == log_config()
     except (OSError, ValueError):
         same = False
     advice = "fedka deploy init writes it; FLARE's own logs more, and not in lines of JSON alone"
@@ -223,7 +166,7 @@ def _server(kit: Kit) -> Iterator[Finding]:
         names = place.config.hospitals
         planned = tuple(each.name for each in place.experiment.hospitals)
     except ServingError as error:
-        yield Finding(kit.name, "server.yaml", "error", str(error), "as fedka deploy init wrote it", _INIT)
+        yield Finding(kit.name, "server.yaml", "error", str(error), "as fedka deploy init wrote it", HANDED_OUT)
         return
     listed = ", ".join(names)
     if names == planned:
@@ -244,7 +187,7 @@ def _hospital(kit: Kit) -> Iterator[Finding]:
     try:
         config = load_site(kit.own)
     except SiteError as error:
-        yield Finding(kit.name, "hospital.yaml", "error", str(error), "a hospital's own file", _INIT)
+        yield Finding(kit.name, "hospital.yaml", "error", str(error), "a hospital's own file", HANDED_OUT)
         return
     advice = "nobody takes another's kit or file: put back what was handed out"
     for what, got in (("own name", config.hospital), ("kit's folder", kit.folder.resolve().name)):

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.chaos import experiment, main, recovered_check, rounds_for, whole_round
+from benchmarks.chaos import experiment, main, recovered_check, rounds_for
 from benchmarks.chaos_faults import FAULTS, newest_state
 from benchmarks.chaos_plan import BY_NAME, KINDS, Fault, plan
 from benchmarks.chaos_report import Episode, Happened, around, check_table, cost_table, diary, seconds_lost, usual_seconds
+from benchmarks.chaos_run import whole_round
 from benchmarks.chaos_verdict import Check, attempts, differing, facts_of
 from physical.batch import Batch
 from twin.memory import ExemplarMemory
