@@ -11,6 +11,7 @@ repeated: the one before it must not pass for it.
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator, MutableMapping
 from concurrent.futures import ThreadPoolExecutor
@@ -201,6 +202,11 @@ def _write(place: Path, tensors: dict[str, Tensor], plain: str) -> None:
     try:
         save_file({name: value.contiguous().clone() for name, value in tensors.items()}, beside, {"state": plain})
         beside.replace(place)
+    except SafetensorError as error:
+        number = re.search(r"os error (\d+)", str(error))  # a full disk, say: what the system means is told on, words are not
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
     finally:
         beside.unlink(missing_ok=True)
 

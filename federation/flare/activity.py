@@ -64,11 +64,16 @@ def stand(status: Mapping[str, Any], event: Mapping[str, Any]) -> dict[str, Any]
             new |= {"round": event["round"], "bytes_up": event["bytes_up"], "bytes_down": event["bytes_down"]}
         case "absent":
             state = "suspect" if event["suspect"] else "faulty"
-            hospitals.setdefault(event["hospital"], {}).update(state=state, reason=event["reason"], absent_round=event["round"])
+            hospitals.setdefault(event["hospital"], {}).update(
+                state=state, reason=event["reason"], stage=event["stage"], absent_round=event["round"]
+            )
         case "observe" | "train":
             new["stage"] = event["event"]
             for name in event["answered"]:
-                hospitals.setdefault(name, {}).update(state="present", reason="", last_round=event["round"])
+                each = hospitals.setdefault(name, {})
+                each["last_round"] = event["round"]
+                if each.get("state") != "faulty" or each.get("stage") == event["event"]:  # who cannot train is not well because it looks
+                    each |= {"state": "present", "reason": ""}
         case "aggregated":
             new |= {name: event[name] for name in ("rounds_done", "accuracy", "num_classes", "seconds", "rejected")}
     new["hospitals"] = hospitals
@@ -94,7 +99,8 @@ def sentence(event: Mapping[str, Any]) -> str:
             did = "looked at their data" if event["event"] == "observe" else "trained"
             return f"round {event['round']}: {len(event['answered'])} of {len(event['asked'])} hospitals {did}"
         case "aggregated":
-            rejected = f", {event['rejected']} turned away" if event["rejected"] else ""
+            away = "; ".join(f"{each['twin']} {each['reason']}" for each in event["turned_away"])
+            rejected = f", {event['rejected']} turned away ({away})" if event["rejected"] else ""
             grew = f"; new: {', '.join(event['grew'])}" if event["grew"] else ""
             return (
                 f"round {event['rounds_done'] - 1} aggregated, {event['returned']} of {event['asked']} hospitals returned{rejected}{grew}"
@@ -113,6 +119,7 @@ def aggregated(record: Mapping[str, Any]) -> dict[str, Any] | None:
         "returned": len(record["accepted"]) + rejected,
         "asked": len(record["chosen"]),
         "rejected": rejected,
+        "turned_away": [dict(each) for each in record["rejected"]],
         "grew": list(record["grew"]),
         "accuracy": record["accuracy"],
         "num_classes": record["num_classes"],

@@ -275,3 +275,13 @@ def test_a_disk_that_cannot_be_read_just_now_has_damaged_nothing(tmp_path, monke
     with pytest.raises(StateError, match="Input/output error"):
         states.set_aside_damaged("north")
     assert names_in(tmp_path / "north") == ["00001.safetensors"]
+
+
+def test_what_the_system_says_of_a_disk_is_told_on_as_its_number(tmp_path, monkeypatch):
+    def full(*arguments, **keywords):
+        raise room.SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(room, "save_file", full)
+    with pytest.raises(StateError) as caught:
+        StateFolder(tmp_path)["north"] = state_of(1)
+    assert isinstance(caught.value.__cause__, OSError) and caught.value.__cause__.errno == 28
