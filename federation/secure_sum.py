@@ -1,8 +1,8 @@
 """Secure aggregation, the server's half and the protocol's driver: from hospitals that trained to one update that is their sum.
 
 Source: after Bonawitz et al., Practical Secure Aggregation for Privacy-Preserving Machine Learning, CCS 2017; what is left out, and what
-that costs, stands in docs/secure_aggregation.md. The server adds up masked vectors modulo 2^64: pairwise masks cancel, hospitals' own masks are taken
-off with the seeds that they open, and what is left is the mean change of the weights.
+that costs, stands in docs/secure_aggregation.md. The server adds up masked vectors modulo 2^64: pairwise masks cancel, hospitals' own masks
+are taken off with the seeds that they open, and what is left is the mean change of the weights.
 
 Who drops out before it has sent its vector: the others are asked again, for a smaller roster. Who drops out after that: the round has no
 sum, because a hospital opens one roster in a round and no second; if the round is repeated, it can have the sum of the same hospitals.

@@ -6,8 +6,8 @@ its own mask leaves, for one roster in a round and never for a second. Pairwise 
 the mask of its own makes a vector that comes late, or belongs to a roster that was given up, as useless as noise.
 
 After the idea of Bonawitz et al., Practical Secure Aggregation for Privacy-Preserving Machine Learning, CCS 2017, without its secret
-sharing: drop-outs are answered by a smaller roster instead. What the server may learn and what it may not stands in docs/secure_aggregation.md. Knows
-no server and no transport.
+sharing: drop-outs are answered by a smaller roster instead. What the server may learn and what it may not stands in
+docs/secure_aggregation.md. Knows no server and no transport.
 """
 
 import secrets
