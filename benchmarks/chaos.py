@@ -90,7 +90,8 @@ def disturbed(options: argparse.Namespace) -> bool:
                     process.wait(max(PATIENCE_SECONDS, options.seconds + 3 * reference_seconds))
             lasted = time.time() - chaos.started
         ended = Check("the deployment ended by itself", f"exit code {process.returncode}", process.returncode == 0)
-        found = [ended, recovered_check(chaos.episodes), *checks(config, folder / "reference", made)]
+        found = [ended, recovered_check(chaos.episodes), missed_check((folder / "up.log").read_text(encoding="utf-8", errors="replace"))]
+        found += checks(config, folder / "reference", made)
     facts = (
         f"Command: `python -m benchmarks.chaos --seconds {options.seconds:g} --seed {options.seed} --epochs {options.epochs}`: "
         f"{2 * rounds} rounds of {len(names)} hospitals; undisturbed and sequential {reference_seconds:.0f} s, under faults {lasted:.0f} s."
@@ -106,6 +107,12 @@ def recovered_check(episodes: Sequence[Episode]) -> Check:
     """Return the check that a round was finished after every fault."""
     done = sum(each.recovered is not None for each in episodes)
     return Check("a round is finished after every fault", f"{done} of {len(episodes)}", done == len(episodes) > 0)
+
+
+def missed_check(log: str) -> Check:
+    """Return the check that the deployment says that MLflow is away: at its end, having waited for it at no time before."""
+    missed = "MLflow is behind" in log
+    return Check("MLflow is missed, and stops nothing", "said so at the end" if missed else "not a word of it", missed)
 
 
 def report(facts: str, chaos: Chaos, found: Sequence[Check], rounds: int) -> str:

@@ -68,6 +68,7 @@ PARTS = (
     Part("round_full", "A round, full network", "benchmarks.round", ("--full",), ("--full", *_QUICK_ROUND)),
     Part("scale", "Memory and time against the number of twins", "benchmarks.scale", threaded=False),
     Part("engines", "Engines against each other", "benchmarks.engines", threaded=False),
+    Part("flare", "What a network costs a round", "benchmarks.flare", threaded=False),
     Part("console", "A case of 2,000 images in the console", "benchmarks.console", tiny=("--images", "20", "--repeats", "1")),
     Part("gpu", "GPU utilisation", "benchmarks.gpu"),
 )

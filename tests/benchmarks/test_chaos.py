@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.chaos import experiment, main, recovered_check, rounds_for
+from benchmarks.chaos import experiment, main, missed_check, recovered_check, rounds_for
 from benchmarks.chaos_faults import FAULTS, newest_state
 from benchmarks.chaos_plan import BY_NAME, KINDS, Fault, plan
 from benchmarks.chaos_report import Episode, Happened, around, check_table, cost_table, diary, seconds_lost, usual_seconds
@@ -118,6 +118,10 @@ def test_only_a_round_that_begins_after_a_fault_shows_a_recovery():
     begun, done = event(1, "round"), event(2, "aggregated")
     assert whole_round([begun, event(1, "observe"), done])
     assert not whole_round([done, begun]) and not whole_round([done, begun, begun]) and not whole_round([])
+
+
+def test_mlflow_that_is_down_must_be_missed():
+    assert missed_check("...\nMLflow is behind: MlflowException: ...").good and not missed_check("finished").good
 
 
 # ----- the report
