@@ -2,13 +2,10 @@ import numpy as np
 import pytest
 import yaml
 
-from federation.config import load_experiment
-from federation.experiment import run_experiment
 from federation.flare.check import check
 from federation.flare.deploy import init_deployment
 from federation.flare.serving import ServerConfig
 from physical.mirror import Mirror, MirrorImage
-from tests.federation.flare.test_engine import ROOT, SMALL, Wires, engine_over
 
 pytest.importorskip("nvflare")
 
@@ -31,9 +28,8 @@ def fill(mirror, label, count, start):
     mirror.add(images)
 
 
-def test_hospitals_with_mirrors_of_their_own_learn_what_people_have_named(tmp_path):
-    changes = (*SMALL, "method=fedavg", "scenario.rounds_per_task=3", "scenario.dataset=phantom_axial")
-    config = load_experiment(ROOT / "hospital_configs" / "phantom_tiny", changes)
+def test_hospitals_with_mirrors_of_their_own_learn_what_people_have_named(over, tmp_path):
+    config = over.config("scenario.rounds_per_task=3")
     made = init_deployment(config, tmp_path / "deployment", ServerConfig((), own_images=True), host="localhost", port=8102)
     places = {name: made.hospital(name) / "fedka" for name in ("east", "north", "south", "west")}
     mirrors = {}
@@ -43,7 +39,8 @@ def test_hospitals_with_mirrors_of_their_own_learn_what_people_have_named(tmp_pa
         fill(mirrors[name], "liver", 20, 100 * number)
         fill(mirrors[name], "spleen", 20, 100 * number)
     assert [each.level for each in check(made.folder) if each.what == "mirror"] == ["ok"] * 4
-    results = run_experiment(config, tmp_path / "run", engine_for=engine_over(Wires(places), config))
-    assert results["images_trained"] > 0 and results["rejected_updates"] == 0
+    outcome = over.run(config, places=places)
+    assert outcome.rounds[0]["grew"] == ["liver", "spleen"] and all(each["images_trained"] for each in outcome.rounds)
+    assert not any(each["rejected"] for each in outcome.rounds)
     for mirror in mirrors.values():
         mirror.close()
