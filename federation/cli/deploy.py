@@ -109,7 +109,7 @@ def add(folder: Folder, name: Annotated[str, typer.Argument(help="Of the hospita
 @app.command()
 def start(kit: Annotated[Path, typer.Argument(help="Kit of the server or of a hospital.")]) -> None:
     """Run one site in the foreground: what a service manager or a container starts on each machine."""
-    from federation.flare.deploy import settle_stores
+    from federation.flare.kit_settings import settle_stores
     from federation.flare.processes import kit_command, kit_environment
 
     command = kit_command(kit)

@@ -20,9 +20,9 @@ from federation.flare.deploy import (
     Deployment,
     make_kits,
     pin_keys,
-    settle_hospital,
     write_hospital,
 )
+from federation.flare.kit_settings import settle_hospital
 from federation.study import prepare_study
 
 

@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from federation.flare.certificates import Finding, Level, certificate_findings, permissions
-from federation.flare.deploy import ALLOWED_AT_HOSPITAL, ALLOWED_AT_SERVER, DeployError, Deployment
+from federation.flare.deploy import DeployError, Deployment
 from federation.flare.gate import HospitalGate, OnlyConfiguration, ServerGate
 from federation.flare.kit import HANDED_OUT, Kit, read_json, read_kit
+from federation.flare.kit_settings import ALLOWED_AT_HOSPITAL, ALLOWED_AT_SERVER
 from federation.flare.log_lines import LOG_CONFIG, log_config
 from federation.flare.made_with import version_findings, versions
 from federation.flare.serving import ServerPlace, ServingError

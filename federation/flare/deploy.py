@@ -1,7 +1,7 @@
 """A deployment as folders: provisioned start-up kits, each with its own part of the federation and nothing of the others'.
 
-FLARE's own provisioning makes keys, certificates and kits; what is ours is put beside: a site's allow-list with our two classes and nothing
-else, storage inside the deployment instead of a shared temporary folder, the experiment at the server, one hospital's images at its own.
+FLARE's own provisioning makes keys, certificates and kits; what is ours is put beside: what FLARE may do at the site
+(``federation.flare.kit_settings``), the experiment at the server, one hospital's images at its own.
 
     authority/            the certificate authority's private key: keep it offline; needed to add hospitals
     server/               the server's kit, and in fedka/ its file, the experiment, the run
@@ -25,7 +25,7 @@ import yaml
 
 from federation.config import ExperimentConfig
 from federation.flare.activity import write_whole
-from federation.flare.log_lines import LOG_CONFIG, log_config
+from federation.flare.kit_settings import close_kit, settle_hospital, settle_server
 from federation.flare.made_with import write_made_with
 from federation.flare.manifests import write_manifests
 from federation.flare.serving import PLAN_FILE, SERVER_FILE, ServerConfig, ServerPlace
@@ -36,19 +36,12 @@ from federation.ward import Ward
 from physical.archive_file import save_archive
 from twin.mask_keys import long_term_key
 
-ALLOWED_AT_SERVER = ("federation.flare.job.FederationServer", "nvflare.collab.runtime.controller.CollabController")
-ALLOWED_AT_HOSPITAL = ("federation.flare.job.FederationHospital", "nvflare.collab.runtime.executor.CollabExecutor")
-_OPERATOR_MAY = {  # FLARE's default is anything: sites' files read, code of a job run
-    **dict.fromkeys(("submit_job", "manage_job", "download_job", "view", "operate"), "any"),
-    **dict.fromkeys(("clone_job", "shell_commands", "byoc", "server-predeployed-flwr"), "none"),
-}
 AUTHORITY_FILE, PROJECT_FILE, PUBLIC_KEYS_FILE = "cert.json", "project.yml", "public_keys.json"
 LONG_TERM_KEY = "long_term.key"  # of a hospital
 _PROJECT, _ORGANISATION, _ADMIN = "fedka", "federation", "operator@federation.org"
 _HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
 ARCHIVE = "archive.safetensors"
-_SILENT_SECONDS = 60.0  # after which FLARE itself forgets a hospital
 
 
 class DeployError(ValueError):
@@ -136,7 +129,12 @@ def init_deployment(
         public = {name: write_hospital(made.hospital(name), name, ward) for name in names}
         pin_keys(made, names, public)
         write_made_with(own)
-        _settle(made, names, folder)
+        settle_server(made.server, folder / "server")
+        close_kit(made.operator)
+        for name in names:
+            settle_hospital(made.hospital(name))
+        for secret in made.authority.iterdir():
+            secret.chmod(0o600)
         write_manifests(beside / "manifests", folder, names, host=host, port=port, metrics_port=config.metrics_port)
         beside.chmod(0o700)
         beside.replace(folder)
@@ -240,76 +238,6 @@ def make_kits(project: Mapping[str, Any], scratch: Path, authority: str | None =
             f"FLARE's provisioning failed: {said[-1] if said else 'without a word'}; is it installed? pip install 'fedka[flare]'"
         )
     return kits
-
-
-def _settle(made: Deployment, names: Sequence[str], final: Path) -> None:
-    """Write each site's own settings of FLARE: what a job may build there, and where things are stored."""
-
-    def at_server(resources: dict[str, Any]) -> None:
-        resources["servers"][0]["heart_beat_timeout"] = _SILENT_SECONDS
-        _store_below(resources, final / "server")
-        scheduler = next(each for each in resources["components"] if each["id"] == "job_scheduler")
-        scheduler["args"]["max_jobs"] = 1
-        resources["components"] = [each for each in resources["components"] if each["id"] != "log_receiver"]
-        resources["components"].append({"id": "gate", "path": "federation.flare.gate.ServerGate", "args": {}})
-
-    _write_resources(made.server, ALLOWED_AT_SERVER, at_server)
-    for name in names:
-        settle_hospital(made.hospital(name))
-    for kit in (made.server, made.operator):
-        close_kit(kit)
-    for secret in made.authority.iterdir():
-        secret.chmod(0o600)
-
-
-def settle_hospital(kit: Path) -> None:
-    """Write a hospital's own settings of FLARE, and let nobody else read its kit."""
-
-    def at_hospital(resources: dict[str, Any]) -> None:
-        resources["components"] = [each for each in resources["components"] if each["id"] != "site_log_streamer"]
-        resources["components"].append({"id": "gate", "path": "federation.flare.gate.HospitalGate", "args": {}})
-
-    _write_resources(kit, ALLOWED_AT_HOSPITAL, at_hospital)
-    close_kit(kit)
-
-
-def close_kit(kit: Path) -> None:
-    """Let nobody but its owner read a kit."""
-    kit.chmod(0o700)
-    for key in kit.glob("startup/*.key"):
-        key.chmod(0o600)
-
-
-def settle_stores(kit: Path) -> None:
-    """Tell FLARE's server where it lies now: its stores are whole paths, and a kit is made on one machine and run on another."""
-    path = kit / "local" / "resources.json"
-    if not (kit / "startup" / "fed_server.json").exists() or not path.exists():
-        return
-    before = path.read_text(encoding="utf-8")
-    resources = json.loads(before)
-    _store_below(resources, kit)
-    after = json.dumps(resources, indent=1)
-    if after != before:
-        write_whole(path, after)
-
-
-def _store_below(resources: dict[str, Any], kit: Path) -> None:
-    own = (kit / OWN_FOLDER).resolve()
-    resources["snapshot_persistor"]["args"]["storage"]["args"]["root_dir"] = str(own / "flare" / "snapshots")
-    jobs = next(each for each in resources["components"] if each["id"] == "job_manager")
-    jobs["args"]["uri_root"] = str(own / "flare" / "jobs")
-
-
-def _write_resources(kit: Path, allowed: Sequence[str], change: Any) -> None:
-    resources: dict[str, Any] = json.loads((kit / "local" / "resources.json.default").read_text(encoding="utf-8"))
-    resources |= {"class_list_enforcement_mode": "enforce", "class_allow_list": list(allowed), "allow_log_streaming": False}
-    resources["app_validator"] = {"path": "federation.flare.gate.OnlyConfiguration", "args": {}}
-    change(resources)
-    write_whole(kit / "local" / "resources.json", json.dumps(resources, indent=1))
-    rights = {"format_version": "1.0", "permissions": {"project_admin": _OPERATOR_MAY}}
-    write_whole(kit / "local" / "authorization.json", json.dumps(rights, indent=1))
-    write_whole(kit / "local" / LOG_CONFIG, json.dumps(log_config(), indent=1))
-    (kit / "transfer").mkdir(mode=0o700, exist_ok=True)
 
 
 def _plain(config: ServerConfig) -> Mapping[str, Any]:

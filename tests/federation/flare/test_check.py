@@ -14,9 +14,10 @@ from federation.cli import deploy as command
 from federation.config import load_experiment
 from federation.flare import check as room
 from federation.flare.check import check, is_fit
-from federation.flare.deploy import DeployError, Deployment, init_deployment, settle_stores
+from federation.flare.deploy import DeployError, Deployment, init_deployment
 from federation.flare.engine import LinkConfig
 from federation.flare.kit import read_kit
+from federation.flare.kit_settings import settle_stores
 from federation.flare.serving import ServerConfig
 
 ROOT = Path(__file__).parents[3]

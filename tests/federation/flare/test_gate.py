@@ -10,9 +10,9 @@ from nvflare.fuel.sec.authz import AuthzContext, Person
 from nvflare.private.fed.client.client_req_processors import ClientRequestProcessors
 from nvflare.security.security import FLAuthorizer
 
-from federation.flare.deploy import settle_hospital
 from federation.flare.gate import ANSWERED, HospitalGate, OnlyConfiguration
 from federation.flare.job import write_job
+from federation.flare.kit_settings import settle_hospital
 
 
 @pytest.fixture
