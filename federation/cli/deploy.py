@@ -15,6 +15,23 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True)
 
+_INIT_EXAMPLES = """
+Examples:
+
+  fedka deploy init hospital_configs/organa_deploy --out runs/federation
+
+  fedka deploy init hospital_configs/organa_deploy --out runs/federation --host fedka.example.org --minimum 3
+
+  fedka deploy init my_experiment --out runs/federation --own-images
+"""
+_UP_EXAMPLES = """
+Examples:
+
+  fedka deploy up runs/federation --local
+
+In another terminal: fedka status runs/federation
+"""
+
 Folder = Annotated[Path, typer.Argument(help="Folder of the deployment, as fedka deploy init made it.")]
 
 
@@ -259,3 +276,7 @@ def status(folder: Folder, last: Annotated[int, typer.Option(help="Events to sho
     console.print(table)
     for event in read_feed(place, last):
         console.print(f"{event['at'][11:19]}  {event['text']}", markup=False)
+
+
+init.__doc__ = f"{init.__doc__}\n{_INIT_EXAMPLES}"
+up.__doc__ = f"{up.__doc__}\n{_UP_EXAMPLES}"
