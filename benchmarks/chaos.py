@@ -42,7 +42,8 @@ from federation.run_folder import RunFolder
 
 PORT = 8102
 DEADLINE_SECONDS = 20.0
-SHARE = 0.6  # of the time that is left for rounds when faults take the rest
+SHARE = 0.5  # of the time that is left for rounds when faults take the rest
+ONE_ROUND_IN = 12.0  # seconds under faults, however fast a round is: what a measurement on a busy machine must not fall below
 NOBODY = "http://127.0.0.1:9"
 SETTINGS = (
     "method={name: fedka, head_loss: ce, reconstruction: {perturb_steps: 2, invert_steps: 5}}",
@@ -60,7 +61,7 @@ def experiment(rounds_per_task: int, epochs: int) -> ExperimentConfig:
 
 def rounds_for(seconds: float, round_seconds: float) -> int:
     """Return how many rounds of each of the two tasks a run of that length has."""
-    return max(3, round(seconds * SHARE / max(round_seconds, 0.1) / 2))
+    return max(3, round(seconds / 2 * max(SHARE / max(round_seconds, 0.1), 1 / ONE_ROUND_IN)))
 
 
 def disturbed(options: argparse.Namespace) -> bool:
@@ -139,7 +140,7 @@ def main(arguments: list[str] | None = None) -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--seconds", type=float, default=1200.0, help="for which faults are begun")
     options.add_argument("--seed", type=int, default=1, help="of the plan")
-    options.add_argument("--epochs", type=int, default=60, help="of a training: how long a round is")
+    options.add_argument("--epochs", type=int, default=30, help="of a training: how long a round is")
     options.add_argument("--rounds", type=int, help="of each of the two tasks; none: as many as fill the time")
     options.add_argument("--only", nargs="+", choices=list(BY_NAME), metavar="KIND", help=f"kinds of faults; of {', '.join(BY_NAME)}")
     options.add_argument("--folder", type=Path, help="must be new; none: one below runs/")

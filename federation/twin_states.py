@@ -214,12 +214,13 @@ def _write(place: Path, tensors: dict[str, Tensor], plain: str) -> None:
 def _read(folder: Path, number: int) -> TwinState:
     place = _place(folder, number, _STATE)
     try:
-        with safe_open(place, "pt") as file:  # mapped, not read: pages come when they are looked at
+        with safe_open(place, "pt") as file:
             plain = json.loads(file.metadata()["state"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no mapping: it has nothing but keys()
         if plain["kept"]:
             tensors |= load_file(_place(folder, plain["model_round"], _KEPT))
-        return from_plain(plain, tensors)
+        # What is loaded is the file itself, mapped: a disk that loses part of it would change a twin that is at work. So it is copied.
+        return from_plain(plain, {name: value.clone() for name, value in tensors.items()})
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise StateError(
             f"{place}, the state of twin {folder.name}, cannot be read: {error}; start the run again without --resume"

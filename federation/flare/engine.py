@@ -139,6 +139,9 @@ class RemoteEngine:
         self.traffic = Traffic()
         self._background = ThreadPoolExecutor(1, "greeting")
         self._greeting: Future[list[tuple[str, bytes | Exception]]] | None = None
+        for twin_id in joins:
+            if twin_id not in self._peers:
+                self._tell(_absence(twin_id, "begin", -1, "is not in this session", suspect=True))
         greeted = self._welcome(self._greet(tuple(self._peers)))
         if len(greeted) < config.minimum_hospitals:
             raise TooFewHospitals(f"{len(greeted)} hospitals answered the greeting; the minimum is {config.minimum_hospitals}")
@@ -326,4 +329,8 @@ class RemoteEngine:
 
     def _note(self, twin_id: str, verb: str, number: int, reason: str, *, suspect: bool) -> None:
         self._peers[twin_id].suspect |= suspect
-        self._tell({"event": "absent", "hospital": twin_id, "stage": verb, "round": number, "reason": reason, "suspect": suspect})
+        self._tell(_absence(twin_id, verb, number, reason, suspect=suspect))
+
+
+def _absence(twin_id: str, stage: str, number: int, reason: str, *, suspect: bool) -> dict[str, Any]:
+    return {"event": "absent", "hospital": twin_id, "stage": stage, "round": number, "reason": reason, "suspect": suspect}

@@ -75,12 +75,13 @@ def _own_folder() -> Path:
     return Path(collab.workspace.get_root_dir()) / OWN_FOLDER
 
 
-def write_job(folder: Path, hospitals: Sequence[str]) -> Path:
+def write_job(folder: Path, hospitals: Sequence[str], minimum: int = 1) -> Path:
     """Write the job of one session: which classes, and at which sites. There is nothing else in it.
 
     Args:
         folder: Made anew.
         hospitals: Whose sites take part.
+        minimum: With how many FLARE begins it: a full disk at one, say, must not keep the others waiting.
     """
     shutil.rmtree(folder, ignore_errors=True)
     server = {
@@ -97,7 +98,7 @@ def write_job(folder: Path, hospitals: Sequence[str]) -> Path:
     meta = {
         "name": "federation",
         "resource_spec": {},
-        "min_clients": len(hospitals),
+        "min_clients": min(minimum, len(hospitals)),
         "deploy_map": {"server": ["server"], "hospital": list(hospitals)},
     }
     for place, content in (

@@ -209,10 +209,10 @@ class HospitalSite:
             raise SiteError(f"round {model.round} is over; the twin's last is {self._round()}, and it goes back {CHECKPOINTS - 1} at most")
         session.states.go_back(model.round - 1)
         session.answered = None
-        lost = session.states.set_aside_damaged(self.hospital_id)
+        twin = self._twin(session)
+        lost = session.states.set_aside_damaged(self.hospital_id)  # asked after reading: what was put aside meanwhile counts too
         if lost is not None:
             raise DamagedStateError(lost)
-        twin = self._twin(session)
         observation = twin.observe(model, build_network(session.assignment.setting.network, model.weights))
         self._keep(session, twin)
         return observation

@@ -17,8 +17,11 @@ from federation.flare.operator_session import OperatorError, OperatorSession
 
 _ALIVE_SECONDS = 12.0  # FLARE's clients send a sign of life every five seconds
 _POLL_SECONDS = 0.5
+_NOT_DEPLOYED = "FINISHED:FAILED_TO_RUN"  # FLARE's word for a job that did not begin everywhere
 _BEGIN_SECONDS = 90.0  # within which FLARE begins a job or never will
-_MOST_FRUITLESS = 10  # sessions in a row in which no round was finished
+_MOST_FRUITLESS = 20  # sessions in a row in which no round was finished: more than a quarter of an hour with the rests between them
+_LONGEST_REST_SECONDS = 60.0
+_LONGEST_PATIENCE_SECONDS = 600.0  # with a hospital that is alive and again and again does not come into a session
 
 
 class SupervisorError(RuntimeError):
@@ -47,6 +50,7 @@ class Supervisor:
         self.place = deployment.place
         self._operator = OperatorSession(deployment.operator, deployment.admin, self.place.folder / "flare" / "operator.log")
         self.sessions = 0
+        self._patience = _ALIVE_SECONDS
 
     def run(self) -> dict[str, Any]:
         """Begin sessions until the run is finished, and return the last status.
@@ -65,7 +69,7 @@ class Supervisor:
             self.place.pause.unlink(missing_ok=True)
             self._forget_last_word()
             job = self._begin(self._wait_for_hospitals())
-            self._wait_for_end(job)
+            last_state = self._wait_for_end(job)
             status = read_status(self.place.folder)
             if status.get("state") == "finished":
                 return status
@@ -80,13 +84,25 @@ class Supervisor:
                     f"{fruitless} sessions in a row finished no round; the last one says: {status.get('state')}, {status.get('reason')}; "
                     "look into the logs of server and hospitals, then run fedka deploy run again: it goes on by itself"
                 )
+            if last_state == _NOT_DEPLOYED:
+                self._tell_waiting("a session could not be begun at every hospital; the server's log says where and why")
+            self._rest(fruitless)
+
+    def _rest(self, fruitless: int) -> None:
+        """Wait the longer the more sessions finished no round: a full disk, say, ends each within a second until somebody makes room."""
+        until = time.monotonic() + (min(_LONGEST_REST_SECONDS, 2.0**fruitless) if fruitless else 0.0)
+        while time.monotonic() < until:
+            self._wait()
 
     def _rounds_done(self) -> int:
         return int(read_status(self.place.folder).get("rounds_done", 0))
 
     def _forget_last_word(self) -> None:
         """So that what a killed session said last is not taken for the next one's."""
-        Activity(self.place.folder).tell({"event": "state", "state": "waiting", "reason": "for hospitals"})
+        self._tell_waiting("for hospitals")
+
+    def _tell_waiting(self, reason: str) -> None:
+        Activity(self.place.folder).tell({"event": "state", "state": "waiting", "reason": reason})
 
     def _wait_for_hospitals(self) -> tuple[str, ...]:
         """Return who is alive, as soon as all are, or enough are and the others had their time."""
@@ -114,7 +130,7 @@ class Supervisor:
         return tuple(name for name in self.place.config.hospitals if now - seen.get(name, 0.0) < _ALIVE_SECONDS)
 
     def _begin(self, hospitals: Sequence[str]) -> _Job:
-        folder = write_job(self.place.folder / "flare" / "job", hospitals)
+        folder = write_job(self.place.folder / "flare" / "job", hospitals, self.place.config.link.minimum_hospitals)
         while True:
             try:
                 job = _Job(self._operator.submit(folder), tuple(hospitals))
@@ -124,8 +140,8 @@ class Supervisor:
                 self.sessions += 1
                 return job
 
-    def _wait_for_end(self, job: _Job) -> None:
-        """Return when a session has ended; one that a killed server had under way is not among its jobs when it is back."""
+    def _wait_for_end(self, job: _Job) -> str:
+        """Return what FLARE says of a session when it has ended; a killed server does not know any more what it had under way."""
         ran, begun = False, time.monotonic()
         while True:
             self._wait()
@@ -134,10 +150,10 @@ class Supervisor:
             except OperatorError:  # the server is away
                 continue
             runs = job.job_id in jobs
-            if state.startswith("FINISHED") or state in ("", "FAILED_TO_RUN"):
-                return
+            if state.startswith("FINISHED") or not state:
+                return state
             if not runs and (ran or time.monotonic() - begun > _BEGIN_SECONDS):
-                return
+                return state
             ran |= runs
             self._ask_to_pause_for_those_who_are_back(job)
 
@@ -150,11 +166,12 @@ class Supervisor:
         alive = self._alive()
         back = [name for name in alive if name not in job.hospitals or name in suspects]
         if not back:
-            job.lacked_since = None
+            job.lacked_since, self._patience = None, _ALIVE_SECONDS
         elif job.lacked_since is None:
             job.lacked_since = time.monotonic()
-        elif time.monotonic() - job.lacked_since > _ALIVE_SECONDS:
+        elif time.monotonic() - job.lacked_since > self._patience and not self.place.pause.exists():
             self.place.pause.touch()
+            self._patience = min(2 * self._patience, _LONGEST_PATIENCE_SECONDS)
 
     def _wait(self) -> None:
         self.idle()
