@@ -43,7 +43,7 @@ from federation.run_folder import RunFolder
 PORT = 8102
 DEADLINE_SECONDS = 20.0
 SHARE = 0.5  # of the time that is left for rounds when faults take the rest
-ONE_ROUND_IN = 12.0  # seconds under faults, however fast a round is: what a measurement on a busy machine must not fall below
+ONE_ROUND_IN = 7.0  # seconds under faults, however fast a round is: what a measurement on a busy machine must not fall below
 NOBODY = "http://127.0.0.1:9"
 SETTINGS = (
     "method={name: fedka, head_loss: ce, reconstruction: {perturb_steps: 2, invert_steps: 5}}",

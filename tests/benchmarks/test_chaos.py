@@ -68,7 +68,7 @@ def test_only_what_needs_no_session_comes_while_the_federation_recovers_and_neve
 
 
 def test_there_are_rounds_for_the_time_that_faults_leave():
-    assert rounds_for(1200, 2.0) > rounds_for(600, 2.0) > rounds_for(600, 4.0) > rounds_for(600, 8.0) == rounds_for(600, 80.0) == 25
+    assert rounds_for(1200, 2.0) > rounds_for(600, 2.0) > rounds_for(600, 3.0) > rounds_for(600, 8.0) == rounds_for(600, 80.0) == 43
     assert rounds_for(1, 8.0) == 3
 
 
