@@ -1,4 +1,4 @@
-"""The last stage's convolutions in bfloat16: the library's kernels against one product of matrices, forward and backward.
+"""Convolutions of small maps in bfloat16: as they are, and with the maps of the batch side by side, forward and backward.
 
 ``python -m benchmarks.convolution``. Why ``incremental/convolution.py`` exists.
 """
@@ -11,8 +11,10 @@ from benchmarks.measuring import alternately, duration, parser, table, use_threa
 _SHAPES = (
     (64, 64, 32, 1),
     (256, 256, 8, 1),
+    (128, 256, 16, 2),
     (256, 512, 8, 2),
     (512, 512, 4, 1),
+    (64, 64, 7, 1),
     (64, 128, 7, 2),
     (128, 128, 4, 1),
 )  # in, out, side, stride
@@ -26,36 +28,33 @@ def main() -> None:
     options = made.parse_args()
     use_threads(options.threads)
     rows = [_row(*shape, batch, options.repeats) for batch in options.batches for shape in _SHAPES]
-    print(table(["channels, map, stride, batch", "library", "product", "library / product", "we use"], rows))
+    print(table(["channels, map, stride, batch", "as they are", "side by side", "ratio", "we use"], rows))
 
 
 def _row(channels_in: int, channels: int, side: int, stride: int, batch: int, repeats: int) -> list[str]:
     import torch
 
-    import incremental.convolution as room
+    from incremental.convolution import Convolution, is_small, side_by_side
 
-    layer = room.Convolution(channels_in, channels, stride).to(memory_format=torch.channels_last)
-    maps = torch.randn(batch, channels_in, side, side).to(memory_format=torch.channels_last).requires_grad_()
-    positions = ((side - 1) // stride + 1) ** 2
-    chosen = "product" if positions <= room.MOST_POSITIONS else "library"
+    layer = Convolution(channels_in, channels, stride).to(memory_format=torch.channels_last)
+    maps = torch.randn(batch, channels_in, side, side).bfloat16().to(memory_format=torch.channels_last).requires_grad_()
+    chosen = "side by side" if is_small((side - 1) // stride + 1, (side - 1) // stride + 1, channels) else "library"
 
-    def step(most: int) -> Callable[[], Any]:
+    def step(convolve: Callable[[Any, Any], Any]) -> Callable[[], Any]:
         def run() -> None:
-            room.MOST_POSITIONS = most
-            with torch.autocast("cpu", torch.bfloat16):
-                out = layer(maps)
+            out = convolve(maps, layer.weight.bfloat16())
             out.sum().backward()
 
         return run
 
-    before = room.MOST_POSITIONS
-    try:
-        seconds = alternately({"library": step(0), "product": step(positions)}, repeats)
-    finally:
-        room.MOST_POSITIONS = before
-    ratio = seconds["library"] / seconds["product"]
+    works = {
+        "library": step(lambda given, weight: torch.nn.functional.conv2d(given, weight, None, stride, 1)),
+        "side by side": step(lambda given, weight: side_by_side(given, weight, None, stride)),
+    }
+    seconds = alternately(works, repeats)
     name = f"{channels_in} -> {channels}, {side} x {side}, {stride}, {batch}"
-    return [name, duration(seconds["library"]), duration(seconds["product"]), f"{ratio:.2f}", chosen]
+    both = seconds["library"], seconds["side by side"]
+    return [name, duration(both[0]), duration(both[1]), f"{both[0] / both[1]:.2f}", chosen]
 
 
 if __name__ == "__main__":

@@ -99,7 +99,7 @@ def our_step(case: Case, given: Material) -> Callable[[], object]:
     images = to_tensor(given.images).to(case.device)
     rows = torch.from_numpy(given.rows).to(case.device)
     network = build_network(given.network, given.weights).to(case.device)
-    teacher = freeze(build_network(given.network, given.old_weights)).to(case.device).to(memory_format=torch.channels_last)
+    teacher = freeze(build_network(given.network, given.old_weights)).to(case.device)
     method = METHODS["fedka"]()
     config = TrainingConfig(epochs=1, batch_size=case.batch_size, learning_rate=RATE, precision=case.precision)
 

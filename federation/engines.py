@@ -17,7 +17,7 @@ from pydantic import ConfigDict
 from federation.processes import Listener, ProcessEngine
 from federation.twin_states import StateFolder
 from federation.ward import Hospitals, Ward
-from incremental.network import build_network
+from incremental.network import build_network, freeze
 from twin.messages import Broadcast, GlobalModel, Observation, TwinUpdate
 from twin.objective import LocalObjective
 from twin.state import TwinState
@@ -106,7 +106,7 @@ class SequentialEngine:
 
     def observe(self, model: GlobalModel, twin_ids: Sequence[str]) -> Sequence[Observation]:
         """Let these twins look at their data; the network is built once."""
-        network = build_network(self._hospitals.setting.network, model.weights)
+        network = freeze(build_network(self._hospitals.setting.network, model.weights))
         observations = []
         for twin_id in twin_ids:
             with self._named(twin_id, model.round, "observe"):

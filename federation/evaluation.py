@@ -76,7 +76,7 @@ class Evaluator:
             task: Last task whose classes count as seen.
             most: Look at this many images only, evenly taken from all classes; none: at all.
         """
-        network = build_network(self._network, weights)
+        network = freeze(build_network(self._network, weights))
         return self.evaluate_answers(lambda images: logits_of(network, images).argmax(1), class_names, task, most)
 
     def evaluate_answers(self, answer: Answer, class_names: Sequence[str], task: int, most: int | None = None) -> Evaluation:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from federation.parcels import Parcel, pack, unpack
 from federation.twin_states import StateFolder
 from federation.ward import Ward
-from incremental.network import IncrementalNetwork, build_network
+from incremental.network import IncrementalNetwork, build_network, freeze
 from physical.batch import Batch
 from physical.hospital import Arrival
 from twin.config import TwinSetting
@@ -159,7 +159,7 @@ def _observe_in_worker(job: _Job) -> tuple[str, Observation]:
     assert _worker is not None
     model: GlobalModel = _worker.open(job)
     if _worker.network is None:
-        _worker.network = build_network(_worker.ward.setting.network, model.weights)
+        _worker.network = freeze(build_network(_worker.ward.setting.network, model.weights))
     twin = _worker.ward.twin(job.twin_id, _worker.states.get(job.twin_id))
     observation = twin.observe(model, _worker.network)
     _worker.states[job.twin_id] = twin.state

@@ -11,9 +11,8 @@ from typing import Literal
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from incremental.convolution import Convolution
+from incremental.convolution import Convolution, FoldedConvolution
 
 Norm = Literal["batch", "group"]
 
@@ -41,19 +40,31 @@ class BasicBlock(nn.Module):
         inner = torch.relu(self.norm1(self.conv1(maps)))
         return torch.relu(self.norm2(self.conv2(inner)) + self.shortcut(maps))
 
-    def fold(self) -> None:
-        """Put each batch normalisation into the convolution before it; for a network that will not learn any more."""
-        self.conv1, self.norm1 = _folded(self.conv1, self.norm1)
-        self.conv2, self.norm2 = _folded(self.conv2, self.norm2)
-        if isinstance(self.shortcut, nn.Sequential):
-            self.shortcut = nn.Sequential(*_folded(self.shortcut[0], self.shortcut[1]))
+
+class FoldedBlock(nn.Module):
+    """A basic block that does not learn: batch normalisations are in the convolutions, sums and rectifiers beside them.
+
+    Args:
+        block: With batch normalisation, in evaluation mode; is not changed.
+    """
+
+    def __init__(self, block: BasicBlock) -> None:
+        super().__init__()
+        self.first = _folded(block.conv1, block.norm1)
+        self.second = _folded(block.conv2, block.norm2)
+        own = block.shortcut
+        self.shortcut = _folded(own[0], own[1], rectify=False) if isinstance(own, nn.Sequential) else own
+
+    def forward(self, maps: Float[Tensor, "B D H W"]) -> Float[Tensor, "B E h w"]:
+        """Return the maps after the block; may use up the ones that come."""
+        inner = self.first(maps)
+        return self.second(inner, self.shortcut(maps))  # type: ignore[no-any-return]
 
 
-def _folded(convolution: nn.Module, norm: nn.Module) -> tuple[nn.Module, nn.Module]:
-    """Return both as one and nothing; a normalisation that looks at the image itself stays."""
-    if isinstance(convolution, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
-        return fuse_conv_bn_eval(convolution, norm), nn.Identity()
-    return convolution, norm
+def _folded(convolution: nn.Module, norm: nn.Module, rectify: bool = True) -> FoldedConvolution:
+    assert isinstance(convolution, nn.Conv2d)
+    assert isinstance(norm, nn.BatchNorm2d)
+    return FoldedConvolution(convolution, norm, rectify)
 
 
 def _stage(stage: int, blocks: int, width: int, norm: Norm) -> nn.Sequential:
@@ -75,7 +86,8 @@ class ResNet(nn.Module):
     def __init__(self, blocks: tuple[int, int, int, int], width: int, channels: int, norm: Norm) -> None:
         super().__init__()
         self.num_features = width * 8
-        self.stem = nn.Sequential(nn.Conv2d(channels, width, 3, padding=1, bias=False), normalisation(norm, width))
+        self.norm: Norm = norm
+        self.stem: nn.Module = nn.Sequential(nn.Conv2d(channels, width, 3, padding=1, bias=False), normalisation(norm, width), nn.ReLU())
         stages = [_stage(stage, count, width, norm) for stage, count in enumerate(blocks)]
         self.lower_stages = nn.Sequential(*stages[:3])
         self.upper_stage = stages[3]
@@ -84,15 +96,17 @@ class ResNet(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def fold(self) -> None:
-        """Put batch normalisations into convolutions; for a network that will not learn any more."""
-        self.stem = nn.Sequential(*_folded(self.stem[0], self.stem[1]))
-        for module in self.modules():
-            if isinstance(module, BasicBlock):
-                module.fold()
+        """Put batch normalisations into convolutions, for a network that will not learn any more; others stay."""
+        if self.norm == "batch":
+            assert isinstance(self.stem, nn.Sequential)
+            self.stem = _folded(self.stem[0], self.stem[1])
+            for stage in (*self.lower_stages, self.upper_stage):
+                for place, block in enumerate(stage):
+                    stage[place] = FoldedBlock(block)
 
     def lower(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B E g g"]:
         """Return the maps after the third stage; a 32 px image gives 8x8."""
-        return self.lower_stages(torch.relu(self.stem(images)))  # type: ignore[no-any-return]
+        return self.lower_stages(self.stem(images))  # type: ignore[no-any-return]
 
     def upper(self, maps: Float[Tensor, "B E g g"]) -> Float[Tensor, "B D h w"]:
         """Return the last maps; a 32 px image gives 4x4."""
@@ -105,15 +119,17 @@ class LeNet(nn.Module):
     def __init__(self, width: int, channels: int, norm: Norm) -> None:
         super().__init__()
         self.num_features = width * 2
+        self.norm: Norm = norm
         self.first = nn.Sequential(nn.Conv2d(channels, width, 5, 2, padding=2), normalisation(norm, width), nn.ReLU())
         self.second = nn.Sequential(
             nn.Conv2d(width, width * 2, 5, 2, padding=2), normalisation(norm, width * 2), nn.ReLU(), nn.MaxPool2d(2)
         )
 
     def fold(self) -> None:
-        """Put batch normalisations into convolutions; for a network that will not learn any more."""
-        for stage in (self.first, self.second):
-            stage[0], stage[1] = _folded(stage[0], stage[1])
+        """Put batch normalisations into convolutions, for a network that will not learn any more; others stay."""
+        if self.norm == "batch":
+            self.first = nn.Sequential(_folded(self.first[0], self.first[1]), *self.first[3:])
+            self.second = nn.Sequential(_folded(self.second[0], self.second[1]), *self.second[3:])
 
     def lower(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B E g g"]:
         """Return the maps after the first convolution; a 32 px image gives 16x16."""

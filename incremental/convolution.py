@@ -1,20 +1,19 @@
-"""A 3x3 convolution that is quick on small maps too. Knows no network.
+"""Convolutions that are quick in bfloat16 on a CPU: of small maps while a network learns, and with what follows them when it does not.
 
-oneDNN's bfloat16 kernels fill the matrix units with the pixels of one row of the map. On the last stage of our networks a row has four
-pixels, and they run at a tenth of the speed of a matrix product (``benchmarks/convolution.py``). There, each position's neighbourhood is
-copied out, and the convolution and both of its gradients are products of matrices; everywhere else it is the library's.
+Know no network. oneDNN's bfloat16 kernels fill the matrix units with the pixels of one row of a map. In the last stages of our networks a
+row has four or eight pixels, and they run at a tenth of the speed of a matrix product. There the maps of the batch are laid side by side,
+a column of zeros between two neighbours, so that a row is long: the same products, of which few are wasted (``benchmarks/convolution.py``).
 """
-
-from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.nn import functional
-from torch.nn.grad import conv2d_input
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-MOST_POSITIONS = 16  # of the output map; with more, copying neighbourhoods costs more than it saves
+SMALL_MAP = 16  # positions of the output; with more, and few channels, laying side by side costs more than it saves
+MEDIUM_MAP = 64  # with many channels
+MANY_CHANNELS = 256
 
 
 class Convolution(nn.Conv2d):
@@ -32,55 +31,106 @@ class Convolution(nn.Conv2d):
     def forward(self, maps: Float[Tensor, "B D H W"]) -> Float[Tensor, "B E h w"]:
         """Return the convolved maps; the same either way, but for the order in which products are summed up."""
         height, width = (_positions(side, self.stride[0]) for side in maps.shape[2:])
-        if height * width > MOST_POSITIONS or maps.device.type != "cpu" or not _in_bfloat16():
+        if not (is_small(height, width, self.out_channels) and _in_bfloat16(maps)):
             return super().forward(maps)
-        product: Tensor = _Product.apply(maps.bfloat16(), self.weight.bfloat16(), self.stride[0])
-        return product if self.bias is None else product + self.bias.to(product.dtype)[:, None, None]
+        return side_by_side(maps.bfloat16(), self.weight, self.bias, self.stride[0])
 
 
-class _Product(torch.autograd.Function):
-    """The convolution as one product of matrices, and its gradients as one each. Nothing but its arguments is kept in between."""
+class FoldedConvolution(nn.Module):
+    """A convolution with the batch normalisation after it folded in, and the sum and rectifier that follow; for networks that do not learn.
 
-    @staticmethod
-    def forward(ctx: Any, maps: Tensor, weight: Tensor, stride: int) -> Tensor:
-        """Return the convolved maps, in channels-last order."""
-        ctx.save_for_backward(maps, weight)
-        ctx.stride = stride
-        return _multiply(maps, weight, stride)
+    In bfloat16 on a CPU all of it is one operator of oneDNN's where no gradient is asked for, from weights that are cast once.
 
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
-        """Return the gradients of maps and weight."""
-        maps, weight = ctx.saved_tensors
-        of_maps = of_weight = None
-        if ctx.needs_input_grad[1]:
-            rows = slope.permute(0, 2, 3, 1).reshape(-1, len(weight))  # [B h w, E]
-            flat = rows.t() @ _neighbourhoods(maps, ctx.stride).flatten(0, 2)  # [E, 9 D]
-            of_weight = flat.view(len(weight), 3, 3, -1).permute(0, 3, 1, 2)
-        if ctx.needs_input_grad[0] and ctx.stride == 1:
-            of_maps = _multiply(slope, weight.flip(2, 3).transpose(0, 1), 1)  # a convolution with the weights turned round
-        elif ctx.needs_input_grad[0]:
-            of_maps = conv2d_input(maps.shape, weight, slope, ctx.stride, 1)  # type: ignore[no-untyped-call]
-        return of_maps, of_weight, None
+    Args:
+        convolution: In evaluation mode; is not changed.
+        norm: Batch normalisation in evaluation mode.
+        rectify: Whether a rectifier follows.
+    """
+
+    def __init__(self, convolution: nn.Conv2d, norm: nn.BatchNorm2d, rectify: bool = True) -> None:
+        super().__init__()
+        self.convolution = fuse_conv_bn_eval(convolution, norm)
+        self.rectify = rectify
+        self._cast: tuple[Tensor, Tensor] | None = None
+
+    def forward(self, maps: Float[Tensor, "B D H W"], added: Float[Tensor, "B E h w"] | None = None) -> Float[Tensor, "B E h w"]:
+        """Return ``relu(convolution(maps) + added)``, without what is not wanted.
+
+        Args:
+            maps: What is convolved.
+            added: The other way round a residual block; is used up.
+        """
+        if _in_bfloat16(maps) and not (torch.is_grad_enabled() and maps.requires_grad) and _FUSES:
+            return self._at_once(maps.bfloat16().contiguous(memory_format=torch.channels_last), added)
+        sums = self.convolution(maps) if added is None else self.convolution(maps) + added
+        return torch.relu(sums) if self.rectify else sums
+
+    def _at_once(self, maps: Tensor, added: Tensor | None) -> Tensor:
+        if self._cast is None:
+            weight, bias = self.convolution.weight.detach(), self.convolution.bias
+            assert bias is not None
+            self._cast = weight.to(torch.bfloat16, memory_format=torch.channels_last), bias.detach().bfloat16()
+        layer = self.convolution
+        padding, stride = layer.padding, layer.stride
+        height, width = (_positions(side, stride[0]) for side in maps.shape[2:])
+        if height * width <= SMALL_MAP and isinstance(layer, Convolution):
+            sums = side_by_side(maps, *self._cast, stride[0])
+            sums = sums if added is None else sums.add_(added)
+            return sums.relu_() if self.rectify else sums
+        where = (maps, *self._cast, padding, stride, (1, 1), 1)
+        if added is None:
+            return torch.ops.mkldnn._convolution_pointwise(*where, "relu" if self.rectify else "none", [], "")  # type: ignore[no-any-return]
+        after = "relu" if self.rectify else None
+        return torch.ops.mkldnn._convolution_pointwise_.binary(added, *where, "add", 1.0, after, [], "")  # type: ignore[no-any-return]
 
 
-def _multiply(maps: Tensor, weight: Tensor, stride: int) -> Tensor:
-    return functional.linear(_neighbourhoods(maps, stride), weight.permute(0, 2, 3, 1).flatten(1)).permute(0, 3, 1, 2)
+def is_small(height: int, width: int, channels: int) -> bool:
+    """Whether a convolution that gives such maps is quicker side by side while it learns, as measured.
+
+    Args:
+        height: Of the maps that it gives [px].
+        width: Of the maps that it gives [px].
+        channels: Of the maps that it gives.
+    """
+    return height * width <= (MEDIUM_MAP if channels >= MANY_CHANNELS else SMALL_MAP)
 
 
-def _neighbourhoods(maps: Float[Tensor, "B D H W"], step: int) -> Float[Tensor, "B h w E"]:
-    """Return the nine pixels around each position, in the order of a channels-last weight, E = 9 D."""
-    height, width = (_positions(side, step) for side in maps.shape[2:])
-    padded = functional.pad(maps.permute(0, 2, 3, 1), (0, 0, 1, 1, 1, 1))  # [B, H + 2, W + 2, D]
-    across = (padded.stride(0), padded.stride(1) * step, padded.stride(2) * step, padded.stride(1), padded.stride(2), padded.stride(3))
-    windows = padded.as_strided((len(maps), height, width, 3, 3, maps.shape[1]), across)
-    return windows.reshape(len(maps), height, width, 9 * maps.shape[1])
+def side_by_side(
+    maps: Float[Tensor, "B D H W"], weight: Float[Tensor, "E D 3 3"], bias: Float[Tensor, " E"] | None, stride: int
+) -> Float[Tensor, "B E h w"]:
+    """Return the 3x3 convolution with padding 1 of small maps, computed in long rows.
+
+    Args:
+        maps: In the precision of the weights, or under autocast.
+        weight: Of the convolution.
+        bias: Of the convolution.
+        stride: Step between positions [px].
+    """
+    count, channels, height, width = maps.shape
+    high, wide = _positions(height, stride), _positions(width, stride)
+    pitch = -(-(width + 1) // stride) * stride  # from one map to the next: at least one column of zeros, and a whole number of steps
+    rows = 2 - count % 2  # two long rows of maps keep two threads busy
+    each = count // rows
+    pixels = maps.permute(0, 2, 3, 1).reshape(rows, each, height, width, channels).permute(0, 2, 1, 3, 4)
+    long = functional.pad(pixels, (0, 0, 0, pitch - width)).reshape(rows, height, each * pitch, channels).permute(0, 3, 1, 2)
+    convolved = functional.conv2d(long, weight, bias, stride, 1).permute(0, 2, 3, 1)  # [rows, h, each * pitch / stride, E]
+    apart = convolved.reshape(rows, high, each, pitch // stride, len(weight))[:, :, :, :wide].permute(0, 2, 1, 3, 4)
+    return apart.reshape(count, high, wide, len(weight)).permute(0, 3, 1, 2)
 
 
 def _positions(side: int, step: int) -> int:
     return (side - 1) // step + 1
 
 
-def _in_bfloat16() -> bool:
-    return torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16
+def _in_bfloat16(maps: Tensor) -> bool:
+    """Whether there is anything to convolve, and in bfloat16 on a CPU."""
+    return (
+        bool(len(maps))
+        and maps.device.type == "cpu"
+        and torch.is_autocast_enabled("cpu")
+        and torch.get_autocast_dtype("cpu") == torch.bfloat16
+    )
+
+
+# The operators that torch's own compiler uses; a build without oneDNN, or a processor without bfloat16, has to go the plain way.
+_FUSES = hasattr(torch.ops.mkldnn, "_convolution_pointwise") and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())

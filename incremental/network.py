@@ -136,12 +136,12 @@ def build_network(config: NetworkConfig, weights: Weights) -> IncrementalNetwork
 
 
 def freeze(network: IncrementalNetwork) -> IncrementalNetwork:
-    """Return the network as a teacher: evaluation mode, no gradients, batch normalisation folded into the convolutions.
+    """Return the network as one that only looks: evaluation mode, no gradients, batch normalisation folded into the convolutions.
 
-    A folded network computes what it did, in another order: its outputs differ in the last digits.
+    A folded network computes what it did, in another order: its outputs differ in the last digits. Its layout is channels last.
     """
     network.eval().backbone.fold()
-    return network.eval().requires_grad_(False)  # folding made modules of its own
+    return network.eval().requires_grad_(False).to(memory_format=torch.channels_last)  # folding made modules of its own
 
 
 def with_channels(config: NetworkConfig, channels: Literal[1, 3]) -> NetworkConfig:

@@ -180,7 +180,6 @@ class DigitalTwin:
         old_network = None
         if broadcast.old_model is not None:
             old_network = freeze(build_network(self._setting.network, broadcast.old_model.weights))
-            old_network = old_network.to(memory_format=torch.channels_last)
         training = self._setting.training
         return LocalContext(
             num_rows=len(broadcast.class_names),

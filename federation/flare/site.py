@@ -26,7 +26,7 @@ from federation.flare.site_status import note_answer
 from federation.method import Method
 from federation.run_folder import code_version
 from federation.twin_states import StateError, StateFolder
-from incremental.network import build_network
+from incremental.network import build_network, freeze
 from physical.archive_file import load_hospital
 from physical.hospital import Hospital
 from physical.mirror import Mirror
@@ -213,7 +213,7 @@ class HospitalSite:
         lost = session.states.set_aside_damaged(self.hospital_id)  # asked after reading: what was put aside meanwhile counts too
         if lost is not None:
             raise DamagedStateError(lost)
-        observation = twin.observe(model, build_network(session.assignment.setting.network, model.weights))
+        observation = twin.observe(model, freeze(build_network(session.assignment.setting.network, model.weights)))
         self._keep(session, twin)
         return observation
 

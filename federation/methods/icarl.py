@@ -28,7 +28,7 @@ from federation.method import Answer, Method
 from federation.server import ServerState
 from incremental.head import num_rows, pad_rows
 from incremental.inference import features_of
-from incremental.network import IncrementalNetwork, build_network
+from incremental.network import IncrementalNetwork, build_network, freeze
 from twin import losses
 from twin.messages import TwinUpdate
 from twin.objective import LocalContext, Terms, TrainingBatch
@@ -194,5 +194,5 @@ def nearest_mean_answer(server: ServerState) -> Answer | None:
     means = class_means(server)
     if means is None:
         return None
-    network = build_network(server.network, server.weights)
+    network = freeze(build_network(server.network, server.weights))
     return lambda images: nearest_mean(features_of(network, images), means)
