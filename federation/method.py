@@ -17,8 +17,9 @@ from federation.seeding import seed_for
 from federation.server import ServerState
 from incremental.network import IncrementalNetwork
 from incremental.proxy import Score, StoredModel
+from twin.batches import TrainingBatch
 from twin.messages import Broadcast, Observation, TwinUpdate
-from twin.objective import LocalContext, Terms, TrainingBatch
+from twin.objective import LocalContext, Terms
 from twin.upload_policy import UploadKinds
 
 Answer = Callable[[Tensor], Tensor]  # 8-bit images [N, C, H, W] -> rows of the head [N]

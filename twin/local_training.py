@@ -1,6 +1,6 @@
 """The only optimiser loop in the house: epochs times batches. Knows no method, no hospital and no federation."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import ceil
@@ -13,8 +13,9 @@ from pydantic import ConfigDict, Field
 from torch import Tensor
 
 from incremental.network import IncrementalNetwork
-from physical.transforms import AugmentationConfig, augment, to_unit
-from twin.objective import LocalContext, LocalObjective, Terms, TrainingBatch
+from physical.transforms import AugmentationConfig
+from twin.batches import Batches, TrainingBatch
+from twin.objective import LocalContext, LocalObjective, Terms
 from twin.private_training import PrivateTraining, private_steps
 
 Precision = Literal["float32", "bfloat16"]
@@ -138,18 +139,18 @@ def train_locally(
     network.train().to(memory_format=torch.channels_last)
     optimiser = torch.optim.SGD(network.parameters(), lr=rates[0], momentum=config.momentum, weight_decay=config.weight_decay, fused=True)
 
-    def terms_of(chosen: Int[Tensor, " B"]) -> Terms:
-        varied = augment(to_unit(images[chosen]), config.augmentation, generator)
-        batch = TrainingBatch(varied, rows[chosen], chosen if config.augmentation.is_off else None)
+    batches = Batches(images, rows, config.batch_size, config.augmentation, generator)
+
+    def terms_of(batch: TrainingBatch) -> Terms:
         with autocast(config.precision):
             return objective.local_loss(network, batch, context)
 
     sums: dict[str, Tensor] = {}
-    with _steps(network, optimiser, terms_of, len(images), config, generator) as (draw, step):
+    with _steps(network, optimiser, terms_of, batches, len(images), config, generator) as epoch:
         for rate in rates:
             optimiser.param_groups[0]["lr"] = rate
-            for chosen in draw():
-                for name, value in step(chosen).items():
+            for measured in epoch():
+                for name, value in measured.items():
                     sums[name] = sums.get(name, torch.zeros(())) + value.detach()
     num_steps = config.steps_per_epoch(len(images)) * len(rates)
     return LocalResult({name: float(value) / num_steps for name, value in sums.items()}, num_steps)
@@ -159,23 +160,21 @@ def train_locally(
 def _steps(
     network: IncrementalNetwork,
     optimiser: torch.optim.Optimizer,
-    terms_of: Callable[[Tensor], Terms],
+    terms_of: Callable[[TrainingBatch], Terms],
+    batches: Batches,
     num_images: int,
     config: TrainingConfig,
     generator: torch.Generator,
-) -> Iterator[tuple[Callable[[], Iterable[Tensor]], Callable[[Tensor], Terms]]]:
-    """Give what draws the batches of an epoch, and what takes a step with one and says what it measured."""
+) -> Iterator[Callable[[], Iterator[Terms]]]:
+    """Give what takes the steps of an epoch and says of each what it measured."""
     if config.private is not None:
         sizes = (num_images, config.batch_size, config.gradient_clip)
-        with private_steps(network, optimiser, terms_of, *sizes, config.private, generator) as private:
-            yield private.draw, private.step
+        with private_steps(network, optimiser, lambda chosen: terms_of(batches.at(chosen)), *sizes, config.private, generator) as private:
+            yield lambda: map(private.step, private.draw())
         return
 
-    def draw() -> Iterable[Tensor]:
-        return torch.split(torch.randperm(num_images, generator=generator), config.batch_size)
-
-    def step(chosen: Tensor) -> Terms:
-        terms = terms_of(chosen)
+    def step(batch: TrainingBatch) -> Terms:
+        terms = terms_of(batch)
         total = torch.stack(list(terms.values())).sum()
         optimiser.zero_grad()
         total.backward()  # type: ignore[no-untyped-call]
@@ -183,4 +182,4 @@ def _steps(
         optimiser.step()
         return {**terms, "total": total, "gradient_norm": norm}
 
-    yield draw, step
+    yield lambda: map(step, batches.epoch())

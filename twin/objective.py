@@ -10,25 +10,10 @@ from torch import Tensor
 
 from incremental.head import Weights
 from incremental.network import IncrementalNetwork
+from twin.batches import Answers, Ask, TrainingBatch
 
 Made = TypeVar("Made")
-_IMAGES_AT_ONCE = 256  # that a teacher looks at
 Terms = dict[str, Tensor]  # named scalar terms of a loss; their sum is minimised, each is reported
-
-
-@dataclass(frozen=True)
-class TrainingBatch:
-    """What one step sees.
-
-    Args:
-        images: Augmented images, values in [0, 1], shape [B, C, H, W].
-        rows: Class of each as a row of the head, shape [B].
-        places: Place of each among the images of this round, shape [B]; none where images are varied, and none is seen twice.
-    """
-
-    images: Float[Tensor, "B C H W"]
-    rows: Int[Tensor, " B"]
-    places: Int[Tensor, " B"] | None = None
 
 
 @dataclass(frozen=True)
@@ -81,19 +66,16 @@ class LocalContext:
             self._made[name] = make()
         return cast(Made, self._made[name])
 
-    def ask_teacher(self, name: str, ask: Callable[[Tensor, Tensor], tuple[Tensor, ...]], batch: TrainingBatch) -> tuple[Tensor, ...]:
-        """Return what a frozen network says of a batch, without gradients; once in a round for each image that is not varied.
+    def ask_teacher(self, name: str, ask: Ask, batch: TrainingBatch) -> Answers:
+        """Return what a frozen network says of a batch, without gradients; once for each image as it is varied.
 
         Args:
             name: Of what is asked; who asks again by this name gets the same answers.
-            ask: Given images [N, C, H, W] in [0, 1] and rows [N], returns tensors whose first axis is N.
+            ask: Asks it.
             batch: The images.
         """
         with torch.no_grad():
-            if batch.places is None or self.images is None:
-                return ask(batch.images, batch.rows)
-            answers = self.once(name, lambda: _ask_in_parts(ask, *self._all_images()))
-            return tuple(answer[batch.places] for answer in answers)
+            return batch.ask(name, ask)
 
     def old_logits(self, batch: TrainingBatch) -> Float[Tensor, "B C_old"]:
         """Return the logits of the old model; only where there is one."""
@@ -112,10 +94,6 @@ class LocalContext:
         teacher = self.once(name, make)
         return self.ask_teacher(f"logits of the {name}", lambda images, rows: (teacher(images).logits,), batch)[0]
 
-    def _all_images(self) -> tuple[Tensor, Tensor]:
-        assert self.images is not None
-        return self.images()
-
     @property
     def num_finished(self) -> int:
         """Classes of the twin's finished tasks, C_o in the paper."""
@@ -132,11 +110,6 @@ class LocalContext:
         for index, rows in enumerate(self.groups):
             group[list(rows)] = index
         return group
-
-
-def _ask_in_parts(ask: Callable[[Tensor, Tensor], tuple[Tensor, ...]], images: Tensor, rows: Tensor) -> tuple[Tensor, ...]:
-    parts = [ask(some, theirs) for some, theirs in zip(*(torch.split(each, _IMAGES_AT_ONCE) for each in (images, rows)), strict=True)]
-    return tuple(torch.cat(same) for same in zip(*parts, strict=True))
 
 
 @runtime_checkable

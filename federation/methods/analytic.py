@@ -29,8 +29,9 @@ from incremental.head import num_rows, pad_rows
 from incremental.network import IncrementalNetwork
 from incremental.proxy import StoredModel
 from twin import losses
+from twin.batches import TrainingBatch
 from twin.messages import Broadcast, TwinUpdate
-from twin.objective import LocalContext, Terms, TrainingBatch
+from twin.objective import LocalContext, Terms
 from twin.upload_policy import UploadKinds
 
 _FROZEN, _GRAM, _SUMS, _ROWS = "frozen", "gram", "class_sums", "task_rows"

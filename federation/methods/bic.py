@@ -32,8 +32,9 @@ from incremental.head import Weights, num_rows
 from incremental.inference import logits_of
 from incremental.network import IncrementalNetwork
 from twin import losses
+from twin.batches import TrainingBatch
 from twin.messages import TwinUpdate
-from twin.objective import LocalContext, Terms, TrainingBatch
+from twin.objective import LocalContext, Terms
 from twin.upload_policy import UploadKinds
 
 _LARGEST = 10.0  # an alpha or beta beyond this is no bias correction: it is left out

@@ -24,8 +24,9 @@ from incremental.network import IncrementalNetwork
 from incremental.proxy import Score
 from incremental.reconstruction import ReconstructionConfig
 from twin import losses
+from twin.batches import TrainingBatch
 from twin.messages import Observation, TwinUpdate
-from twin.objective import LocalContext, Terms, TrainingBatch
+from twin.objective import LocalContext, Terms
 from twin.upload_policy import UploadKinds
 from twin.weighting import gradient_weights
 

@@ -27,8 +27,9 @@ from incremental.head import Weights, num_rows
 from incremental.network import IncrementalNetwork, build_network, freeze, weights_of
 from incremental.proxy import StoredModel
 from twin import losses
+from twin.batches import TrainingBatch
 from twin.messages import Broadcast, TwinUpdate
-from twin.objective import LocalContext, Terms, TrainingBatch
+from twin.objective import LocalContext, Terms
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))

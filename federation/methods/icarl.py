@@ -30,8 +30,9 @@ from incremental.head import num_rows, pad_rows
 from incremental.inference import features_of
 from incremental.network import IncrementalNetwork, build_network, freeze
 from twin import losses
+from twin.batches import TrainingBatch
 from twin.messages import TwinUpdate
-from twin.objective import LocalContext, Terms, TrainingBatch
+from twin.objective import LocalContext, Terms
 from twin.upload_policy import UploadKinds
 
 

@@ -22,8 +22,9 @@ from federation.server import ServerState
 from incremental.attention import AttentionLayer, attention
 from incremental.network import IncrementalNetwork
 from twin import losses
+from twin.batches import TrainingBatch
 from twin.messages import TwinUpdate
-from twin.objective import LocalContext, Terms, TrainingBatch
+from twin.objective import LocalContext, Terms
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))

@@ -26,8 +26,9 @@ from incremental.head import Weights, num_rows
 from incremental.network import IncrementalNetwork
 from incremental.proxy import StoredModel
 from twin import losses
+from twin.batches import TrainingBatch
 from twin.messages import Broadcast, TwinUpdate
-from twin.objective import LocalContext, Terms, TrainingBatch
+from twin.objective import LocalContext, Terms
 from twin.upload_policy import UploadKinds
 
 _ZERO = torch.zeros(())

@@ -8,8 +8,9 @@ from torch import Tensor
 from federation.methods.fedka import FedKA
 from incremental.head import grow_head
 from incremental.network import IncrementalNetwork, NetworkConfig, build_network, freeze, initial_weights, weights_of
+from twin.batches import TrainingBatch
 from twin.memory import herd
-from twin.objective import LocalContext, TrainingBatch
+from twin.objective import LocalContext
 
 # The package pulls in half of the plotting world; its import must not turn a deprecation elsewhere into a failure here.
 pytestmark = pytest.mark.filterwarnings("ignore")

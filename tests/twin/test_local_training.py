@@ -13,8 +13,9 @@ from incremental.inference import logits_of
 from incremental.network import IncrementalNetwork, NetworkConfig, build_network, initial_weights, weights_of
 from physical.batch import Batch
 from physical.transforms import AugmentationConfig, to_tensor, to_unit
+from twin.batches import TrainingBatch
 from twin.local_training import TrainingConfig, learning_rate, train_locally
-from twin.objective import LocalContext, Terms, TrainingBatch
+from twin.objective import LocalContext, Terms
 
 OFF = AugmentationConfig(crop_padding_pixels=0, brightness=0.0)
 

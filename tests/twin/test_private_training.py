@@ -13,10 +13,11 @@ from torch.nn import functional
 from incremental.head import grow_head
 from incremental.network import IncrementalNetwork, NetworkConfig, build_network, initial_weights, weights_of
 from physical.transforms import AugmentationConfig, to_unit
+from twin.batches import TrainingBatch
 from twin.differential_privacy import PrivacyError, PrivacySpent
 from twin.local_training import TrainingConfig, train_locally
 from twin.noise import Seeded
-from twin.objective import LocalContext, Terms, TrainingBatch
+from twin.objective import LocalContext, Terms
 from twin.private_training import PrivateTraining, per_image_gradients, private_optimiser, private_steps, sample_rate
 
 pytest.importorskip("opacus")

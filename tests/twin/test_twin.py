@@ -18,9 +18,10 @@ from incremental.network import IncrementalNetwork, build_network, weights_of
 from physical.batch import Batch
 from physical.hospital import Arrival, Hospital
 from physical.transforms import to_tensor, to_unit
+from twin.batches import TrainingBatch
 from twin.config import TwinConfig, TwinSetting
 from twin.messages import Broadcast, Observation, TwinUpdate
-from twin.objective import LocalContext, Terms, TrainingBatch
+from twin.objective import LocalContext, Terms
 from twin.state import from_plain, to_plain
 from twin.twin import DigitalTwin
 

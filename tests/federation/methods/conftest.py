@@ -18,8 +18,9 @@ from incremental.head import grow_head
 from incremental.network import IncrementalNetwork, NetworkConfig, build_network, freeze, initial_weights
 from incremental.proxy import ProxyConfig, ProxyServer
 from incremental.reconstruction import ReconstructionConfig
+from twin.batches import TrainingBatch
 from twin.messages import Observation, TwinUpdate
-from twin.objective import LocalContext, Terms, TrainingBatch
+from twin.objective import LocalContext, Terms
 
 OLD, CLASSES = 3, 5
 ROWS = (0, 0, 2, 1, 3, 4, 3, 4)

@@ -19,7 +19,7 @@ from federation.methods.lga import LGA
 from federation.methods.lwm import LwM
 from federation.methods.podnet import PODNet
 from incremental.network import build_network, freeze, initial_weights, weights_of
-from twin.objective import TrainingBatch
+from twin.batches import TrainingBatch
 from twin.private_training import per_image_gradients
 
 CLAIMS = [

@@ -1,0 +1,85 @@
+import pytest
+import torch
+
+from physical.transforms import AugmentationConfig, to_unit
+from twin.batches import TOGETHER, Batches, Stretch, TrainingBatch
+
+STILL = AugmentationConfig(crop_padding_pixels=0, brightness=0.0)
+MIRRORED = AugmentationConfig(crop_padding_pixels=0, brightness=0.0, horizontal_flip=True)
+
+
+def batches(count=600, batch_size=32, augmentation=STILL, seed=1):
+    """Images that can be told apart: pixel (0, 0) and its mirror image spell the place, the row is the place modulo 7."""
+    pixels = torch.zeros(count, 1, 2, 4, dtype=torch.uint8)
+    place = torch.arange(count)
+    pixels[:, 0, 0, 0] = pixels[:, 0, 0, 3] = place // 256
+    pixels[:, 0, 1, 0] = pixels[:, 0, 1, 3] = place % 256
+    return Batches(pixels, place % 7, batch_size, augmentation, torch.Generator().manual_seed(seed))
+
+
+def places_in(images):
+    whole = (images * 255).round().long()
+    return whole[:, 0, 0, 0] * 256 + whole[:, 0, 1, 0]
+
+
+@pytest.mark.parametrize("augmentation", [STILL, MIRRORED], ids=["still", "varied"])
+@pytest.mark.parametrize(("count", "batch_size"), [(600, 32), (600, 50), (256, 256), (300, 299), (700, 400), (5, 32)])
+def test_an_epoch_has_every_image_once_in_batches_of_the_size_that_was_asked_for(augmentation, count, batch_size):
+    drawn = list(batches(count, batch_size, augmentation).epoch())
+    assert [len(batch.rows) for batch in drawn] == [batch_size] * (count // batch_size) + [count % batch_size] * bool(count % batch_size)
+    places = torch.cat([places_in(batch.images) for batch in drawn])
+    assert sorted(places.tolist()) == list(range(count))
+    assert torch.equal(torch.cat([batch.rows for batch in drawn]), places % 7)
+
+
+@pytest.mark.parametrize("augmentation", [STILL, AugmentationConfig()], ids=["still", "varied"])
+def test_what_a_stretch_is_asked_is_what_each_batch_would_have_been_asked(augmentation):
+    looked = []
+
+    def ask(images, rows):
+        looked.append(len(images))
+        return images.sum((1, 2, 3)), rows * 2
+
+    for batch in batches(augmentation=augmentation).epoch():
+        sums, twice = batch.ask("sums", ask)
+        assert torch.equal(sums, batch.images.sum((1, 2, 3)))
+        assert torch.equal(twice, batch.rows * 2)
+    assert sum(looked) == 600
+    assert max(looked) <= TOGETHER
+
+
+def test_images_that_do_not_change_are_looked_at_once_in_all_epochs_and_varied_ones_as_they_are_now():
+    for augmentation, looks in ((STILL, 600), (AugmentationConfig(), 1200)):
+        looked = []
+        source = batches(augmentation=augmentation)
+        for batch in [*source.epoch(), *source.epoch()]:
+            batch.ask("rows", lambda images, rows, looked=looked: (looked.append(len(rows)) or rows,))
+        assert sum(looked) == looks
+
+
+def test_two_questions_are_two_and_a_batch_by_itself_is_asked_by_itself():
+    stretch = Stretch(lambda: (torch.ones(4, 1, 2, 2), torch.arange(4)))
+    batch = TrainingBatch(torch.ones(2, 1, 2, 2), torch.arange(2), stretch, torch.tensor([3, 1]))
+    assert [batch.ask(name, lambda images, rows, add=add: (rows + add,))[0].tolist() for name, add in (("a", 0), ("b", 10))] == [
+        [3, 1],
+        [13, 11],
+    ]
+    alone = TrainingBatch(batch.images, batch.rows)
+    assert alone.ask("a", lambda images, rows: (rows + 20,))[0].tolist() == [20, 21]
+
+
+def test_the_draws_follow_from_the_seed():
+    def drawn(seed):
+        return torch.cat([batch.images for batch in batches(augmentation=AugmentationConfig(), seed=seed).epoch()])
+
+    assert torch.equal(drawn(1), drawn(1))
+    assert not torch.equal(drawn(1), drawn(2))
+
+
+def test_a_batch_that_is_asked_for_by_places_has_those_images():
+    source = batches()
+    chosen = torch.tensor([5, 2, 400])
+    batch = source.at(chosen)
+    assert places_in(batch.images).tolist() == [5, 2, 400]
+    assert batch.ask("rows", lambda images, rows: (rows,))[0].tolist() == [5, 2, 1]
+    assert torch.equal(batch.images, to_unit(source._images[chosen]))
