@@ -88,7 +88,7 @@ def profile_table(title: str, work: Callable[[], object], steps: int) -> str:
     for event in profile.events() or []:
         if event.name in _RANGES or event.name.startswith("Optimizer."):
             seconds[_RANGES.get(event.name, "optimiser")] += event.self_cpu_time_total / 1e6
-        elif event.name.startswith("aten::"):
+        elif event.name.startswith(("aten::", "mkldnn::")):
             seconds[group_of(event.name, _ancestors(event))] += event.self_cpu_time_total / 1e6
     seconds["python overhead"] = max(wall - sum(seconds.values()), 0.0)
     rows: list[tuple[str, str, str]] = [
@@ -113,14 +113,14 @@ def _ancestors(event: Any) -> list[str]:
 def _named_ranges() -> Iterator[None]:
     """Name, while this lasts, what is not an operator: teacher, attention, augmentation. A name that is gone goes without."""
     import federation.methods.fedka
-    import twin.local_training
+    import twin.batches
     from benchmarks.reference import PlainDataset, PlainLoss
 
     with contextlib.ExitStack() as stack:
         for holder, name, label in (
             (federation.methods.fedka, "attention", "attention"),
-            (twin.local_training, "augment", "augmentation"),
-            (twin.local_training, "to_unit", "augmentation"),
+            (twin.batches, "augment", "augmentation"),
+            (twin.batches, "to_unit", "augmentation"),
             (PlainLoss, "_teach", "teacher"),
             (PlainLoss, "_student_maps", "attention"),
             (PlainDataset, "__getitem__", "augmentation"),

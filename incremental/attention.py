@@ -32,7 +32,7 @@ def attention(
     """
     if layer == "last":
         weights = network.head.weight[rows] / (outputs.maps.shape[2] * outputs.maps.shape[3])
-        return torch.relu(torch.einsum("bdhw,bd->bhw", outputs.maps.to(weights.dtype), weights))
+        return torch.relu(torch.einsum("bdhw,bd->bhw", outputs.maps, weights.to(outputs.maps.dtype)))
     weights = _gradient_of_scores(network, outputs, rows).mean((2, 3))  # eq. 1
     return torch.relu(torch.einsum("bdhw,bd->bhw", outputs.middle_maps, weights))  # eq. 2
 

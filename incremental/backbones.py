@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from incremental.convolution import Convolution, FoldedConvolution
+from incremental.convolution import Convolution, FoldedConvolution, Shortcut
 
 Norm = Literal["batch", "group"]
 
@@ -33,7 +33,7 @@ class BasicBlock(nn.Module):
         self.norm2 = normalisation(norm, channels)
         self.shortcut: nn.Module = nn.Identity()
         if stride != 1 or channels_in != channels:
-            self.shortcut = nn.Sequential(nn.Conv2d(channels_in, channels, 1, stride, bias=False), normalisation(norm, channels))
+            self.shortcut = nn.Sequential(Shortcut(channels_in, channels, stride), normalisation(norm, channels))
 
     def forward(self, maps: Float[Tensor, "B D H W"]) -> Float[Tensor, "B E h w"]:
         """Return the maps after the block."""

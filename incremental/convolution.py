@@ -36,6 +36,26 @@ class Convolution(nn.Conv2d):
         return side_by_side(maps.bfloat16(), self.weight, self.bias, self.stride[0])
 
 
+class Shortcut(nn.Conv2d):
+    """A 1x1 convolution without padding: a product of matrices, which the library's gradients do not know.
+
+    Args:
+        channels_in: Of the maps that come.
+        channels: Of the maps that go.
+        stride: Step between positions [px].
+    """
+
+    def __init__(self, channels_in: int, channels: int, stride: int) -> None:
+        super().__init__(channels_in, channels, 1, stride, bias=False)
+
+    def forward(self, maps: Float[Tensor, "B D H W"]) -> Float[Tensor, "B E h w"]:
+        """Return the convolved maps; the same either way, but for the order in which products are summed up."""
+        if not _in_bfloat16(maps):
+            return super().forward(maps)
+        pixels = maps.bfloat16().permute(0, 2, 3, 1)[:, :: self.stride[0], :: self.stride[1]]
+        return functional.linear(pixels, self.weight.flatten(1), self.bias).permute(0, 3, 1, 2)
+
+
 class FoldedConvolution(nn.Module):
     """A convolution with the batch normalisation after it folded in, and the sum and rectifier that follow; for networks that do not learn.
 

@@ -173,12 +173,14 @@ def _steps(
             yield lambda: map(private.step, private.draw())
         return
 
+    parameters = list(network.parameters())
+
     def step(batch: TrainingBatch) -> Terms:
         terms = terms_of(batch)
         total = torch.stack(list(terms.values())).sum()
         optimiser.zero_grad()
         total.backward()  # type: ignore[no-untyped-call]
-        norm = torch.nn.utils.clip_grad_norm_(network.parameters(), config.gradient_clip or torch.inf)
+        norm = torch.nn.utils.clip_grad_norm_(parameters, config.gradient_clip or torch.inf)
         optimiser.step()
         return {**terms, "total": total, "gradient_norm": norm}
 

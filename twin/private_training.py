@@ -17,7 +17,7 @@ from pydantic import ConfigDict
 from torch import Tensor, nn
 from torch.nn import functional
 
-from incremental.convolution import Convolution
+from incremental.convolution import Convolution, Shortcut
 from twin.differential_privacy import PrivacyError, PrivacySpent, check_mechanism, require_opacus
 from twin.noise import NoiseSource, Randomness, randomness
 from twin.objective import Terms
@@ -201,6 +201,7 @@ def per_image_gradients(network: nn.Module) -> Iterator[None]:
             **GradSampleModule.GRAD_SAMPLERS,
             nn.Conv2d: _convolution_gradients,
             Convolution: _convolution_gradients,
+            Shortcut: _convolution_gradients,
         }
 
     # Kernels of SGD read gradients in the order of the weights: both are plain, as Opacus' gradients are.
