@@ -5,7 +5,6 @@ A twin is a state, a hospital and the common setting, and is put together only w
 Results do not depend on the engine: what is random is seeded by the messages, and the number of threads of one training is a setting.
 """
 
-import os
 from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
 from typing import Literal, Protocol, runtime_checkable
@@ -14,6 +13,7 @@ import pydantic.dataclasses
 import torch
 from pydantic import ConfigDict
 
+from federation.cores import available_cores
 from federation.processes import Listener, ProcessEngine
 from federation.twin_states import StateFolder
 from federation.ward import Hospitals, Ward
@@ -155,8 +155,3 @@ def make_engine(
     if config.name == "processes":
         return ProcessEngine(ward, states, config.num_workers(available_cores()), config.threads, listener)
     return SequentialEngine(ward, states, listener, explain=config.name == "debug")
-
-
-def available_cores() -> int:
-    """Return how many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from federation import metrics
+from federation.cores import all_cores
 from federation.method import Answer
 from incremental.attention import attention
 from incremental.head import Weights
@@ -38,6 +39,9 @@ class Evaluation:
         """Derive the numbers from the confusion."""
         object.__setattr__(self, "accuracy", metrics.accuracy(self.confusion))
         object.__setattr__(self, "macro_f1", metrics.macro_f1(self.confusion))
+
+
+_AT_ONCE = 64  # images: in float32 their maps then fit into the caches
 
 
 class Evaluator:
@@ -77,7 +81,8 @@ class Evaluator:
             most: Look at this many images only, evenly taken from all classes; none: at all.
         """
         network = freeze(build_network(self._network, weights))
-        return self.evaluate_answers(lambda images: logits_of(network, images).argmax(1), class_names, task, most)
+        with all_cores():  # while a model is measured no twin trains; what an image's logits are does not depend on it
+            return self.evaluate_answers(lambda images: logits_of(network, images, _AT_ONCE).argmax(1), class_names, task, most)
 
     def evaluate_answers(self, answer: Answer, class_names: Sequence[str], task: int, most: int | None = None) -> Evaluation:
         """Measure whatever names images: given 8-bit images [N, C, H, W], ``answer`` returns an index into ``class_names`` for each."""

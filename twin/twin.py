@@ -206,5 +206,6 @@ class DigitalTwin:
         """Return the image nearest to the mean feature of each current class, in [0, 1], and its row."""
         owned = {name: self._view.of_class(self.state.current, name) for name in self.state.current_names if name in class_names}
         owned = {name: positions for name, positions in owned.items() if len(positions)}
-        images = torch.stack([self._view.prototype(network, positions) for positions in owned.values()])
+        looker = freeze(build_network(network.config, weights_of(network)))
+        images = torch.stack([self._view.prototype(looker, positions) for positions in owned.values()])
         return to_unit(images), torch.tensor([class_names.index(name) for name in owned])
