@@ -25,6 +25,7 @@ from federation.round import RoundConfig
 from federation.screening import ScreeningConfig
 from federation.secure_sum import check_secure_aggregation
 from federation.tracking import TrackingConfig
+from incremental.device import pick_device
 from incremental.network import NetworkConfig
 from incremental.proxy import ProxyConfig
 from physical.protocol import HospitalConfig, ScenarioConfig, generate_hospitals
@@ -173,10 +174,12 @@ class ExperimentConfig:
         return plain
 
     def digest(self) -> str:
-        """Return the digest of all that can change a result: where twins run and where runs are recorded cannot (threads can)."""
+        """Return the digest of all that can change a result: in which processes twins run and where runs are recorded cannot."""
         parts = {field.name: _plain(getattr(self, field.name)) for field in dataclasses.fields(self)}
         parts["method"] = {"name": method_name(self.method), **parts["method"]}
         parts["engine"] = {"threads": self.engine.threads}
+        if self.training.private is None and pick_device(self.engine.device).type != "cpu":
+            parts["engine"]["device"] = "cuda"
         if self.federation.observers_per_round is None:  # as it was before there was a choice: older runs keep their digest
             del parts["federation"]["observers_per_round"]
         if self.federation.secure_aggregation is None:

@@ -17,6 +17,7 @@ from federation.cores import available_cores
 from federation.processes import Listener, ProcessEngine
 from federation.twin_states import StateFolder
 from federation.ward import Hospitals, Ward
+from incremental.device import DeviceName, born_on
 from incremental.network import build_network, freeze
 from twin.messages import Broadcast, GlobalModel, Observation, TwinUpdate
 from twin.objective import LocalObjective
@@ -33,11 +34,13 @@ class EngineConfig:
         name: ``sequential``; ``debug``: sequential, and errors carry twin, round and stage; ``processes``.
         threads: Threads of one training; it belongs to the result, as sums in another order differ in the last bit.
         workers: Most worker processes of ``processes``; none: as many as there are cores for. Workers x threads never exceeds the cores.
+        device: Where networks run: ``auto``: on the GPU where torch can use one, else on the CPU. On a GPU the last digits are others.
     """
 
     name: EngineName = "sequential"
     threads: int = 1
     workers: int | None = None
+    device: DeviceName = "auto"
 
     def __post_init__(self) -> None:
         """Check the ranges."""
@@ -106,7 +109,8 @@ class SequentialEngine:
 
     def observe(self, model: GlobalModel, twin_ids: Sequence[str]) -> Sequence[Observation]:
         """Let these twins look at their data; the network is built once."""
-        network = freeze(build_network(self._hospitals.setting.network, model.weights))
+        with born_on(self._hospitals.device):
+            network = freeze(build_network(self._hospitals.setting.network, model.weights))
         observations = []
         for twin_id in twin_ids:
             with self._named(twin_id, model.round, "observe"):

@@ -14,6 +14,7 @@ from federation import metrics
 from federation.cores import all_cores
 from federation.method import Answer
 from incremental.attention import attention
+from incremental.device import CPU, born_on
 from incremental.head import Weights
 from incremental.inference import logits_of
 from incremental.network import NetworkConfig, build_network, freeze
@@ -51,11 +52,13 @@ class Evaluator:
         images: The split that is measured on.
         tasks: Class names of each task.
         network: What weights are put into.
+        device: Where it looks.
     """
 
-    def __init__(self, images: Batch, tasks: Sequence[Sequence[str]], network: NetworkConfig) -> None:
+    def __init__(self, images: Batch, tasks: Sequence[Sequence[str]], network: NetworkConfig, device: torch.device = CPU) -> None:
         self.tasks = tuple(tuple(names) for names in tasks)
         self._network = network
+        self._device = device
         order = {name: index for index, name in enumerate(name for names in tasks for name in names)}
         truth = np.array([order.get(name, -1) for name in images.vocabulary], np.int64)[images.labels]
         used = np.flatnonzero(truth >= 0)
@@ -80,7 +83,8 @@ class Evaluator:
             task: Last task whose classes count as seen.
             most: Look at this many images only, evenly taken from all classes; none: at all.
         """
-        network = freeze(build_network(self._network, weights))
+        with born_on(self._device):
+            network = freeze(build_network(self._network, weights))
         with all_cores():  # while a model is measured no twin trains; what an image's logits are does not depend on it
             return self.evaluate_answers(lambda images: logits_of(network, images, _AT_ONCE).argmax(1), class_names, task, most)
 

@@ -116,7 +116,7 @@ class _Run:
         config = self.study.config
         self.folder.write_json("config.json", config.as_plain())
         self.folder.write_json("manifest.json", self.study.scenario.manifest(config.scenario))
-        self.folder.write_json("environment.json", environment(config.engine.threads))
+        self.folder.write_json("environment.json", environment(config.engine.threads, self.study.accelerator))
         self.folder.keep_records(0)
         self.states.clear()
         self.watcher.begin(config, self.study.scenario, 0)

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from federation.parcels import Parcel, pack, unpack
 from federation.twin_states import StateFolder
 from federation.ward import Ward
+from incremental.device import born_on
 from incremental.network import IncrementalNetwork, build_network, freeze
 from physical.batch import Batch
 from physical.hospital import Arrival
@@ -113,15 +114,16 @@ class _SharedWard:
     arrivals: Mapping[str, Sequence[Arrival]]
     joins: Mapping[str, int]
     setting: TwinSetting
+    device: torch.device
 
     def open(self) -> Ward:
         archive = Batch(self.images.numpy(), self.labels, self.vocabulary)
-        return Ward(archive, self.arrivals, self.joins, self.setting)
+        return Ward(archive, self.arrivals, self.joins, self.setting, self.device)
 
 
 def _share(ward: Ward) -> _SharedWard:
     images = torch.from_numpy(ward.archive.images).share_memory_()  # type: ignore[no-untyped-call]
-    return _SharedWard(images, ward.archive.labels, ward.archive.vocabulary, ward.arrivals, ward.joins, ward.setting)
+    return _SharedWard(images, ward.archive.labels, ward.archive.vocabulary, ward.arrivals, ward.joins, ward.setting, ward.device)
 
 
 @dataclass
@@ -159,7 +161,8 @@ def _observe_in_worker(job: _Job) -> tuple[str, Observation]:
     assert _worker is not None
     model: GlobalModel = _worker.open(job)
     if _worker.network is None:
-        _worker.network = freeze(build_network(_worker.ward.setting.network, model.weights))
+        with born_on(_worker.ward.device):
+            _worker.network = freeze(build_network(_worker.ward.setting.network, model.weights))
     twin = _worker.ward.twin(job.twin_id, _worker.states.get(job.twin_id))
     observation = twin.observe(model, _worker.network)
     _worker.states[job.twin_id] = twin.state

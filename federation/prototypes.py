@@ -33,7 +33,7 @@ def encode_prototypes(network: IncrementalNetwork, context: LocalContext, config
     images, rows = context.prototypes(network)
     images = perturb(network, images, rows, config)
     encoder = GradientEncoder((images.shape[1], images.shape[2], images.shape[3]), context.num_rows, config.public_seed)
-    return {"prototype_gradients": encoder.encode(images, rows), "prototype_shape": torch.tensor(images.shape[1:])}
+    return {"prototype_gradients": encoder.encode(images.cpu(), rows.cpu()), "prototype_shape": torch.tensor(images.shape[1:])}
 
 
 def collect_prototypes(server: ServerState, updates: Sequence[TwinUpdate], config: ReconstructionConfig) -> ServerState:

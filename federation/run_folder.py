@@ -90,8 +90,13 @@ def code_version() -> str:
         return "unknown"
 
 
-def environment(threads: int) -> dict[str, Any]:
-    """Return what a run was made with."""
+def environment(threads: int, accelerator: str | None = None) -> dict[str, Any]:
+    """Return what a run was made with.
+
+    Args:
+        threads: Of one training.
+        accelerator: What networks ran on beside the processor; none: nothing.
+    """
     return {
         "code_version": code_version(),
         "python": platform.python_version(),
@@ -99,6 +104,7 @@ def environment(threads: int) -> dict[str, Any]:
         "cpu": _processor(),
         "cores": os.cpu_count(),
         "threads": threads,
+        "accelerator": accelerator,
         "command": sys.argv[1:],
         "packages": {name: _version(name) for name in _PACKAGES},
     }

@@ -5,6 +5,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol, runtime_checkable
 
+import torch
+
+from incremental.device import CPU
 from physical.batch import Batch
 from physical.hospital import Arrival, Hospital
 from twin.config import TwinSetting
@@ -19,6 +22,11 @@ class Hospitals(Protocol):
     @property
     def setting(self) -> TwinSetting:
         """What all twins share."""
+        ...
+
+    @property
+    def device(self) -> torch.device:
+        """Where they look and train."""
         ...
 
     def twin(self, twin_id: str, state: TwinState | None) -> DigitalTwin:
@@ -39,17 +47,19 @@ class Ward:
         arrivals: Of each hospital; asked for when its twin is put together.
         joins: First round of each hospital, in the order of the twins.
         setting: What all twins share.
+        device: Where they look and train.
     """
 
     archive: Batch
     arrivals: Mapping[str, Sequence[Arrival]]
     joins: Mapping[str, int]
     setting: TwinSetting
+    device: torch.device = CPU
 
     def twin(self, twin_id: str, state: TwinState | None) -> DigitalTwin:
         """Put one twin together."""
         hospital = Hospital(twin_id, self.archive, self.arrivals[twin_id], self.joins[twin_id])
-        return DigitalTwin(hospital, self.setting, state)
+        return DigitalTwin(hospital, self.setting, state, device=self.device)
 
     def present(self, round_number: int) -> Sequence[str]:
         """Return who takes part in a round; costs nothing that grows with the hospitals."""

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 SMALL_MAP = 16  # positions of the output; with more, and few channels, laying side by side costs more than it saves
 MEDIUM_MAP = 64  # with many channels
@@ -62,15 +62,21 @@ class FoldedConvolution(nn.Module):
     In bfloat16 on a CPU all of it is one operator of oneDNN's where no gradient is asked for, from weights that are cast once.
 
     Args:
-        convolution: In evaluation mode; is not changed.
-        norm: Batch normalisation in evaluation mode.
+        convolution: Is not changed.
+        norm: Whose running statistics count; is not changed.
         rectify: Whether a rectifier follows.
     """
 
     def __init__(self, convolution: nn.Conv2d, norm: nn.BatchNorm2d, rectify: bool = True) -> None:
         super().__init__()
-        self.convolution = fuse_conv_bn_eval(convolution, norm)
+        assert norm.running_mean is not None
+        assert norm.running_var is not None
+        statistics = (norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias)
+        self.weight, self.bias = fuse_conv_bn_weights(convolution.weight, convolution.bias, *statistics)
         self.rectify = rectify
+        assert not isinstance(convolution.padding, str)
+        self._shape = convolution.stride, convolution.padding
+        self._is_ours = isinstance(convolution, Convolution)
         self._cast: tuple[Tensor, Tensor] | None = None
 
     def forward(self, maps: Float[Tensor, "B D H W"], added: Float[Tensor, "B E h w"] | None = None) -> Float[Tensor, "B E h w"]:
@@ -82,18 +88,16 @@ class FoldedConvolution(nn.Module):
         """
         if _in_bfloat16(maps) and not (torch.is_grad_enabled() and maps.requires_grad) and _FUSES:
             return self._at_once(maps.bfloat16().contiguous(memory_format=torch.channels_last), added)
-        sums = self.convolution(maps) if added is None else self.convolution(maps) + added
+        sums = functional.conv2d(maps, self.weight, self.bias, *self._shape)
+        sums = sums if added is None else sums + added
         return torch.relu(sums) if self.rectify else sums
 
     def _at_once(self, maps: Tensor, added: Tensor | None) -> Tensor:
         if self._cast is None:
-            weight, bias = self.convolution.weight.detach(), self.convolution.bias
-            assert bias is not None
-            self._cast = weight.to(torch.bfloat16, memory_format=torch.channels_last), bias.detach().bfloat16()
-        layer = self.convolution
-        padding, stride = layer.padding, layer.stride
+            self._cast = self.weight.detach().to(torch.bfloat16, memory_format=torch.channels_last), self.bias.detach().bfloat16()
+        stride, padding = self._shape
         height, width = (_positions(side, stride[0]) for side in maps.shape[2:])
-        if height * width <= SMALL_MAP and isinstance(layer, Convolution):
+        if height * width <= SMALL_MAP and self._is_ours:
             sums = side_by_side(maps, *self._cast, stride[0])
             sums = sums if added is None else sums.add_(added)
             return sums.relu_() if self.rectify else sums

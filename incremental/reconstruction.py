@@ -18,6 +18,7 @@ from pydantic import ConfigDict
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
+from incremental.device import CPU
 from incremental.network import IncrementalNetwork
 
 
@@ -79,7 +80,8 @@ class GradientEncoder(nn.Module):
         super().__init__()
         channels, height, width = image_shape
         generator = torch.Generator().manual_seed(public_seed)
-        with torch.random.fork_rng(devices=[]):
+        # On the CPU wherever twins train: everybody must draw the same public network.
+        with CPU, torch.random.fork_rng(devices=[]):
             self.convolutions = nn.Sequential(
                 *(nn.Conv2d(channels, 12, 5, 2, padding=2), nn.Sigmoid()),
                 *(nn.Conv2d(12, 12, 5, 2, padding=2), nn.Sigmoid()),

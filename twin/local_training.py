@@ -109,9 +109,9 @@ def learning_rate(config: TrainingConfig, round_of_task: int, epoch: int, rounds
     return config.learning_rate
 
 
-def autocast(precision: Precision) -> torch.autocast:
+def autocast(precision: Precision, device: torch.device) -> torch.autocast:
     """Return the context in which networks run: bfloat16 where asked for, with float32 weights."""
-    return torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16")
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
 
 
 def train_locally(
@@ -128,7 +128,7 @@ def train_locally(
 
     Args:
         network: Changed in place.
-        images: 8-bit pixels.
+        images: 8-bit pixels, where the network is.
         rows: Class of each as a row of the head.
         objective: Gives the loss.
         context: What the objective may see.
@@ -142,7 +142,7 @@ def train_locally(
     batches = Batches(images, rows, config.batch_size, config.augmentation, generator)
 
     def terms_of(batch: TrainingBatch) -> Terms:
-        with autocast(config.precision):
+        with autocast(config.precision, images.device):
             return objective.local_loss(network, batch, context)
 
     sums: dict[str, Tensor] = {}

@@ -201,10 +201,10 @@ def not_true_distillation(
     each over the classes other than y alone. Zero for equal models and where one or two classes are known (a distribution over one class
     says nothing). The global model gets no gradient.
     """
-    others = torch.ones_like(logits, dtype=torch.bool).scatter(1, rows[:, None], False)
-    shape = (len(logits), logits.shape[1] - 1)
-    log_local = torch.log_softmax(logits.float()[others].view(shape) / temperature, 1)
-    log_global = torch.log_softmax(global_logits.detach().float()[others].view(shape) / temperature, 1)
+    first = torch.arange(logits.shape[1] - 1, device=logits.device)
+    others = first + (first >= rows[:, None])  # [B, C - 1]: the columns but the own one
+    log_local = torch.log_softmax(logits.float().gather(1, others) / temperature, 1)
+    log_global = torch.log_softmax(global_logits.detach().float().gather(1, others) / temperature, 1)
     return temperature**2 * functional.kl_div(log_local, log_global, reduction="none", log_target=True).sum(1).mean()
 
 

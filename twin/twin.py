@@ -14,12 +14,14 @@ import torch
 from torch import Tensor
 
 from incremental.detection import entropy
+from incremental.device import CPU, born_on, generator_on, moved
+from incremental.head import Weights
 from incremental.network import IncrementalNetwork, build_network, freeze, weights_of
 from physical.hospital import Hospital
 from physical.transforms import to_unit
 from twin.config import TwinSetting
 from twin.hold_out import hold_out
-from twin.local_training import learning_rate, train_locally
+from twin.local_training import LocalResult, learning_rate, train_locally
 from twin.looking import fraction, look, usual_quantiles
 from twin.memory import ExemplarMemory
 from twin.messages import Broadcast, GlobalModel, Observation, TwinUpdate
@@ -41,13 +43,20 @@ class DigitalTwin:
         setting: What it shares with the other twins.
         state: Where it stands; none: at its beginning.
         policy: What its hospital forbids to leave.
+        device: Where it looks and trains; what leaves it and what it keeps is on the CPU.
     """
 
     def __init__(
-        self, hospital: Hospital, setting: TwinSetting, state: TwinState | None = None, policy: UploadPolicy | None = None
+        self,
+        hospital: Hospital,
+        setting: TwinSetting,
+        state: TwinState | None = None,
+        policy: UploadPolicy | None = None,
+        device: torch.device = CPU,
     ) -> None:
         self._hospital = hospital
-        self._view = HospitalView(hospital, setting.training.precision == "bfloat16")
+        self._device = device
+        self._view = HospitalView(hospital, setting.training.precision == "bfloat16", device)
         self._setting = setting
         self._policy = policy or UploadPolicy()
         self.state = state or TwinState(ExemplarMemory(setting.twin.memory_capacity))
@@ -120,24 +129,8 @@ class DigitalTwin:
         kept_out = hold_out(positions, self._hospital.labels(positions), share)
         held_out, positions = positions[kept_out], positions[~kept_out]
         privacy = pay(self._setting, self.state.privacy, len(positions))
-        generator = torch.Generator().manual_seed(broadcast.seed)
-        training = self._setting.training
-        rates = tuple(
-            learning_rate(training, broadcast.rounds_since_growth, epoch, self._setting.rounds_per_task) for epoch in range(training.epochs)
-        )
-        context = self._context(broadcast, generator, rates, positions, held_out)
-        network = build_network(self._setting.network, broadcast.weights)
-        result = train_locally(
-            network,
-            self._view.pixels(positions),
-            torch.from_numpy(self._view.rows(positions, broadcast.class_names)),
-            objective,
-            context,
-            training,
-            rates,
-            generator,
-        )
-        upload, kept = objective.finish_local(network, context)
+        with born_on(self._device):
+            weights, upload, kept, result = self._train(broadcast, objective, positions, held_out)
         check_upload_is_covered(self._setting, upload)
         self.state = replace(self.state, kept={**kept_by_twin(self.state.kept), **kept}, fresh_task=False, privacy=privacy)
         received = replace(self.state, model_round=broadcast.round, model_names=broadcast.class_names)
@@ -145,7 +138,7 @@ class DigitalTwin:
         update = TwinUpdate(
             self.twin_id,
             broadcast.round,
-            weights_of(network),
+            weights,
             len(positions),
             upload,
             released_metrics(self._setting, privacy, result.metrics),
@@ -153,6 +146,22 @@ class DigitalTwin:
         )
         update, self.state = outgoing(update, broadcast, self._setting.outgoing, self.state, self._policy, objective)
         return update
+
+    def _train(
+        self, broadcast: Broadcast, objective: LocalObjective, positions: Positions, held_out: Positions
+    ) -> tuple[Weights, dict[str, Tensor], dict[str, Tensor], LocalResult]:
+        """Train, and return the local model, what to upload besides, what to keep, all of it on the CPU, and what was measured."""
+        generator = generator_on(self._device, broadcast.seed)
+        training = self._setting.training
+        rates = tuple(
+            learning_rate(training, broadcast.rounds_since_growth, epoch, self._setting.rounds_per_task) for epoch in range(training.epochs)
+        )
+        context = self._context(broadcast, generator, rates, positions, held_out)
+        network = build_network(self._setting.network, context.global_weights)
+        images, rows = self._view.pixels(positions), self._view.labels(positions, broadcast.class_names)
+        result = train_locally(network, images, rows, objective, context, training, rates, generator)
+        upload, kept = objective.finish_local(network, context)
+        return moved(weights_of(network), CPU), moved(upload, CPU), moved(kept, CPU), result
 
     def report(self) -> dict[str, Any]:
         """Return the twin's reported and desired state, as plain data without pixels."""
@@ -184,11 +193,11 @@ class DigitalTwin:
         return LocalContext(
             num_rows=len(broadcast.class_names),
             groups=groups_of_rows(self.state, broadcast.class_names),
-            global_weights=broadcast.weights,
+            global_weights=moved(broadcast.weights, self._device),
             old_network=old_network,
             old_rows=0 if broadcast.old_model is None else len(broadcast.old_model.class_names),
-            extras=broadcast.extras,
-            kept=kept_by_method(self.state.kept),
+            extras=moved(broadcast.extras, self._device),
+            kept=moved(kept_by_method(self.state.kept), self._device),
             fresh_task=self.state.fresh_task,
             generator=generator,
             prototypes=lambda network: self._prototypes(network, broadcast.class_names),
@@ -200,7 +209,7 @@ class DigitalTwin:
         )
 
     def _look(self, positions: Positions, class_names: tuple[str, ...]) -> tuple[Tensor, Tensor]:
-        return to_unit(self._view.pixels(positions)), torch.from_numpy(self._view.rows(positions, class_names))
+        return to_unit(self._view.pixels(positions)), self._view.labels(positions, class_names)
 
     def _prototypes(self, network: IncrementalNetwork, class_names: tuple[str, ...]) -> tuple[Tensor, Tensor]:
         """Return the image nearest to the mean feature of each current class, in [0, 1], and its row."""

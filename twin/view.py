@@ -7,6 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from incremental.device import CPU
 from incremental.inference import features_of, logits_of
 from incremental.network import IncrementalNetwork
 from physical.hospital import Hospital
@@ -20,15 +21,21 @@ class HospitalView:
     Args:
         hospital: Whose.
         bfloat16: Look through networks in bfloat16.
+        device: Where pixels go.
     """
 
-    def __init__(self, hospital: Hospital, bfloat16: bool) -> None:
+    def __init__(self, hospital: Hospital, bfloat16: bool, device: torch.device = CPU) -> None:
         self.hospital = hospital
         self._bfloat16 = bfloat16
+        self._device = device
 
     def pixels(self, positions: Positions) -> Tensor:
-        """Return 8-bit images, shape [N, C, H, W]."""
-        return to_tensor(self.hospital.images(positions).images)
+        """Return 8-bit images, shape [N, C, H, W], on the device."""
+        return to_tensor(self.hospital.images(positions).images).to(self._device)
+
+    def labels(self, positions: Positions, class_names: Sequence[str]) -> Tensor:
+        """Return each image's class as an index into a list of names, shape [N], on the device."""
+        return torch.from_numpy(self.rows(positions, class_names)).to(self._device)
 
     def logits(self, network: IncrementalNetwork, positions: Positions) -> NDArray[np.float32]:
         """Return what a network says, shape [N, C]."""

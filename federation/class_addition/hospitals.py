@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from federation.class_addition.images import HospitalPlan, Names, Plan
+from incremental.device import CPU
 from incremental.network import resize
 from physical.batch import Batch
 from physical.hospital import Arrival, Hospital
@@ -29,18 +30,20 @@ class MirroredHospitals:
         archives: Training images of each: what it knew first, then what was approved.
         num_known: How many of each archive it knew.
         setting: What all twins share.
+        device: Where they look and train.
     """
 
     archives: Mapping[str, Batch]
     num_known: Mapping[str, int]
     setting: TwinSetting
+    device: torch.device = CPU
 
     def twin(self, twin_id: str, state: TwinState | None) -> DigitalTwin:
         """Put one twin together; what was approved reaches it in round 0."""
         archive = self.archives[twin_id]
         approved = np.arange(self.num_known[twin_id], len(archive))
         arrivals = (Arrival(0, approved),) if len(approved) else ()
-        return DigitalTwin(Hospital(twin_id, archive, arrivals), self.setting, state)
+        return DigitalTwin(Hospital(twin_id, archive, arrivals), self.setting, state, device=self.device)
 
     def present(self, round_number: int) -> list[str]:
         """Return everybody."""

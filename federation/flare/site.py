@@ -26,6 +26,7 @@ from federation.flare.site_status import note_answer
 from federation.method import Method
 from federation.run_folder import code_version
 from federation.twin_states import StateError, StateFolder
+from incremental.device import DeviceName, born_on, pick_device
 from incremental.network import build_network, freeze
 from physical.archive_file import load_hospital
 from physical.hospital import Hospital
@@ -69,6 +70,7 @@ class SiteConfig:
         only_in_sum: Its update leaves under masks only, for the server to see the sum.
         masking: With whom it lets itself be summed.
         long_term_key: File with its 32-byte Ed25519 private key, beside this file; needed where keys are pinned.
+        device: Where its twin looks and trains: ``cpu``, ``cuda``, or ``auto``: on the GPU where there is one.
     """
 
     hospital: str
@@ -79,6 +81,7 @@ class SiteConfig:
     only_in_sum: bool = False
     masking: MaskingConfig = Field(default_factory=MaskingConfig)
     long_term_key: str | None = None
+    device: DeviceName = "cpu"
 
 
 def load_site(folder: Path) -> SiteConfig:
@@ -213,7 +216,9 @@ class HospitalSite:
         lost = session.states.set_aside_damaged(self.hospital_id)  # asked after reading: what was put aside meanwhile counts too
         if lost is not None:
             raise DamagedStateError(lost)
-        observation = twin.observe(model, freeze(build_network(session.assignment.setting.network, model.weights)))
+        with born_on(pick_device(self.config.device)):
+            network = freeze(build_network(session.assignment.setting.network, model.weights))
+        observation = twin.observe(model, network)
         self._keep(session, twin)
         return observation
 
@@ -253,7 +258,8 @@ class HospitalSite:
 
     def _twin(self, session: _Session) -> DigitalTwin:
         assert self._hospital is not None
-        return DigitalTwin(self._hospital, session.assignment.setting, self._state(session), self.config.policy)
+        device = pick_device(self.config.device)
+        return DigitalTwin(self._hospital, session.assignment.setting, self._state(session), self.config.policy, device)
 
     def _keep(self, session: _Session, twin: DigitalTwin) -> None:
         """Write where the twin stands before anything of it leaves: what the server counts on is on this disk."""

@@ -89,12 +89,12 @@ class FLwF2T(Method):
         logits = network(batch.images).logits
         fit = losses.plain_classification(logits, batch.rows, self.head_loss)
         terms, shares = {"classification": fit}, {"classification": self.classification_weight}
-        own = own_teacher(context) if self.own_weight else {}
+        own = context.once("own teacher's weights", lambda: own_teacher(context)) if self.own_weight else {}
         if own:
             known = context.logits_of("own teacher", lambda: freeze(build_network(network.config, own)), batch)
             terms["own_distillation"] = self._distil(logits, known)
             shares["own_distillation"] = self.own_weight
-        taught = int(context.extras.get("taught_rows", torch.tensor(0)))
+        taught = context.once("taught rows", lambda: int(context.extras.get("taught_rows", torch.tensor(0))))
         if self.server_weight and taught:
             known = context.logits_of("server's teacher", lambda: freeze(build_network(network.config, context.global_weights)), batch)
             terms["server_distillation"] = self._distil(logits, known[:, :taught])

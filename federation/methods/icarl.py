@@ -129,7 +129,7 @@ class ICaRL(Method):
         if context.images is None or not self.sends_class_means:
             return {}, context.kept
         images, rows = context.images()
-        features = features_of(network, (images * 255).round().to(torch.uint8))
+        features = features_of(network, (images * 255).round().to(torch.uint8)).to(rows.device)
         sums, counts = sums_by_class(features, rows, context.num_rows)
         enough = counts >= self.least_images
         means = torch.where(enough[:, None], sums / counts.clamp_min(1)[:, None], 0.0)
@@ -148,7 +148,7 @@ class ICaRL(Method):
 def sums_by_class(features: Float[Tensor, "N D"], rows: Int[Tensor, " N"], classes: int) -> tuple[Float[Tensor, "C D"], Int[Tensor, " C"]]:
     """Return the sum of each class's unit features and its number of images."""
     sums = torch.zeros(classes, features.shape[1]).index_add(0, rows, functional.normalize(features, dim=1))
-    return sums, torch.bincount(rows, minlength=classes)
+    return sums, torch.zeros(classes, dtype=torch.int64).index_add(0, rows, torch.ones_like(rows))
 
 
 def collect_class_means(server: ServerState, uploads: Sequence[Mapping[str, Tensor]]) -> ServerState:
