@@ -1,15 +1,22 @@
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from federation.config import load_experiment
-from federation.study import prepare_study
+from federation.engines import EngineConfig
+from federation.methods.fedavg import FedAvg
+from federation.study import device_of, prepare_study
+from incremental.device import DeviceError
+from twin.private_training import PrivateTraining
+
+CONFIGS = Path(__file__).parents[2] / "hospital_configs"
 
 
 @pytest.fixture(scope="module", params=["disjoint", "shared"])
 def study(request):
-    from pathlib import Path
-
-    folder = Path(__file__).parents[2] / "hospital_configs" / "phantom_tiny"
+    folder = CONFIGS / "phantom_tiny"
     alpha = "0.1" if request.param == "disjoint" else "null"
     changes = [f"scenario.images={request.param}", f"scenario.dirichlet_alpha={alpha}", "scenario.arrivals_per_task=3"]
     return prepare_study(load_experiment(folder, changes))
@@ -34,3 +41,28 @@ def test_the_ward_makes_arrivals_when_they_are_asked_for(study):
         for mine, theirs in zip(ward.arrivals[twin_id], plan.arrivals, strict=True):
             assert mine.round == theirs.round and np.array_equal(mine.positions, theirs.positions)
     assert list(ward.arrivals) == list(ward.joins) and len(ward.arrivals) == 4
+
+
+def test_networks_run_where_the_engine_says_and_private_training_on_the_cpu(monkeypatch):
+    demo = load_experiment(CONFIGS / "organa_demo")
+    own = replace(demo.training, precision="float32", private=PrivateTraining(noise_multiplier=1.0, max_grad_norm=1.0, delta=1e-4))
+    private = replace(demo, training=own, network=replace(demo.network, norm="group"), method=FedAvg())
+    on_gpu = EngineConfig(device="cuda")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert device_of(demo).type == device_of(private).type == "cpu"
+    with pytest.raises(DeviceError, match="torch finds no GPU"):
+        device_of(replace(demo, engine=on_gpu))
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    assert device_of(demo).type == "cuda"
+    assert device_of(private).type == "cpu"
+    with pytest.raises(DeviceError, match="training is private"):
+        device_of(replace(private, engine=on_gpu))
+
+
+def test_a_result_of_another_device_is_another_result(monkeypatch):
+    demo = load_experiment(CONFIGS / "organa_demo")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    here = demo.digest()
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    assert demo.digest() != here
+    assert replace(demo, engine=EngineConfig(device="cpu")).digest() == here
