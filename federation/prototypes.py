@@ -10,6 +10,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from federation.cores import all_cores
 from federation.seeding import seed_for
 from federation.server import ServerState
 from incremental.head import num_rows
@@ -82,7 +83,8 @@ def _reconstruct(
         return {}
     encoder = GradientEncoder(shape, num_rows(server.weights), config.public_seed)
     generator = torch.Generator().manual_seed(seed_for(server.seed, "invert", server.round))
-    found = invert(encoder, torch.cat(list(gradients)), shape, config, generator)
+    with all_cores():  # no twin trains meanwhile
+        found = invert(encoder, torch.cat(list(gradients)), shape, config, generator)
     varied = [found.images, *(augment(found.images, _VARIED, generator) for _ in range(_VARIANTS))]
     pixels = (torch.cat(varied) * 255).round().to(torch.uint8)
     rows = found.rows.repeat(_VARIANTS + 1)
