@@ -212,7 +212,7 @@ def run_to_death(path: Path) -> None:
 def test_killed_process_that_starts_again_makes_the_same_candidate_though_images_arrived(tmp_path: Path, first: Path, second: Path) -> None:
     federation = Federation(tmp_path).fill()
     path = federation.job("second", first / "candidate", federation.approved())
-    process = multiprocessing.get_context("fork").Process(target=run_to_death, args=(path,))
+    process = multiprocessing.get_context("spawn").Process(target=run_to_death, args=(path,))
     process.start()
     process.join()
     assert process.exitcode == -signal.SIGKILL
