@@ -163,6 +163,7 @@ class Misled:
         self._wards = {True: replace(ward, archive=flipped), False: ward}
         self._misled = misled
         self.setting = ward.setting
+        self.device = ward.device
 
     def twin(self, twin_id: str, state: TwinState | None) -> DigitalTwin:
         """Put one twin together."""
