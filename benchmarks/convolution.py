@@ -38,7 +38,8 @@ def _row(channels_in: int, channels: int, side: int, stride: int, batch: int, re
 
     layer = Convolution(channels_in, channels, stride).to(memory_format=torch.channels_last)
     maps = torch.randn(batch, channels_in, side, side).bfloat16().to(memory_format=torch.channels_last).requires_grad_()
-    chosen = "side by side" if is_small((side - 1) // stride + 1, (side - 1) // stride + 1, channels) else "library"
+    gives = (side - 1) // stride + 1
+    chosen = "side by side" if is_small(gives, gives, channels) else "library"
 
     def step(convolve: Callable[[Any, Any], Any]) -> Callable[[], Any]:
         def run() -> None:
@@ -48,8 +49,8 @@ def _row(channels_in: int, channels: int, side: int, stride: int, batch: int, re
         return run
 
     works = {
-        "library": step(lambda given, weight: torch.nn.functional.conv2d(given, weight, None, stride, 1)),
-        "side by side": step(lambda given, weight: side_by_side(given, weight, None, stride)),
+        "library": step(lambda maps, weight: torch.nn.functional.conv2d(maps, weight, None, stride, 1)),
+        "side by side": step(lambda maps, weight: side_by_side(maps, weight, None, stride)),
     }
     seconds = alternately(works, repeats)
     name = f"{channels_in} -> {channels}, {side} x {side}, {stride}, {batch}"

@@ -14,6 +14,7 @@ from typing import Any, get_args, get_type_hints
 
 import pydantic
 import pydantic.dataclasses
+import torch
 import yaml
 from pydantic import ConfigDict, Field, TypeAdapter
 
@@ -25,7 +26,7 @@ from federation.round import RoundConfig
 from federation.screening import ScreeningConfig
 from federation.secure_sum import check_secure_aggregation
 from federation.tracking import TrackingConfig
-from incremental.device import pick_device
+from incremental.device import CPU, DeviceError, pick_device
 from incremental.network import NetworkConfig
 from incremental.proxy import ProxyConfig
 from physical.protocol import HospitalConfig, ScenarioConfig, generate_hospitals
@@ -166,6 +167,19 @@ class ExperimentConfig:
             require_opacus()
         return TwinSetting(self.twin, self.network, self.training, self.scenario.rounds_per_task, self.outgoing)
 
+    @property
+    def device(self) -> torch.device:
+        """Where networks run.
+
+        Raises:
+            DeviceError: If that is a GPU and there is none, or training is private.
+        """
+        if self.training.private is None:
+            return pick_device(self.engine.device)
+        if self.engine.device == "cuda":
+            raise DeviceError("engine.device is 'cuda', but training is private, which is on the CPU alone; set engine.device to 'cpu'")
+        return CPU
+
     def as_plain(self) -> dict[str, Any]:
         """Return the resolved configuration as plain data, with its digest."""
         plain: dict[str, Any] = {field.name: _plain(getattr(self, field.name)) for field in dataclasses.fields(self)}
@@ -178,8 +192,8 @@ class ExperimentConfig:
         parts = {field.name: _plain(getattr(self, field.name)) for field in dataclasses.fields(self)}
         parts["method"] = {"name": method_name(self.method), **parts["method"]}
         parts["engine"] = {"threads": self.engine.threads}
-        if self.training.private is None and pick_device(self.engine.device).type != "cpu":
-            parts["engine"]["device"] = "cuda"
+        if self.device != CPU:
+            parts["engine"]["device"] = self.device.type
         if self.federation.observers_per_round is None:  # as it was before there was a choice: older runs keep their digest
             del parts["federation"]["observers_per_round"]
         if self.federation.secure_aggregation is None:

@@ -17,8 +17,8 @@ from federation.cores import available_cores
 from federation.processes import Listener, ProcessEngine
 from federation.twin_states import StateFolder
 from federation.ward import Hospitals, Ward
-from incremental.device import DeviceName, born_on
-from incremental.network import build_network, freeze
+from incremental.device import DeviceName
+from incremental.network import looking_network
 from twin.messages import Broadcast, GlobalModel, Observation, TwinUpdate
 from twin.objective import LocalObjective
 from twin.state import TwinState
@@ -109,8 +109,7 @@ class SequentialEngine:
 
     def observe(self, model: GlobalModel, twin_ids: Sequence[str]) -> Sequence[Observation]:
         """Let these twins look at their data; the network is built once."""
-        with born_on(self._hospitals.device):
-            network = freeze(build_network(self._hospitals.setting.network, model.weights))
+        network = looking_network(self._hospitals.setting.network, model.weights, self._hospitals.device)
         observations = []
         for twin_id in twin_ids:
             with self._named(twin_id, model.round, "observe"):

@@ -14,10 +14,10 @@ from federation import metrics
 from federation.cores import all_cores
 from federation.method import Answer
 from incremental.attention import attention
-from incremental.device import CPU, born_on
+from incremental.device import CPU
 from incremental.head import Weights
 from incremental.inference import logits_of
-from incremental.network import NetworkConfig, build_network, freeze
+from incremental.network import NetworkConfig, looking_network
 from physical.batch import Batch
 from physical.transforms import to_tensor, to_unit
 
@@ -83,8 +83,7 @@ class Evaluator:
             task: Last task whose classes count as seen.
             most: Look at this many images only, evenly taken from all classes; none: at all.
         """
-        with born_on(self._device):
-            network = freeze(build_network(self._network, weights))
+        network = looking_network(self._network, weights, self._device)
         with all_cores():  # while a model is measured no twin trains; what an image's logits are does not depend on it
             return self.evaluate_answers(lambda images: logits_of(network, images, _AT_ONCE).argmax(1), class_names, task, most)
 
@@ -117,7 +116,7 @@ class Evaluator:
         images = self._images[chosen]
         maps = {}
         for which, weights, known in (("teacher", teacher, teacher_names), ("student", student, student_names)):
-            network = freeze(build_network(self._network, weights))
+            network = looking_network(self._network, weights)
             rows = torch.tensor([list(known).index(name) for name in names])
             maps[which] = attention(network, network(to_unit(images)), rows).numpy()
         return {"images": images.permute(0, 2, 3, 1).numpy(), **maps, "class_names": np.array(names)}

@@ -18,8 +18,7 @@ from numpy.typing import NDArray
 from federation.parcels import Parcel, pack, unpack
 from federation.twin_states import StateFolder
 from federation.ward import Ward
-from incremental.device import born_on
-from incremental.network import IncrementalNetwork, build_network, freeze
+from incremental.network import IncrementalNetwork, looking_network
 from physical.batch import Batch
 from physical.hospital import Arrival
 from twin.config import TwinSetting
@@ -161,8 +160,7 @@ def _observe_in_worker(job: _Job) -> tuple[str, Observation]:
     assert _worker is not None
     model: GlobalModel = _worker.open(job)
     if _worker.network is None:
-        with born_on(_worker.ward.device):
-            _worker.network = freeze(build_network(_worker.ward.setting.network, model.weights))
+        _worker.network = looking_network(_worker.ward.setting.network, model.weights, _worker.ward.device)
     twin = _worker.ward.twin(job.twin_id, _worker.states.get(job.twin_id))
     observation = twin.observe(model, _worker.network)
     _worker.states[job.twin_id] = twin.state

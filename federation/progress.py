@@ -10,7 +10,6 @@ from rich.table import Table
 
 from federation.config import ExperimentConfig, method_name
 from federation.experiment import Watcher
-from federation.study import device_of
 from incremental.device import device_title
 from physical.scenario import Scenario
 
@@ -57,7 +56,7 @@ class RunDisplay:
         classes = " | ".join(", ".join(names) for names in scenario.tasks)
         self._console.print(
             f"[bold]{config.name}[/]: {method_name(config.method)} on {config.scenario.dataset}, {len(config.hospitals)} hospitals, "
-            f"{len(scenario.tasks)} tasks ({classes}), seed {config.seed}, on {device_title(device_of(config))}"
+            f"{len(scenario.tasks)} tasks ({classes}), seed {config.seed}, on {device_title(config.device)}"
             + (f", resumed at round {round_number + 1}" if round_number else "")
         )
         self._progress.update(self._rounds, total=scenario.num_rounds, completed=round_number)

@@ -3,12 +3,10 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from federation.config import ExperimentConfig
 from federation.evaluation import Evaluator
 from federation.ward import Ward
-from incremental.device import CPU, DeviceError, device_title, pick_device
+from incremental.device import CPU, device_title
 from physical.datasets import ImageDataset, load_dataset
 from physical.planning import plan_scenario
 from physical.scenario import Scenario
@@ -37,8 +35,7 @@ class Study:
     @property
     def accelerator(self) -> str | None:
         """What networks run on beside the processor."""
-        device = device_of(self.config)
-        return None if device.type == "cpu" else device_title(device)
+        return None if self.config.device == CPU else device_title(self.config.device)
 
     def ward(self) -> Ward:
         """Return the hospitals of the scenario."""
@@ -48,7 +45,7 @@ class Study:
             self.scenario.arrivals,
             {hospital_id: plan.joins_at_task * self.scenario.rounds_per_task for hospital_id, plan in plans.items()},
             self.config.setting(),
-            device_of(self.config),
+            self.config.device,
         )
 
     def unknown_arrived(self, twin_id: str, round_number: int, known: tuple[str, ...]) -> bool:
@@ -57,28 +54,16 @@ class Study:
         return any(since <= round_number and name not in known for name, since in first.items())
 
 
-def device_of(config: ExperimentConfig) -> torch.device:
-    """Return where the networks of an experiment run.
-
-    Raises:
-        DeviceError: If that is a GPU and there is none, or training is private.
-    """
-    if config.training.private is None:
-        return pick_device(config.engine.device)
-    if config.engine.device == "cuda":
-        raise DeviceError("engine.device is 'cuda' and training is private, whose noise is drawn on the CPU; set engine.device to 'cpu'")
-    return CPU
-
-
 def prepare_study(config: ExperimentConfig, data_dir: Path | None = None) -> Study:
     """Load the data and make the plan.
 
     Raises:
         StudyError: If there is nothing to measure on.
+        DeviceError: If the experiment asks for a device that is not there.
     """
     dataset = load_dataset(config.scenario.dataset, data_dir, holdout_validation=config.evaluation.split == "validation")
     scenario = plan_scenario(dataset.train.labels, dataset.sheet.class_names, config.scenario, config.hospitals, config.seed)
     measured = dataset.test if config.evaluation.split == "test" else dataset.validation
     if not len(measured):
         raise StudyError(f"{config.scenario.dataset} has no {config.evaluation.split} images; set evaluation.split to test")
-    return Study(config, dataset, scenario, Evaluator(measured, scenario.tasks, config.network, device_of(config)))
+    return Study(config, dataset, scenario, Evaluator(measured, scenario.tasks, config.network, config.device))

@@ -10,6 +10,7 @@ from pydantic import ConfigDict
 from torch import Tensor, nn
 
 from incremental.backbones import BACKBONES, Norm
+from incremental.device import CPU, born_on
 from incremental.head import Weights, num_rows
 
 
@@ -142,6 +143,12 @@ def freeze(network: IncrementalNetwork) -> IncrementalNetwork:
     """
     network.eval().backbone.fold()
     return network.eval().requires_grad_(False).to(memory_format=torch.channels_last)  # folding made modules of its own
+
+
+def looking_network(config: NetworkConfig, weights: Weights, device: torch.device = CPU) -> IncrementalNetwork:
+    """Return a frozen network that holds a copy of these weights, on a device."""
+    with born_on(device):
+        return freeze(build_network(config, weights))
 
 
 def with_channels(config: NetworkConfig, channels: Literal[1, 3]) -> NetworkConfig:

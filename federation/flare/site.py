@@ -26,8 +26,8 @@ from federation.flare.site_status import note_answer
 from federation.method import Method
 from federation.run_folder import code_version
 from federation.twin_states import StateError, StateFolder
-from incremental.device import DeviceName, born_on, pick_device
-from incremental.network import build_network, freeze
+from incremental.device import DeviceName, pick_device
+from incremental.network import looking_network
 from physical.archive_file import load_hospital
 from physical.hospital import Hospital
 from physical.mirror import Mirror
@@ -216,8 +216,7 @@ class HospitalSite:
         lost = session.states.set_aside_damaged(self.hospital_id)  # asked after reading: what was put aside meanwhile counts too
         if lost is not None:
             raise DamagedStateError(lost)
-        with born_on(pick_device(self.config.device)):
-            network = freeze(build_network(session.assignment.setting.network, model.weights))
+        network = looking_network(session.assignment.setting.network, model.weights, pick_device(self.config.device))
         observation = twin.observe(model, network)
         self._keep(session, twin)
         return observation

@@ -28,7 +28,7 @@ from federation.method import Answer, Method
 from federation.server import ServerState
 from incremental.head import num_rows, pad_rows
 from incremental.inference import features_of
-from incremental.network import IncrementalNetwork, build_network, freeze
+from incremental.network import IncrementalNetwork, looking_network
 from twin import losses
 from twin.batches import TrainingBatch
 from twin.messages import TwinUpdate
@@ -195,5 +195,5 @@ def nearest_mean_answer(server: ServerState) -> Answer | None:
     means = class_means(server)
     if means is None:
         return None
-    network = freeze(build_network(server.network, server.weights))
+    network = looking_network(server.network, server.weights)
     return lambda images: nearest_mean(features_of(network, images), means)

@@ -7,7 +7,7 @@ import pytest
 from federation.config import load_experiment
 from federation.engines import EngineConfig
 from federation.methods.fedavg import FedAvg
-from federation.study import device_of, prepare_study
+from federation.study import prepare_study
 from incremental.device import DeviceError
 from twin.private_training import PrivateTraining
 
@@ -49,14 +49,14 @@ def test_networks_run_where_the_engine_says_and_private_training_on_the_cpu(monk
     private = replace(demo, training=own, network=replace(demo.network, norm="group"), method=FedAvg())
     on_gpu = EngineConfig(device="cuda")
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    assert device_of(demo).type == device_of(private).type == "cpu"
+    assert demo.device.type == private.device.type == "cpu"
     with pytest.raises(DeviceError, match="torch finds no GPU"):
-        device_of(replace(demo, engine=on_gpu))
+        _ = replace(demo, engine=on_gpu).device
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
-    assert device_of(demo).type == "cuda"
-    assert device_of(private).type == "cpu"
+    assert demo.device.type == "cuda"
+    assert private.device.type == "cpu"
     with pytest.raises(DeviceError, match="training is private"):
-        device_of(replace(private, engine=on_gpu))
+        _ = replace(private, engine=on_gpu).device
 
 
 def test_a_result_of_another_device_is_another_result(monkeypatch):
