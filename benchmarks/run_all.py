@@ -51,6 +51,12 @@ PARTS = (
         tiny=("--networks", "thin", "--batches", "8", "--steps", "2", "--repeats", "1", *_QUICK_PEAK),
     ),
     Part(
+        "at_once",
+        "Local step, a twin for each core at once",
+        "benchmarks.at_once",
+        tiny=("--networks", "thin", "--batches", "8", "--steps", "2", "--repeats", "1"),
+    ),
+    Part(
         "habits",
         "What each habit of the reference costs",
         "benchmarks.local_step",
@@ -64,6 +70,7 @@ PARTS = (
         ("--profile", "--batches", "32"),
         ("--profile", "--networks", "thin", "--batches", "8", "--steps", "1"),
     ),
+    Part("convolution", "Convolutions, as the library does them and side by side", "benchmarks.convolution", tiny=("--repeats", "1")),
     Part("round_thin", "A round, thin network", "benchmarks.round", ("--inversions",), _QUICK_ROUND),
     Part("round_full", "A round, full network", "benchmarks.round", ("--full",), ("--full", *_QUICK_ROUND)),
     Part("scale", "Memory and time against the number of twins", "benchmarks.scale", threaded=False),

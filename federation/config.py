@@ -1,23 +1,23 @@
-"""An experiment as a folder of YAML: the only reader of YAML in the house.
+"""An experiment as a folder of YAML.
 
 ``experiment.yaml`` holds the experiment, ``hospital_*.yaml`` the hospitals that are named one by one. Each floor defines the small
 configuration that it uses; here they are composed, and a key that nobody defines is an error at every level.
 """
 
 import dataclasses
-import difflib
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any
 
 import pydantic
 import pydantic.dataclasses
 import torch
 import yaml
-from pydantic import ConfigDict, Field, TypeAdapter
+from pydantic import ConfigDict, Field
 
+from federation.config_file import ConfigError, build, explained, read_yaml, suggestion
 from federation.engines import EngineConfig
 from federation.method import Method
 from federation.methods import METHODS
@@ -38,10 +38,6 @@ from twin.privacy import check_fits, check_noise_is_secret
 
 _STRICT = ConfigDict(extra="forbid")
 _LEFT_AND_RIGHT = ("organamnist", "organcmnist", "organsmnist", "phantom_axial", "phantom_coronal", "phantom_sagittal")
-
-
-class ConfigError(ValueError):
-    """A configuration that cannot be run: what, got, allowed, what to do."""
 
 
 @pydantic.dataclasses.dataclass(frozen=True, config=_STRICT)
@@ -230,8 +226,8 @@ def load_experiment(folder: Path, changes: Sequence[str] = ()) -> ExperimentConf
     path = folder / "experiment.yaml"
     if not path.is_file():
         known = sorted(each.parent.name for each in folder.parent.glob("*/experiment.yaml")) if folder.parent.is_dir() else []
-        raise ConfigError(f"{path} does not exist; {_suggestion(folder.name, known) or 'give a folder that holds experiment.yaml'}")
-    raw = _read(path)
+        raise ConfigError(f"{path} does not exist; {suggestion(folder.name, known) or 'give a folder that holds experiment.yaml'}")
+    raw = read_yaml(path)
     for change in changes:
         _apply(raw, change)
     raw["hospitals"] = _hospitals(raw, folder)
@@ -239,7 +235,7 @@ def load_experiment(folder: Path, changes: Sequence[str] = ()) -> ExperimentConf
     try:
         return ExperimentConfig(**raw)
     except pydantic.ValidationError as error:
-        raise ConfigError("\n".join(_explain(each, path.name) for each in error.errors())) from None
+        raise ConfigError(explained(error, path.name, ExperimentConfig)) from None
     except ValueError as error:
         raise ConfigError(f"{path.name}: {error}") from None
 
@@ -248,16 +244,6 @@ def from_plain(plain: Mapping[str, Any]) -> ExperimentConfig:
     """Return the experiment that ``as_plain`` wrote."""
     raw = {name: value for name, value in plain.items() if name != "config_digest"}
     return ExperimentConfig(**{**raw, "method": _method(raw["method"], "config.json")})
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path.name} is not readable YAML: {error}") from None
-    if not isinstance(raw, dict):
-        raise ConfigError(f"{path.name} holds {type(raw).__name__}; expected 'key: value' lines")
-    return raw
 
 
 def _apply(raw: dict[str, Any], change: str) -> None:
@@ -276,15 +262,15 @@ def _hospitals(raw: Mapping[str, Any], folder: Path) -> tuple[HospitalConfig, ..
     files = sorted(folder.glob("hospital_*.yaml"))
     generated = raw.get("hospitals")
     if isinstance(generated, list | tuple):
-        return tuple(_build(HospitalConfig, each, f"hospitals.{index}") for index, each in enumerate(generated))
+        return tuple(build(HospitalConfig, each, f"hospitals.{index}") for index, each in enumerate(generated))
     if (generated is None) == (not files):
         raise ConfigError(
             f"{folder.name} has {len(files)} hospital_*.yaml and {'no ' if generated is None else ''}'hospitals' in experiment.yaml; "
             "allowed: exactly one of the two; name hospitals in files, or generate them with hospitals: {initial: 6, join_per_task: 1}"
         )
     if files:
-        return tuple(_build(HospitalConfig, _read(path), path.name) for path in files)
-    made: GeneratedHospitals = _build(GeneratedHospitals, generated, "experiment.yaml: hospitals")
+        return tuple(build(HospitalConfig, read_yaml(path), path.name) for path in files)
+    made: GeneratedHospitals = build(GeneratedHospitals, generated, "experiment.yaml: hospitals")
     tasks = raw.get("scenario", {}).get("num_tasks", 1) if isinstance(raw.get("scenario"), dict) else 1
     return generate_hospitals(made.initial, made.join_per_task, tasks if isinstance(tasks, int) else 1)
 
@@ -295,46 +281,9 @@ def _method(raw: Any, where: str) -> Method:
         raise ConfigError(f"{where}: method is {raw!r}; expected a name or name and hyper-parameters; known: {', '.join(METHODS)}")
     name = settings["name"]
     if name not in METHODS:
-        raise ConfigError(f"{where}: method.name is {name!r}; known: {', '.join(METHODS)}. {_suggestion(name, METHODS)}".strip())
-    built: Method = _build(METHODS[name], {key: value for key, value in settings.items() if key != "name"}, f"{where}: method")
+        raise ConfigError(f"{where}: method.name is {name!r}; known: {', '.join(METHODS)}. {suggestion(name, METHODS)}".strip())
+    built: Method = build(METHODS[name], {key: value for key, value in settings.items() if key != "name"}, f"{where}: method")
     return built
-
-
-def _build(kind: type[Any], values: Any, where: str) -> Any:
-    if not isinstance(values, Mapping):
-        raise ConfigError(f"{where} is {values!r}; expected 'key: value' lines")
-    try:
-        return TypeAdapter(kind).validate_python(dict(values))
-    except pydantic.ValidationError as error:
-        raise ConfigError("\n".join(_explain(each, where, kind) for each in error.errors())) from None
-
-
-def _explain(error: Any, where: str, kind: type[Any] = ExperimentConfig) -> str:
-    """Return one finding of pydantic in the house's four parts."""
-    location = [str(part) for part in error["loc"]]
-    at = f"{where}: {'.'.join(location)}" if location else where
-    if error["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
-        known = _keys_at(kind, location[:-1])
-        return f"{at} is not a known key; known: {', '.join(known)}. {_suggestion(location[-1], known)}".strip()
-    if error["type"] in ("missing", "missing_argument"):
-        return f"{at} is missing; add it"
-    message = error["msg"].removeprefix("Value error, ")
-    if error["type"] == "value_error":
-        return f"{at}: {message}"
-    return f"{at} is {error['input']!r}; {message[0].lower()}{message[1:]}"
-
-
-def _keys_at(kind: type[Any], location: Sequence[str]) -> list[str]:
-    for part in location:
-        hints = get_type_hints(kind)
-        if part in hints:
-            kind = next((each for each in (hints[part], *get_args(hints[part])) if dataclasses.is_dataclass(each)), kind)  # type: ignore[assignment]
-    return [field.name for field in dataclasses.fields(kind)]
-
-
-def _suggestion(given: str, known: Any) -> str:
-    close = difflib.get_close_matches(given, list(known), 1)
-    return f"Did you mean {close[0]!r}?" if close else ""
 
 
 def _plain(value: Any) -> Any:

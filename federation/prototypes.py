@@ -99,7 +99,8 @@ def score_on_prototypes(server: ServerState) -> Score | None:
     images, rows = server.kept.get("prototype_images"), server.kept.get("prototype_rows")
     if images is None or rows is None:
         return None
-    logits = logits_of(build_network(server.network, server.weights), images)
+    with all_cores():  # while a model is scored no twin trains
+        logits = logits_of(build_network(server.network, server.weights), images)
     accuracy = float((logits.argmax(1) == rows).float().mean())
     return Score(accuracy, f"task {int(server.kept['prototype_task'])}: {len(rows)} reconstructed prototypes")
 
@@ -120,7 +121,8 @@ def score_on_perturbed_prototypes(server: ServerState, radius: float, copies: in
     images, rows = server.kept.get("prototype_images"), server.kept.get("prototype_rows")
     if images is None or rows is None:
         return None
-    features = features_of(build_network(server.network, server.weights), images)
+    with all_cores():  # while a model is scored no twin trains
+        features = features_of(build_network(server.network, server.weights), images)
     task = int(server.kept["prototype_task"])
     generator = torch.Generator().manual_seed(seed_for(server.seed, "perturb", task))
     variance = torch.stack([features[rows == row].var(0, correction=0) for row in rows])

@@ -71,7 +71,8 @@ def check(folders: Annotated[list[Path], typer.Argument(help="Folders that hold 
     """Validate experiments without running them: every key, every range, what must fit together."""
     from rich.console import Console
 
-    from federation.config import ConfigError, load_experiment
+    from federation.config import load_experiment
+    from federation.config_file import ConfigError
 
     console = Console()
     problems = []

@@ -15,7 +15,8 @@ from pydantic import ConfigDict
 
 from federation.comparison.budget import check_equal_budget
 from federation.comparison.published import PUBLISHED, Metric, PublishedRow
-from federation.config import ConfigError, ExperimentConfig, _build, _read, _suggestion, load_experiment
+from federation.config import ExperimentConfig, load_experiment
+from federation.config_file import ConfigError, build, read_yaml, suggestion
 
 _STRICT = ConfigDict(extra="forbid")
 PRESETS = Path(__file__).resolve().parents[2] / "hospital_configs" / "suites"
@@ -114,7 +115,7 @@ class SuiteConfig:
         labels = [cell.label for cell in self.cells]
         for what, name in [("reference", self.reference), *(("expected_order", name) for name in self.expected_order)]:
             if name not in labels:
-                raise ValueError(f"{what} names {name!r}; known: {', '.join(labels)}. {_suggestion(name, labels)}".strip())
+                raise ValueError(f"{what} names {name!r}; known: {', '.join(labels)}. {suggestion(name, labels)}".strip())
         self._check_published()
 
     def _check_published(self) -> None:
@@ -176,7 +177,7 @@ def find_suite(name: str) -> Path:
         raise SuiteError(f"{path} does not exist; give a suite's YAML file or a preset: {', '.join(preset_names())}")
     preset = PRESETS / f"{name}.yaml"
     if not preset.is_file():
-        raise SuiteError(f"suite is {name!r}; presets: {', '.join(preset_names())}. {_suggestion(name, preset_names())}".strip())
+        raise SuiteError(f"suite is {name!r}; presets: {', '.join(preset_names())}. {suggestion(name, preset_names())}".strip())
     return preset
 
 
@@ -196,7 +197,7 @@ def load_suite(path: Path, changes: Sequence[str] = ()) -> Suite:
         SuiteError: What cannot be run, or cells with unequal budgets.
         ConfigError: A key that nobody knows.
     """
-    config: SuiteConfig = _build(SuiteConfig, _read(path), path.name)
+    config: SuiteConfig = build(SuiteConfig, read_yaml(path), path.name)
     configs: dict[tuple[str, str], ExperimentConfig] = {}
     for experiment in config.experiments:
         for cell in config.cells:

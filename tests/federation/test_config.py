@@ -3,7 +3,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from federation.config import ConfigError, from_plain, load_experiment
+from federation.config import from_plain, load_experiment
+from federation.config_file import ConfigError
 
 CONFIGS = Path(__file__).parents[2] / "hospital_configs"
 

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from federation.config import ConfigError, from_plain, load_experiment
+from federation.config import from_plain, load_experiment
+from federation.config_file import ConfigError
 from federation.experiment import Watcher, run_experiment
 from federation.run_folder import RunFolder
 from federation.study import prepare_study

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from federation.aggregation import parameters_of, weighted_mean
-from federation.config import ConfigError, load_experiment
+from federation.config import load_experiment
+from federation.config_file import ConfigError
 from federation.methods import METHODS
 from federation.robust import RobustConfig, clipped, defend, krum_scores, trimmed_mean
 from federation.round import RoundConfig

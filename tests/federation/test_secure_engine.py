@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from federation.config import ConfigError, load_experiment
+from federation.config import load_experiment
+from federation.config_file import ConfigError
 from federation.engines import SequentialEngine, TwinEngine
 from federation.experiment import run_experiment
 from federation.methods.fedavg import FedAvg

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from federation.config import ConfigError, load_experiment
+from federation.config import load_experiment
+from federation.config_file import ConfigError
 from federation.engines import EngineConfig, SequentialEngine, make_engine
 from federation.experiment import Watcher, run_experiment, with_seed
 from federation.methods.fedavg import FedAvg

@@ -2,7 +2,7 @@ import pytest
 
 from federation.comparison.published import PUBLISHED
 from federation.comparison.suite import SuiteError, find_suite, load_suite, preset_names
-from federation.config import ConfigError
+from federation.config_file import ConfigError
 from federation.methods.ablations import ABLATIONS
 
 PAPER = [f"table{number}" for number in range(2, 12)]
