@@ -1,4 +1,4 @@
-"""Messages of every kind, made by the types of their fields, and a comparison that sees every bit."""
+"""Messages of every kind, a comparison that sees every bit, runs over wires within this process, and a deployment's manifests."""
 
 import struct
 import tempfile
@@ -18,6 +18,7 @@ from federation.config import ExperimentConfig, load_experiment
 from federation.experiment import run_experiment
 from federation.flare.engine import LinkConfig, RemoteEngine
 from federation.flare.fields import hints_of
+from federation.flare.manifests import write_manifests
 from federation.flare.notices import Assignment
 from federation.flare.site import HospitalSite
 from federation.flare.tensor_block import DTYPES
@@ -27,6 +28,7 @@ from federation.study import Study, prepare_study
 from incremental.head import Weights
 from physical.archive_file import save_archive
 from physical.batch import Batch
+from tests.federation.flare.hospital_names import NAMES
 from twin.messages import Broadcast, GlobalModel, Observation, TwinUpdate
 
 ROOT = Path(__file__).parents[3]
@@ -268,3 +270,10 @@ class Over:
 @pytest.fixture(scope="module")
 def over(tmp_path_factory: pytest.TempPathFactory) -> Over:
     return Over(tmp_path_factory.mktemp("over"))
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    made = tmp_path / "manifests"
+    write_manifests(made, tmp_path / "deployment", NAMES, host="fedka.example", port=8102, metrics_port=9102)
+    return made
