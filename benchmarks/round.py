@@ -82,7 +82,7 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     size.add_argument("--thin", dest="full", action="store_false", help="resnet10 w16, 28 px (the default)")
     size.add_argument("--full", action="store_true", help="resnet18 w64, 32 px")
     options.set_defaults(full=False)
-    options.add_argument("--images-per-class", type=int, default=None, help="0: all; none: 96 thin, 16 full")
+    options.add_argument("--images-per-class", type=int, default=None, help="0: all; none: 96 thin, 40 full")
     options.add_argument("--twins", type=int, default=30, help="twins of the pool in the measured task")
     options.add_argument("--epochs", type=int, default=5, help="local epochs")
     options.add_argument("--repeats", type=int, default=1, help="timings of each side")
@@ -93,7 +93,7 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     options.add_argument("--invert-steps", type=int, default=0, help="of the reference; 0: 250 of L-BFGS, or as many Adam steps as ours")
     given = options.parse_args(arguments)
     if given.images_per_class is None:
-        given.images_per_class = 16 if given.full else 96
+        given.images_per_class = 40 if given.full else 96
     return given
 
 

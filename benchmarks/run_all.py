@@ -43,6 +43,7 @@ class Part:
 
 _QUICK_PEAK = ("--sizes", "256", "--megabytes", "16")
 _QUICK_ROUND = ("--images-per-class", "4", "--twins", "8", "--epochs", "1")
+_AS_RUN = ("--engine", "processes")  # as ``fedka run`` trains them on a CPU
 PARTS = (
     Part(
         "local_step",
@@ -71,8 +72,8 @@ PARTS = (
         ("--profile", "--networks", "thin", "--batches", "8", "--steps", "1"),
     ),
     Part("convolution", "Convolutions, as the library does them and side by side", "benchmarks.convolution", tiny=("--repeats", "1")),
-    Part("round_thin", "A round, thin network", "benchmarks.round", ("--inversions",), _QUICK_ROUND),
-    Part("round_full", "A round, full network", "benchmarks.round", ("--full",), ("--full", *_QUICK_ROUND)),
+    Part("round_thin", "A round, thin network", "benchmarks.round", (*_AS_RUN, "--inversions"), _QUICK_ROUND),
+    Part("round_full", "A round, full network", "benchmarks.round", (*_AS_RUN, "--full"), ("--full", *_QUICK_ROUND)),
     Part("scale", "Memory and time against the number of twins", "benchmarks.scale", threaded=False),
     Part("engines", "Engines against each other", "benchmarks.engines", threaded=False),
     Part("flare", "What a network costs a round", "benchmarks.flare", threaded=False),

@@ -23,7 +23,7 @@ from twin.messages import Broadcast, GlobalModel, Observation, TwinUpdate
 from twin.objective import LocalObjective
 from twin.state import TwinState
 
-EngineName = Literal["sequential", "debug", "processes"]
+EngineName = Literal["auto", "sequential", "debug", "processes"]
 
 
 @pydantic.dataclasses.dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -31,7 +31,8 @@ class EngineConfig:
     """Where twins run.
 
     Args:
-        name: ``sequential``; ``debug``: sequential, and errors carry twin, round and stage; ``processes``.
+        name: ``sequential``; ``debug``: sequential, and errors carry twin, round and stage; ``processes``; ``auto``: ``processes`` where
+            networks run on a CPU that has cores for several workers, else ``sequential``.
         threads: Threads of one training; it belongs to the result, as sums in another order differ in the last bit.
         workers: Most worker processes of ``processes``; none: as many as there are cores for. Workers x threads never exceeds the cores.
         device: Where networks run: ``auto``: on the GPU where torch can use one, else on the CPU. On a GPU the last digits are others.
@@ -155,6 +156,7 @@ def make_engine(
         listener: Told when a twin is done.
     """
     torch.set_num_threads(config.threads)
-    if config.name == "processes":
-        return ProcessEngine(ward, states, config.num_workers(available_cores()), config.threads, listener)
+    workers = config.num_workers(available_cores())
+    if config.name == "processes" or (config.name == "auto" and workers > 1 and ward.device.type == "cpu"):
+        return ProcessEngine(ward, states, workers, config.threads, listener)
     return SequentialEngine(ward, states, listener, explain=config.name == "debug")

@@ -1,4 +1,7 @@
+from dataclasses import replace
+
 import pytest
+import torch
 
 from federation.engines import EngineConfig, TwinEngine, available_cores, make_engine
 from federation.methods.fedavg import FedAvg
@@ -22,6 +25,19 @@ def test_an_engine_that_cannot_be_is_refused(wrong):
 
 def test_this_process_may_use_a_core():
     assert available_cores() >= 1
+
+
+@pytest.mark.parametrize(
+    ("cores", "threads", "device", "processes"), [(4, 1, "cpu", 4), (4, 2, "cpu", 2), (1, 1, "cpu", 0), (4, 4, "cpu", 0), (4, 1, "cuda", 0)]
+)
+def test_auto_takes_worker_processes_where_a_cpu_has_cores_for_several(tiny_ward, monkeypatch, cores, threads, device, processes):
+    made = []
+    monkeypatch.setattr("federation.engines.available_cores", lambda: cores)
+    monkeypatch.setattr("federation.engines.ProcessEngine", lambda ward, states, workers, *rest: made.append(workers))
+    before = torch.get_num_threads()
+    make_engine(EngineConfig(name="auto", threads=threads), replace(tiny_ward, device=torch.device(device)))
+    torch.set_num_threads(before)
+    assert made == [processes] * bool(processes)
 
 
 @pytest.mark.parametrize("name", ["sequential", "debug", "processes"])
