@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.measuring import table
+from benchmarks.measuring import alternately, table
 from incremental.network import IncrementalNetwork
 
 GROUPS = (
@@ -27,6 +27,7 @@ GROUPS = (
     "attention",
     "python overhead",
 )
+_REPEATS = 5
 _RANGES = {"range: teacher": "teacher", "range: attention": "attention", "range: augmentation": "augmentation"}
 _COPIES = (
     "aten::copy_",
@@ -71,17 +72,13 @@ def profile_table(title: str, work: Callable[[], object], steps: int) -> str:
 
     Args:
         title: Of the table.
-        work: Is called twice: to warm up, and to be looked at.
+        work: Is called to warm up, to be timed, and to be looked at.
         steps: Optimiser steps in it.
     """
-    work()
-    started = perf_counter()
-    work()
-    plain = perf_counter() - started
+    plain = alternately({"without the profiler": work}, _REPEATS)["without the profiler"]
     with _named_ranges():
-        activities = [torch.profiler.ProfilerActivity.CPU]
         started = perf_counter()
-        with torch.profiler.profile(activities=activities) as profile:
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
             work()
             wall = perf_counter() - started
     seconds = dict.fromkeys(GROUPS, 0.0)
