@@ -5,15 +5,14 @@ other with all threads, and a twin for each thread at once. A small network cann
 The reference is given the same chance.
 """
 
-import argparse
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from multiprocessing.connection import Connection
 
 import torch.multiprocessing
 
-from benchmarks.local_step import NAMES, NETWORKS, Case, material, our_step, plain_step
-from benchmarks.measuring import alternately, parser, table, tell, use_threads
+from benchmarks.local_step import NAMES, Case, case_parser, cases_of, material, our_step, plain_step
+from benchmarks.measuring import alternately, table, tell, use_threads
 
 SIDES = {"ours": our_step, "reference": plain_step}
 
@@ -95,22 +94,12 @@ def headers(threads: int) -> Sequence[str]:
 
 def main(arguments: list[str] | None = None) -> None:
     """Print the table."""
-    given = _options(arguments)
-    cases = [Case(network, batch, given.steps or (16 if network == "thin" else 2)) for network in given.networks for batch in given.batches]
-    print(table(headers(given.threads), [compare(case, given.repeats, given.threads) for case in cases]))
+    given = case_parser(__doc__, thin=16).parse_args(arguments)
+    print(table(headers(given.threads), [compare(case, given.repeats, given.threads) for case in cases_of(given)]))
     print(
-        f"\nMedians of {given.repeats} turns, all four in turn; ours in bfloat16. One after the other: {given.threads} threads for one "
-        "twin; at once: one thread for each of as many twins."
+        f"\nMedians of {given.repeats} turns, all four in turn; ours in {given.precision}. One after the other: {given.threads} threads "
+        "for one twin; at once: one thread for each of as many twins."
     )
-
-
-def _options(arguments: list[str] | None) -> argparse.Namespace:
-    options = parser(__doc__)
-    options.add_argument("--networks", nargs="+", choices=list(NETWORKS), default=list(NETWORKS), help="thin and full network")
-    options.add_argument("--batches", nargs="+", type=int, default=[32, 128], help="batch sizes")
-    options.add_argument("--steps", type=int, default=0, help="steps of one timing; 0: 16 thin, 2 full")
-    options.add_argument("--repeats", type=int, default=3, help="timings of each")
-    return options.parse_args(arguments)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ where the time goes. Ours is called as a twin calls it: ``train_locally`` with `
 import argparse
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Literal, cast
+from typing import cast
 
 import numpy as np
 import torch
@@ -186,12 +186,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Print the table of the comparison, and those that are asked for."""
     given = _options(arguments)
     use_threads(given.threads)
-    precision = cast(Literal["float32", "bfloat16"], given.precision)
-    cases = [
-        Case(network, batch, given.steps or (8 if network == "thin" else 2), precision)
-        for network in given.networks
-        for batch in given.batches
-    ]
+    cases = cases_of(given)
     if given.profile:
         from benchmarks.profiling import profile_table
 
@@ -213,13 +208,34 @@ def main(arguments: list[str] | None = None) -> None:
     )
 
 
-def _options(arguments: list[str] | None) -> argparse.Namespace:
-    options = parser(__doc__)
+def case_parser(description: str | None, thin: int = 8, full: int = 2) -> argparse.ArgumentParser:
+    """Return a command line that says which cases are compared.
+
+    Args:
+        description: Of the benchmark.
+        thin: Steps of one timing of the thin network where nothing else is said.
+        full: Likewise of the full one.
+    """
+    options = parser(description)
+    options.set_defaults(usual_steps={"thin": thin, "full": full})
     options.add_argument("--networks", nargs="+", choices=list(NETWORKS), default=list(NETWORKS), help="thin and full network")
     options.add_argument("--batches", nargs="+", type=int, default=[32, 128], help="batch sizes")
-    options.add_argument("--steps", type=int, default=0, help="steps of one timing; 0: 8 thin, 2 full")
+    options.add_argument("--steps", type=int, default=0, help=f"steps of one timing; 0: {thin} thin, {full} full")
     options.add_argument("--repeats", type=int, default=3, help="timings of each side")
     options.add_argument("--precision", choices=["bfloat16", "float32"], default="bfloat16", help="of ours")
+    return options
+
+
+def cases_of(given: argparse.Namespace) -> list[Case]:
+    """Return the cases that such a command line asks for."""
+    precision = cast(Precision, given.precision)
+    return [
+        Case(network, batch, given.steps or given.usual_steps[network], precision) for network in given.networks for batch in given.batches
+    ]
+
+
+def _options(arguments: list[str] | None) -> argparse.Namespace:
+    options = case_parser(__doc__)
     options.add_argument("--sizes", type=int, nargs="+", default=[1024, 2048, 4096], help="sides of the matrices of the peak")
     options.add_argument("--megabytes", type=int, default=1024, help="array size of the memory's peak")
     options.add_argument("--profile", action="store_true", help="print where the time goes instead")

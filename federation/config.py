@@ -188,8 +188,9 @@ class ExperimentConfig:
         parts = {field.name: _plain(getattr(self, field.name)) for field in dataclasses.fields(self)}
         parts["method"] = {"name": method_name(self.method), **parts["method"]}
         parts["engine"] = {"threads": self.engine.threads}
-        if self.device != CPU:
-            parts["engine"]["device"] = self.device.type
+        device = self.device
+        if device != CPU:
+            parts["engine"]["device"] = device.type
         if self.federation.observers_per_round is None:  # as it was before there was a choice: older runs keep their digest
             del parts["federation"]["observers_per_round"]
         if self.federation.secure_aggregation is None:

@@ -4,7 +4,7 @@ Source: FedKA section 2.1 and GLFC (Dong et al., CVPR 2022, section 3.4); what w
 2.9.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -96,11 +96,10 @@ def _reconstruct(
 
 def score_on_prototypes(server: ServerState) -> Score | None:
     """Return the global model's accuracy on the reconstructions of the present task; none before the first arrives."""
-    images, rows = server.kept.get("prototype_images"), server.kept.get("prototype_rows")
-    if images is None or rows is None:
+    answers = _asked(server, logits_of)
+    if answers is None:
         return None
-    with all_cores():  # while a model is scored no twin trains
-        logits = logits_of(build_network(server.network, server.weights), images)
+    logits, rows = answers
     accuracy = float((logits.argmax(1) == rows).float().mean())
     return Score(accuracy, f"task {int(server.kept['prototype_task'])}: {len(rows)} reconstructed prototypes")
 
@@ -118,11 +117,10 @@ def score_on_perturbed_prototypes(server: ServerState, radius: float, copies: in
         radius: Scale of the moves; 0 is the accuracy on the features as they are.
         copies: Perturbed copies of each feature.
     """
-    images, rows = server.kept.get("prototype_images"), server.kept.get("prototype_rows")
-    if images is None or rows is None:
+    answers = _asked(server, features_of)
+    if answers is None:
         return None
-    with all_cores():  # while a model is scored no twin trains
-        features = features_of(build_network(server.network, server.weights), images)
+    features, rows = answers
     task = int(server.kept["prototype_task"])
     generator = torch.Generator().manual_seed(seed_for(server.seed, "perturb", task))
     variance = torch.stack([features[rows == row].var(0, correction=0) for row in rows])
@@ -130,6 +128,15 @@ def score_on_perturbed_prototypes(server: ServerState, radius: float, copies: in
     logits = torch.nn.functional.linear(torch.cat(moved), server.weights["head.weight"], server.weights["head.bias"])
     accuracy = float((logits.argmax(1) == rows.repeat(copies)).float().mean())
     return Score(accuracy, f"task {task}: perturbed features of {len(rows)} reconstructed prototypes")
+
+
+def _asked(server: ServerState, ask: Callable[[IncrementalNetwork, Tensor], Tensor]) -> tuple[Tensor, Tensor] | None:
+    """Return what the global model answers to the reconstructions of the present task, and their rows; none before the first arrives."""
+    images, rows = server.kept.get("prototype_images"), server.kept.get("prototype_rows")
+    if images is None or rows is None:
+        return None
+    with all_cores():  # while a model is scored no twin trains
+        return ask(build_network(server.network, server.weights), images), rows
 
 
 def _normal(like: Tensor, generator: torch.Generator) -> Tensor:

@@ -35,7 +35,8 @@ class Study:
     @property
     def accelerator(self) -> str | None:
         """What networks run on beside the processor."""
-        return None if self.config.device == CPU else device_title(self.config.device)
+        device = self.config.device
+        return None if device == CPU else device_title(device)
 
     def ward(self) -> Ward:
         """Return the hospitals of the scenario."""

@@ -34,9 +34,8 @@ def test_auto_takes_worker_processes_where_a_cpu_has_cores_for_several(tiny_ward
     made = []
     monkeypatch.setattr("federation.engines.available_cores", lambda: cores)
     monkeypatch.setattr("federation.engines.ProcessEngine", lambda ward, states, workers, *rest: made.append(workers))
-    before = torch.get_num_threads()
+    monkeypatch.setattr("torch.set_num_threads", lambda threads: None)
     make_engine(EngineConfig(name="auto", threads=threads), replace(tiny_ward, device=torch.device(device)))
-    torch.set_num_threads(before)
     assert made == [processes] * bool(processes)
 
 
