@@ -65,14 +65,24 @@ def compare(case: Case, repeats: int, threads: int) -> list[str]:
     use_threads(threads)
     given = material(case)
     with ExitStack() as stack:
-        works: dict[str, Callable[[], object]] = {side: make(case, given) for side, make in SIDES.items()}
-        works |= {f"{side}, at once": stack.enter_context(crew(side, case, threads)) for side in SIDES}
+        works: dict[str, Callable[[], object]] = {
+            side: make(case, given) for side, make in SIDES.items()
+        }
+        works |= {
+            f"{side}, at once": stack.enter_context(crew(side, case, threads)) for side in SIDES
+        }
         seconds = alternately(works, repeats)
-    rates = {name: case.num_images * (threads if name.endswith("at once") else 1) / each for name, each in seconds.items()}
+    rates = {
+        name: case.num_images * (threads if name.endswith("at once") else 1) / each
+        for name, each in seconds.items()
+    }
     return [
         NAMES[case.network],
         str(case.batch_size),
-        *(f"{rates[name]:.4g}" for name in ("ours", "ours, at once", "reference", "reference, at once")),
+        *(
+            f"{rates[name]:.4g}"
+            for name in ("ours", "ours, at once", "reference", "reference, at once")
+        ),
         f"{rates['ours, at once'] / rates['reference']:.1f}",
         f"{rates['ours, at once'] / rates['reference, at once']:.1f}",
     ]
@@ -95,7 +105,12 @@ def headers(threads: int) -> Sequence[str]:
 def main(arguments: list[str] | None = None) -> None:
     """Print the table."""
     given = case_parser(__doc__, thin=16).parse_args(arguments)
-    print(table(headers(given.threads), [compare(case, given.repeats, given.threads) for case in cases_of(given)]))
+    print(
+        table(
+            headers(given.threads),
+            [compare(case, given.repeats, given.threads) for case in cases_of(given)],
+        )
+    )
     print(
         f"\nMedians of {given.repeats} turns, all four in turn; ours in {given.precision}. One after the other: {given.threads} threads "
         "for one twin; at once: one thread for each of as many twins."

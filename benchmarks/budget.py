@@ -24,10 +24,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from benchmarks.flops import count_bytes, count_flops, forward_flops_per_image, model_flops_per_image, model_step, traffic
+from benchmarks.flops import (
+    count_bytes,
+    count_flops,
+    forward_flops_per_image,
+    model_flops_per_image,
+    model_step,
+    traffic,
+)
 from benchmarks.machine import Peak, measure_peak, peak_table
 from benchmarks.measuring import duration, parser, scaled, table, use_threads
-from federation.config import ExperimentConfig, load_experiment
+from federation.experiment.config import ExperimentConfig, load_experiment
 from federation.methods.fedka import FedKA
 from incremental.network import IncrementalNetwork, freeze
 from incremental.reconstruction import GradientEncoder, ReconstructionConfig, invert
@@ -37,7 +44,10 @@ from physical.scenario import Scenario
 
 CONFIGS = Path(__file__).parent.parent / "hospital_configs"
 # Training images of each class, so that the budget needs no data: OrganAMNIST from its archive, CIFAR-100 by its definition.
-CLASS_COUNTS = {"organamnist": (1956, 1390, 1357, 1474, 3963, 3817, 6164, 3919, 3929, 3031, 3561), "cifar100": (500,) * 100}
+CLASS_COUNTS = {
+    "organamnist": (1956, 1390, 1357, 1474, 3963, 3817, 6164, 3919, 3929, 3031, 3561),
+    "cifar100": (500,) * 100,
+}
 MARKS = ("<!-- budget: begin (python -m benchmarks.budget --write) -->", "<!-- budget: end -->")
 VARIANTS = 5  # test images of a prototype: the reconstruction and four varied copies
 
@@ -87,14 +97,23 @@ def protocol_of(config: ExperimentConfig, task: int) -> Protocol:
     """Return the mean twin of a task, from the plan of the experiment."""
     counts = CLASS_COUNTS[config.scenario.dataset]
     labels: NDArray[np.int64] = np.repeat(np.arange(len(counts)), counts)
-    scenario = plan_scenario(labels, entry_of(config.scenario.dataset).sheet.class_names, config.scenario, config.hospitals, config.seed)
+    scenario = plan_scenario(
+        labels,
+        entry_of(config.scenario.dataset).sheet.class_names,
+        config.scenario,
+        config.hospitals,
+        config.seed,
+    )
     present = [plan for plan in scenario.hospitals.values() if plan.joins_at_task <= task]
     memories = []
     for plan in present:
         finished = sum(len(names) for names in plan.classes_by_task[:task])
         room = config.twin.memory_capacity // max(finished, 1)
         sizes = [
-            counts[label] for each in plan.arrivals if scenario.task_at(each.round) < task for label in np.unique(labels[each.positions])
+            counts[label]
+            for each in plan.arrivals
+            if scenario.task_at(each.round) < task
+            for label in np.unique(labels[each.positions])
         ]
         memories.append(sum(min(room, size) for size in sizes))
     size = config.scenario.classes_per_task
@@ -112,14 +131,21 @@ def protocol_of(config: ExperimentConfig, task: int) -> Protocol:
 
 def _mean_images(scenario: Scenario, task: int, twins: int) -> float:
     arrived = [
-        len(each.positions) for plan in scenario.hospitals.values() for each in plan.arrivals if scenario.task_at(each.round) == task
+        len(each.positions)
+        for plan in scenario.hospitals.values()
+        for each in plan.arrivals
+        if scenario.task_at(each.round) == task
     ]
     return sum(arrived) / twins
 
 
 def costs(config: ExperimentConfig, protocol: Protocol) -> dict[str, Cost]:
     """Return what a step, a look, the proxy's work, a round and a task cost."""
-    network, batch, bfloat16 = config.network, config.training.batch_size, config.training.precision == "bfloat16"
+    network, batch, bfloat16 = (
+        config.network,
+        config.training.batch_size,
+        config.training.precision == "bfloat16",
+    )
     rows, old_rows = protocol.rows, protocol.old_rows
     method = config.method
     assert isinstance(method, FedKA)
@@ -127,13 +153,22 @@ def costs(config: ExperimentConfig, protocol: Protocol) -> dict[str, Cost]:
     fixed, each = traffic(lambda size: model_step(network, size, rows, old_rows, bfloat16))
     step = Cost(model_flops_per_image(network, rows, old_rows) * batch, fixed + each * batch)
     look_fixed, look_each = traffic(lambda size: _look(config, size, rows))
-    look = Cost(forward_flops_per_image(network, rows), look_each + look_fixed / 256)  # 256 images share one reading of the weights
+    look = Cost(
+        forward_flops_per_image(network, rows), look_each + look_fixed / 256
+    )  # 256 images share one reading of the weights
     chosen = config.federation.twins_per_round
     sample = min(config.twin.detection.sample or np.inf, protocol.arrivals)
     steps = chosen * config.training.epochs * (protocol.arrivals + protocol.exemplars) / batch
     prototypes = chosen * protocol.prototypes_per_twin
-    mean = Cost(0, 4 * sum(value.numel() for value in IncrementalNetwork(network, rows).parameters()) * (chosen + 1))
-    perturb = Cost(model_flops_per_image(network, rows, 0), each) * (prototypes * method.reconstruction.perturb_steps)
+    mean = Cost(
+        0,
+        4
+        * sum(value.numel() for value in IncrementalNetwork(network, rows).parameters())
+        * (chosen + 1),
+    )
+    perturb = Cost(model_flops_per_image(network, rows, 0), each) * (
+        prototypes * method.reconstruction.perturb_steps
+    )
     later = look * (protocol.twins * sample) + step * steps + look * (prototypes * VARIANTS) + mean
     search = _inversion(config, rows, prototypes, method.reconstruction)
     first = later + perturb + search + look * (protocol.twins * protocol.earlier)
@@ -150,15 +185,21 @@ def costs(config: ExperimentConfig, protocol: Protocol) -> dict[str, Cost]:
 
 def _look(config: ExperimentConfig, size: int, rows: int) -> Callable[[], object]:
     network = freeze(IncrementalNetwork(config.network, rows))
-    images = torch.rand(size, config.network.channels, config.network.image_size, config.network.image_size)
+    images = torch.rand(
+        size, config.network.channels, config.network.image_size, config.network.image_size
+    )
     return lambda: network(images)
 
 
-def _inversion(config: ExperimentConfig, rows: int, prototypes: int, settings: ReconstructionConfig) -> Cost:
+def _inversion(
+    config: ExperimentConfig, rows: int, prototypes: int, settings: ReconstructionConfig
+) -> Cost:
     shape = entry_of(config.scenario.dataset).sheet.image_size
     image_shape = (shape[2], shape[0], shape[1])
     encoder = GradientEncoder(image_shape, rows, settings.public_seed)
-    gradients = encoder.encode(torch.rand(prototypes, *image_shape), torch.arange(prototypes) % rows)
+    gradients = encoder.encode(
+        torch.rand(prototypes, *image_shape), torch.arange(prototypes) % rows
+    )
     brief = ReconstructionConfig(invert_steps=2, stop_below=0.0)
 
     def search() -> None:
@@ -175,7 +216,9 @@ def budget_table(name: str, task: int, peak: Peak | None) -> str:
     for what, cost in costs(config, protocol).items():
         times = ["not measured"] * 3
         if peak is not None:
-            seconds = [cost.flops / peak.flops[each] for each in ("float32", "bfloat16")] + [cost.bytes / peak.bytes_per_second]
+            seconds = [cost.flops / peak.flops[each] for each in ("float32", "bfloat16")] + [
+                cost.bytes / peak.bytes_per_second
+            ]
             times = [duration(each) for each in seconds]
         rows.append((what, scaled(cost.flops, "FLOP"), scaled(cost.bytes, "B"), *times))
     lead = (
@@ -184,14 +227,27 @@ def budget_table(name: str, task: int, peak: Peak | None) -> str:
         f"{protocol.exemplars:,.0f} exemplars (means); {config.training.epochs} epochs, batch {config.training.batch_size}, "
         f"{config.training.precision}; {protocol.rows} classes, of which the teacher knows {protocol.old_rows}.\n"
     )
-    headers = ("", "operations", "bytes", "time at float32 peak", "time at bfloat16 peak", "time at memory's peak")
+    headers = (
+        "",
+        "operations",
+        "bytes",
+        "time at float32 peak",
+        "time at bfloat16 peak",
+        "time at memory's peak",
+    )
     return lead + "\n" + table(headers, rows)
 
 
 def budget(peak: Peak | None) -> str:
     """Return all tables."""
     measured = "Peaks of this machine: not measured." if peak is None else peak_table(peak)
-    return "\n\n".join([measured, budget_table("organa_paper", 1, peak), budget_table("cifar100_t10_paper", 4, peak)])
+    return "\n\n".join(
+        [
+            measured,
+            budget_table("organa_paper", 1, peak),
+            budget_table("cifar100_t10_paper", 4, peak),
+        ]
+    )
 
 
 def write_between_marks(path: Path, text: str) -> None:
@@ -199,7 +255,9 @@ def write_between_marks(path: Path, text: str) -> None:
     before, _, rest = path.read_text(encoding="utf-8").partition(MARKS[0])
     _, found, after = rest.partition(MARKS[1])
     if not found:
-        raise SystemExit(f"{path} has no marks {MARKS[0]} ... {MARKS[1]}; put them where the budget shall stand")
+        raise SystemExit(
+            f"{path} has no marks {MARKS[0]} ... {MARKS[1]}; put them where the budget shall stand"
+        )
     path.write_text(f"{before}{MARKS[0]}\n\n{text}\n\n{MARKS[1]}{after}", encoding="utf-8")
 
 
@@ -207,7 +265,9 @@ def main(arguments: list[str] | None = None) -> None:
     """Print or write the budget."""
     options = parser(__doc__)
     options.add_argument("--measure", action="store_true", help="measure this machine's peaks")
-    options.add_argument("--write", type=Path, default=None, help="document to write into instead of printing")
+    options.add_argument(
+        "--write", type=Path, default=None, help="document to write into instead of printing"
+    )
     given = options.parse_args(arguments)
     use_threads(given.threads)
     text = budget(measure_peak(given.threads) if given.measure else None)

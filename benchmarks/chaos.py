@@ -23,7 +23,9 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # as the sites have it: sums in another order differ in the last bit
+os.environ.setdefault(
+    "OMP_NUM_THREADS", "1"
+)  # as the sites have it: sums in another order differ in the last bit
 
 from benchmarks.chaos_faults import own_disks
 from benchmarks.chaos_plan import BY_NAME, KINDS, plan
@@ -32,13 +34,13 @@ from benchmarks.chaos_run import PATIENCE_SECONDS, Chaos, up
 from benchmarks.chaos_verdict import Check, attempts, checks
 from benchmarks.machine import describe
 from benchmarks.measuring import ROOT, tell
-from federation.config import ExperimentConfig, load_experiment
-from federation.experiment import run_experiment
-from federation.flare.deploy import init_deployment
+from federation.experiment.config import ExperimentConfig, load_experiment
+from federation.experiment.loop import run_experiment
+from federation.experiment.run_folder import RunFolder
 from federation.flare.engine import LinkConfig
-from federation.flare.processes import isolated
-from federation.flare.serving import ServerConfig
-from federation.run_folder import RunFolder
+from federation.flare.local_processes import isolated
+from federation.flare.provisioning import init_deployment
+from federation.flare.server import ServerConfig
 
 PORT = 8102
 DEADLINE_SECONDS = 20.0
@@ -55,8 +57,13 @@ SETTINGS = (
 
 def experiment(rounds_per_task: int, epochs: int) -> ExperimentConfig:
     """Return what is run: images arrive again and again, so that there is always something new to lose."""
-    sizes = (f"scenario.rounds_per_task={rounds_per_task}", f"scenario.arrivals_per_task={min(rounds_per_task, 12)}")
-    return load_experiment(ROOT / "hospital_configs" / "phantom_tiny", (*SETTINGS, *sizes, f"training.epochs={epochs}"))
+    sizes = (
+        f"scenario.rounds_per_task={rounds_per_task}",
+        f"scenario.arrivals_per_task={min(rounds_per_task, 12)}",
+    )
+    return load_experiment(
+        ROOT / "hospital_configs" / "phantom_tiny", (*SETTINGS, *sizes, f"training.epochs={epochs}")
+    )
 
 
 def rounds_for(seconds: float, round_seconds: float) -> int:
@@ -70,7 +77,11 @@ def disturbed(options: argparse.Namespace) -> bool:
     folder.mkdir(parents=True)
     tell("a run of two rounds, to see how long one takes")
     run_experiment(experiment(1, options.epochs), folder / "measured")
-    measured = [each["seconds"] for each in RunFolder(folder / "measured").read_records() if each["kind"] == "round"][-1]  # is warm
+    measured = [
+        each["seconds"]
+        for each in RunFolder(folder / "measured").read_records()
+        if each["kind"] == "round"
+    ][-1]  # is warm
     rounds = options.rounds or rounds_for(options.seconds, measured)
     config = experiment(rounds, options.epochs)
     tell(f"{measured:.1f} s a round; the undisturbed run of {2 * rounds} rounds")
@@ -79,19 +90,31 @@ def disturbed(options: argparse.Namespace) -> bool:
     reference_seconds = time.time() - reference_began
     names = [each.name for each in config.hospitals]
     link = LinkConfig(deadline_seconds=DEADLINE_SECONDS, minimum_hospitals=len(names))
-    made = init_deployment(config, folder / "deployment", ServerConfig((), link), host="localhost", port=PORT)
+    made = init_deployment(
+        config, folder / "deployment", ServerConfig((), link), host="localhost", port=PORT
+    )
     kinds = [BY_NAME[each] for each in options.only] if options.only else KINDS
     with own_disks([made.hospital(name) for name in names]):
         with up(made, folder / "up.log") as process:
             chaos = Chaos(made, options.seconds, process, PORT)
             chaos.run(plan(options.seed, names, DEADLINE_SECONDS, kinds))
-            tell(f"no more faults after {time.time() - chaos.started:.0f} s and {chaos.rounds_done()} rounds; the run goes on to its end")
+            tell(
+                f"no more faults after {time.time() - chaos.started:.0f} s and {chaos.rounds_done()} rounds; the run goes on to its end"
+            )
             if all(each.recovered for each in chaos.episodes):
                 with suppress(subprocess.TimeoutExpired):
                     process.wait(max(PATIENCE_SECONDS, options.seconds + 3 * reference_seconds))
             lasted = time.time() - chaos.started
-        ended = Check("the deployment ended by itself", f"exit code {process.returncode}", process.returncode == 0)
-        found = [ended, recovered_check(chaos.episodes), missed_check((folder / "up.log").read_text(encoding="utf-8", errors="replace"))]
+        ended = Check(
+            "the deployment ended by itself",
+            f"exit code {process.returncode}",
+            process.returncode == 0,
+        )
+        found = [
+            ended,
+            recovered_check(chaos.episodes),
+            missed_check((folder / "up.log").read_text(encoding="utf-8", errors="replace")),
+        ]
         found += checks(config, folder / "reference", made)
     facts = (
         f"Command: `python -m benchmarks.chaos --seconds {options.seconds:g} --seed {options.seed} --epochs {options.epochs}`: "
@@ -107,13 +130,21 @@ def disturbed(options: argparse.Namespace) -> bool:
 def recovered_check(episodes: Sequence[Episode]) -> Check:
     """Return the check that a round was finished after every fault."""
     done = sum(each.recovered is not None for each in episodes)
-    return Check("a round is finished after every fault", f"{done} of {len(episodes)}", done == len(episodes) > 0)
+    return Check(
+        "a round is finished after every fault",
+        f"{done} of {len(episodes)}",
+        done == len(episodes) > 0,
+    )
 
 
 def missed_check(log: str) -> Check:
     """Return the check that the deployment says that MLflow is away: at its end, having waited for it at no time before."""
     missed = "MLflow is behind" in log
-    return Check("MLflow is missed, and stops nothing", "said so at the end" if missed else "not a word of it", missed)
+    return Check(
+        "MLflow is missed, and stops nothing",
+        "said so at the end" if missed else "not a word of it",
+        missed,
+    )
 
 
 def report(facts: str, chaos: Chaos, found: Sequence[Check], rounds: int) -> str:
@@ -137,12 +168,24 @@ def report(facts: str, chaos: Chaos, found: Sequence[Check], rounds: int) -> str
 
 def main(arguments: list[str] | None = None) -> None:
     """Go into namespaces of our own, and run there."""
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     options.add_argument("--seconds", type=float, default=1200.0, help="for which faults are begun")
     options.add_argument("--seed", type=int, default=1, help="of the plan")
-    options.add_argument("--epochs", type=int, default=30, help="of a training: how long a round is")
-    options.add_argument("--rounds", type=int, help="of each of the two tasks; none: as many as fill the time")
-    options.add_argument("--only", nargs="+", choices=list(BY_NAME), metavar="KIND", help=f"kinds of faults; of {', '.join(BY_NAME)}")
+    options.add_argument(
+        "--epochs", type=int, default=30, help="of a training: how long a round is"
+    )
+    options.add_argument(
+        "--rounds", type=int, help="of each of the two tasks; none: as many as fill the time"
+    )
+    options.add_argument(
+        "--only",
+        nargs="+",
+        choices=list(BY_NAME),
+        metavar="KIND",
+        help=f"kinds of faults; of {', '.join(BY_NAME)}",
+    )
     options.add_argument("--folder", type=Path, help="must be new; none: one below runs/")
     options.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
     given = options.parse_args(arguments)
@@ -150,7 +193,12 @@ def main(arguments: list[str] | None = None) -> None:
         given.folder = ROOT / "runs" / f"chaos-{datetime.now(UTC):%Y%m%d-%H%M%S}-seed{given.seed}"
     given.folder = given.folder.resolve()
     if not given.inside:
-        own = [*(sys.argv[1:] if arguments is None else arguments), "--folder", str(given.folder), "--inside"]
+        own = [
+            *(sys.argv[1:] if arguments is None else arguments),
+            "--folder",
+            str(given.folder),
+            "--inside",
+        ]
         command = isolated([sys.executable, "-m", "benchmarks.chaos", *own])
         os.chdir(ROOT)
         os.execv(command[0], command)

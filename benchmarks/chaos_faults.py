@@ -17,11 +17,14 @@ from pathlib import Path
 
 import psutil
 
-from federation.flare.deploy import Deployment
-from federation.flare.site import OWN_FOLDER
+from federation.flare.hospital_site import OWN_FOLDER
+from federation.flare.provisioning import Deployment
 
 DISK_MEGABYTES = 64
-_DROPPED, _LOCAL = "5", "10"  # priorities of routing rules: what is dropped comes before what is delivered here
+_DROPPED, _LOCAL = (
+    "5",
+    "10",
+)  # priorities of routing rules: what is dropped comes before what is delivered here
 _PARENTS = ("client.client_train", "server.server_train")
 
 
@@ -49,7 +52,9 @@ class Grip:
         for process in psutil.Process(self.root).children(recursive=True):
             with suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
                 line = process.cmdline()
-                if place in line and not (jobs_only and any(each.endswith(_PARENTS) for each in line)):
+                if place in line and not (
+                    jobs_only and any(each.endswith(_PARENTS) for each in line)
+                ):
                     found.append(process)
         return found
 
@@ -57,11 +62,16 @@ class Grip:
         """Run a command in the network of the deployment and return its exit code."""
         inside = next(each for each in psutil.Process(self.root).children(recursive=True))
         return subprocess.run(
-            ["nsenter", f"--net=/proc/{inside.pid}/ns/net", *command], stdin=subprocess.DEVNULL, capture_output=True, check=False
+            ["nsenter", f"--net=/proc/{inside.pid}/ns/net", *command],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            check=False,
         ).returncode
 
 
-Done = AbstractContextManager[str]  # gives what was hit, in words; empty: there was nothing to hit. Mended when left.
+Done = AbstractContextManager[
+    str
+]  # gives what was hit, in words; empty: there was nothing to hit. Mended when left.
 
 
 @contextmanager
@@ -103,13 +113,28 @@ def network_down(grip: Grip, names: Sequence[str]) -> Iterator[str]:
 def cut_off(grip: Grip, names: Sequence[str]) -> Iterator[str]:
     """Drop all packets between sites and the server, of connections that are there and of those that are tried."""
     over, dropped = threading.Event(), set[int]()
-    grip.in_network("ip", "rule", "add", "pref", _LOCAL, "lookup", "local")  # in place of the kernel's own rule, which comes before any
+    grip.in_network(
+        "ip", "rule", "add", "pref", _LOCAL, "lookup", "local"
+    )  # in place of the kernel's own rule, which comes before any
     grip.in_network("ip", "rule", "del", "pref", "0")
 
     def drop() -> None:
-        for port in {port for name in names for port in ports_to(grip.port, grip.processes(name))} - dropped:
+        for port in {
+            port for name in names for port in ports_to(grip.port, grip.processes(name))
+        } - dropped:
             for side in ("sport", "dport"):
-                grip.in_network("ip", "rule", "add", "pref", _DROPPED, "ipproto", "tcp", side, str(port), "blackhole")
+                grip.in_network(
+                    "ip",
+                    "rule",
+                    "add",
+                    "pref",
+                    _DROPPED,
+                    "ipproto",
+                    "tcp",
+                    side,
+                    str(port),
+                    "blackhole",
+                )
             dropped.add(port)
 
     def go_on_dropping() -> None:
@@ -139,7 +164,10 @@ def ports_to(port: int, processes: Sequence[psutil.Process]) -> set[int]:
             for table in ("tcp", "tcp6"):
                 for line in (root / "net" / table).read_text(encoding="ascii").splitlines()[1:]:
                     own, other, *_ = line.split()[1:]
-                    if int(other.rpartition(":")[2], 16) == port and f"socket:[{line.split()[9]}]" in sockets:
+                    if (
+                        int(other.rpartition(":")[2], 16) == port
+                        and f"socket:[{line.split()[9]}]" in sockets
+                    ):
                         found.add(int(own.rpartition(":")[2], 16))
     return found
 
@@ -180,7 +208,11 @@ def damaged_state(grip: Grip, names: Sequence[str]) -> Iterator[str]:
 
 def newest_state(states: Path, name: str) -> Path | None:
     """Return the newest whole file of a twin's state, whichever run it belongs to."""
-    files = [each for each in states.glob(f"*/{name}/*.safetensors") if each.name.count(".") == 1 and not each.name.startswith(".")]
+    files = [
+        each
+        for each in states.glob(f"*/{name}/*.safetensors")
+        if each.name.count(".") == 1 and not each.name.startswith(".")
+    ]
     return max(files, key=lambda each: each.name, default=None)
 
 
@@ -214,7 +246,13 @@ def own_disks(kits: Sequence[Path]) -> Iterator[None]:
     finally:
         for kit in kits:
             beside = kit.with_name(f".{kit.name}")
-            shutil.copytree(kit, beside, symlinks=True, ignore=shutil.ignore_patterns("filler"), ignore_dangling_symlinks=True)
+            shutil.copytree(
+                kit,
+                beside,
+                symlinks=True,
+                ignore=shutil.ignore_patterns("filler"),
+                ignore_dangling_symlinks=True,
+            )
             subprocess.run(["umount", "--lazy", str(kit)], check=True)
             kit.rmdir()
             beside.rename(kit)

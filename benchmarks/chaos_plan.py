@@ -66,7 +66,9 @@ class Fault:
     at_once: bool
 
 
-def plan(seed: int, hospitals: Sequence[str], deadline: float, kinds: Sequence[Kind] = KINDS) -> Iterator[Fault]:
+def plan(
+    seed: int, hospitals: Sequence[str], deadline: float, kinds: Sequence[Kind] = KINDS
+) -> Iterator[Fault]:
     """Give faults without end; the same seed gives the same ones.
 
     Args:
@@ -82,5 +84,11 @@ def plan(seed: int, hospitals: Sequence[str], deadline: float, kinds: Sequence[K
             victims = tuple(draw.sample(list(hospitals), kind.victims))
             at_once = kind.at_once and not first and draw.random() < 0.4
             after = draw.uniform(0.0, 20.0) if at_once else draw.uniform(1.0, 15.0)
-            yield Fault(kind.name, victims, round(after, 2), round(deadline * draw.uniform(kind.least, kind.most), 2), at_once)
+            yield Fault(
+                kind.name,
+                victims,
+                round(after, 2),
+                round(deadline * draw.uniform(kind.least, kind.most), 2),
+                at_once,
+            )
             first = False

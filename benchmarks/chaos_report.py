@@ -64,12 +64,19 @@ def seconds_lost(episode: Episode, usual_round: float) -> float | None:
     """
     if episode.recovered is None:
         return None
-    return max(0.0, episode.recovered - episode.began - usual_round * (episode.rounds_after - episode.rounds_before - 0.5))
+    return max(
+        0.0,
+        episode.recovered
+        - episode.began
+        - usual_round * (episode.rounds_after - episode.rounds_before - 0.5),
+    )
 
 
 def usual_seconds(feed: Sequence[Mapping[str, Any]]) -> float:
     """Return the median of the rounds' own seconds, from a deployment's feed; 0 where there was no round."""
-    return median([float(each["seconds"]) for each in feed if each["event"] == "aggregated"] or [0.0])
+    return median(
+        [float(each["seconds"]) for each in feed if each["event"] == "aggregated"] or [0.0]
+    )
 
 
 def cost_table(episodes: Sequence[Episode], usual_round: float) -> str:
@@ -77,17 +84,32 @@ def cost_table(episodes: Sequence[Episode], usual_round: float) -> str:
     rows: list[tuple[str, int, str, str, str]] = []
     for name in dict.fromkeys([*(kind.name for kind in KINDS), *(each.name for each in episodes)]):
         mine = [each for each in episodes if each.name == name]
-        lost = [seconds for each in mine if (seconds := seconds_lost(each, usual_round)) is not None]
+        lost = [
+            seconds for each in mine if (seconds := seconds_lost(each, usual_round)) is not None
+        ]
         lasted = [sum(one.ended - one.began for one in each.faults) for each in mine]
         if mine:
             most = f"{max(lost, default=0):.0f}"
-            rows.append((name, len(mine), f"{median(lasted):.0f}", f"{median(lost):.0f}" if lost else "never", most))
-    return table(("fault", "times", "lasted, median [s]", "lost, median [s]", "lost, most [s]"), rows)
+            rows.append(
+                (
+                    name,
+                    len(mine),
+                    f"{median(lasted):.0f}",
+                    f"{median(lost):.0f}" if lost else "never",
+                    most,
+                )
+            )
+    return table(
+        ("fault", "times", "lasted, median [s]", "lost, median [s]", "lost, most [s]"), rows
+    )
 
 
 def check_table(found: Sequence[Check]) -> str:
     """Return the verdict as Markdown."""
-    return table(("", "must be so", "found"), [("good" if each.good else "**BAD**", each.what, each.found) for each in found])
+    return table(
+        ("", "must be so", "found"),
+        [("good" if each.good else "**BAD**", each.what, each.found) for each in found],
+    )
 
 
 def around(feed: Sequence[Mapping[str, Any]], began: float, until: float) -> list[str]:
@@ -102,10 +124,19 @@ def around(feed: Sequence[Mapping[str, Any]], began: float, until: float) -> lis
                 said.append((at.strftime("%H:%M:%S"), event["text"], 1))
     lines = [f"{at}  {text}" + (f"  (x {count})" if count > 1 else "") for at, text, count in said]
     half = _MOST_LINES // 2
-    return lines if len(lines) <= _MOST_LINES else [*lines[:half], f"          ... {len(lines) - 2 * half} lines", *lines[-half:]]
+    return (
+        lines
+        if len(lines) <= _MOST_LINES
+        else [*lines[:half], f"          ... {len(lines) - 2 * half} lines", *lines[-half:]]
+    )
 
 
-def diary(episodes: Sequence[Episode], feed: Sequence[Mapping[str, Any]], started: float, usual_round: float) -> str:
+def diary(
+    episodes: Sequence[Episode],
+    feed: Sequence[Mapping[str, Any]],
+    started: float,
+    usual_round: float,
+) -> str:
     """Return each episode with the feed around it, as Markdown."""
     parts = []
     for number, episode in enumerate(episodes, 1):

@@ -13,8 +13,8 @@ from benchmarks.chaos_faults import FAULTS, Grip
 from benchmarks.chaos_plan import BY_NAME, Fault
 from benchmarks.chaos_report import Episode, Happened
 from benchmarks.measuring import ROOT, tell
-from federation.flare.activity import read_feed, read_status
-from federation.flare.deploy import Deployment
+from federation.flare.event_feed import read_feed, read_status
+from federation.flare.provisioning import Deployment
 
 PATIENCE_SECONDS = 300.0  # for a recovery
 FEED_LINES = 1_000_000
@@ -68,9 +68,17 @@ class Chaos:
             if not happened:
                 return
             mended = len(self.feed())
-            recovered = self.wait_for(lambda mended=mended: whole_round(self.feed()[mended:]) or self._finished())  # type: ignore[misc]
-            self.episodes.append(Episode(tuple(happened), time.time() if recovered else None, done, self.rounds_done()))
-            tell(f"{self._clock()}  {self.episodes[-1].name}: {'recovered' if recovered else 'NOT recovered'}, {self.rounds_done()} rounds")
+            recovered = self.wait_for(
+                lambda mended=mended: whole_round(self.feed()[mended:]) or self._finished()
+            )  # type: ignore[misc]
+            self.episodes.append(
+                Episode(
+                    tuple(happened), time.time() if recovered else None, done, self.rounds_done()
+                )
+            )
+            tell(
+                f"{self._clock()}  {self.episodes[-1].name}: {'recovered' if recovered else 'NOT recovered'}, {self.rounds_done()} rounds"
+            )
             if not recovered:
                 return
 
@@ -78,7 +86,9 @@ class Chaos:
         """Do one fault, for as long as it lasts, and mend it."""
         began = time.time()
         with FAULTS[fault.kind](Grip(self.made, self.process.pid, self.port), fault.victims) as hit:
-            tell(f"{self._clock()}  {fault.kind} {', '.join(fault.victims)}: {hit or 'nothing to hit'}")
+            tell(
+                f"{self._clock()}  {fault.kind} {', '.join(fault.victims)}: {hit or 'nothing to hit'}"
+            )
             self.pass_time(fault.seconds)
         return Happened(fault, hit, began, time.time())
 
@@ -128,7 +138,9 @@ def up(made: Deployment, log: Path) -> Iterator["subprocess.Popen[bytes]"]:
     """Run a deployment on this machine; whatever happens it is ended."""
     command = [sys.executable, "-m", "federation", "deploy", "up", str(made.folder), "--local"]
     with log.open("ab") as output:
-        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, cwd=ROOT)
+        process = subprocess.Popen(
+            command, stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, cwd=ROOT
+        )
     try:
         yield process
     finally:

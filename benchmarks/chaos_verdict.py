@@ -12,13 +12,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from federation.checkpoint import load_checkpoint
-from federation.config import ExperimentConfig
-from federation.flare.deploy import Deployment
-from federation.flare.site import OWN_FOLDER
-from federation.run_folder import RunFolder
-from federation.study import prepare_study
-from federation.twin_states import StateFolder
+from federation.engines.twin_states import StateFolder
+from federation.experiment.checkpoint import load_checkpoint
+from federation.experiment.config import ExperimentConfig
+from federation.experiment.run_folder import RunFolder
+from federation.experiment.setup import prepare_experiment
+from federation.flare.hospital_site import OWN_FOLDER
+from federation.flare.provisioning import Deployment
 from incremental.model_file import load_model
 from physical.archive_file import load_hospital
 from physical.batch import Batch
@@ -46,16 +46,27 @@ class Check:
 def checks(experiment: ExperimentConfig, reference: Path, made: Deployment) -> list[Check]:
     """Compare what a deployment left behind with the uninterrupted sequential run of the same experiment."""
     there = made.place.run
-    done, planned = rounds_in(there), experiment.scenario.num_tasks * experiment.scenario.rounds_per_task
+    done, planned = (
+        rounds_in(there),
+        experiment.scenario.num_tasks * experiment.scenario.rounds_per_task,
+    )
     if not (there / "results.json").exists():
         return [Check("all rounds are done", f"{done} of {planned}, without a result", False)]
     found = [Check("all rounds are done", f"{done} of {planned}", done == planned)]
-    found.append(differing("the weights of every kept model, bit for bit", _models(reference), _models(there)))
-    found.append(differing("the last global weights, bit for bit", _last_weights(reference), _last_weights(there)))
+    found.append(
+        differing(
+            "the weights of every kept model, bit for bit", _models(reference), _models(there)
+        )
+    )
+    found.append(
+        differing(
+            "the last global weights, bit for bit", _last_weights(reference), _last_weights(there)
+        )
+    )
     found.append(differing("the record of every round", _records(reference), _records(there)))
-    ward = prepare_study(experiment).ward()
+    hospitals = prepare_experiment(experiment).hospitals()
     alone = StateFolder(RunFolder(reference).twins)
-    for name in ward.joins:
+    for name in hospitals.joins:
         site = made.hospital(name) / OWN_FOLDER
         own = load_hospital(name, site / "archive.safetensors")
         states = StateFolder(site / "state" / made.place.run_id())
@@ -66,7 +77,11 @@ def checks(experiment: ExperimentConfig, reference: Path, made: Deployment) -> l
             continue
         what = f"the state of {name}'s twin: {len(state.memory.all_positions())} exemplars, {len(state.current)} current, "
         what += f"{len(state.held_back)} held back, the same images"
-        found.append(differing(what, facts_of(alone[name], ward.archive.take), facts_of(state, own.images)))
+        found.append(
+            differing(
+                what, facts_of(alone[name], hospitals.archive.take), facts_of(state, own.images)
+            )
+        )
     return found
 
 
@@ -77,23 +92,37 @@ def rounds_in(run: Path) -> int:
 
 def differing(what: str, expected: Mapping[str, Any], found: Mapping[str, Any]) -> Check:
     """Return the check that two mappings are the same."""
-    wrong = [name for name in {**expected, **found} if name not in expected or name not in found or expected[name] != found[name]]
+    wrong = [
+        name
+        for name in {**expected, **found}
+        if name not in expected or name not in found or expected[name] != found[name]
+    ]
     return Check(
-        what, f"{len(expected)} compared, " + (f"differ: {', '.join(wrong[:5])}" if wrong else "all equal"), bool(expected) and not wrong
+        what,
+        f"{len(expected)} compared, "
+        + (f"differ: {', '.join(wrong[:5])}" if wrong else "all equal"),
+        bool(expected) and not wrong,
     )
 
 
 def facts_of(state: TwinState, images: Images) -> dict[str, Any]:
     """Return all that a twin's state says, with images in place of positions: those are counted anew in a hospital's own archive."""
     plain, tensors = to_plain(state)
-    kept = {name: digest(value.numpy()) for name, value in tensors.items() if name.startswith("kept/")}
-    shown = {name: digests(images(value.numpy())) for name, value in tensors.items() if name not in kept}
+    kept = {
+        name: digest(value.numpy()) for name, value in tensors.items() if name.startswith("kept/")
+    }
+    shown = {
+        name: digests(images(value.numpy())) for name, value in tensors.items() if name not in kept
+    }
     return {**{f"plain/{name}": value for name, value in plain.items()}, **kept, **shown}
 
 
 def digests(batch: Batch) -> tuple[str, ...]:
     """Return a digest of each image and its class, in their order."""
-    return tuple(f"{digest(image)} {batch.vocabulary[int(label)]}" for image, label in zip(batch.images, batch.labels, strict=True))
+    return tuple(
+        f"{digest(image)} {batch.vocabulary[int(label)]}"
+        for image, label in zip(batch.images, batch.labels, strict=True)
+    )
 
 
 def digest(values: NDArray[Any]) -> str:
@@ -108,13 +137,21 @@ def bits(weights: Mapping[str, torch.Tensor]) -> dict[str, str]:
 
 def attempts(feed: Sequence[Mapping[str, Any]], rounds: int) -> tuple[int, int]:
     """Return the number of sessions and of rounds that were begun more than once, from a deployment's feed."""
-    begun = Counter(each["round"] for each in feed if each["event"] == "round" and each["round"] < rounds)
-    return sum(each["event"] == "state" and each["state"] == "running" for each in feed), sum(begun.values()) - len(begun)
+    begun = Counter(
+        each["round"] for each in feed if each["event"] == "round" and each["round"] < rounds
+    )
+    return sum(each["event"] == "state" and each["state"] == "running" for each in feed), sum(
+        begun.values()
+    ) - len(begun)
 
 
 def _models(run: Path) -> dict[str, Any]:
     folders = sorted((run / "models").iterdir()) if (run / "models").exists() else []
-    return {f"{each.name}/{name}": value for each in folders for name, value in bits(load_model(each)[0].state_dict()).items()}
+    return {
+        f"{each.name}/{name}": value
+        for each in folders
+        for name, value in bits(load_model(each)[0].state_dict()).items()
+    }
 
 
 def _last_weights(run: Path) -> dict[str, str]:
@@ -123,10 +160,17 @@ def _last_weights(run: Path) -> dict[str, str]:
 
 def _records(run: Path) -> dict[str, str]:
     """Return every record without what the clock says."""
-    return {f"line {at}": json.dumps(_timeless(each), sort_keys=True) for at, each in enumerate(RunFolder(run).read_records())}
+    return {
+        f"line {at}": json.dumps(_timeless(each), sort_keys=True)
+        for at, each in enumerate(RunFolder(run).read_records())
+    }
 
 
 def _timeless(plain: Any) -> Any:
     if isinstance(plain, dict):
-        return {name: _timeless(value) for name, value in plain.items() if name not in _OF_TIME and not name.endswith("_seconds")}
+        return {
+            name: _timeless(value)
+            for name, value in plain.items()
+            if name not in _OF_TIME and not name.endswith("_seconds")
+        }
     return [_timeless(each) for each in plain] if isinstance(plain, list) else plain

@@ -52,10 +52,14 @@ def changes_of(arguments: argparse.Namespace) -> list[str]:
 
 def measure(method: str, compression: str, seed: int, changes: Sequence[str]) -> dict[str, Any]:
     """Run one experiment and return its accuracy and what crossed the wire in a round."""
-    from federation.config import load_experiment
-    from federation.experiment import run_experiment, with_seed
+    from federation.experiment.config import load_experiment
+    from federation.experiment.loop import run_experiment, with_seed
 
-    wished = [*changes, f"method={METHODS[method]}", f"outgoing.compression={COMPRESSIONS[compression]}"]
+    wished = [
+        *changes,
+        f"method={METHODS[method]}",
+        f"outgoing.compression={COMPRESSIONS[compression]}",
+    ]
     config = with_seed(load_experiment(ROOT / "hospital_configs" / "organa_demo", wished), seed)
     with tempfile.TemporaryDirectory() as folder:
         results = run_experiment(config, Path(folder) / "run")
@@ -68,10 +72,15 @@ def measure(method: str, compression: str, seed: int, changes: Sequence[str]) ->
     }
 
 
-def row(method: str, compression: str, runs: Sequence[dict[str, Any]], uncompressed: float) -> tuple[str, ...]:
+def row(
+    method: str, compression: str, runs: Sequence[dict[str, Any]], uncompressed: float
+) -> tuple[str, ...]:
     """Return a line of the table: means over seeds, with standard deviations of the accuracies."""
     up, down = (mean(each[name] for each in runs) for name in ("megabytes_up", "megabytes_down"))
-    accuracies = (_spread([100 * each[name] for each in runs]) for name in ("average_accuracy", "last_accuracy"))
+    accuracies = (
+        _spread([100 * each[name] for each in runs])
+        for name in ("average_accuracy", "last_accuracy")
+    )
     return method, compression, *accuracies, f"{up:.4f}", f"{down:.4f}", f"{up / uncompressed:.3f}"
 
 
@@ -94,17 +103,33 @@ def main(given: list[str]) -> int:
     for method in METHODS:
         for compression in COMPRESSIONS:
             tell(f"  {method}, {compression}")
-            runs = [measure(method, compression, seed, changes_of(arguments)) for seed in range(1, arguments.seeds + 1)]
+            runs = [
+                measure(method, compression, seed, changes_of(arguments))
+                for seed in range(1, arguments.seeds + 1)
+            ]
             found.setdefault(method, {})[compression] = runs
-    head = ("method", "compression", "average accuracy, %", "last accuracy, %", "MB up a round", "MB down a round", "of none's")
+    head = (
+        "method",
+        "compression",
+        "average accuracy, %",
+        "last accuracy, %",
+        "MB up a round",
+        "MB down a round",
+        "of none's",
+    )
     rows = []
     for method, by_compression in found.items():
         uncompressed = mean(each["megabytes_up"] for each in by_compression["none"])
-        rows += [row(method, compression, runs, uncompressed) for compression, runs in by_compression.items()]
+        rows += [
+            row(method, compression, runs, uncompressed)
+            for compression, runs in by_compression.items()
+        ]
     print(table(head, rows))
     if arguments.out:
         settings = {name: value for name, value in vars(arguments).items() if name != "out"}
-        arguments.out.write_text(json.dumps({"settings": settings, "runs": found}, indent=1) + "\n", encoding="utf-8")
+        arguments.out.write_text(
+            json.dumps({"settings": settings, "runs": found}, indent=1) + "\n", encoding="utf-8"
+        )
     return 0
 
 

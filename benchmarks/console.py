@@ -30,11 +30,24 @@ def main() -> None:
     options.add_argument("--repeats", type=int, default=5)
     given = options.parse_args()
     logging.getLogger("httpx").setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", message="Using `httpx`")  # Starlette's test client works with it as well
+    warnings.filterwarnings(
+        "ignore", message="Using `httpx`"
+    )  # Starlette's test client works with it as well
     rows = [grouping(given.images, given.repeats)]
     with tempfile.TemporaryDirectory() as folder:
         rows += opening(Path(folder), given.images, given.repeats)
-    print(table(["what", "clock, median", "clock, worst", "processor, median", "peak memory of the process"], rows))
+    print(
+        table(
+            [
+                "what",
+                "clock, median",
+                "clock, worst",
+                "processor, median",
+                "peak memory of the process",
+            ],
+            rows,
+        )
+    )
 
 
 def grouping(num_images: int, repeats: int) -> list[str]:
@@ -59,7 +72,9 @@ def opening(folder: Path, num_images: int, repeats: int) -> list[list[str]]:
     from twin.review.workflow import Role
 
     plain = {"hospitals": ["north"], "image_size": SIDE, "secure_cookies": False}
-    settings = ConsoleSettings(folder=folder, hospitals=("north",), image_size=SIDE, secure_cookies=False)
+    settings = ConsoleSettings(
+        folder=folder, hospitals=("north",), image_size=SIDE, secure_cookies=False
+    )
     make_folder(settings, plain)
     services = make_services(settings)
     services.accounts.add(USER, PASSWORD, Role.CLINICIAN, "north")
@@ -68,19 +83,39 @@ def opening(folder: Path, num_images: int, repeats: int) -> list[list[str]]:
     arrived = [f"2026-02-{number % 27 + 1:02d}T08:00:00.000+00:00" for number in range(num_images)]
     pixels = rng.integers(0, 255, (num_images, SIDE, SIDE), dtype=np.uint8)
     services.mirrors["north"].add(
-        [MirrorImage(each, at, "p", "s", None, image, "png") for each, at, image in zip(ids, arrived, pixels, strict=True)]
+        [
+            MirrorImage(each, at, "p", "s", None, image, "png")
+            for each, at, image in zip(ids, arrived, pixels, strict=True)
+        ]
     )
     top = (("liver", 0.5), ("spleen", 0.3), ("heart", 0.1))
-    images = [CaseImage(each, float(rng.random()), top, float(rng.random()), at) for each, at in zip(ids, arrived, strict=True)]
+    images = [
+        CaseImage(each, float(rng.random()), top, float(rng.random()), at)
+        for each, at in zip(ids, arrived, strict=True)
+    ]
     histogram = tuple(int(each) for each in rng.integers(0, 200, 20))
     nearest = {"liver": tuple(ids[:5]), "spleen": tuple(ids[5:10])}
     summary = CaseSummary(
-        num_images, 0.5, (("liver", 0.8), ("spleen", 0.6)), nearest, histogram, histogram, "entropy", 0.4, "1", tuple(ids[:4])
+        num_images,
+        0.5,
+        (("liver", 0.8), ("spleen", 0.6)),
+        nearest,
+        histogram,
+        histogram,
+        "entropy",
+        0.4,
+        "1",
+        tuple(ids[:4]),
     )
     case_id = services.store.open_case("north", images, summary)
     client = TestClient(make_app(settings, services), base_url="http://localhost")
     client.cookies.set("fedka-session", services.accounts.open_session(USER))
-    paths = (f"/cases/{case_id}", f"/api/v1/cases/{case_id}", f"/api/v1/cases/{case_id}/images?per_page=200", "/cases")
+    paths = (
+        f"/cases/{case_id}",
+        f"/api/v1/cases/{case_id}",
+        f"/api/v1/cases/{case_id}/images?per_page=200",
+        "/cases",
+    )
 
     def ask(path: str) -> None:
         answer = client.get(path)
@@ -104,7 +139,13 @@ def _measured(name: str, work: Callable[[], object], repeats: int) -> list[str]:
         processor.append(process_time() - spent)
     tell(f"  {name}: {max(clock):.3f} s at worst")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    return [name, duration(float(np.median(clock))), duration(max(clock)), duration(float(np.median(processor))), f"{peak:.0f} MiB"]
+    return [
+        name,
+        duration(float(np.median(clock))),
+        duration(max(clock)),
+        duration(float(np.median(processor))),
+        f"{peak:.0f} MiB",
+    ]
 
 
 if __name__ == "__main__":

@@ -28,16 +28,27 @@ def main() -> None:
     options = made.parse_args()
     use_threads(options.threads)
     rows = [_row(*shape, batch, options.repeats) for batch in options.batches for shape in _SHAPES]
-    print(table(["channels, map, stride, batch", "as they are", "side by side", "ratio", "we use"], rows))
+    print(
+        table(
+            ["channels, map, stride, batch", "as they are", "side by side", "ratio", "we use"], rows
+        )
+    )
 
 
-def _row(channels_in: int, channels: int, side: int, stride: int, batch: int, repeats: int) -> list[str]:
+def _row(
+    channels_in: int, channels: int, side: int, stride: int, batch: int, repeats: int
+) -> list[str]:
     import torch
 
     from incremental.convolution import Convolution, is_small, side_by_side
 
     layer = Convolution(channels_in, channels, stride).to(memory_format=torch.channels_last)
-    maps = torch.randn(batch, channels_in, side, side).bfloat16().to(memory_format=torch.channels_last).requires_grad_()
+    maps = (
+        torch.randn(batch, channels_in, side, side)
+        .bfloat16()
+        .to(memory_format=torch.channels_last)
+        .requires_grad_()
+    )
     gives = (side - 1) // stride + 1
     chosen = "side by side" if is_small(gives, gives, channels) else "library"
 
@@ -49,7 +60,9 @@ def _row(channels_in: int, channels: int, side: int, stride: int, batch: int, re
         return run
 
     works = {
-        "library": step(lambda maps, weight: torch.nn.functional.conv2d(maps, weight, None, stride, 1)),
+        "library": step(
+            lambda maps, weight: torch.nn.functional.conv2d(maps, weight, None, stride, 1)
+        ),
         "side by side": step(lambda maps, weight: side_by_side(maps, weight, None, stride)),
     }
     seconds = alternately(works, repeats)

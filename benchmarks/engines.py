@@ -29,10 +29,10 @@ ENGINES = {
 
 def measure(engine: str, arguments: argparse.Namespace) -> dict[str, Any]:
     """Run one experiment in this process; return the time of its rounds and the digest of its last weights."""
-    from federation.checkpoint import load_checkpoint
-    from federation.config import load_experiment
-    from federation.experiment import Watcher, run_experiment
-    from federation.run_folder import RunFolder
+    from federation.experiment.checkpoint import load_checkpoint
+    from federation.experiment.config import load_experiment
+    from federation.experiment.loop import RunCallbacks, run_experiment
+    from federation.experiment.run_folder import RunFolder
 
     changes = [
         f"scenario.dataset={arguments.dataset}",
@@ -54,13 +54,17 @@ def measure(engine: str, arguments: argparse.Namespace) -> dict[str, Any]:
             ends.append(perf_counter())
 
     with tempfile.TemporaryDirectory() as folder:
-        run_experiment(config, Path(folder) / "run", watcher=Watcher(record=record))
+        run_experiment(config, Path(folder) / "run", callbacks=RunCallbacks(record=record))
         weights = load_checkpoint(RunFolder(Path(folder) / "run").checkpoints).server.weights
     digest = hashlib.sha256()
     for name, value in weights.items():
         digest.update(name.encode() + value.numpy().tobytes())
     rounds = [after - before for before, after in pairwise(ends)]
-    return {"engine": engine, "seconds_per_round": statistics.median(rounds), "weights": digest.hexdigest()[:16]}
+    return {
+        "engine": engine,
+        "seconds_per_round": statistics.median(rounds),
+        "weights": digest.hexdigest()[:16],
+    }
 
 
 def main(given: list[str]) -> int:
@@ -82,15 +86,28 @@ def main(given: list[str]) -> int:
         tell(f"  {engine}")
         found.append(in_fresh_process("benchmarks.engines", [*given, "--measure", engine]))
         found[-1]["time_ratio"] = found[-1]["seconds_per_round"] / found[0]["seconds_per_round"]
-    rows = [(each["engine"], f"{each['seconds_per_round']:.3f}", f"{each['time_ratio']:.2f}", each["weights"]) for each in found]
+    rows = [
+        (
+            each["engine"],
+            f"{each['seconds_per_round']:.3f}",
+            f"{each['time_ratio']:.2f}",
+            each["weights"],
+        )
+        for each in found
+    ]
     print(table(("engine", "s per round", "ratio", "digest of the last weights"), rows))
     equal = len({each["weights"] for each in found}) == 1
     print(f"\nWeights after the last round: {'equal to the bit' if equal else '**different**'}.")
     if not equal:
         tell("the engines' weights differ: a result must not depend on where twins run")
     if arguments.out:
-        settings = {name: value for name, value in vars(arguments).items() if name not in ("out", "measure")}
-        arguments.out.write_text(json.dumps({"settings": settings, "engines": found, "equal": equal}, indent=1) + "\n", encoding="utf-8")
+        settings = {
+            name: value for name, value in vars(arguments).items() if name not in ("out", "measure")
+        }
+        arguments.out.write_text(
+            json.dumps({"settings": settings, "engines": found, "equal": equal}, indent=1) + "\n",
+            encoding="utf-8",
+        )
     return 0 if equal else 1
 
 

@@ -22,14 +22,14 @@ from typing import Any
 import torch
 
 from benchmarks.measuring import ROOT, table, tell
-from federation.checkpoint import load_checkpoint
-from federation.config import ExperimentConfig, load_experiment
-from federation.experiment import Watcher, run_experiment
-from federation.flare.activity import read_feed
-from federation.flare.deploy import init_deployment
+from federation.experiment.checkpoint import load_checkpoint
+from federation.experiment.config import ExperimentConfig, load_experiment
+from federation.experiment.loop import RunCallbacks, run_experiment
+from federation.experiment.run_folder import RunFolder
 from federation.flare.engine import LinkConfig
-from federation.flare.serving import ServerConfig
-from federation.run_folder import RunFolder
+from federation.flare.event_feed import read_feed
+from federation.flare.provisioning import init_deployment
+from federation.flare.server import ServerConfig
 
 PATIENCE_SECONDS = 600.0
 
@@ -46,18 +46,26 @@ def _run(config: ExperimentConfig, folder: Path) -> list[dict[str, Any]]:
         if entry["kind"] == "round":
             records.append(dict(entry))
 
-    run_experiment(config, folder, watcher=Watcher(record=record))
+    run_experiment(config, folder, callbacks=RunCallbacks(record=record))
     return records
 
 
 def over_the_network(config: ExperimentConfig, folder: Path) -> tuple[Path, dict[str, Any]]:
     """Run a deployment of five processes; return its run folder and what was measured."""
-    server = ServerConfig((), LinkConfig(deadline_seconds=120, minimum_hospitals=len(config.hospitals)))
+    server = ServerConfig(
+        (), LinkConfig(deadline_seconds=120, minimum_hospitals=len(config.hospitals))
+    )
     made = init_deployment(config, folder / "deployment", server, host="localhost", port=8102)
     command = [sys.executable, "-m", "federation", "deploy", "up", str(made.folder), "--local"]
     started = perf_counter()
     with (folder / "up.log").open("w") as log:
-        process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT, env={**os.environ, "OMP_NUM_THREADS": "1"})
+        process = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
         try:
             code = process.wait(PATIENCE_SECONDS)
         finally:
@@ -65,13 +73,21 @@ def over_the_network(config: ExperimentConfig, folder: Path) -> tuple[Path, dict
     if code:
         sys.exit(f"the deployment ended with {code}: {(folder / 'up.log').read_text()[-2000:]}")
     events = read_feed(made.place.folder, 100_000)
-    sent = [each["bytes_up"] + each["bytes_down"] for each in events if each["event"] == "round"][1:]
+    sent = [each["bytes_up"] + each["bytes_down"] for each in events if each["event"] == "round"][
+        1:
+    ]
     hello, running = (
-        next(each["at"] for each in events if each["event"] == "state" and each["state"] == name) for name in ("waiting", "running")
+        next(each["at"] for each in events if each["event"] == "state" and each["state"] == name)
+        for name in ("waiting", "running")
     )
     begin = (datetime.fromisoformat(running) - datetime.fromisoformat(hello)).total_seconds()
     seconds = [each["seconds"] for each in events if each["event"] == "aggregated"]
-    return made.place.run, {"rounds": seconds, "bytes": sent, "begin": begin, "all": perf_counter() - started}
+    return made.place.run, {
+        "rounds": seconds,
+        "bytes": sent,
+        "begin": begin,
+        "all": perf_counter() - started,
+    }
 
 
 def main(given: list[str]) -> int:
@@ -98,9 +114,14 @@ def main(given: list[str]) -> int:
         here = in_one_process(config, folder / "here")
         tell("  five processes over mutual TLS")
         run, there = over_the_network(config, folder)
-        ends = [load_checkpoint(RunFolder(each).checkpoints).server.weights for each in (folder / "here", run)]
+        ends = [
+            load_checkpoint(RunFolder(each).checkpoints).server.weights
+            for each in (folder / "here", run)
+        ]
     same = all(torch.equal(value, ends[1][name]) for name, value in ends[0].items())
-    late = slice(len(here) // 2 + 1, None)  # the second task, without the round in which the head grew
+    late = slice(
+        len(here) // 2 + 1, None
+    )  # the second task, without the round in which the head grew
     one, other = statistics.median(here[late]), statistics.median(there["rounds"][late])
     rows = [
         ["one process, twins one after the other", f"{1000 * one:.0f}", "", "", ""],
@@ -112,7 +133,18 @@ def main(given: list[str]) -> int:
             f"{there['begin']:.0f}",
         ],
     ]
-    print(table(["engine", "ms per round", "difference [ms]", "MB per round", "a session begins after [s]"], rows))
+    print(
+        table(
+            [
+                "engine",
+                "ms per round",
+                "difference [ms]",
+                "MB per round",
+                "a session begins after [s]",
+            ],
+            rows,
+        )
+    )
     print(f"\nweights after {len(here)} rounds: {'the same bits' if same else 'DIFFERENT'}")
     found = {"here": here, "there": there, "same": same}
     if arguments.out:

@@ -42,7 +42,10 @@ class TrafficCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 def _is_view(func: Any) -> bool:
     returned = func._schema.returns
-    return any(each.alias_info is not None and not each.alias_info.is_write for each in returned) or func._schema.name == "aten::detach"
+    return (
+        any(each.alias_info is not None and not each.alias_info.is_write for each in returned)
+        or func._schema.name == "aten::detach"
+    )
 
 
 def _size(values: Any) -> int:
@@ -62,7 +65,9 @@ def count_bytes(work: Callable[[], object]) -> int:
     return int(counter.bytes)
 
 
-def model_step(config: NetworkConfig, batch_size: int, rows: int, old_rows: int, bfloat16: bool = False) -> Callable[[], None]:
+def model_step(
+    config: NetworkConfig, batch_size: int, rows: int, old_rows: int, bfloat16: bool = False
+) -> Callable[[], None]:
     """Return the least work of a step: student forward and backward, teacher forward, update of the weights; once each.
 
     Args:
@@ -102,7 +107,9 @@ def forward_flops_per_image(config: NetworkConfig, rows: int) -> float:
     return float(count_flops(lambda: network(images)))
 
 
-def traffic(work_of: Callable[[int], Callable[[], object]], low: int = 2, high: int = 4) -> tuple[float, float]:
+def traffic(
+    work_of: Callable[[int], Callable[[], object]], low: int = 2, high: int = 4
+) -> tuple[float, float]:
     """Return (bytes per step, bytes per image): the traffic of a step is taken as a line through two batch sizes.
 
     Args:

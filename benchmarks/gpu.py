@@ -34,7 +34,9 @@ class Busy:
     def _ask(self) -> None:
         question = ["nvidia-smi", "--query-gpu=utilization.gpu", "--format=csv,noheader,nounits"]
         while not self._over.wait(0.2):
-            answer = subprocess.run(question, capture_output=True, text=True, check=False).stdout.split()
+            answer = subprocess.run(
+                question, capture_output=True, text=True, check=False
+            ).stdout.split()
             self.percent += [float(each) for each in answer[:1]]
 
 
@@ -59,11 +61,22 @@ def main(arguments: list[str] | None = None) -> None:
     rows = []
     for network in NAMES:
         for batch in given.batches:
-            few, many = Case(network, batch, 4, device="cuda"), Case(network, batch, given.steps, device="cuda")
+            few, many = (
+                Case(network, batch, 4, device="cuda"),
+                Case(network, batch, given.steps, device="cuda"),
+            )
             stuff = material(many)
             with Busy() as busy:
-                ours = alternately({"ours": our_step(many, stuff)}, given.repeats)["ours"] / given.steps
-            plain = alternately({"reference": plain_step(few, material(few))}, given.repeats)["reference"] / few.steps
+                ours = (
+                    alternately({"ours": our_step(many, stuff)}, given.repeats)["ours"]
+                    / given.steps
+                )
+            plain = (
+                alternately({"reference": plain_step(few, material(few))}, given.repeats)[
+                    "reference"
+                ]
+                / few.steps
+            )
             flops = model_flops_per_image(stuff.network, ROWS, OLD_ROWS) * batch
             rows.append(
                 (
@@ -77,7 +90,16 @@ def main(arguments: list[str] | None = None) -> None:
                     scaled(torch.cuda.max_memory_allocated(), "B"),
                 )
             )
-    headers = ("network", "batch", "ours, images/s", "reference, images/s", "ratio", "ours, share of peak", "device busy", "peak memory")
+    headers = (
+        "network",
+        "batch",
+        "ours, images/s",
+        "reference, images/s",
+        "ratio",
+        "ours, share of peak",
+        "device busy",
+        "peak memory",
+    )
     print(table(headers, rows))
 
 

@@ -23,23 +23,25 @@ from statistics import mean, stdev
 from time import perf_counter
 from typing import Any
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is imported; networks this small are slower with more threads
+os.environ.setdefault(
+    "OMP_NUM_THREADS", "1"
+)  # read when torch is imported; networks this small are slower with more threads
 
 import torch
 from torch import Tensor
 
 from benchmarks.measuring import table, tell
-from federation.aggregation import parameters_of
-from federation.config import ExperimentConfig
-from federation.engines import SequentialEngine
+from federation.aggregation.means import parameters_of
+from federation.aggregation.robust import RobustConfig
+from federation.aggregation.screening import parameter_norm
+from federation.engines.sequential import SequentialEngine
+from federation.engines.simulated_hospitals import Hospitals, SimulatedHospitals
+from federation.experiment.config import ExperimentConfig
+from federation.experiment.setup import ExperimentSetup, prepare_experiment
 from federation.method import Method
 from federation.methods.fedavg import FedAvg
-from federation.robust import RobustConfig
 from federation.round import RoundConfig, RoundRecord, run_round
-from federation.screening import parameter_norm
 from federation.server import ServerState, grow_for_new_classes, new_server
-from federation.study import Study, prepare_study
-from federation.ward import Hospitals, Ward
 from incremental.head import Weights
 from incremental.proxy import ProxyServer
 from physical.batch import Batch
@@ -71,7 +73,10 @@ class Sent:
     def moved(self, factor: float) -> TwinUpdate:
         """Return the update whose change of parameters is multiplied."""
         like = parameters_of(self.broadcast.weights)
-        moved = {name: value + factor * (self.update.weights[name] - value) for name, value in like.items()}
+        moved = {
+            name: value + factor * (self.update.weights[name] - value)
+            for name, value in like.items()
+        }
         return self.with_weights(moved)
 
     def with_weights(self, changed: Weights) -> TwinUpdate:
@@ -80,12 +85,20 @@ class Sent:
 
     def each(self, change: Callable[[Tensor], Tensor]) -> TwinUpdate:
         """Return the update with every floating tensor changed."""
-        return self.with_weights({name: change(value) for name, value in self.update.weights.items() if value.is_floating_point()})
+        return self.with_weights(
+            {
+                name: change(value)
+                for name, value in self.update.weights.items()
+                if value.is_floating_point()
+            }
+        )
 
 
 def other_class_list(sent: Sent) -> TwinUpdate:
     """Return an honest model whose rows, and the names that it gives them, are in another order."""
-    turned = sent.with_weights({name: sent.update.weights[name].flip(0) for name in ("head.weight", "head.bias")})
+    turned = sent.with_weights(
+        {name: sent.update.weights[name].flip(0) for name in ("head.weight", "head.bias")}
+    )
     return replace(turned, class_names=sent.update.class_names[::-1])
 
 
@@ -98,7 +111,10 @@ def pickled(sent: Sent) -> TwinUpdate:
 
 def hidden(sent: Sent) -> TwinUpdate:
     """Return the update turned round and as long as the screening just lets pass: 9.9 times the norm of the global model."""
-    length, allowed = parameter_norm(sent.update.weights, sent.broadcast.weights), 9.9 * parameter_norm(sent.broadcast.weights)
+    length, allowed = (
+        parameter_norm(sent.update.weights, sent.broadcast.weights),
+        9.9 * parameter_norm(sent.broadcast.weights),
+    )
     return sent.moved(-allowed / length)
 
 
@@ -121,20 +137,29 @@ KINDS: Mapping[str, Kind] = {
     "honest": Kind(),
     "NaN": Kind(lambda sent: sent.each(lambda value: value * torch.nan)),
     "huge norm (x 1e6)": Kind(lambda sent: sent.each(lambda value: value * 1e6)),
-    "wrong shape": Kind(lambda sent: sent.with_weights({"head.bias": sent.update.weights["head.bias"][:-1]})),
+    "wrong shape": Kind(
+        lambda sent: sent.with_weights({"head.bias": sent.update.weights["head.bias"][:-1]})
+    ),
     "wrong dtype": Kind(lambda sent: sent.each(lambda value: value.to(torch.int32))),
     "extra tensor": Kind(lambda sent: sent.with_weights({"backdoor": torch.ones(4)})),
     "other class list": Kind(other_class_list),
     "replayed first round": Kind(lambda sent: sent.first),
-    "2 GiB tensor": Kind(lambda sent: sent.with_weights({"head.bias": torch.zeros(1).expand(2**29)}), without="not run: fills the memory"),
+    "2 GiB tensor": Kind(
+        lambda sent: sent.with_weights({"head.bias": torch.zeros(1).expand(2**29)}),
+        without="not run: fills the memory",
+    ),
     "pickle bytes": Kind(pickled, without="not run: runs the sender's code"),
     "label-flipped": Kind(flips=True),
     "sign-flipped (x -5)": Kind(lambda sent: sent.moved(-5.0)),
     "scaled x 100": Kind(lambda sent: sent.moved(100.0)),
-    "label-flipped, claims 1e6 images": Kind(lambda sent: replace(sent.update, num_images=MOST), flips=True),
+    "label-flipped, claims 1e6 images": Kind(
+        lambda sent: replace(sent.update, num_images=MOST), flips=True
+    ),
     "sign-flipped, hidden under screening's norm": Kind(hidden),
     "statistics of batch normalisation x 1e6": Kind(
-        lambda sent: sent.with_weights({name: 1e6 * value for name, value in sent.update.weights.items() if "running_" in name})
+        lambda sent: sent.with_weights(
+            {name: 1e6 * value for name, value in sent.update.weights.items() if "running_" in name}
+        )
     ),
 }
 
@@ -153,17 +178,19 @@ class Misled:
     """Hospitals one of which has wrong labels.
 
     Args:
-        ward: All of them.
+        hospitals: All of them.
         misled: Which.
     """
 
-    def __init__(self, ward: Ward, misled: str) -> None:
-        archive = ward.archive
-        flipped = Batch(archive.images, len(archive.vocabulary) - 1 - archive.labels, archive.vocabulary)
-        self._wards = {True: replace(ward, archive=flipped), False: ward}
+    def __init__(self, hospitals: SimulatedHospitals, misled: str) -> None:
+        archive = hospitals.archive
+        flipped = Batch(
+            archive.images, len(archive.vocabulary) - 1 - archive.labels, archive.vocabulary
+        )
+        self._wards = {True: replace(hospitals, archive=flipped), False: hospitals}
         self._misled = misled
-        self.setting = ward.setting
-        self.device = ward.device
+        self.setting = hospitals.setting
+        self.device = hospitals.device
 
     def twin(self, twin_id: str, state: TwinState | None) -> DigitalTwin:
         """Put one twin together."""
@@ -207,21 +234,29 @@ class HostileEngine:
     def train(self, method: Method, broadcasts: Mapping[str, Broadcast]) -> Sequence[TwinUpdate]:
         """Let these twins train, and one of them lie; an answer that cannot be read is none."""
         updates = []
-        for update in (self._train(method, twin_id, broadcast) for twin_id, broadcast in broadcasts.items()):
+        for update in (
+            self._train(method, twin_id, broadcast) for twin_id, broadcast in broadcasts.items()
+        ):
             if update.twin_id != self.hostile:
                 updates.append(update)
                 continue
             self.first = self.first or update
             try:
                 updates.append(self.damage(Sent(update, broadcasts[update.twin_id], self.first)))
-            except ValueError as error:  # RecordError: what the server's reader of records says of these bytes
+            except (
+                ValueError
+            ) as error:  # RecordError: what the server's reader of records says of these bytes
                 self.unreadable.append(str(error))
         return updates
 
     def _train(self, method: Method, twin_id: str, broadcast: Broadcast) -> TwinUpdate:
         """Let a twin train unless it has: without a memory, what it makes of a broadcast depends on nothing else."""
         flipped = isinstance(self.hospitals, Misled) and twin_id == self.hostile
-        key = sha256(repr((twin_id, broadcast.round, broadcast.class_names, broadcast.seed, flipped)).encode())
+        key = sha256(
+            repr(
+                (twin_id, broadcast.round, broadcast.class_names, broadcast.seed, flipped)
+            ).encode()
+        )
         for value in broadcast.weights.values():
             key.update(value.numpy().tobytes())
         if key.digest() not in self.trained:
@@ -229,11 +264,16 @@ class HostileEngine:
         return self.trained[key.digest()]
 
 
-def round_without_defence(server: ServerState, engine: HostileEngine, method: Method) -> ServerState:
+def round_without_defence(
+    server: ServerState, engine: HostileEngine, method: Method
+) -> ServerState:
     """Run a round that takes the method's mean of whatever comes back."""
     observations = engine.observe(server.model, engine.present(server.round))
     server, _ = grow_for_new_classes(server, observations)
-    updates = engine.train(method, {each.twin_id: method.broadcast(server, None, each.twin_id) for each in observations})
+    updates = engine.train(
+        method,
+        {each.twin_id: method.broadcast(server, None, each.twin_id) for each in observations},
+    )
     return replace(method.aggregate(server, updates), round=server.round + 1)
 
 
@@ -266,19 +306,39 @@ def experiment(arguments: argparse.Namespace, seed: int) -> ExperimentConfig:
             "images_per_class": arguments.images_per_class,
         },
         "network": {"backbone": "lenet", "width": 8, "image_size": 28, "channels": 1},
-        "training": {"epochs": 3, "batch_size": 32, "learning_rate": 0.1, "momentum": 0.9, "schedule": "constant", "augmentation": PLAIN},
+        "training": {
+            "epochs": 3,
+            "batch_size": 32,
+            "learning_rate": 0.1,
+            "momentum": 0.9,
+            "schedule": "constant",
+            "augmentation": PLAIN,
+        },
         "twin": {"detection": {"sample": 64}},
         "evaluation": {"round_images": 0, "task_images": arguments.test_images},
         "tracking": {"enabled": False},
     }
-    return ExperimentConfig(name="hostile", hospitals=generate_hospitals(5, 0, 1), method=FedAvg(), seed=seed, **changes)
+    return ExperimentConfig(
+        name="hostile", hospitals=generate_hospitals(5, 0, 1), method=FedAvg(), seed=seed, **changes
+    )
 
 
-def run(study: Study, kind: Kind, defence: RobustConfig | None, trained: dict[bytes, TwinUpdate]) -> Outcome:
+def run(
+    setup: ExperimentSetup,
+    kind: Kind,
+    defence: RobustConfig | None,
+    trained: dict[bytes, TwinUpdate],
+) -> Outcome:
     """Run one federation to its end; what its twins trained is looked up and kept in ``trained``."""
-    config, ward = study.config, study.ward()
-    engine = HostileEngine(Misled(ward, HOSTILE) if kind.flips else ward, kind.damage, trained=trained)
-    server, proxy, records = new_server(config.network, config.seed), ProxyServer(config.proxy), list[RoundRecord]()
+    config, hospitals = setup.config, setup.hospitals()
+    engine = HostileEngine(
+        Misled(hospitals, HOSTILE) if kind.flips else hospitals, kind.damage, trained=trained
+    )
+    server, proxy, records = (
+        new_server(config.network, config.seed),
+        ProxyServer(config.proxy),
+        list[RoundRecord](),
+    )
     for _ in range(config.scenario.rounds_per_task):
         if defence is None:
             try:
@@ -286,10 +346,16 @@ def run(study: Study, kind: Kind, defence: RobustConfig | None, trained: dict[by
             except Exception as error:  # what a hostile update raises is what is measured here
                 return Outcome(None, reason=f"{type(error).__name__}: {error}")
             continue
-        server, record = run_round(server, engine, config.method, proxy, RoundConfig(robust=defence))
+        server, record = run_round(
+            server, engine, config.method, proxy, RoundConfig(robust=defence)
+        )
         records.append(record)
-    accuracy = study.evaluator.evaluate(server.weights, server.class_names, 0, config.evaluation.task_images).accuracy
-    reasons = [each.reason for record in records for each in record.rejected if each.twin_id == HOSTILE] or engine.unreadable
+    accuracy = setup.evaluator.evaluate(
+        server.weights, server.class_names, 0, config.evaluation.task_images
+    ).accuracy
+    reasons = [
+        each.reason for record in records for each in record.rejected if each.twin_id == HOSTILE
+    ] or engine.unreadable
     away = [HOSTILE not in {each.twin_id for each in record.accepted} for record in records]
     return Outcome(accuracy, mean(away) if away else 0.0, reasons[-1] if reasons else "")
 
@@ -305,17 +371,33 @@ def cell(outcomes: Sequence[Outcome]) -> str:
 def report(found: Mapping[str, Mapping[str, Sequence[Outcome]]]) -> str:
     """Return the tables: accuracy, and why the hostile twin was turned away."""
     rows = [
-        [name, *(KINDS[name].without if defence == "no defence" and KINDS[name].without else cell(each) for defence, each in by.items())]
+        [
+            name,
+            *(
+                KINDS[name].without
+                if defence == "no defence" and KINDS[name].without
+                else cell(each)
+                for defence, each in by.items()
+            ),
+        ]
         for name, by in found.items()
     ]
     reasons = []
     for name, by in found.items():
-        away = [f"{100 * mean(one.turned_away for one in each):.0f}%" for defence, each in by.items() if defence != "no defence"]
+        away = [
+            f"{100 * mean(one.turned_away for one in each):.0f}%"
+            for defence, each in by.items()
+            if defence != "no defence"
+        ]
         reason = next((one.reason for one in by.get("screening", ()) if one.reason), "passes")
         reason = reason if len(reason) <= LONGEST else f"{reason[:LONGEST]} …"
         reasons.append([name, *away, reason])
     defences = list(next(iter(found.values())))
-    heads = ["hostile update", *(name for name in defences if name != "no defence"), "screening says"]
+    heads = [
+        "hostile update",
+        *(name for name in defences if name != "no defence"),
+        "screening says",
+    ]
     return f"{table(['hostile update', *defences], rows)}\n\nRounds in which nothing of it was aggregated:\n\n{table(heads, reasons)}"
 
 
@@ -325,15 +407,31 @@ def main(given: list[str]) -> int:
     parser.add_argument("--dataset", default="organamnist")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--rounds", type=int, default=8)
-    parser.add_argument("--alpha", type=float, default=5.0, help="how alike the hospitals' shares of each organ are (Dirichlet)")
+    parser.add_argument(
+        "--alpha",
+        type=float,
+        default=5.0,
+        help="how alike the hospitals' shares of each organ are (Dirichlet)",
+    )
     parser.add_argument("--images-per-class", type=int, default=120)
     parser.add_argument("--test-images", type=int, default=2000)
-    parser.add_argument("--kinds", nargs="+", default=list(KINDS), choices=list(KINDS), metavar="KIND", help="which; default: all")
-    parser.add_argument("--defences", nargs="+", default=list(DEFENCES), choices=list(DEFENCES), metavar="DEFENCE")
+    parser.add_argument(
+        "--kinds",
+        nargs="+",
+        default=list(KINDS),
+        choices=list(KINDS),
+        metavar="KIND",
+        help="which; default: all",
+    )
+    parser.add_argument(
+        "--defences", nargs="+", default=list(DEFENCES), choices=list(DEFENCES), metavar="DEFENCE"
+    )
     parser.add_argument("--out", type=Path, help="also write JSON here")
     arguments = parser.parse_args(given)
     torch.set_num_threads(1)
-    studies = [prepare_study(experiment(arguments, seed)) for seed in range(1, arguments.seeds + 1)]
+    studies = [
+        prepare_experiment(experiment(arguments, seed)) for seed in range(1, arguments.seeds + 1)
+    ]
     trained: list[dict[bytes, TwinUpdate]] = [{} for _ in studies]
     found: dict[str, dict[str, list[Outcome]]] = {}
     for name in arguments.kinds:
@@ -342,7 +440,9 @@ def main(given: list[str]) -> int:
         for defence in arguments.defences:
             skipped = defence == "no defence" and kind.without
             seeds = [] if skipped else zip(studies, trained, strict=True)
-            found[name][defence] = [run(study, kind, DEFENCES[defence], known) for study, known in seeds]
+            found[name][defence] = [
+                run(setup, kind, DEFENCES[defence], known) for setup, known in seeds
+            ]
         tell(f"  {name}: {perf_counter() - began:.0f} s")
     print(
         f"{arguments.dataset}, {arguments.images_per_class} images of each of 11 organs over 5 hospitals (Dirichlet {arguments.alpha:g}), "
@@ -351,9 +451,14 @@ def main(given: list[str]) -> int:
     )
     print(report(found))
     if arguments.out:
-        plain = {name: {defence: [vars(one) for one in each] for defence, each in by.items()} for name, by in found.items()}
+        plain = {
+            name: {defence: [vars(one) for one in each] for defence, each in by.items()}
+            for name, by in found.items()
+        }
         settings = {name: value for name, value in vars(arguments).items() if name != "out"}
-        arguments.out.write_text(json.dumps({"settings": settings, "outcomes": plain}, indent=1) + "\n", encoding="utf-8")
+        arguments.out.write_text(
+            json.dumps({"settings": settings, "outcomes": plain}, indent=1) + "\n", encoding="utf-8"
+        )
     return 0
 
 

@@ -9,7 +9,7 @@ import torch
 
 from benchmarks.measuring import alternately, table
 from benchmarks.reference_round import PlainRules, Search, invert_plainly
-from federation.config import ExperimentConfig
+from federation.experiment.config import ExperimentConfig
 from federation.methods.fedka import FedKA
 from incremental.reconstruction import GradientEncoder, invert
 
@@ -27,21 +27,48 @@ def inversion_table(config: ExperimentConfig, prototypes: int = 10, steps: int =
     shape, classes = (1, 28, 28), 6
     encoder = GradientEncoder(shape, classes, reconstruction.public_seed)
     generator = torch.Generator().manual_seed(1)
-    images, rows = torch.rand(prototypes, *shape, generator=generator), torch.arange(prototypes) % classes
+    images, rows = (
+        torch.rand(prototypes, *shape, generator=generator),
+        torch.arange(prototypes) % classes,
+    )
     gradients = encoder.encode(images, rows)
     sizes = [each.shape for each in encoder.parameters()]
-    one = [part.view(size) for part, size in zip(torch.split(gradients[0], [size.numel() for size in sizes]), sizes, strict=True)]
+    one = [
+        part.view(size)
+        for part, size in zip(
+            torch.split(gradients[0], [size.numel() for size in sizes]), sizes, strict=True
+        )
+    ]
     ours = replace(reconstruction, invert_steps=steps or reconstruction.invert_steps)
-    works: dict[str, Callable[[], Any]] = {f"ours, {prototypes} in one batch": lambda: invert(encoder, gradients, shape, ours, generator)}
+    works: dict[str, Callable[[], Any]] = {
+        f"ours, {prototypes} in one batch": lambda: invert(
+            encoder, gradients, shape, ours, generator
+        )
+    }
     for name, search, count in (
         ("one by one, same search", "adam", ours.invert_steps),
         ("one by one, L-BFGS as LGA", "lbfgs", steps or 250),
     ):
-        rules = PlainRules(config.network, 1, 1, 0.1, 1, 0.1, count, ours.public_seed, ours.stop_below, cast(Search, search))
+        rules = PlainRules(
+            config.network,
+            1,
+            1,
+            0.1,
+            1,
+            0.1,
+            count,
+            ours.public_seed,
+            ours.stop_below,
+            cast(Search, search),
+        )
         works[name] = partial(invert_plainly, one, shape, classes, rules)
     seconds = alternately(works, 1, warm_up=False)
-    each = {name: value / prototypes if name.startswith("ours") else value for name, value in seconds.items()}
+    each = {
+        name: value / prototypes if name.startswith("ours") else value
+        for name, value in seconds.items()
+    }
     first = next(iter(each.values()))
     return table(
-        ("inversion", "s per prototype", "times ours"), [(name, f"{each[name]:.3f}", f"{each[name] / first:.1f}") for name in each]
+        ("inversion", "s per prototype", "times ours"),
+        [(name, f"{each[name]:.3f}", f"{each[name] / first:.1f}") for name in each],
     )

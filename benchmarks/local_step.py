@@ -25,7 +25,10 @@ from physical.transforms import to_tensor
 from twin.local_training import TrainingConfig, train_locally
 from twin.objective import LocalContext
 
-GROUPS = ((0, 1, 2), (3, 4, 5))  # the second task of organa_paper: three classes finished, three being learned
+GROUPS = (
+    (0, 1, 2),
+    (3, 4, 5),
+)  # the second task of organa_paper: three classes finished, three being learned
 OLD_ROWS, ROWS = 3, 6
 THIN = NetworkConfig(backbone="resnet10", width=16, image_size=28)
 FULL = NetworkConfig(backbone="resnet18", width=64, image_size=32)
@@ -81,7 +84,9 @@ def organ_images(count: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """Return real images of the first six organs, the same number of each, in a fixed mixed order."""
     train = load_dataset("organamnist").train
     each = -(-count // ROWS)
-    positions = np.stack([np.flatnonzero(train.labels == row)[:each] for row in range(ROWS)], 1).reshape(-1)[:count]
+    positions = np.stack(
+        [np.flatnonzero(train.labels == row)[:each] for row in range(ROWS)], 1
+    ).reshape(-1)[:count]
     return train.images[positions], train.labels[positions]
 
 
@@ -91,7 +96,9 @@ def material(case: Case) -> Material:
     network = NETWORKS[case.network]
     generator = torch.Generator().manual_seed(1)
     old_weights = grow_head(initial_weights(network, 1), OLD_ROWS, generator)
-    return Material(images, rows, grow_head(old_weights, ROWS - OLD_ROWS, generator), old_weights, network)
+    return Material(
+        images, rows, grow_head(old_weights, ROWS - OLD_ROWS, generator), old_weights, network
+    )
 
 
 def our_step(case: Case, given: Material) -> Callable[[], object]:
@@ -101,7 +108,9 @@ def our_step(case: Case, given: Material) -> Callable[[], object]:
     network = build_network(given.network, given.weights).to(case.device)
     teacher = freeze(build_network(given.network, given.old_weights)).to(case.device)
     method = METHODS["fedka"]()
-    config = TrainingConfig(epochs=1, batch_size=case.batch_size, learning_rate=RATE, precision=case.precision)
+    config = TrainingConfig(
+        epochs=1, batch_size=case.batch_size, learning_rate=RATE, precision=case.precision
+    )
 
     def work() -> None:
         context = LocalContext(
@@ -113,7 +122,16 @@ def our_step(case: Case, given: Material) -> Callable[[], object]:
             num_steps=case.steps,
             learning_rates=(RATE,),
         )
-        result = train_locally(network, images, rows, method, context, config, (RATE,), torch.Generator().manual_seed(1))
+        result = train_locally(
+            network,
+            images,
+            rows,
+            method,
+            context,
+            config,
+            (RATE,),
+            torch.Generator().manual_seed(1),
+        )
         assert all(np.isfinite(value) for value in result.metrics.values()), result.metrics
 
     return work
@@ -123,10 +141,19 @@ def plain_step(case: Case, given: Material, habits: Habits | None = None) -> Cal
     """Return the work of one timing of the reference."""
     student = PlainNetwork(build_network(given.network, given.weights)).to(case.device)
     teacher = PlainNetwork(build_network(given.network, given.old_weights)).to(case.device)
-    loader = loader_of(given.images, given.rows.tolist(), given.network, case.batch_size, training=True, habits=habits)
+    loader = loader_of(
+        given.images,
+        given.rows.tolist(),
+        given.network,
+        case.batch_size,
+        training=True,
+        habits=habits,
+    )
 
     def work() -> None:
-        values = train_plainly(student, teacher, loader, PlainTask(GROUPS), 1, RATE, habits, case.device)
+        values = train_plainly(
+            student, teacher, loader, PlainTask(GROUPS), 1, RATE, habits, case.device
+        )
         assert all(np.isfinite(value) for value in values.values()), values
 
     return work
@@ -136,7 +163,9 @@ def compare(case: Case, repeats: int, peak: Peak) -> list[str]:
     """Return one row of the table."""
     tell(f"local step: {case}")
     given = material(case)
-    seconds = alternately({"ours": our_step(case, given), "reference": plain_step(case, given)}, repeats)
+    seconds = alternately(
+        {"ours": our_step(case, given), "reference": plain_step(case, given)}, repeats
+    )
     flops = model_flops_per_image(given.network, ROWS, OLD_ROWS) * case.num_images
     return [
         NAMES[case.network],
@@ -173,13 +202,29 @@ def habits_table(case: Case, repeats: int) -> str:
     variants["without all four"] = Habits(False, False, False, False)
     works = {name: plain_step(case, given, habits) for name, habits in variants.items()}
     in_float32 = replace(case, precision="float32")
-    works |= {"ours, float32": our_step(in_float32, given), f"ours, {case.precision}": our_step(case, given)}
+    works |= {
+        "ours, float32": our_step(in_float32, given),
+        f"ours, {case.precision}": our_step(case, given),
+    }
     seconds = alternately(works, repeats)
     rows = [
-        (name, f"{case.num_images / each:.1f}", f"{seconds['reference'] / each:.2f}", duration(each / case.steps))
+        (
+            name,
+            f"{case.num_images / each:.1f}",
+            f"{seconds['reference'] / each:.2f}",
+            duration(each / case.steps),
+        )
         for name, each in seconds.items()
     ]
-    return table((f"{NAMES[case.network]}, batch {case.batch_size}", "images/s", "times the reference", "step"), rows)
+    return table(
+        (
+            f"{NAMES[case.network]}, batch {case.batch_size}",
+            "images/s",
+            "times the reference",
+            "step",
+        ),
+        rows,
+    )
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -192,7 +237,13 @@ def main(arguments: list[str] | None = None) -> None:
 
         for case in cases:
             for side, make in (("ours", our_step), ("reference", plain_step)):
-                print(profile_table(f"{side}: {NAMES[case.network]}, batch {case.batch_size}", make(case, material(case)), case.steps))
+                print(
+                    profile_table(
+                        f"{side}: {NAMES[case.network]}, batch {case.batch_size}",
+                        make(case, material(case)),
+                        case.steps,
+                    )
+                )
                 print()
         return
     if given.habits:
@@ -218,11 +269,21 @@ def case_parser(description: str | None, thin: int = 8, full: int = 2) -> argpar
     """
     options = parser(description)
     options.set_defaults(usual_steps={"thin": thin, "full": full})
-    options.add_argument("--networks", nargs="+", choices=list(NETWORKS), default=list(NETWORKS), help="thin and full network")
+    options.add_argument(
+        "--networks",
+        nargs="+",
+        choices=list(NETWORKS),
+        default=list(NETWORKS),
+        help="thin and full network",
+    )
     options.add_argument("--batches", nargs="+", type=int, default=[32, 128], help="batch sizes")
-    options.add_argument("--steps", type=int, default=0, help=f"steps of one timing; 0: {thin} thin, {full} full")
+    options.add_argument(
+        "--steps", type=int, default=0, help=f"steps of one timing; 0: {thin} thin, {full} full"
+    )
     options.add_argument("--repeats", type=int, default=3, help="timings of each side")
-    options.add_argument("--precision", choices=["bfloat16", "float32"], default="bfloat16", help="of ours")
+    options.add_argument(
+        "--precision", choices=["bfloat16", "float32"], default="bfloat16", help="of ours"
+    )
     return options
 
 
@@ -230,16 +291,28 @@ def cases_of(given: argparse.Namespace) -> list[Case]:
     """Return the cases that such a command line asks for."""
     precision = cast(Precision, given.precision)
     return [
-        Case(network, batch, given.steps or given.usual_steps[network], precision) for network in given.networks for batch in given.batches
+        Case(network, batch, given.steps or given.usual_steps[network], precision)
+        for network in given.networks
+        for batch in given.batches
     ]
 
 
 def _options(arguments: list[str] | None) -> argparse.Namespace:
     options = case_parser(__doc__)
-    options.add_argument("--sizes", type=int, nargs="+", default=[1024, 2048, 4096], help="sides of the matrices of the peak")
-    options.add_argument("--megabytes", type=int, default=1024, help="array size of the memory's peak")
+    options.add_argument(
+        "--sizes",
+        type=int,
+        nargs="+",
+        default=[1024, 2048, 4096],
+        help="sides of the matrices of the peak",
+    )
+    options.add_argument(
+        "--megabytes", type=int, default=1024, help="array size of the memory's peak"
+    )
     options.add_argument("--profile", action="store_true", help="print where the time goes instead")
-    options.add_argument("--habits", action="store_true", help="print what each habit of the reference costs instead")
+    options.add_argument(
+        "--habits", action="store_true", help="print what each habit of the reference costs instead"
+    )
     return options.parse_args(arguments)
 
 

@@ -39,7 +39,11 @@ class Peak:
 
 
 def measure_peak(
-    threads: int, sizes: tuple[int, ...] = (1024, 2048, 4096), megabytes: int = 1024, repeats: int = 5, device: str = "cpu"
+    threads: int,
+    sizes: tuple[int, ...] = (1024, 2048, 4096),
+    megabytes: int = 1024,
+    repeats: int = 5,
+    device: str = "cpu",
 ) -> Peak:
     """Measure matrix products and memory.
 
@@ -59,14 +63,20 @@ def measure_peak(
         for size in sizes:
             left = torch.rand(size, size, device=device).to(getattr(torch, name))
             right, out = left.clone(), torch.empty_like(left)
-            seconds = _best(lambda left=left, right=right, out=out: torch.mm(left, right, out=out), repeats, device)  # type: ignore[misc]
+            seconds = _best(
+                lambda left=left, right=right, out=out: torch.mm(left, right, out=out),
+                repeats,
+                device,
+            )  # type: ignore[misc]
             rates.append(2 * size**3 / seconds)
             tell(f"  {name} {size} x {size}: {scaled(rates[-1], 'FLOP/s')}")
         flops[name] = max(rates)
     count = megabytes * 2**20 // 4
     one, other, out = (torch.ones(count, device=device) for _ in range(3))
     copy = 2 * 4 * count / _best(lambda: out.copy_(one), repeats, device)
-    triad = 3 * 4 * count / _best(lambda: torch.add(one, other, alpha=3.0, out=out), repeats, device)
+    triad = (
+        3 * 4 * count / _best(lambda: torch.add(one, other, alpha=3.0, out=out), repeats, device)
+    )
     tell(f"  copy {scaled(copy, 'B/s')}, triad {scaled(triad, 'B/s')}")
     return Peak(flops, max(copy, triad), threads, device)
 
@@ -89,7 +99,9 @@ def _best(work: Callable[[], object], repeats: int, device: str) -> float:
 
 def peak_table(peak: Peak) -> str:
     """Return the measured peaks as Markdown."""
-    rows: list[tuple[str, str]] = [(f"matrix product, {name}", scaled(rate, "FLOP/s")) for name, rate in peak.flops.items()]
+    rows: list[tuple[str, str]] = [
+        (f"matrix product, {name}", scaled(rate, "FLOP/s")) for name, rate in peak.flops.items()
+    ]
     rows.append(("memory, copy or triad", scaled(peak.bytes_per_second, "B/s")))
     return table((f"peak of {peak.device}, {peak.threads} threads", "measured"), rows)
 
@@ -118,9 +130,15 @@ def _commit() -> str:
     here = Path(__file__).parent
     try:
         commit = subprocess.run(
-            ["git", "rev-parse", "--short", "HEAD"], cwd=here, capture_output=True, text=True, check=True
+            ["git", "rev-parse", "--short", "HEAD"],
+            cwd=here,
+            capture_output=True,
+            text=True,
+            check=True,
         ).stdout.strip()
-        changed = subprocess.run(["git", "status", "--porcelain"], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
+        changed = subprocess.run(
+            ["git", "status", "--porcelain"], cwd=here, capture_output=True, text=True, check=True
+        ).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return "not known"
     return f"{commit}, with changes that are not committed" if changed else commit
@@ -133,8 +151,14 @@ def _processor() -> str:
         return platform.processor() or platform.machine()
     facts = dict(line.split(":", 1) for line in lines if ":" in line)
     found = {key.strip(): value.strip() for key, value in facts.items()}
-    units = [name for name in ("amx_bf16", "avx512_bf16", "avx512f", "avx2") if name in found.get("flags", "").split()]
-    return f"{found.get('model name', platform.machine())} ({', '.join(units) or 'no wide vectors'})"
+    units = [
+        name
+        for name in ("amx_bf16", "avx512_bf16", "avx512f", "avx2")
+        if name in found.get("flags", "").split()
+    ]
+    return (
+        f"{found.get('model name', platform.machine())} ({', '.join(units) or 'no wide vectors'})"
+    )
 
 
 def _memory() -> str:
@@ -146,8 +170,12 @@ def _memory() -> str:
 def main(arguments: list[str] | None = None) -> None:
     """Print what the machine is and what it can do."""
     options = parser(__doc__)
-    options.add_argument("--megabytes", type=int, default=1024, help="size of each array that is copied")
-    options.add_argument("--sizes", type=int, nargs="+", default=[1024, 2048, 4096], help="sides of the matrices")
+    options.add_argument(
+        "--megabytes", type=int, default=1024, help="size of each array that is copied"
+    )
+    options.add_argument(
+        "--sizes", type=int, nargs="+", default=[1024, 2048, 4096], help="sides of the matrices"
+    )
     given = options.parse_args(arguments)
     print(describe())
     print()

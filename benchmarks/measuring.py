@@ -14,7 +14,9 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def alternately(works: Mapping[str, Callable[[], object]], repeats: int, warm_up: bool = True) -> dict[str, float]:
+def alternately(
+    works: Mapping[str, Callable[[], object]], repeats: int, warm_up: bool = True
+) -> dict[str, float]:
     """Return the median seconds of each of several works, which take turns: a load that comes or goes meets them all.
 
     Args:
@@ -48,7 +50,9 @@ def in_fresh_process(module: str, arguments: Sequence[str]) -> dict[str, Any]:
     """
     command = [sys.executable, "-m", module, *arguments]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )
     if done.returncode:
         sys.exit(f"{' '.join(command[1:])}: {done.stderr}")
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
@@ -60,7 +64,13 @@ def table(headers: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     cells = [[str(cell) for cell in row] for row in (headers, *rows)]
     widths = [max(len(row[column]) for row in cells) for column in range(len(headers))]
     rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
-    aligned = [[row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))] for row in cells]
+    aligned = [
+        [
+            row[0].ljust(widths[0]),
+            *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)),
+        ]
+        for row in cells
+    ]
     return "\n".join("| " + " | ".join(row) + " |" for row in (aligned[0], rule, *aligned[1:]))
 
 
@@ -86,8 +96,12 @@ def duration(seconds: float) -> str:
 
 def parser(description: str | None) -> argparse.ArgumentParser:
     """Return a command line with the options that every benchmark has."""
-    made = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    made.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="threads of both sides")
+    made = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    made.add_argument(
+        "--threads", type=int, default=os.cpu_count() or 1, help="threads of both sides"
+    )
     return made
 
 

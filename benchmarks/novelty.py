@@ -19,7 +19,9 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is imported; networks this small are slower with more threads
+os.environ.setdefault(
+    "OMP_NUM_THREADS", "1"
+)  # read when torch is imported; networks this small are slower with more threads
 
 import numpy as np
 import torch
@@ -41,9 +43,9 @@ from physical.transforms import AugmentationConfig
 from twin.local_training import TrainingConfig, learning_rate, train_locally
 from twin.objective import LocalContext
 from twin.review.grouping import group
-from twin.review.looks import Looker
-from twin.review.novelty import SCORES, Looks, Score, joined
-from twin.review.standard import make_standard
+from twin.review.image_model import ImageModel
+from twin.review.novelty_scores import SCORES, Looks, Score, joined
+from twin.review.reference_images import make_reference_images
 from twin.review.triage import TriageConfig
 
 NETWORK = NetworkConfig(backbone="resnet10", width=16, image_size=28, channels=1)
@@ -104,7 +106,11 @@ class Size:
 
 def trained_model(data: ImageDataset, organ: str, size: Size, out: Path, report: Report) -> Path:
     """Return the folder of a model of all organs but one; trained unless it is there."""
-    folder = out / "models" / f"without-{organ}-{size.training_images}-images-{size.epochs}-epochs-seed-{size.seed}"
+    folder = (
+        out
+        / "models"
+        / f"without-{organ}-{size.training_images}-images-{size.epochs}-epochs-seed-{size.seed}"
+    )
     names = [name for name in data.sheet.class_names if name != organ]
     try:
         if read_manifest(folder)["dataset_digest"] == data.digest:
@@ -122,14 +128,26 @@ def trained_model(data: ImageDataset, organ: str, size: Size, out: Path, report:
         augmentation=AugmentationConfig(crop_padding_pixels=2, brightness=0.1),
     )
     generator = torch.Generator().manual_seed(seed_for(size.seed, "train", organ))
-    weights = grow_head(initial_weights(NETWORK, seed_for(size.seed, "weights", organ)), len(names), generator)
+    weights = grow_head(
+        initial_weights(NETWORK, seed_for(size.seed, "weights", organ)), len(names), generator
+    )
     network = build_network(NETWORK, weights)
     pixels = torch.from_numpy(np.ascontiguousarray(batch.images.transpose(0, 3, 1, 2)))
-    rows = torch.from_numpy(np.array([names.index(batch.vocabulary[label]) for label in batch.labels]))
+    rows = torch.from_numpy(
+        np.array([names.index(batch.vocabulary[label]) for label in batch.labels])
+    )
     context = LocalContext(len(names), (tuple(range(len(names))),), weights, generator=generator)
     rates = [learning_rate(training, 0, epoch, 1) for epoch in range(size.epochs)]
-    train_locally(network, pixels, rows, FedAvg(head_loss="ce"), context, training, rates, generator)
-    save_model(folder, weights_of(network), NETWORK, names, {"dataset_digest": data.digest, "unknown": organ})
+    train_locally(
+        network, pixels, rows, FedAvg(head_loss="ce"), context, training, rates, generator
+    )
+    save_model(
+        folder,
+        weights_of(network),
+        NETWORK,
+        names,
+        {"dataset_digest": data.digest, "unknown": organ},
+    )
     return folder
 
 
@@ -140,12 +158,16 @@ def without(batch: Batch, organ: str) -> Batch:
 
 def thinned(batch: Batch, most: int | None) -> Batch:
     """Return at most so many images, evenly taken."""
-    return batch.take(np.linspace(0, len(batch) - 1, min(len(batch), most or len(batch))).astype(np.int64))
+    return batch.take(
+        np.linspace(0, len(batch) - 1, min(len(batch), most or len(batch))).astype(np.int64)
+    )
 
 
-def look(looker: Looker, batch: Batch) -> Looks:
+def look(looker: ImageModel, batch: Batch) -> Looks:
     """Return what a model sees, a thousand images at a time."""
-    return joined([looker.look(batch.images[start : start + 1000]) for start in range(0, len(batch), 1000)])
+    return joined(
+        [looker.look(batch.images[start : start + 1000]) for start in range(0, len(batch), 1000)]
+    )
 
 
 def names_of(batch: Batch) -> NDArray[np.str_]:
@@ -161,10 +183,15 @@ def auroc(scores: NDArray[np.floating], is_new: NDArray[np.bool_]) -> float:
     return float((below + not_above).mean() / 2 / len(ordered))
 
 
-def judge(data: ImageDataset, organ: str, model: Path, size: Size, config: TriageConfig) -> list[Outcome]:
+def judge(
+    data: ImageDataset, organ: str, model: Path, size: Size, config: TriageConfig
+) -> list[Outcome]:
     """Return what each score does on the stream in which an organ is unknown."""
-    looker = Looker(model)
-    trained_on, held_back = thinned(without(data.train, organ), config.most_history), thinned(without(data.validation, organ), size.images)
+    looker = ImageModel(model)
+    trained_on, held_back = (
+        thinned(without(data.train, organ), config.most_history),
+        thinned(without(data.validation, organ), size.images),
+    )
     history = [
         ImageFacts(f"{part}-{index}", "", f"{part}-{index}", "", str(name), "npz")
         for part, batch in (("train", trained_on), ("held-back", held_back))
@@ -178,11 +205,24 @@ def judge(data: ImageDataset, organ: str, model: Path, size: Size, config: Triag
     held_back_ids = {each.image_id for each in history if each.image_id.startswith("held-back")}
     outcomes = []
     for score in SCORES:
-        standard = make_standard(history, looks, score, config.quantile, config.minimum_history, config.tightness, held_back_ids)
+        standard = make_reference_images(
+            history,
+            looks,
+            score,
+            config.quantile,
+            config.minimum_history,
+            config.tightness,
+            held_back_ids,
+        )
         scores = standard.scores(seen)
         looks_new = scores > standard.threshold
         began = perf_counter()
-        labels = group(standard.known.places(seen.features[looks_new]), standard.similarity, config.minimum_group, config.most_new_cases)
+        labels = group(
+            standard.known.places(seen.features[looks_new]),
+            standard.similarity,
+            config.minimum_group,
+            config.most_new_cases,
+        )
         outcomes.append(
             Outcome(
                 organ=organ,
@@ -198,7 +238,9 @@ def judge(data: ImageDataset, organ: str, model: Path, size: Size, config: Triag
     return outcomes
 
 
-def measure_cases(labels: NDArray[np.int64], is_new: NDArray[np.bool_], num_new: int, num_known: int) -> dict[str, Any]:
+def measure_cases(
+    labels: NDArray[np.int64], is_new: NDArray[np.bool_], num_new: int, num_known: int
+) -> dict[str, Any]:
     """Return what the cases are worth.
 
     Args:
@@ -260,26 +302,48 @@ def mean_and_spread(outcomes: Sequence[Outcome], field: str) -> str:
     values = [float(value) for each in outcomes if (value := getattr(each, field)) is not None]
     if not values:
         return "-"
-    return shown(float(np.mean(values))) + (f" ± {shown(float(np.std(values, ddof=1)))}" if len(values) > 1 else "")
+    return shown(float(np.mean(values))) + (
+        f" ± {shown(float(np.std(values, ddof=1)))}" if len(values) > 1 else ""
+    )
 
 
 def shown(value: float | int | None) -> str:
     """Return a number as the tables show it."""
-    return "-" if value is None else str(value) if isinstance(value, int) else f"{value:.1f}" if value >= 10 else f"{value:.3f}"
+    return (
+        "-"
+        if value is None
+        else str(value)
+        if isinstance(value, int)
+        else f"{value:.1f}"
+        if value >= 10
+        else f"{value:.3f}"
+    )
 
 
 def main() -> None:
     """Run what the command line asks for."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", type=Path, required=True, help="folder of models and tables")
-    parser.add_argument("--organs", type=int, default=11, help="how many organs, in alphabetical order")
-    parser.add_argument("--training-images", type=int, default=12_000, help="of each model; 40 s on one core with three epochs")
-    parser.add_argument("--images", type=int, help="most images of anything: training, history, stream; none: all")
+    parser.add_argument(
+        "--organs", type=int, default=11, help="how many organs, in alphabetical order"
+    )
+    parser.add_argument(
+        "--training-images",
+        type=int,
+        default=12_000,
+        help="of each model; 40 s on one core with three epochs",
+    )
+    parser.add_argument(
+        "--images", type=int, help="most images of anything: training, history, stream; none: all"
+    )
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--seed", type=int, default=1)
     asked = parser.parse_args()
     training_images = min(asked.training_images, asked.images or asked.training_images)
-    size, config = Size(training_images, asked.images, asked.epochs, asked.seed), TriageConfig(most_history=5000)
+    size, config = (
+        Size(training_images, asked.images, asked.epochs, asked.seed),
+        TriageConfig(most_history=5000),
+    )
     torch.set_num_threads(1)
     data = load_dataset("organamnist")
     organs = sorted(data.sheet.class_names)[: asked.organs]
@@ -292,16 +356,23 @@ def main() -> None:
             model = trained_model(data, organ, size, asked.out, progress.console.print)
             outcomes += judge(data, organ, model, size, config)
             entropy = next(each for each in outcomes if each.organ == organ)
-            progress.console.print(f"{organ}: AUROC {entropy.auroc:.3f} by entropy, {perf_counter() - began:.0f} s")
+            progress.console.print(
+                f"{organ}: AUROC {entropy.auroc:.3f} by entropy, {perf_counter() - began:.0f} s"
+            )
             progress.advance(task)
     report = "\n".join(tables(outcomes, size, config)) + "\n"
     (asked.out / "novelty.md").write_text(report, encoding="utf-8")
     settings = {"size": asdict(size), "config": asdict(config), "dataset": data.digest}
     settings["mean and spread"] = {
-        score: {field: mean_and_spread([each for each in outcomes if each.score == score], field) for field in COLUMNS} for score in SCORES
+        score: {
+            field: mean_and_spread([each for each in outcomes if each.score == score], field)
+            for field in COLUMNS
+        }
+        for score in SCORES
     }
     (asked.out / "novelty.json").write_text(
-        json.dumps(settings | {"outcomes": [asdict(each) for each in outcomes]}, indent=1), encoding="utf-8"
+        json.dumps(settings | {"outcomes": [asdict(each) for each in outcomes]}, indent=1),
+        encoding="utf-8",
     )
     Console().print(Markdown(report))
 

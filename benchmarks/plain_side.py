@@ -9,14 +9,16 @@ from torch import Tensor
 from benchmarks.reference import PlainNetwork, PlainTask
 from benchmarks.reference_round import Archived, PlainRules, PlainTwin, Search
 from benchmarks.round_world import Ran, Snapshot, World
-from federation.config import ExperimentConfig
+from federation.engines.simulated_hospitals import SimulatedHospitals
+from federation.experiment.config import ExperimentConfig
 from federation.methods.fedka import FedKA
-from federation.ward import Ward
 from incremental.network import IncrementalNetwork, build_network
 from twin.state import TwinState
 
 
-def plain_side(world: World, before: Snapshot, ran: Ran, search: Search, invert_steps: int) -> tuple[Any, ...]:
+def plain_side(
+    world: World, before: Snapshot, ran: Ran, search: Search, invert_steps: int
+) -> tuple[Any, ...]:
     """Return what the reference needs to run the round that ours ran."""
     method, config = cast(FedKA, world.config.method), world.config
     assert method.reconstruction is not None
@@ -25,7 +27,7 @@ def plain_side(world: World, before: Snapshot, ran: Ran, search: Search, invert_
     twins, order = [], list(ran.engine.after_observing)
     for twin_id in order:
         earlier, state = before.states.get(twin_id), ran.engine.after_observing[twin_id]
-        twins.append(_plain_twin(world.ward, earlier, state, names, method))
+        twins.append(_plain_twin(world.hospitals, earlier, state, names, method))
     first = next(iter(broadcasts.values()))
     rate = config.training.learning_rate
     rules = PlainRules(
@@ -60,11 +62,20 @@ def _plain_network(config: ExperimentConfig, weights: Mapping[str, Tensor]) -> P
     return PlainNetwork(network)
 
 
-def _plain_twin(ward: Ward, earlier: TwinState | None, state: TwinState, names: tuple[str, ...], method: FedKA) -> PlainTwin:
-    archive = ward.archive
+def _plain_twin(
+    hospitals: SimulatedHospitals,
+    earlier: TwinState | None,
+    state: TwinState,
+    names: tuple[str, ...],
+    method: FedKA,
+) -> PlainTwin:
+    archive = hospitals.archive
     row = np.array([names.index(name) if name in names else -1 for name in archive.vocabulary])
     exemplars = state.memory.all_positions()
-    finished = [tuple(names.index(name) for name in group if name not in state.current_names) for group in state.finished]
+    finished = [
+        tuple(names.index(name) for name in group if name not in state.current_names)
+        for group in state.finished
+    ]
     groups = (*finished, tuple(names.index(name) for name in state.current_names))
     archived = []
     if earlier is not None and len(state.finished) > len(earlier.finished):
@@ -77,7 +88,9 @@ def _plain_twin(ward: Ward, earlier: TwinState | None, state: TwinState, names: 
         row[archive.labels[state.current]],
         archive.images[exemplars],
         row[archive.labels[exemplars]],
-        PlainTask(groups, method.classification_weight, method.semantic_weight, method.attention_weight),
+        PlainTask(
+            groups, method.classification_weight, method.semantic_weight, method.attention_weight
+        ),
         archived,
         state.fresh_task,
     )

@@ -19,12 +19,14 @@ from statistics import mean, stdev
 from tempfile import TemporaryDirectory
 from time import process_time
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is imported; networks this small are slower with more threads
+os.environ.setdefault(
+    "OMP_NUM_THREADS", "1"
+)  # read when torch is imported; networks this small are slower with more threads
 
 from benchmarks.measuring import ROOT, table, tell
-from federation.config import ExperimentConfig, load_experiment
-from federation.experiment import run_experiment, with_seed
-from federation.run_folder import RunFolder
+from federation.experiment.config import ExperimentConfig, load_experiment
+from federation.experiment.loop import run_experiment, with_seed
+from federation.experiment.run_folder import RunFolder
 
 BASE = (
     "name=privacy_cost",
@@ -78,41 +80,74 @@ def rows() -> list[Row]:
     return [
         Row("none", None),
         *(
-            Row("one image (DP-SGD)", noise, (f"training.private={{noise_multiplier: {noise}, max_grad_norm: 1.0}}",))
+            Row(
+                "one image (DP-SGD)",
+                noise,
+                (f"training.private={{noise_multiplier: {noise}, max_grad_norm: 1.0}}",),
+            )
             for noise in PER_IMAGE
         ),
-        *(Row("whole update", noise, (f"outgoing={{noise: {{clip_norm: 1.0, noise_multiplier: {noise}}}}}",)) for noise in PER_UPDATE),
+        *(
+            Row(
+                "whole update",
+                noise,
+                (f"outgoing={{noise: {{clip_norm: 1.0, noise_multiplier: {noise}}}}}",),
+            )
+            for noise in PER_UPDATE
+        ),
     ]
 
 
 def measure(row: Row, seed: int, given: Sequence[str]) -> None:
     """Run one level of noise with one seed, and write into the row what came of it."""
-    config: ExperimentConfig = with_seed(load_experiment(ROOT / "hospital_configs" / "organa_cpu", [*BASE, *given, *row.changes]), seed)
+    config: ExperimentConfig = with_seed(
+        load_experiment(ROOT / "hospital_configs" / "organa_cpu", [*BASE, *given, *row.changes]),
+        seed,
+    )
     with TemporaryDirectory() as scratch:
         out = Path(scratch) / "run"
         results = run_experiment(config, out)
-        spent = [record["epsilon"] for record in RunFolder(out).read_records() if "epsilon" in record]
+        spent = [
+            record["epsilon"] for record in RunFolder(out).read_records() if "epsilon" in record
+        ]
     row.accuracies.append(results["last_accuracy"])
     row.epsilon = max((*spent, row.epsilon or 0.0)) if spent else None
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print the table."""
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--dataset", default="organamnist", help="a data set with at least six classes")
+    options = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    options.add_argument(
+        "--dataset", default="organamnist", help="a data set with at least six classes"
+    )
     options.add_argument("--seeds", type=int, default=3, help="runs of each level of noise")
     options.add_argument("--rounds", type=int, default=10, help="rounds of each run")
-    options.add_argument("--images", type=int, default=800, help="training images of each class, over all hospitals")
+    options.add_argument(
+        "--images", type=int, default=800, help="training images of each class, over all hospitals"
+    )
     given = options.parse_args(arguments)
-    changes = [f"scenario.dataset={given.dataset}", f"scenario.rounds_per_task={given.rounds}", f"scenario.images_per_class={given.images}"]
+    changes = [
+        f"scenario.dataset={given.dataset}",
+        f"scenario.rounds_per_task={given.rounds}",
+        f"scenario.images_per_class={given.images}",
+    ]
     changes.append("engine.threads=1")
     begun, levels = process_time(), rows()
     for row in levels:
         for seed in range(1, given.seeds + 1):
             measure(row, seed, changes)
         tell(f"  {' | '.join(row.cells())}  ({process_time() - begun:.0f} s)")
-    print(table(("protected", "noise multiplier", "epsilon (delta 1e-5)", "accuracy [%]"), [row.cells() for row in levels]))
-    print(f"\n{given.dataset}, {given.seeds} seeds, {given.rounds} rounds: {process_time() - begun:.0f} s of one core")
+    print(
+        table(
+            ("protected", "noise multiplier", "epsilon (delta 1e-5)", "accuracy [%]"),
+            [row.cells() for row in levels],
+        )
+    )
+    print(
+        f"\n{given.dataset}, {given.seeds} seeds, {given.rounds} rounds: {process_time() - begun:.0f} s of one core"
+    )
 
 
 if __name__ == "__main__":

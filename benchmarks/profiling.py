@@ -28,7 +28,11 @@ GROUPS = (
     "python overhead",
 )
 _REPEATS = 5
-_RANGES = {"range: teacher": "teacher", "range: attention": "attention", "range: augmentation": "augmentation"}
+_RANGES = {
+    "range: teacher": "teacher",
+    "range: attention": "attention",
+    "range: augmentation": "augmentation",
+}
 _COPIES = (
     "aten::copy_",
     "aten::_to_copy",
@@ -54,7 +58,9 @@ def group_of(name: str, ancestors: list[str]) -> str:
             return _RANGES[around]
         if around.startswith("Optimizer."):
             return "optimiser"
-        if "Bmm" in around or "bmm" in around or "einsum" in around.lower():  # the only such product is that of the closed form
+        if (
+            "Bmm" in around or "bmm" in around or "einsum" in around.lower()
+        ):  # the only such product is that of the closed form
             return "attention"
     if "bmm" in name:
         return "attention"
@@ -89,12 +95,11 @@ def profile_table(title: str, work: Callable[[], object], steps: int) -> str:
             seconds[group_of(event.name, _ancestors(event))] += event.self_cpu_time_total / 1e6
     seconds["python overhead"] = max(wall - sum(seconds.values()), 0.0)
     rows: list[tuple[str, str, str]] = [
-        (group, f"{each / wall:.1%}", f"{plain * each / wall / steps * 1e3:.2f}") for group, each in seconds.items()
+        (group, f"{each / wall:.1%}", f"{plain * each / wall / steps * 1e3:.2f}")
+        for group, each in seconds.items()
     ]
     rows.append(("all", "100.0%", f"{plain / steps * 1e3:.2f}"))
-    note = (
-        f"\nShares under the profiler, which made it {wall / plain:.2f} times slower; milliseconds are those shares of the time without it."
-    )
+    note = f"\nShares under the profiler, which made it {wall / plain:.2f} times slower; milliseconds are those shares of the time without it."
     return table((title, "share", "ms of a step"), rows) + "\n" + note
 
 
@@ -123,12 +128,18 @@ def _named_ranges() -> Iterator[None]:
             (PlainDataset, "__getitem__", "augmentation"),
         ):
             stack.enter_context(_wrapped(holder, name, f"range: {label}"))
-        stack.enter_context(_wrapped(IncrementalNetwork, "__call__", "range: teacher", lambda args: not args[0].training))
+        stack.enter_context(
+            _wrapped(
+                IncrementalNetwork, "__call__", "range: teacher", lambda args: not args[0].training
+            )
+        )
         yield
 
 
 @contextlib.contextmanager
-def _wrapped(holder: Any, name: str, label: str, when: Callable[[Any], bool] = lambda args: True) -> Iterator[None]:
+def _wrapped(
+    holder: Any, name: str, label: str, when: Callable[[Any], bool] = lambda args: True
+) -> Iterator[None]:
     inner = getattr(holder, name, None)
     if inner is None:
         yield

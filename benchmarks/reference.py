@@ -91,7 +91,9 @@ class PlainDataset(torch.utils.data.Dataset[tuple[Tensor, int]]):
         transform: From a PIL image to a tensor.
     """
 
-    def __init__(self, images: NDArray[np.uint8], rows: Sequence[int], transform: Callable[[Any], Tensor]) -> None:
+    def __init__(
+        self, images: NDArray[np.uint8], rows: Sequence[int], transform: Callable[[Any], Tensor]
+    ) -> None:
         self.images = images
         self.rows = rows
         self.transform = transform
@@ -113,9 +115,14 @@ def transform_of(config: NetworkConfig, image_side: int, training: bool) -> Call
     """Return torchvision's transform of one image: resize where sizes differ, crop, brightness, tensor, normalise."""
     from torchvision import transforms  # type: ignore[import-untyped]
 
-    steps: list[Any] = [] if image_side == config.image_size else [transforms.Resize(config.image_size)]
+    steps: list[Any] = (
+        [] if image_side == config.image_size else [transforms.Resize(config.image_size)]
+    )
     if training:
-        steps += [transforms.RandomCrop(config.image_size, padding=4), transforms.ColorJitter(brightness=63 / 255)]
+        steps += [
+            transforms.RandomCrop(config.image_size, padding=4),
+            transforms.ColorJitter(brightness=63 / 255),
+        ]
     steps += [transforms.ToTensor(), transforms.Normalize(_three(config.mean), _three(config.std))]
     return transforms.Compose(steps)  # type: ignore[no-any-return]
 
@@ -125,14 +132,25 @@ def _three(values: tuple[float, ...]) -> tuple[float, ...]:
 
 
 def loader_of(
-    images: NDArray[np.uint8], rows: Sequence[int], config: NetworkConfig, batch_size: int, training: bool, habits: Habits | None = None
+    images: NDArray[np.uint8],
+    rows: Sequence[int],
+    config: NetworkConfig,
+    batch_size: int,
+    training: bool,
+    habits: Habits | None = None,
 ) -> Any:
     """Return a loader over images."""
     dataset: Any = PlainDataset(images, rows, transform_of(config, images.shape[1], training))
-    if habits is not None and not habits.per_image_transforms:  # what is left if images came for free
+    if (
+        habits is not None and not habits.per_image_transforms
+    ):  # what is left if images came for free
         ready = [dataset[index] for index in range(len(dataset))]
-        dataset = torch.utils.data.TensorDataset(torch.stack([image for image, _ in ready]), torch.tensor([row for _, row in ready]))
-    return torch.utils.data.DataLoader(dataset, batch_size=batch_size, shuffle=training, num_workers=0)
+        dataset = torch.utils.data.TensorDataset(
+            torch.stack([image for image, _ in ready]), torch.tensor([row for _, row in ready])
+        )
+    return torch.utils.data.DataLoader(
+        dataset, batch_size=batch_size, shuffle=training, num_workers=0
+    )
 
 
 def image_weights(logits: Tensor, rows: Tensor, groups: tuple[tuple[int, ...], ...]) -> Tensor:
@@ -173,12 +191,25 @@ def _teacher_cam(teacher: PlainNetwork) -> Any:
     from pytorch_grad_cam import GradCAM
 
     class Maps(GradCAM):  # type: ignore[misc]
-        def compute_cam_per_layer(self, input_tensor: Tensor, targets: Any, eigen_smooth: bool) -> list[NDArray[np.float32]]:
+        def compute_cam_per_layer(
+            self, input_tensor: Tensor, targets: Any, eigen_smooth: bool
+        ) -> list[NDArray[np.float32]]:
             hooks = self.activations_and_grads
-            layer, maps, gradients = self.target_layers[0], hooks.activations[0].numpy(), hooks.gradients[0].numpy()
-            return [np.maximum(self.get_cam_image(input_tensor, layer, targets, maps, gradients, eigen_smooth), 0)]
+            layer, maps, gradients = (
+                self.target_layers[0],
+                hooks.activations[0].numpy(),
+                hooks.gradients[0].numpy(),
+            )
+            return [
+                np.maximum(
+                    self.get_cam_image(input_tensor, layer, targets, maps, gradients, eigen_smooth),
+                    0,
+                )
+            ]
 
-        def aggregate_multi_layers(self, cam_per_target_layer: list[NDArray[np.float32]]) -> NDArray[np.float32]:
+        def aggregate_multi_layers(
+            self, cam_per_target_layer: list[NDArray[np.float32]]
+        ) -> NDArray[np.float32]:
             return cam_per_target_layer[0]
 
     return Maps(model=teacher, target_layers=[teacher.last_layer])
@@ -194,7 +225,9 @@ class PlainLoss:
         habits: Which habits.
     """
 
-    def __init__(self, student: PlainNetwork, teacher: PlainNetwork | None, task: PlainTask, habits: Habits) -> None:
+    def __init__(
+        self, student: PlainNetwork, teacher: PlainNetwork | None, task: PlainTask, habits: Habits
+    ) -> None:
         from pytorch_grad_cam.activations_and_gradients import ActivationsAndGradients
 
         self.student, self.teacher, self.task, self.habits = student, teacher, task, habits
@@ -202,20 +235,26 @@ class PlainLoss:
         self.hooks = ActivationsAndGradients(student, [student.last_layer], None, detach=False)
         self.teacher_hooks = None
         if teacher is not None and self.cam is None:
-            self.teacher_hooks = ActivationsAndGradients(teacher, [teacher.last_layer], None, detach=False)
+            self.teacher_hooks = ActivationsAndGradients(
+                teacher, [teacher.last_layer], None, detach=False
+            )
 
     def __call__(self, images: Tensor, rows: Tensor) -> dict[str, Tensor]:
         """Return the terms; the student's gradients are only those of what is called next."""
         logits = self.hooks(images)
         weights = image_weights(logits, rows, self.task.groups)
         target = nn.functional.one_hot(rows, logits.shape[1]).float()
-        each = nn.functional.binary_cross_entropy_with_logits(logits, target, reduction="none").mean(1)
+        each = nn.functional.binary_cross_entropy_with_logits(
+            logits, target, reduction="none"
+        ).mean(1)
         terms = {"classification": self.task.alpha * (weights * each).mean()}
         if self.teacher is None:
             return terms
         old_logits, old_maps, shown = self._teach(images, rows)
         soft = torch.cat([torch.sigmoid(old_logits), target[:, old_logits.shape[1] :]], 1)
-        each = nn.functional.binary_cross_entropy_with_logits(logits, soft, reduction="none").mean(1)
+        each = nn.functional.binary_cross_entropy_with_logits(logits, soft, reduction="none").mean(
+            1
+        )
         terms["semantic"] = self.task.beta * (weights * each).mean()
         maps = self._student_maps(logits, shown)
         distance = (_unit(old_maps) - _unit(maps)).abs().sum(1)
@@ -232,7 +271,9 @@ class PlainLoss:
         """Return the teacher's logits, its maps and the classes they are of."""
         assert self.teacher is not None
         if self.cam is not None:
-            maps = torch.from_numpy(self.cam(images, [OwnOrFirstChoice(int(row)) for row in rows])).to(images.device)
+            maps = torch.from_numpy(
+                self.cam(images, [OwnOrFirstChoice(int(row)) for row in rows])
+            ).to(images.device)
             old_logits = self.cam.outputs
         else:
             assert self.teacher_hooks is not None
@@ -304,4 +345,6 @@ def train_plainly(
                     running[name] = running.get(name, 0.0) + value.item()
     loss_of.close()
     steps = epochs * len(loader)
-    return {name: value / steps for name, value in running.items()} or {name: value.item() for name, value in last.items()}
+    return {name: value / steps for name, value in running.items()} or {
+        name: value.item() for name, value in last.items()
+    }

@@ -158,22 +158,32 @@ def mean_entropy(model: PlainNetwork, twin: PlainTwin, rules: PlainRules) -> flo
         return 0.0
     model.eval()
     total = 0.0
-    for images, _ in loader_of(twin.current, twin.current_rows.tolist(), rules.network, rules.batch_size, training=True):
+    for images, _ in loader_of(
+        twin.current, twin.current_rows.tolist(), rules.network, rules.batch_size, training=True
+    ):
         with torch.no_grad():
             probabilities = torch.softmax(model(images), 1)
         total += (-(probabilities * torch.log(probabilities + 1e-5)).sum(1)).sum().item()
     return total / max(len(twin.current), 1)
 
 
-def features_plainly(model: PlainNetwork, images: NDArray[np.uint8], rules: PlainRules) -> NDArray[np.float32]:
+def features_plainly(
+    model: PlainNetwork, images: NDArray[np.uint8], rules: PlainRules
+) -> NDArray[np.float32]:
     """Return unit features, image after image through a loader."""
     model.eval()
     parts = []
-    for batch, _ in loader_of(images, [0] * len(images), rules.network, rules.batch_size, training=False):
+    for batch, _ in loader_of(
+        images, [0] * len(images), rules.network, rules.batch_size, training=False
+    ):
         with torch.no_grad():
-            parts.append(model.network.forward_upper(model.network.backbone.lower(batch)).features.numpy())
+            parts.append(
+                model.network.forward_upper(model.network.backbone.lower(batch)).features.numpy()
+            )
     features: NDArray[np.float32] = np.concatenate(parts)
-    unit: NDArray[np.float32] = features / np.linalg.norm(features, axis=1, keepdims=True).clip(1e-12)
+    unit: NDArray[np.float32] = features / np.linalg.norm(features, axis=1, keepdims=True).clip(
+        1e-12
+    )
     return unit
 
 
@@ -217,13 +227,20 @@ def prototype_gradients(twin: PlainTwin, rules: PlainRules) -> list[list[Tensor]
         target = nn.functional.one_hot(torch.tensor([int(row)]), rows).float()
         optimizer = torch.optim.SGD([image], lr=rules.perturb_rate, weight_decay=1e-5)
         for _ in range(rules.perturb_steps):
-            loss = nn.functional.binary_cross_entropy_with_logits(model.network(image).logits, target)
+            loss = nn.functional.binary_cross_entropy_with_logits(
+                model.network(image).logits, target
+            )
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             image.data.clamp_(0, 1)
         loss = nn.functional.cross_entropy(encoder(image.detach()), torch.tensor([int(row)]))
-        gradients.append([each.detach().clone() for each in torch.autograd.grad(loss, list(encoder.parameters()))])
+        gradients.append(
+            [
+                each.detach().clone()
+                for each in torch.autograd.grad(loss, list(encoder.parameters()))
+            ]
+        )
     return gradients
 
 
@@ -231,7 +248,9 @@ def _public(shape: tuple[int, int, int], classes: int, seed: int) -> GradientEnc
     return GradientEncoder(shape, classes, seed).requires_grad_()
 
 
-def invert_plainly(gradient: Sequence[Tensor], shape: tuple[int, int, int], classes: int, rules: PlainRules) -> Tensor:
+def invert_plainly(
+    gradient: Sequence[Tensor], shape: tuple[int, int, int], classes: int, rules: PlainRules
+) -> Tensor:
     """Look for the one image that has this gradient.
 
     Returns:
@@ -239,14 +258,18 @@ def invert_plainly(gradient: Sequence[Tensor], shape: tuple[int, int, int], clas
     """
     encoder = _public(shape, classes, rules.public_seed)
     parameters = list(encoder.parameters())
-    row = gradient[-2].sum(1).argmin().reshape(1)  # iDLG: the only row of the linear layer with a negative gradient
+    row = (
+        gradient[-2].sum(1).argmin().reshape(1)
+    )  # iDLG: the only row of the linear layer with a negative gradient
     dummy = torch.rand(1, *shape).requires_grad_()
     scale = torch.stack([sent.square().sum() for sent in gradient]).sum().item()
 
     def difference() -> Tensor:
         loss = nn.functional.cross_entropy(encoder(dummy), row)
         found = torch.autograd.grad(loss, parameters, create_graph=True)
-        distance = torch.stack([(mine - sent).square().sum() for mine, sent in zip(found, gradient, strict=True)]).sum()
+        distance = torch.stack(
+            [(mine - sent).square().sum() for mine, sent in zip(found, gradient, strict=True)]
+        ).sum()
         (dummy.grad,) = torch.autograd.grad(distance, [dummy])
         return distance.detach()
 

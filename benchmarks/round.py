@@ -51,7 +51,9 @@ def main(arguments: list[str] | None = None) -> None:
         print("\n" + inversion_table(config))
 
 
-def _time_round(world: World, name: str, before: Snapshot, given: argparse.Namespace) -> tuple[Stages, Stages, str]:
+def _time_round(
+    world: World, name: str, before: Snapshot, given: argparse.Namespace
+) -> tuple[Stages, Stages, str]:
     tell(f"round: {name}")
     ran = world.ours(before)  # warms up, and says what the reference must do
     side = plain_side(world, before, ran, given.search, given.invert_steps)
@@ -64,9 +66,14 @@ def _time_round(world: World, name: str, before: Snapshot, given: argparse.Names
         _, stages = plain_round(*side)
         times["reference"].append({**stages, "all": perf_counter() - started})
         tell(f"  turn {turn + 1}/{given.repeats}, reference: {times['reference'][-1]['all']:.2f} s")
-    ours, plain = ({key: median(each[key] for each in side) for key in (*STAGES, "all")} for side in times.values())
+    ours, plain = (
+        {key: median(each[key] for each in side) for key in (*STAGES, "all")}
+        for side in times.values()
+    )
     record = ran.record
-    prototypes = sum(len(each.upload.get("prototype_gradients", torch.empty(0))) for each in record.accepted)
+    prototypes = sum(
+        len(each.upload.get("prototype_gradients", torch.empty(0))) for each in record.accepted
+    )
     images = sum(each.num_images for each in record.accepted)
     about = (
         f"* {name}: {len(record.observations)} twins look, {len(record.chosen)} train on {images} images in all, "
@@ -79,18 +86,37 @@ def _time_round(world: World, name: str, before: Snapshot, given: argparse.Names
 def _options(arguments: list[str] | None) -> argparse.Namespace:
     options = parser(__doc__)
     size = options.add_mutually_exclusive_group()
-    size.add_argument("--thin", dest="full", action="store_false", help="resnet10 w16, 28 px (the default)")
+    size.add_argument(
+        "--thin", dest="full", action="store_false", help="resnet10 w16, 28 px (the default)"
+    )
     size.add_argument("--full", action="store_true", help="resnet18 w64, 32 px")
     options.set_defaults(full=False)
-    options.add_argument("--images-per-class", type=int, default=None, help="0: all; none: 96 thin, 40 full")
-    options.add_argument("--twins", type=int, default=30, help="twins of the pool in the measured task")
+    options.add_argument(
+        "--images-per-class", type=int, default=None, help="0: all; none: 96 thin, 40 full"
+    )
+    options.add_argument(
+        "--twins", type=int, default=30, help="twins of the pool in the measured task"
+    )
     options.add_argument("--epochs", type=int, default=5, help="local epochs")
     options.add_argument("--repeats", type=int, default=1, help="timings of each side")
-    options.add_argument("--precision", choices=["bfloat16", "float32"], default="bfloat16", help="of ours")
-    options.add_argument("--engine", choices=["sequential", "processes"], default="sequential", help="of ours")
-    options.add_argument("--search", choices=["lbfgs", "adam"], default="adam", help="how the reference inverts")
-    options.add_argument("--inversions", action="store_true", help="time one inversion by every search besides")
-    options.add_argument("--invert-steps", type=int, default=0, help="of the reference; 0: 250 of L-BFGS, or as many Adam steps as ours")
+    options.add_argument(
+        "--precision", choices=["bfloat16", "float32"], default="bfloat16", help="of ours"
+    )
+    options.add_argument(
+        "--engine", choices=["sequential", "processes"], default="sequential", help="of ours"
+    )
+    options.add_argument(
+        "--search", choices=["lbfgs", "adam"], default="adam", help="how the reference inverts"
+    )
+    options.add_argument(
+        "--inversions", action="store_true", help="time one inversion by every search besides"
+    )
+    options.add_argument(
+        "--invert-steps",
+        type=int,
+        default=0,
+        help="of the reference; 0: 250 of L-BFGS, or as many Adam steps as ours",
+    )
     given = options.parse_args(arguments)
     if given.images_per_class is None:
         given.images_per_class = 40 if given.full else 96

@@ -29,8 +29,13 @@ def task_table(rounds: Mapping[str, Mapping[str, Stages]], factor: float) -> str
     """
     first, middle = rounds.values()
     rows = []
-    for label, images in (("as measured", 1.0), (f"all images ({factor:.1f} times as many), estimated", factor)):
-        ours, plain = (task_seconds(first[side], middle[side], images) for side in ("ours", "reference"))
+    for label, images in (
+        ("as measured", 1.0),
+        (f"all images ({factor:.1f} times as many), estimated", factor),
+    ):
+        ours, plain = (
+            task_seconds(first[side], middle[side], images) for side in ("ours", "reference")
+        )
         rows.append(
             (
                 label,
@@ -42,7 +47,15 @@ def task_table(rounds: Mapping[str, Mapping[str, Stages]], factor: float) -> str
                 f"{plain['proxy'] / plain['all']:.1%}",
             )
         )
-    headers = ("a task of ten rounds", "ours, s", "reference, s", "ratio", "ratio without proxy", "proxy's share, ours", "reference's")
+    headers = (
+        "a task of ten rounds",
+        "ours, s",
+        "reference, s",
+        "ratio",
+        "ratio without proxy",
+        "proxy's share, ours",
+        "reference's",
+    )
     note = (
         "\nA task is the first round and nine like the middle one. The proxy's share counts scoring and all of the aggregation, the mean "
         "of the models included; the twins' part of the prototypes (perturbing, encoding) is not the proxy's. With worker processes ours "
@@ -59,7 +72,9 @@ def task_seconds(first: Stages, middle: Stages, images: float = 1.0) -> dict[str
         middle: Stages of a later one.
         images: Factor by which the images are more.
     """
-    total = {stage: first[stage] + (ROUNDS_PER_TASK - 1) * middle[stage] for stage in (*STAGES, "all")}
+    total = {
+        stage: first[stage] + (ROUNDS_PER_TASK - 1) * middle[stage] for stage in (*STAGES, "all")
+    }
     rest = total["all"] - sum(total[stage] for stage in STAGES)
     twins = (total["observe"] + total["train"]) * images
     proxy = total["score"] + total["aggregate"]

@@ -13,20 +13,22 @@ import numpy as np
 from benchmarks.measuring import tell, use_threads
 from benchmarks.reference_round import Stages
 from benchmarks.watched import Watched, WatchedEngine
-from federation.config import ExperimentConfig, load_experiment
-from federation.engines import TwinEngine, make_engine
+from federation.engines.sequential import TwinEngine, make_engine
+from federation.engines.simulated_hospitals import SimulatedHospitals
+from federation.experiment.config import ExperimentConfig, load_experiment
+from federation.experiment.setup import prepare_experiment
 from federation.method import Method
 from federation.methods.fedka import FedKA
 from federation.round import RoundRecord, run_round
 from federation.server import ServerState, new_server
-from federation.study import prepare_study
-from federation.ward import Ward
 from incremental.proxy import ProxyServer
 from physical.planning import plan_scenario
 from twin.state import TwinState
 
 PAPER = Path(__file__).parent.parent / "hospital_configs" / "organa_paper"
-ROUNDS_BEFORE = 5  # of the first task: more than ``settle_rounds``, so that what comes then is a new task
+ROUNDS_BEFORE = (
+    5  # of the first task: more than ``settle_rounds``, so that what comes then is a new task
+)
 MIDDLE = 4  # the round of a task, from 0, that stands for its later ones
 
 
@@ -62,13 +64,13 @@ class World:
 
     Args:
         config: The shrunk experiment.
-        ward: Its hospitals.
+        hospitals: Its hospitals.
         engine: Where our twins run.
         threads: Of the reference, and of ours in a sequential engine.
     """
 
     config: ExperimentConfig
-    ward: Ward
+    hospitals: SimulatedHospitals
     engine: TwinEngine
     threads: int
 
@@ -81,7 +83,9 @@ class World:
         engine, proxy = WatchedEngine(self.engine, seconds), copy.copy(before.proxy)
         watched = Watched(method or self.config.method, ("score", "aggregate"), seconds)
         started = perf_counter()
-        server, record = run_round(before.server, cast(Any, engine), cast(Method, watched), proxy, self.config.federation)
+        server, record = run_round(
+            before.server, cast(Any, engine), cast(Method, watched), proxy, self.config.federation
+        )
         seconds["all"] = perf_counter() - started
         use_threads(self.threads)
         assert len(record.accepted) == len(record.chosen), record.rejected
@@ -91,8 +95,8 @@ class World:
 def make_world(given: argparse.Namespace) -> World:
     """Return the experiment that the command line asks for."""
     config = load_experiment(PAPER, changes(given))
-    ward = prepare_study(config).ward()
-    return World(config, ward, make_engine(config.engine, ward), given.threads)
+    hospitals = prepare_experiment(config).hospitals()
+    return World(config, hospitals, make_engine(config.engine, hospitals), given.threads)
 
 
 def changes(given: argparse.Namespace) -> list[str]:
@@ -109,19 +113,28 @@ def changes(given: argparse.Namespace) -> list[str]:
         f"training.epochs={given.epochs}",
         f"engine={{name: {given.engine}, threads: {given.threads if given.engine == 'sequential' else 1}, workers: {given.threads}}}",
     ]
-    return made if given.full else [*made, "network.backbone=resnet10", "network.width=16", "network.image_size=28"]
+    return (
+        made
+        if given.full
+        else [*made, "network.backbone=resnet10", "network.width=16", "network.image_size=28"]
+    )
 
 
 def snapshots(world: World) -> dict[str, Snapshot]:
     """Return the states before the second task's first and before its middle round; the way there is as short as it can be."""
     config = world.config
     brief = replace(config.training, epochs=1)
-    hurried = make_engine(config.engine, replace(world.ward, setting=replace(world.ward.setting, training=brief)))
+    hurried = make_engine(
+        config.engine,
+        replace(world.hospitals, setting=replace(world.hospitals.setting, training=brief)),
+    )
     method = config.method
     assert isinstance(method, FedKA)
     assert method.reconstruction is not None
-    method = replace(method, reconstruction=replace(method.reconstruction, perturb_steps=2, invert_steps=3))
-    other = World(config, world.ward, hurried, world.threads)
+    method = replace(
+        method, reconstruction=replace(method.reconstruction, perturb_steps=2, invert_steps=3)
+    )
+    other = World(config, world.hospitals, hurried, world.threads)
     at = Snapshot(new_server(config.network, config.seed), ProxyServer(config.proxy), {})
     found: dict[str, Snapshot] = {}
     try:
@@ -140,15 +153,26 @@ def snapshots(world: World) -> dict[str, Snapshot]:
 
 def growth_of_images(world: World) -> float:
     """Return how many times more images a twin of the second task trains on in the whole protocol than here (estimate)."""
-    archive, config = world.ward.archive, world.config
+    archive, config = world.hospitals.archive, world.config
     images = []
     for per_class in (config.scenario.images_per_class, None):
         whole = plan_scenario(
-            archive.labels, archive.vocabulary, replace(config.scenario, images_per_class=per_class), config.hospitals, config.seed
+            archive.labels,
+            archive.vocabulary,
+            replace(config.scenario, images_per_class=per_class),
+            config.hospitals,
+            config.seed,
         )
         counts = []
         for plan in whole.hospitals.values():
-            first, second = (sum(len(each.positions) for each in plan.arrivals if whole.task_at(each.round) == task) for task in range(2))
+            first, second = (
+                sum(
+                    len(each.positions)
+                    for each in plan.arrivals
+                    if whole.task_at(each.round) == task
+                )
+                for task in range(2)
+            )
             counts.append(second + min(first, config.twin.memory_capacity))
         images.append(float(np.mean(counts)))
     return images[1] / images[0]

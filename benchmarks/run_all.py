@@ -49,7 +49,17 @@ PARTS = (
         "local_step",
         "Local step",
         "benchmarks.local_step",
-        tiny=("--networks", "thin", "--batches", "8", "--steps", "2", "--repeats", "1", *_QUICK_PEAK),
+        tiny=(
+            "--networks",
+            "thin",
+            "--batches",
+            "8",
+            "--steps",
+            "2",
+            "--repeats",
+            "1",
+            *_QUICK_PEAK,
+        ),
     ),
     Part(
         "at_once",
@@ -71,13 +81,37 @@ PARTS = (
         ("--profile", "--batches", "32"),
         ("--profile", "--networks", "thin", "--batches", "8", "--steps", "1"),
     ),
-    Part("convolution", "Convolutions, as the library does them and side by side", "benchmarks.convolution", tiny=("--repeats", "1")),
-    Part("round_thin", "A round, thin network", "benchmarks.round", (*_AS_RUN, "--inversions"), _QUICK_ROUND),
-    Part("round_full", "A round, full network", "benchmarks.round", (*_AS_RUN, "--full"), ("--full", *_QUICK_ROUND)),
-    Part("scale", "Memory and time against the number of twins", "benchmarks.scale", threaded=False),
+    Part(
+        "convolution",
+        "Convolutions, as the library does them and side by side",
+        "benchmarks.convolution",
+        tiny=("--repeats", "1"),
+    ),
+    Part(
+        "round_thin",
+        "A round, thin network",
+        "benchmarks.round",
+        (*_AS_RUN, "--inversions"),
+        _QUICK_ROUND,
+    ),
+    Part(
+        "round_full",
+        "A round, full network",
+        "benchmarks.round",
+        (*_AS_RUN, "--full"),
+        ("--full", *_QUICK_ROUND),
+    ),
+    Part(
+        "scale", "Memory and time against the number of twins", "benchmarks.scale", threaded=False
+    ),
     Part("engines", "Engines against each other", "benchmarks.engines", threaded=False),
     Part("flare", "What a network costs a round", "benchmarks.flare", threaded=False),
-    Part("console", "A case of 2,000 images in the console", "benchmarks.console", tiny=("--images", "20", "--repeats", "1")),
+    Part(
+        "console",
+        "A case of 2,000 images in the console",
+        "benchmarks.console",
+        tiny=("--images", "20", "--repeats", "1"),
+    ),
     Part("gpu", "GPU utilisation", "benchmarks.gpu"),
 )
 
@@ -92,20 +126,33 @@ def run_part(part: Part, threads: int, tiny: bool) -> tuple[str, bool]:
     command += ["--threads", str(threads)] if part.threaded else []
     started = perf_counter()
     with tempfile.TemporaryFile("w+") as told:
-        done = subprocess.run(command, cwd=HERE.parent, stdout=subprocess.PIPE, stderr=told, text=True, check=False)
+        done = subprocess.run(
+            command, cwd=HERE.parent, stdout=subprocess.PIPE, stderr=told, text=True, check=False
+        )
         told.seek(0)
         last = told.read().strip().splitlines()[-12:]
-    lead = f"## {part.title}\n\n`python {' '.join(command[1:])}`, {perf_counter() - started:.0f} s.\n"
+    lead = (
+        f"## {part.title}\n\n`python {' '.join(command[1:])}`, {perf_counter() - started:.0f} s.\n"
+    )
     if done.returncode:
-        return "\n".join([lead, f"Failed with status {done.returncode}:", "", "```", *last, "```", ""]), False
+        return "\n".join(
+            [lead, f"Failed with status {done.returncode}:", "", "```", *last, "```", ""]
+        ), False
     return f"{lead}\n{done.stdout.strip()}\n", True
 
 
 def report(sections: Sequence[str], skipped: Sequence[str], tiny: bool) -> str:
     """Return the whole report."""
-    lead = ["# Results of the benchmarks", "", "Written by `make bench`; not edited by hand. `docs/performance.md` explains the numbers."]
+    lead = [
+        "# Results of the benchmarks",
+        "",
+        "Written by `make bench`; not edited by hand. `docs/performance.md` explains the numbers.",
+    ]
     if tiny:
-        lead += ["", "**Tiny settings: this only shows that everything runs. No number here means anything.**"]
+        lead += [
+            "",
+            "**Tiny settings: this only shows that everything runs. No number here means anything.**",
+        ]
     if skipped:
         lead += ["", f"Skipped: {', '.join(skipped)}."]
     return "\n".join([*lead, "", describe(), "", *sections])
@@ -117,9 +164,18 @@ def main(arguments: list[str] | None = None) -> int:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     given = _options(arguments)
-    chosen = [part for part in PARTS if part.name not in given.skip and (not given.only or part.name in given.only)]
+    chosen = [
+        part
+        for part in PARTS
+        if part.name not in given.skip and (not given.only or part.name in given.only)
+    ]
     sections, failed = [], []
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
     with Progress(*columns, console=Console(stderr=True)) as progress:
         bar = progress.add_task("benchmarks", total=len(chosen))
         for part in chosen:
@@ -139,9 +195,13 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     names = [part.name for part in PARTS]
     options = parser(__doc__)
     options.add_argument("--skip", nargs="*", choices=names, default=[], help="parts to leave out")
-    options.add_argument("--only", nargs="*", choices=names, default=[], help="parts to run; none: all")
+    options.add_argument(
+        "--only", nargs="*", choices=names, default=[], help="parts to run; none: all"
+    )
     options.add_argument("--out", type=Path, default=HERE / "RESULTS.md", help="report")
-    options.add_argument("--tiny", action="store_true", help="hardly any work: to see that everything runs")
+    options.add_argument(
+        "--tiny", action="store_true", help="hardly any work: to see that everything runs"
+    )
     return options.parse_args(arguments)
 
 

@@ -24,8 +24,8 @@ MOST_MEMORY, MOST_TIME = 1.5, 1.2
 
 def measure(twins: int, arguments: argparse.Namespace) -> dict[str, Any]:
     """Run one experiment in this process; return its peak of resident memory and the time of each round."""
-    from federation.config import ExperimentConfig
-    from federation.experiment import Watcher, run_experiment
+    from federation.experiment.config import ExperimentConfig
+    from federation.experiment.loop import RunCallbacks, run_experiment
     from federation.methods.fedka import FedKA
     from physical.protocol import generate_hospitals
 
@@ -38,16 +38,32 @@ def measure(twins: int, arguments: argparse.Namespace) -> dict[str, Any]:
             "rounds_per_task": arguments.rounds,
             "images_per_class": arguments.images_per_class,
         },
-        "network": {"backbone": "resnet10", "width": arguments.width, "image_size": 28, "channels": 1},
-        "training": {"epochs": arguments.epochs, "batch_size": 32, "learning_rate": 0.05, "momentum": 0.9},
+        "network": {
+            "backbone": "resnet10",
+            "width": arguments.width,
+            "image_size": 28,
+            "channels": 1,
+        },
+        "training": {
+            "epochs": arguments.epochs,
+            "batch_size": 32,
+            "learning_rate": 0.05,
+            "momentum": 0.9,
+        },
         "twin": {"detection": {"rule": "entropy_jump", "jump_fraction": 0.3, "sample": 64}},
-        "federation": {"twins_per_round": arguments.training, "observers_per_round": arguments.training},
+        "federation": {
+            "twins_per_round": arguments.training,
+            "observers_per_round": arguments.training,
+        },
         "engine": {"name": arguments.engine},
         "evaluation": {"round_images": 200, "task_images": 200},
         "tracking": {"enabled": False},
     }
     config = ExperimentConfig(
-        name=f"scale-{twins}", hospitals=generate_hospitals(twins, 0, 1), method=FedKA(head_loss="ce", reconstruction=None), **changes
+        name=f"scale-{twins}",
+        hospitals=generate_hospitals(twins, 0, 1),
+        method=FedKA(head_loss="ce", reconstruction=None),
+        **changes,
     )
     ends, trained = [], []
 
@@ -57,7 +73,9 @@ def measure(twins: int, arguments: argparse.Namespace) -> dict[str, Any]:
             trained.append(len(entry["accepted"]))
 
     with tempfile.TemporaryDirectory() as folder:
-        results = run_experiment(config, Path(folder) / "run", watcher=Watcher(record=record))
+        results = run_experiment(
+            config, Path(folder) / "run", callbacks=RunCallbacks(record=record)
+        )
     rounds = [after - before for before, after in pairwise(ends)]
     return {
         "twins": twins,
@@ -87,7 +105,9 @@ def main(given: list[str]) -> int:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--twins", type=int, nargs="+", default=[10, 100, 1000, 10_000])
-    parser.add_argument("--training", type=int, default=10, help="twins that look and train in a round")
+    parser.add_argument(
+        "--training", type=int, default=10, help="twins that look and train in a round"
+    )
     parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--images-per-class", type=int, default=64)
@@ -107,7 +127,14 @@ def main(given: list[str]) -> int:
         last, first = found[-1], found[0]
         last["memory_ratio"] = last["peak_megabytes"] / first["peak_megabytes"]
         last["time_ratio"] = last["seconds_per_round"] / first["seconds_per_round"]
-    columns = ("twins", "peak memory, MB", "ratio", "s per round", "ratio", "s until the first round ends")
+    columns = (
+        "twins",
+        "peak memory, MB",
+        "ratio",
+        "s per round",
+        "ratio",
+        "s until the first round ends",
+    )
     rows = [
         (
             f"{each['twins']:,}",
@@ -119,13 +146,22 @@ def main(given: list[str]) -> int:
         )
         for each in found
     ]
-    print(f"{arguments.training} twins look and train in each of {arguments.rounds} rounds; {arguments.engine} engine, one thread.\n")
+    print(
+        f"{arguments.training} twins look and train in each of {arguments.rounds} rounds; {arguments.engine} engine, one thread.\n"
+    )
     print(table(columns, rows))
     held = found[-1]["memory_ratio"] <= MOST_MEMORY and found[-1]["time_ratio"] <= MOST_TIME
-    print(f"\nBounds at {arguments.twins[-1]:,} twins, memory {MOST_MEMORY} and time {MOST_TIME}: {'held' if held else '**not held**'}.")
+    print(
+        f"\nBounds at {arguments.twins[-1]:,} twins, memory {MOST_MEMORY} and time {MOST_TIME}: {'held' if held else '**not held**'}."
+    )
     if arguments.out:
-        settings = {name: value for name, value in vars(arguments).items() if name not in ("out", "measure")}
-        arguments.out.write_text(json.dumps({"settings": settings, "counts": found, "held": held}, indent=1) + "\n", encoding="utf-8")
+        settings = {
+            name: value for name, value in vars(arguments).items() if name not in ("out", "measure")
+        }
+        arguments.out.write_text(
+            json.dumps({"settings": settings, "counts": found, "held": held}, indent=1) + "\n",
+            encoding="utf-8",
+        )
     return 0
 
 

@@ -5,7 +5,7 @@ from time import perf_counter
 from typing import Any
 
 from benchmarks.reference_round import Stages
-from federation.engines import SequentialEngine, TwinEngine
+from federation.engines.sequential import SequentialEngine, TwinEngine
 from twin.messages import Broadcast, GlobalModel
 from twin.state import TwinState
 

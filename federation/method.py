@@ -2,7 +2,7 @@
 
 A method is one frozen dataclass in one file that opens with its paper; its fields are its hyper-parameters. The hooks here are the
 defaults;
-a method never extends another method: what two share is a function in ``twin.losses`` or ``federation.aggregation``.
+a method never extends another method: what two share is a function in ``twin.losses`` or ``federation.aggregation.means``.
 """
 
 from abc import ABC, abstractmethod
@@ -12,7 +12,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from federation.aggregation import Mean, weighted_mean
+from federation.aggregation.means import Mean, weighted_mean
 from federation.seeding import seed_for
 from federation.server import ServerState
 from incremental.network import IncrementalNetwork
@@ -20,7 +20,7 @@ from incremental.proxy import Score, StoredModel
 from twin.batches import TrainingBatch
 from twin.messages import Broadcast, Observation, TwinUpdate
 from twin.objective import LocalContext, Terms
-from twin.upload_policy import UploadKinds
+from twin.privacy.upload_policy import UploadKinds
 
 Answer = Callable[[Tensor], Tensor]  # 8-bit images [N, C, H, W] -> rows of the head [N]
 
@@ -67,14 +67,20 @@ class Method(ABC):
         return False
 
     @abstractmethod
-    def local_loss(self, network: IncrementalNetwork, batch: TrainingBatch, context: LocalContext) -> Terms:
+    def local_loss(
+        self, network: IncrementalNetwork, batch: TrainingBatch, context: LocalContext
+    ) -> Terms:
         """Return the named terms of one batch's loss; their sum is minimised."""
 
-    def finish_local(self, network: IncrementalNetwork, context: LocalContext) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor]]:
+    def finish_local(
+        self, network: IncrementalNetwork, context: LocalContext
+    ) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor]]:
         """Return what a twin uploads besides its weights, and what it keeps for its next round."""
         return {}, context.kept
 
-    def broadcast(self, server: ServerState, old_model: StoredModel | None, twin_id: str) -> Broadcast:
+    def broadcast(
+        self, server: ServerState, old_model: StoredModel | None, twin_id: str
+    ) -> Broadcast:
         """Return the message for one twin that shall train."""
         return Broadcast(
             weights=server.weights,
@@ -87,7 +93,9 @@ class Method(ABC):
 
     def aggregate(self, server: ServerState, updates: Sequence[TwinUpdate]) -> ServerState:
         """Return the server after a round: by default FedAvg's mean, each twin counted by its images."""
-        mean = weighted_mean([each.weights for each in updates], [each.num_images for each in updates])
+        mean = weighted_mean(
+            [each.weights for each in updates], [each.num_images for each in updates]
+        )
         return replace(server, weights=mean)
 
     def score(self, server: ServerState, observations: Sequence[Observation]) -> Score | None:

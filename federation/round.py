@@ -12,10 +12,10 @@ import numpy as np
 import pydantic.dataclasses
 from pydantic import ConfigDict, Field
 
+from federation.aggregation.robust import RobustConfig, defend
+from federation.aggregation.screening import Rejection, ScreeningConfig, screen
+from federation.aggregation.secure_sum import SecureAggregationConfig
 from federation.method import Method
-from federation.robust import RobustConfig, defend
-from federation.screening import Rejection, ScreeningConfig, screen
-from federation.secure_sum import SecureAggregationConfig
 from federation.seeding import seed_for
 from federation.server import ServerState, grow_for_new_classes, with_usual_entropy
 from incremental.proxy import ProxyServer, StoredModel
@@ -114,17 +114,27 @@ def run_round(
     Returns:
         The server after the round, and the record of it. If every update is rejected the model stays as it was.
     """
-    observations = observe(server, engine, config)  # physical -> twin: what is new, how it looks to the model
+    observations = observe(
+        server, engine, config
+    )  # physical -> twin: what is new, how it looks to the model
     consider(server, observations, method, proxy)
-    server, grew = grow_for_new_classes(server, observations)  # before anyone trains: one shape per round
-    closed = proxy.close_task(server.round) if grew else None  # the best model becomes the old model; its score is forgotten
+    server, grew = grow_for_new_classes(
+        server, observations
+    )  # before anyone trains: one shape per round
+    closed = (
+        proxy.close_task(server.round) if grew else None
+    )  # the best model becomes the old model; its score is forgotten
     server = with_usual_entropy(server, observations)
     chosen = choose_twins(observations, server, config)
     broadcasts = {twin_id: method.broadcast(server, proxy.old_model, twin_id) for twin_id in chosen}
     updates = engine.train(method, broadcasts)
     sums = config.secure_aggregation is not None
-    fitting, rejected = screen(updates, server, chosen, method.upload_kinds.of, config.screening, sums)  # shape, norm: with the reason
-    accepted, outvoted = defend(fitting, server, method.upload_kinds, config.robust)  # off: as they are; else what a few cannot steer
+    fitting, rejected = screen(
+        updates, server, chosen, method.upload_kinds.of, config.screening, sums
+    )  # shape, norm: with the reason
+    accepted, outvoted = defend(
+        fitting, server, method.upload_kinds, config.robust
+    )  # off: as they are; else what a few cannot steer
     record = RoundRecord(
         server.round,
         tuple(observations),
@@ -135,7 +145,8 @@ def run_round(
         closed,
         proxy.best,
         bytes_up=sum(each.num_bytes for each in updates),
-        bytes_down=len(observations) * num_bytes(server.weights) + sum(_size(each) for each in broadcasts.values()),
+        bytes_down=len(observations) * num_bytes(server.weights)
+        + sum(_size(each) for each in broadcasts.values()),
     )
     server = method.aggregate(server, accepted) if accepted else server
     return replace(server, round=server.round + 1), record
@@ -143,17 +154,23 @@ def run_round(
 
 def observe(server: ServerState, engine: Engine, config: RoundConfig) -> Sequence[Observation]:
     """Let those twins look at their data whose turn it is in this round."""
-    return engine.observe(server.model, choose_observers(engine.present(server.round), server, config))
+    return engine.observe(
+        server.model, choose_observers(engine.present(server.round), server, config)
+    )
 
 
-def consider(server: ServerState, observations: Sequence[Observation], method: Method, proxy: ProxyServer) -> None:
+def consider(
+    server: ServerState, observations: Sequence[Observation], method: Method, proxy: ProxyServer
+) -> None:
     """Let the proxy server judge the global model as it stands."""
     if server.class_names:
         score = method.score(server, observations)
         proxy.consider(StoredModel(server.weights, server.class_names, server.round, score))
 
 
-def choose_observers(present: Sequence[str], server: ServerState, config: RoundConfig) -> Sequence[str]:
+def choose_observers(
+    present: Sequence[str], server: ServerState, config: RoundConfig
+) -> Sequence[str]:
     """Draw who looks: those who take part, or as many of them as are asked for, in the order of the twins."""
     if config.observers_per_round is None or config.observers_per_round >= len(present):
         return present
@@ -162,7 +179,9 @@ def choose_observers(present: Sequence[str], server: ServerState, config: RoundC
     return tuple(present[index] for index in sorted(drawn))
 
 
-def choose_twins(observations: Sequence[Observation], server: ServerState, config: RoundConfig) -> tuple[str, ...]:
+def choose_twins(
+    observations: Sequence[Observation], server: ServerState, config: RoundConfig
+) -> tuple[str, ...]:
     """Draw who trains: those who answered and have images of a class that the federation knows."""
     willing = [each.twin_id for each in observations if each.num_trainable]
     rng = np.random.default_rng(seed_for(server.seed, "choose", server.round))

@@ -42,7 +42,9 @@ class ServerState:
     @property
     def model(self) -> GlobalModel:
         """The message by which twins look at their data."""
-        return GlobalModel(self.weights, self.class_names, self.round, self.usual_entropy, self.usual_images)
+        return GlobalModel(
+            self.weights, self.class_names, self.round, self.usual_entropy, self.usual_images
+        )
 
     @property
     def rounds_since_growth(self) -> int:
@@ -55,7 +57,9 @@ def new_server(network: NetworkConfig, seed: int) -> ServerState:
     return ServerState(initial_weights(network, seed_for(seed, "weights")), (), network, seed)
 
 
-def grow_for_new_classes(server: ServerState, observations: Sequence[Observation]) -> tuple[ServerState, tuple[str, ...]]:
+def grow_for_new_classes(
+    server: ServerState, observations: Sequence[Observation]
+) -> tuple[ServerState, tuple[str, ...]]:
     """Add a row for each class that twins announced, before anyone trains: one shape per round.
 
     Args:
@@ -81,7 +85,11 @@ def grow_for_new_classes(server: ServerState, observations: Sequence[Observation
 
 def with_usual_entropy(server: ServerState, observations: Sequence[Observation]) -> ServerState:
     """Return the server with the mean over twins of the quantiles they reported, each counted by its images; unchanged without reports."""
-    reports = [(each.usual_entropy, each.num_held_back) for each in observations if each.usual_entropy is not None]
+    reports = [
+        (each.usual_entropy, each.num_held_back)
+        for each in observations
+        if each.usual_entropy is not None
+    ]
     if not reports:
         return server
     counts = [count for _, count in reports]

@@ -17,7 +17,10 @@ AttentionLayer = Literal["last", "middle"]
 
 
 def attention(
-    network: IncrementalNetwork, outputs: Outputs, rows: Int[Tensor, " B"], layer: AttentionLayer = "last"
+    network: IncrementalNetwork,
+    outputs: Outputs,
+    rows: Int[Tensor, " B"],
+    layer: AttentionLayer = "last",
 ) -> Float[Tensor, "B h w"]:
     """Return each image's Grad-CAM for one class, before any scaling.
 
@@ -32,12 +35,16 @@ def attention(
     """
     if layer == "last":
         weights = network.head.weight[rows] / (outputs.maps.shape[2] * outputs.maps.shape[3])
-        return torch.relu(torch.einsum("bdhw,bd->bhw", outputs.maps, weights.to(outputs.maps.dtype)))
+        return torch.relu(
+            torch.einsum("bdhw,bd->bhw", outputs.maps, weights.to(outputs.maps.dtype))
+        )
     weights = _gradient_of_scores(network, outputs, rows).mean((2, 3))  # eq. 1
     return torch.relu(torch.einsum("bdhw,bd->bhw", outputs.middle_maps, weights))  # eq. 2
 
 
-def _gradient_of_scores(network: IncrementalNetwork, outputs: Outputs, rows: Int[Tensor, " B"]) -> Float[Tensor, "B E g g"]:
+def _gradient_of_scores(
+    network: IncrementalNetwork, outputs: Outputs, rows: Int[Tensor, " B"]
+) -> Float[Tensor, "B E g g"]:
     # The upper half runs again, in evaluation mode: batch statistics would mix the other images' scores into an image's gradient, and
     # a frozen teacher left no graph to go back through.
     training = network.training

@@ -19,7 +19,11 @@ Norm = Literal["batch", "group"]
 
 def normalisation(norm: Norm, channels: int) -> nn.Module:
     """Return the normalisation layer of a name; ``group`` (8 channels a group where that divides them) has no state that mixes patients."""
-    return nn.BatchNorm2d(channels) if norm == "batch" else nn.GroupNorm(gcd(channels, max(1, channels // 8)), channels)
+    return (
+        nn.BatchNorm2d(channels)
+        if norm == "batch"
+        else nn.GroupNorm(gcd(channels, max(1, channels // 8)), channels)
+    )
 
 
 class BasicBlock(nn.Module):
@@ -33,7 +37,9 @@ class BasicBlock(nn.Module):
         self.norm2 = normalisation(norm, channels)
         self.shortcut: nn.Module = nn.Identity()
         if stride != 1 or channels_in != channels:
-            self.shortcut = nn.Sequential(Shortcut(channels_in, channels, stride), normalisation(norm, channels))
+            self.shortcut = nn.Sequential(
+                Shortcut(channels_in, channels, stride), normalisation(norm, channels)
+            )
 
     def forward(self, maps: Float[Tensor, "B D H W"]) -> Float[Tensor, "B E h w"]:
         """Return the maps after the block."""
@@ -53,7 +59,9 @@ class FoldedBlock(nn.Module):
         self.first = _folded(block.conv1, block.norm1)
         self.second = _folded(block.conv2, block.norm2)
         own = block.shortcut
-        self.shortcut = _folded(own[0], own[1], rectify=False) if isinstance(own, nn.Sequential) else own
+        self.shortcut = (
+            _folded(own[0], own[1], rectify=False) if isinstance(own, nn.Sequential) else own
+        )
 
     def forward(self, maps: Float[Tensor, "B D H W"]) -> Float[Tensor, "B E h w"]:
         """Return the maps after the block; may use up the ones that come."""
@@ -70,7 +78,9 @@ def _folded(convolution: nn.Module, norm: nn.Module, rectify: bool = True) -> Fo
 def _stage(stage: int, blocks: int, width: int, norm: Norm) -> nn.Sequential:
     channels = width * 2**stage
     first = BasicBlock(channels // 2 if stage else width, channels, 2 if stage else 1, norm)
-    return nn.Sequential(first, *(BasicBlock(channels, channels, 1, norm) for _ in range(blocks - 1)))
+    return nn.Sequential(
+        first, *(BasicBlock(channels, channels, 1, norm) for _ in range(blocks - 1))
+    )
 
 
 class ResNet(nn.Module):
@@ -83,16 +93,24 @@ class ResNet(nn.Module):
         norm: Name of the normalisation.
     """
 
-    def __init__(self, blocks: tuple[int, int, int, int], width: int, channels: int, norm: Norm) -> None:
+    def __init__(
+        self, blocks: tuple[int, int, int, int], width: int, channels: int, norm: Norm
+    ) -> None:
         super().__init__()
         self.num_features = width * 8
         self.norm: Norm = norm
-        self.stem: nn.Module = nn.Sequential(nn.Conv2d(channels, width, 3, padding=1, bias=False), normalisation(norm, width), nn.ReLU())
+        self.stem: nn.Module = nn.Sequential(
+            nn.Conv2d(channels, width, 3, padding=1, bias=False),
+            normalisation(norm, width),
+            nn.ReLU(),
+        )
         stages = [_stage(stage, count, width, norm) for stage, count in enumerate(blocks)]
         self.lower_stages = nn.Sequential(*stages[:3])
         self.upper_stage = stages[3]
         for module in self.modules():
-            if isinstance(module, nn.Conv2d):  # He et al. 2015, eq. 15: keeps the variance through rectifiers
+            if isinstance(
+                module, nn.Conv2d
+            ):  # He et al. 2015, eq. 15: keeps the variance through rectifiers
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def fold(self) -> None:
@@ -120,9 +138,14 @@ class LeNet(nn.Module):
         super().__init__()
         self.num_features = width * 2
         self.norm: Norm = norm
-        self.first = nn.Sequential(nn.Conv2d(channels, width, 5, 2, padding=2), normalisation(norm, width), nn.ReLU())
+        self.first = nn.Sequential(
+            nn.Conv2d(channels, width, 5, 2, padding=2), normalisation(norm, width), nn.ReLU()
+        )
         self.second = nn.Sequential(
-            nn.Conv2d(width, width * 2, 5, 2, padding=2), normalisation(norm, width * 2), nn.ReLU(), nn.MaxPool2d(2)
+            nn.Conv2d(width, width * 2, 5, 2, padding=2),
+            normalisation(norm, width * 2),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
         )
 
     def fold(self) -> None:

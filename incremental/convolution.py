@@ -72,14 +72,18 @@ class FoldedConvolution(nn.Module):
         assert norm.running_mean is not None
         assert norm.running_var is not None
         statistics = (norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias)
-        self.weight, self.bias = fuse_conv_bn_weights(convolution.weight, convolution.bias, *statistics)
+        self.weight, self.bias = fuse_conv_bn_weights(
+            convolution.weight, convolution.bias, *statistics
+        )
         self.rectify = rectify
         assert not isinstance(convolution.padding, str)
         self._shape = convolution.stride, convolution.padding
         self._is_ours = isinstance(convolution, Convolution)
         self._cast: tuple[Tensor, Tensor] | None = None
 
-    def forward(self, maps: Float[Tensor, "B D H W"], added: Float[Tensor, "B E h w"] | None = None) -> Float[Tensor, "B E h w"]:
+    def forward(
+        self, maps: Float[Tensor, "B D H W"], added: Float[Tensor, "B E h w"] | None = None
+    ) -> Float[Tensor, "B E h w"]:
         """Return ``relu(convolution(maps) + added)``, without what is not wanted.
 
         Args:
@@ -87,14 +91,19 @@ class FoldedConvolution(nn.Module):
             added: The other way round a residual block; is used up.
         """
         if _in_bfloat16(maps) and not (torch.is_grad_enabled() and maps.requires_grad) and _FUSES:
-            return self._at_once(maps.bfloat16().contiguous(memory_format=torch.channels_last), added)
+            return self._at_once(
+                maps.bfloat16().contiguous(memory_format=torch.channels_last), added
+            )
         sums = functional.conv2d(maps, self.weight, self.bias, *self._shape)
         sums = sums if added is None else sums + added
         return torch.relu(sums) if self.rectify else sums
 
     def _at_once(self, maps: Tensor, added: Tensor | None) -> Tensor:
         if self._cast is None:
-            self._cast = self.weight.detach().to(torch.bfloat16, memory_format=torch.channels_last), self.bias.detach().bfloat16()
+            self._cast = (
+                self.weight.detach().to(torch.bfloat16, memory_format=torch.channels_last),
+                self.bias.detach().bfloat16(),
+            )
         stride, padding = self._shape
         height, width = (_positions(side, stride[0]) for side in maps.shape[2:])
         if height * width <= SMALL_MAP and self._is_ours:
@@ -103,9 +112,13 @@ class FoldedConvolution(nn.Module):
             return sums.relu_() if self.rectify else sums
         where = (maps, *self._cast, padding, stride, (1, 1), 1)
         if added is None:
-            return torch.ops.mkldnn._convolution_pointwise(*where, "relu" if self.rectify else "none", [], "")  # type: ignore[no-any-return]
+            then = "relu" if self.rectify else "none"
+            alone: Tensor = torch.ops.mkldnn._convolution_pointwise(*where, then, [], "")
+            return alone
         after = "relu" if self.rectify else None
-        return torch.ops.mkldnn._convolution_pointwise_.binary(added, *where, "add", 1.0, after, [], "")  # type: ignore[no-any-return]
+        binary = torch.ops.mkldnn._convolution_pointwise_.binary
+        summed: Tensor = binary(added, *where, "add", 1.0, after, [], "")
+        return summed
 
 
 def is_small(height: int, width: int, channels: int) -> bool:
@@ -120,7 +133,10 @@ def is_small(height: int, width: int, channels: int) -> bool:
 
 
 def side_by_side(
-    maps: Float[Tensor, "B D H W"], weight: Float[Tensor, "E D 3 3"], bias: Float[Tensor, " E"] | None, stride: int
+    maps: Float[Tensor, "B D H W"],
+    weight: Float[Tensor, "E D 3 3"],
+    bias: Float[Tensor, " E"] | None,
+    stride: int,
 ) -> Float[Tensor, "B E h w"]:
     """Return the 3x3 convolution with padding 1 of small maps, computed in long rows.
 
@@ -132,13 +148,25 @@ def side_by_side(
     """
     count, channels, height, width = maps.shape
     high, wide = _positions(height, stride), _positions(width, stride)
-    pitch = -(-(width + 1) // stride) * stride  # from one map to the next: at least one column of zeros, and a whole number of steps
+    pitch = (
+        -(-(width + 1) // stride) * stride
+    )  # from one map to the next: at least one column of zeros, and a whole number of steps
     rows = 2 - count % 2  # two long rows of maps keep two threads busy
     each = count // rows
-    pixels = maps.permute(0, 2, 3, 1).reshape(rows, each, height, width, channels).permute(0, 2, 1, 3, 4)
-    long = functional.pad(pixels, (0, 0, 0, pitch - width)).reshape(rows, height, each * pitch, channels).permute(0, 3, 1, 2)
-    convolved = functional.conv2d(long, weight, bias, stride, 1).permute(0, 2, 3, 1)  # [rows, h, each * pitch / stride, E]
-    apart = convolved.reshape(rows, high, each, pitch // stride, len(weight))[:, :, :, :wide].permute(0, 2, 1, 3, 4)
+    pixels = (
+        maps.permute(0, 2, 3, 1).reshape(rows, each, height, width, channels).permute(0, 2, 1, 3, 4)
+    )
+    long = (
+        functional.pad(pixels, (0, 0, 0, pitch - width))
+        .reshape(rows, height, each * pitch, channels)
+        .permute(0, 3, 1, 2)
+    )
+    convolved = functional.conv2d(long, weight, bias, stride, 1).permute(
+        0, 2, 3, 1
+    )  # [rows, h, each * pitch / stride, E]
+    apart = convolved.reshape(rows, high, each, pitch // stride, len(weight))[
+        :, :, :, :wide
+    ].permute(0, 2, 1, 3, 4)
     return apart.reshape(count, high, wide, len(weight)).permute(0, 3, 1, 2)
 
 
@@ -157,4 +185,6 @@ def _in_bfloat16(maps: Tensor) -> bool:
 
 
 # The operators that torch's own compiler uses; a build without oneDNN, or a processor without bfloat16, has to go the plain way.
-_FUSES = hasattr(torch.ops.mkldnn, "_convolution_pointwise") and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+_FUSES = hasattr(torch.ops.mkldnn, "_convolution_pointwise") and bool(
+    torch.ops.mkldnn._is_mkldnn_bf16_supported()
+)

@@ -19,7 +19,9 @@ from pydantic import ConfigDict
 
 EVERYTHING_IS_NEW = 1e3  # mean entropy under a model that knows no class [nats]: above every ln C, so no later mean can jump over it
 FEWEST_OWN = 5  # images held back below which a twin compares with the federation's usual entropies instead of its own
-USUAL_LEVELS = np.linspace(0.05, 0.95, 19)  # quantiles by which a twin's usual entropies are told to others
+USUAL_LEVELS = np.linspace(
+    0.05, 0.95, 19
+)  # quantiles by which a twin's usual entropies are told to others
 
 
 @pydantic.dataclasses.dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -54,11 +56,17 @@ class DetectionConfig:
                 "thresholds are 0.521 (1.2 nats of ln 10) and 0.364 (0.4 nats of ln 3)"
             )
         if not 0 < self.shift_margin < 1:
-            raise ValueError(f"shift_margin is {self.shift_margin}; allowed: above 0 and below 1, as no distance exceeds 1")
+            raise ValueError(
+                f"shift_margin is {self.shift_margin}; allowed: above 0 and below 1, as no distance exceeds 1"
+            )
         if not 0 < self.false_alarm_chance < 0.5:
-            raise ValueError(f"false_alarm_chance is {self.false_alarm_chance}; allowed: above 0 and below 0.5")
+            raise ValueError(
+                f"false_alarm_chance is {self.false_alarm_chance}; allowed: above 0 and below 0.5"
+            )
         if self.reference_classes is not None and self.reference_classes < 2:
-            raise ValueError(f"reference_classes is {self.reference_classes}; allowed: 2 or more (ln 1 = 0)")
+            raise ValueError(
+                f"reference_classes is {self.reference_classes}; allowed: 2 or more (ln 1 = 0)"
+            )
         if self.sample is not None and self.sample < 8:
             raise ValueError(f"sample is {self.sample}; allowed: 8 or more images")
 
@@ -153,7 +161,9 @@ def detect(evidence: Evidence, config: DetectionConfig) -> Detection:
         return Detection(len(evidence.arrivals) > 0, mean, None, 0.0)
     if config.rule == "entropy_jump":
         threshold = config.jump_nats(evidence.classes)
-        rise = None if mean is None else mean - (evidence.previous_mean or 0.0)  # a fresh twin rises from 0 (LGA)
+        rise = (
+            None if mean is None else mean - (evidence.previous_mean or 0.0)
+        )  # a fresh twin rises from 0 (LGA)
         return Detection(rise is not None and rise > threshold, mean, rise, threshold)
     usual, others = evidence.held_back, len(evidence.held_back)
     if others < FEWEST_OWN and evidence.usual_elsewhere is not None:
@@ -161,7 +171,10 @@ def detect(evidence: Evidence, config: DetectionConfig) -> Detection:
     if not len(evidence.arrivals) or not others:
         return Detection(False, mean, None, config.shift_margin)
     distance = distribution_distance(evidence.arrivals, usual)
-    threshold = max(config.shift_margin, chance_distance(len(evidence.arrivals), others, config.false_alarm_chance))
+    threshold = max(
+        config.shift_margin,
+        chance_distance(len(evidence.arrivals), others, config.false_alarm_chance),
+    )
     return Detection(distance > threshold, mean, distance, threshold)
 
 

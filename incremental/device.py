@@ -27,7 +27,9 @@ def pick_device(name: DeviceName) -> torch.device:
     """
     there = name != "cpu" and torch.cuda.is_available()
     if name == "cuda" and not there:
-        raise DeviceError("engine.device is 'cuda' and torch finds no GPU that it can use; set it to 'cpu' or 'auto', or mend the driver")
+        raise DeviceError(
+            "engine.device is 'cuda' and torch finds no GPU that it can use; set it to 'cpu' or 'auto', or mend the driver"
+        )
     return torch.device("cuda") if there else CPU
 
 

@@ -14,7 +14,9 @@ from incremental.backbones import ResNet
 from incremental.network import IncrementalNetwork
 
 
-def explain(network: IncrementalNetwork, images: Float[Tensor, "B c H W"], rows: Sequence[int]) -> NDArray[np.float32]:
+def explain(
+    network: IncrementalNetwork, images: Float[Tensor, "B c H W"], rows: Sequence[int]
+) -> NDArray[np.float32]:
     """Return where on each image the evidence for a class lies: Grad-CAM of the last maps.
 
     Args:
@@ -25,7 +27,9 @@ def explain(network: IncrementalNetwork, images: Float[Tensor, "B c H W"], rows:
     Returns:
         Values in [0, 1], scaled for each image, shape [B, H, W]; all 0 where nothing speaks for the class.
     """
-    from pytorch_grad_cam import GradCAM  # takes seconds to import; most callers never ask for a map
+    from pytorch_grad_cam import (
+        GradCAM,  # takes seconds to import; most callers never ask for a map
+    )
     from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 
     backbone = network.backbone

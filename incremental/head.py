@@ -37,11 +37,16 @@ def grow_head(weights: Weights, num_new: int, generator: torch.Generator) -> Wei
     bound = 1 / sqrt(num_features)
     rows = torch.empty(num_new, num_features).uniform_(-bound, bound, generator=generator)
     biases = torch.empty(num_new).uniform_(-bound, bound, generator=generator)
-    grown = {"head.weight": torch.cat([weights["head.weight"], rows]), "head.bias": torch.cat([weights["head.bias"], biases])}
+    grown = {
+        "head.weight": torch.cat([weights["head.weight"], rows]),
+        "head.bias": torch.cat([weights["head.bias"], biases]),
+    }
     return {**weights, **grown}
 
 
 def pad_rows(values: Float[Tensor, "C ..."], rows: int) -> Float[Tensor, "R ..."]:
     """Return values with zero rows added up to ``rows``: for whatever weight-shaped thing a method keeps while the head grows."""
     missing = rows - len(values)
-    return torch.cat([values, values.new_zeros(missing, *values.shape[1:])]) if missing > 0 else values
+    return (
+        torch.cat([values, values.new_zeros(missing, *values.shape[1:])]) if missing > 0 else values
+    )

@@ -33,7 +33,13 @@ class ModelError(ValueError):
     """A model, or images for a model, that cannot be used: what, got, allowed, what to do."""
 
 
-def save_model(folder: Path, weights: Weights, network: NetworkConfig, class_names: Sequence[str], facts: Mapping[str, Fact]) -> str:
+def save_model(
+    folder: Path,
+    weights: Weights,
+    network: NetworkConfig,
+    class_names: Sequence[str],
+    facts: Mapping[str, Fact],
+) -> str:
     """Write a model; one that stands in the same place is replaced.
 
     Args:
@@ -51,7 +57,9 @@ def save_model(folder: Path, weights: Weights, network: NetworkConfig, class_nam
     """
     _check_class_names(class_names, num_rows(weights), str(folder))
     if taken := sorted(set(facts) & set(_OWN_KEYS)):
-        raise ModelError(f"{folder}: facts hold {', '.join(taken)}; allowed: any other key; leave these to the manifest")
+        raise ModelError(
+            f"{folder}: facts hold {', '.join(taken)}; allowed: any other key; leave these to the manifest"
+        )
     content = save({name: value.contiguous() for name, value in weights.items()})
     digest = _digest(content)
     manifest = {
@@ -85,10 +93,14 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ModelError(f"{path} cannot be read: {error}; expected: the JSON that save_model writes; give a model's folder") from error
+        raise ModelError(
+            f"{path} cannot be read: {error}; expected: the JSON that save_model writes; give a model's folder"
+        ) from error
     missing = [key for key in _OWN_KEYS if not isinstance(manifest, dict) or key not in manifest]
     if missing:
-        raise ModelError(f"{path} lacks {', '.join(missing)}; expected: {', '.join(_OWN_KEYS)}; save the model again")
+        raise ModelError(
+            f"{path} lacks {', '.join(missing)}; expected: {', '.join(_OWN_KEYS)}; save the model again"
+        )
     return dict(manifest)
 
 
@@ -109,7 +121,9 @@ def load_model(folder: Path) -> tuple[IncrementalNetwork, dict[str, Any]]:
     try:
         content = path.read_bytes()  # once: what is checked is what is used
     except OSError as error:
-        raise ModelError(f"{path} cannot be read: {error}; expected: the weights beside the manifest; save the model again") from error
+        raise ModelError(
+            f"{path} cannot be read: {error}; expected: the weights beside the manifest; save the model again"
+        ) from error
     if (found := _digest(content)) != manifest["digest"]:
         raise ModelError(
             f"{path} has the digest {found}; allowed: {manifest['digest']}, as its manifest says; the file was changed or cut short, so "
@@ -139,7 +153,9 @@ def _digest(content: bytes) -> str:
 
 
 def _finite(value: Fact) -> Fact:
-    return None if isinstance(value, float) and not math.isfinite(value) else value  # JSON has no NaN
+    return (
+        None if isinstance(value, float) and not math.isfinite(value) else value
+    )  # JSON has no NaN
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -61,7 +61,9 @@ def open_store(uri: str) -> Any:
         with path.with_name(f"{path.name}.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)  # two processes must not make the tables at once
             with closing(sqlite3.connect(path, timeout=5)) as connection:
-                connection.execute("BEGIN IMMEDIATE")  # an unusable file is told now; MLflow would try it again for minutes
+                connection.execute(
+                    "BEGIN IMMEDIATE"
+                )  # an unusable file is told now; MLflow would try it again for minutes
             return _connect(uri)
     except (OSError, sqlite3.Error) as error:
         raise RegistryError(
@@ -71,10 +73,16 @@ def open_store(uri: str) -> Any:
 
 def artifact_location(uri: str) -> str | None:
     """Return where a new experiment's files go: beside a SQLite file; for a server none, it decides itself."""
-    return Path(uri.removeprefix(_SQLITE)).parent.joinpath("mlflow-artifacts").as_uri() if uri.startswith(_SQLITE) else None
+    return (
+        Path(uri.removeprefix(_SQLITE)).parent.joinpath("mlflow-artifacts").as_uri()
+        if uri.startswith(_SQLITE)
+        else None
+    )
 
 
-def upload_model(client: Any, model_folder: Path, run_id: str, input_example: NDArray[np.uint8]) -> tuple[str, str]:
+def upload_model(
+    client: Any, model_folder: Path, run_id: str, input_example: NDArray[np.uint8]
+) -> tuple[str, str]:
     """Upload a model in MLflow's form as a logged model of a run; only the package ``incremental`` travels with it.
 
     Args:
@@ -93,7 +101,13 @@ def upload_model(client: Any, model_folder: Path, run_id: str, input_example: ND
     package = Path(__file__).parent
     signature = ModelSignature(
         inputs=Schema([TensorSpec(np.dtype(np.uint8), (-1, -1, -1, -1))]),
-        outputs=Schema([ColSpec("string", "class_name"), ColSpec("float", "probability"), ColSpec("float", "entropy_fraction")]),
+        outputs=Schema(
+            [
+                ColSpec("string", "class_name"),
+                ColSpec("float", "probability"),
+                ColSpec("float", "entropy_fraction"),
+            ]
+        ),
         params=ParamSchema([ParamSpec("all_probabilities", "boolean", False)]),
     )
     experiment_id = client.get_run(run_id).info.experiment_id
@@ -107,14 +121,21 @@ def upload_model(client: Any, model_folder: Path, run_id: str, input_example: ND
             code_paths=[str(package)],
             signature=signature,
             input_example=input_example,
-            pip_requirements=[f"{each}=={metadata.version(each).split('+')[0]}" for each in _REQUIREMENTS],
-            mlflow_model=Model(artifact_path=logged.artifact_location, run_id=run_id, model_id=logged.model_id),
+            pip_requirements=[
+                f"{each}=={metadata.version(each).split('+')[0]}" for each in _REQUIREMENTS
+            ],
+            mlflow_model=Model(
+                artifact_path=logged.artifact_location, run_id=run_id, model_id=logged.model_id
+            ),
         )
         for cache in list(place.rglob("__pycache__")):
             shutil.rmtree(cache)
         client.log_model_artifacts(logged.model_id, str(place))
     client.finalize_logged_model(logged.model_id, "READY")
-    return logged.model_id, logged.artifact_location  # not models:/<id>, which MLflow would look up in its process-wide store
+    return (
+        logged.model_id,
+        logged.artifact_location,
+    )  # not models:/<id>, which MLflow would look up in its process-wide store
 
 
 def _before_import() -> None:
@@ -135,5 +156,7 @@ def _connect(uri: str) -> Any:
     from mlflow import MlflowClient  # 2-4 s
 
     client = MlflowClient(tracking_uri=uri, registry_uri=uri)
-    client.search_experiments(max_results=1)  # makes the tables of a new SQLite file; finds out whether a server answers
+    client.search_experiments(
+        max_results=1
+    )  # makes the tables of a new SQLite file; finds out whether a server answers
     return client

@@ -44,7 +44,9 @@ class NetworkConfig:
             raise ValueError(f"image_size is {self.image_size}; allowed: 16 to 256 px")
         for name in ("mean", "std"):
             if len(getattr(self, name)) not in (1, self.channels):
-                raise ValueError(f"{name} has {len(getattr(self, name))} values; allowed: 1 or one per channel ({self.channels})")
+                raise ValueError(
+                    f"{name} has {len(getattr(self, name))} values; allowed: 1 or one per channel ({self.channels})"
+                )
         if min(self.std) <= 0:
             raise ValueError(f"std is {self.std}; allowed: above 0")
 
@@ -106,26 +108,39 @@ class IncrementalNetwork(nn.Module):
 
     def normalise(self, images: Float[Tensor, "B c H W"]) -> Float[Tensor, "B C h w"]:
         """Return images as the backbone sees them: resized, centred, scaled, repeated over the channels."""
-        return ((resize(images, self.config.image_size) - self.mean) / self.std).expand(-1, self.config.channels, -1, -1)
+        return ((resize(images, self.config.image_size) - self.mean) / self.std).expand(
+            -1, self.config.channels, -1, -1
+        )
 
 
 def resize(images: Float[Tensor, "B c H W"], side: int) -> Float[Tensor, "B c s s"]:
     """Return images of another side length [px]; larger ones are smoothed first, so that no pixel is skipped."""
     if images.shape[2:] == (side, side):
         return images
-    return nn.functional.interpolate(images, (side, side), mode="bilinear", align_corners=False, antialias=max(images.shape[2:]) > side)
+    return nn.functional.interpolate(
+        images,
+        (side, side),
+        mode="bilinear",
+        align_corners=False,
+        antialias=max(images.shape[2:]) > side,
+    )
 
 
 def initial_weights(config: NetworkConfig, seed: int) -> Weights:
     """Return the weights of a network that knows no class yet, drawn from a seed."""
-    with torch.random.fork_rng(devices=[]):  # torch's layers draw from the global stream: lend them a seeded one and give it back
+    with torch.random.fork_rng(
+        devices=[]
+    ):  # torch's layers draw from the global stream: lend them a seeded one and give it back
         torch.manual_seed(seed)
         return weights_of(IncrementalNetwork(config, rows=0))
 
 
 def weights_of(network: IncrementalNetwork) -> Weights:
     """Return a copy of a network's weights, buffers included."""
-    return {name: value.detach().clone(memory_format=torch.contiguous_format) for name, value in network.state_dict().items()}
+    return {
+        name: value.detach().clone(memory_format=torch.contiguous_format)
+        for name, value in network.state_dict().items()
+    }
 
 
 def build_network(config: NetworkConfig, weights: Weights) -> IncrementalNetwork:
@@ -142,10 +157,14 @@ def freeze(network: IncrementalNetwork) -> IncrementalNetwork:
     A folded network computes what it did, in another order: its outputs differ in the last digits. Its layout is channels last.
     """
     network.eval().backbone.fold()
-    return network.eval().requires_grad_(False).to(memory_format=torch.channels_last)  # folding made modules of its own
+    return (
+        network.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+    )  # folding made modules of its own
 
 
-def looking_network(config: NetworkConfig, weights: Weights, device: torch.device = CPU) -> IncrementalNetwork:
+def looking_network(
+    config: NetworkConfig, weights: Weights, device: torch.device = CPU
+) -> IncrementalNetwork:
     """Return a frozen network that holds a copy of these weights, on a device."""
     with born_on(device):
         return freeze(build_network(config, weights))

@@ -41,10 +41,14 @@ def predict(network: IncrementalNetwork, images: NDArray[np.uint8]) -> Predictio
         ModelError: If these are not such images or the model knows no class.
     """
     if len(network.head.bias) == 0:
-        raise ModelError("the model has 0 classes; allowed: 1 or more; take a model that was trained")
+        raise ModelError(
+            "the model has 0 classes; allowed: 1 or more; take a model that was trained"
+        )
     logits = logits_of(network, as_tensor(images, network.config.channels)).numpy()
     shifted = np.exp(logits - logits.max(1, keepdims=True))
-    most = math.log(logits.shape[1]) or 1.0  # one class: the entropy is 0, whatever it is divided by
+    most = (
+        math.log(logits.shape[1]) or 1.0
+    )  # one class: the entropy is 0, whatever it is divided by
     fractions = np.clip(entropy(logits) / np.float32(most), 0, 1)
     return Prediction(logits.argmax(1), shifted / shifted.sum(1, keepdims=True), fractions)
 
@@ -65,4 +69,6 @@ def as_tensor(images: NDArray[np.uint8], channels: int) -> UInt8[Tensor, "N C H 
             f"images are {images.dtype} of shape {list(images.shape)}; allowed: uint8 of shape [N, H, W] or [N, H, W, C] with C 1 or "
             f"{channels}; convert them first"
         )
-    return torch.from_numpy(np.array(images.transpose(0, 3, 1, 2), order="C"))  # a copy: images may be read-only
+    return torch.from_numpy(
+        np.array(images.transpose(0, 3, 1, 2), order="C")
+    )  # a copy: images may be read-only

@@ -101,7 +101,10 @@ class ProxyServer:
         Returns:
             The new old model; none where nothing was kept or the growth belongs to a task that has only just begun.
         """
-        latecomer = self.last_closed_round >= 0 and round_number - self.last_closed_round <= self.config.settle_rounds
+        latecomer = (
+            self.last_closed_round >= 0
+            and round_number - self.last_closed_round <= self.config.settle_rounds
+        )
         if latecomer:
             self.best = None  # it was measured before its task was complete
             return None

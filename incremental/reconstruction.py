@@ -96,7 +96,9 @@ class GradientEncoder(nn.Module):
         """Return the logits."""
         return self.linear(self.convolutions(images).flatten(1))  # type: ignore[no-any-return]
 
-    def encode(self, images: Float[Tensor, "P C H W"], rows: Int[Tensor, " P"]) -> Float[Tensor, "P G"]:
+    def encode(
+        self, images: Float[Tensor, "P C H W"], rows: Int[Tensor, " P"]
+    ) -> Float[Tensor, "P G"]:
         """Return each image's gradient of softmax cross-entropy with respect to all weights, flattened in the order of ``parameters()``."""
         parameters: dict[str, Tensor] = dict(self.named_parameters())
 
@@ -136,9 +138,17 @@ def perturb(
     moved = images.clone()
     for _ in range(config.perturb_steps):
         moved.requires_grad_()
-        loss = nn.functional.binary_cross_entropy_with_logits(network(moved).logits, target, reduction="none").mean(1).sum()
+        loss = (
+            nn.functional.binary_cross_entropy_with_logits(
+                network(moved).logits, target, reduction="none"
+            )
+            .mean(1)
+            .sum()
+        )
         (gradient,) = torch.autograd.grad(loss, moved)
-        moved = (moved.detach() - config.perturb_rate * (gradient + 1e-5 * moved.detach())).clamp(0, 1)
+        moved = (moved.detach() - config.perturb_rate * (gradient + 1e-5 * moved.detach())).clamp(
+            0, 1
+        )
     return moved.detach()
 
 
@@ -162,7 +172,9 @@ def invert(
     scale = gradients.square().sum(1).clamp_min(1e-12)
     guess = torch.rand(len(gradients), *image_shape, generator=generator).requires_grad_()
     optimiser = torch.optim.Adam([guess], lr=config.invert_rate)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, config.invert_steps, config.invert_rate / 50)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(
+        optimiser, config.invert_steps, config.invert_rate / 50
+    )
     best, best_residual = guess.detach().clone(), torch.full((len(gradients),), torch.inf)
     step = 0
     for step in range(1, config.invert_steps + 1):  # noqa: B007 (the number of steps is part of the answer)

@@ -57,7 +57,10 @@ class ModelVersion:
 
 
 def objection(
-    class_names: Sequence[str], accuracy: float | None, champion_class_names: Sequence[str], minimum_accuracy: float = 0.0
+    class_names: Sequence[str],
+    accuracy: float | None,
+    champion_class_names: Sequence[str],
+    minimum_accuracy: float = 0.0,
 ) -> str | None:
     """Return why a candidate must not become champion; none if it may.
 
@@ -94,7 +97,13 @@ class ModelRegistry:
         with _explained(f"opening the store {self.tracking_uri}"):
             self._client = open_store(self.tracking_uri)
 
-    def register(self, model_folder: Path, run_id: str, tags: Mapping[str, str], input_example: NDArray[np.uint8] | None = None) -> int:
+    def register(
+        self,
+        model_folder: Path,
+        run_id: str,
+        tags: Mapping[str, str],
+        input_example: NDArray[np.uint8] | None = None,
+    ) -> int:
         """Store a model as a new version, or find it if this run stored it before.
 
         Args:
@@ -121,7 +130,9 @@ class ModelRegistry:
             self._make_registered_model()
             model_id, place = upload_model(self._client, model_folder, run_id, input_example)
             facts = {**_as_tags(manifest), **tags}
-            made = self._client.create_model_version(self.name, place, run_id=run_id, tags=facts, model_id=model_id)
+            made = self._client.create_model_version(
+                self.name, place, run_id=run_id, tags=facts, model_id=model_id
+            )
             return int(made.version)
 
     def list_versions(self) -> list[ModelVersion]:
@@ -146,7 +157,13 @@ class ModelRegistry:
         for version in versions:
             if str(which) == str(version.version) or str(which) in version.aliases:
                 return version
-        known = ", ".join(str(each.version) + "".join(f" ({alias})" for alias in each.aliases) for each in versions) or "none yet"
+        known = (
+            ", ".join(
+                str(each.version) + "".join(f" ({alias})" for alias in each.aliases)
+                for each in versions
+            )
+            or "none yet"
+        )
         raise RegistryError(
             f"model {self.name!r} has no version or alias {str(which)!r}; known: {known}; choose one of these, or another store or name"
         )
@@ -234,7 +251,9 @@ class ModelRegistry:
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary:
             place = self._download(version, temporary)
             if not _holds(place, digest):
-                raise ModelError(f"version {version} of {self.name!r} is not the model with the digest {digest}; register the model again")
+                raise ModelError(
+                    f"version {version} of {self.name!r} is not the model with the digest {digest}; register the model again"
+                )
             put_in_place(place, folder)
         return folder
 
@@ -244,8 +263,12 @@ class ModelRegistry:
             from mlflow.models import Model
 
             source = self._client.get_model_version_download_uri(self.name, str(version))
-            place = Path(download_artifacts(source, dst_path=folder, tracking_uri=self.tracking_uri))
-            return place / str(Model.load(str(place)).flavors["python_function"]["artifacts"]["model"]["path"])
+            place = Path(
+                download_artifacts(source, dst_path=folder, tracking_uri=self.tracking_uri)
+            )
+            return place / str(
+                Model.load(str(place)).flavors["python_function"]["artifacts"]["model"]["path"]
+            )
 
     def _make_registered_model(self) -> None:
         from mlflow.exceptions import MlflowException
@@ -257,7 +280,10 @@ class ModelRegistry:
                 raise
 
     def _aliases(self) -> dict[str, int]:
-        return {alias: int(version) for alias, version in self._client.get_registered_model(self.name).aliases.items()}
+        return {
+            alias: int(version)
+            for alias, version in self._client.get_registered_model(self.name).aliases.items()
+        }
 
     def _history(self) -> list[int]:
         """Return the champions in the order of their reigns; what somebody changed by hand in MLflow is respected."""
@@ -266,7 +292,11 @@ class ModelRegistry:
             return []
         with _explained(f"reading the history of {self.name}"):
             model = self._client.get_registered_model(self.name)
-            history = [version for version in json.loads(model.tags.get("history", "[]")) if version in existing]
+            history = [
+                version
+                for version in json.loads(model.tags.get("history", "[]"))
+                if version in existing
+            ]
             champion = model.aliases.get(CHAMPION)
         if champion is not None and history[-1:] != [int(champion)]:
             history.append(int(champion))
@@ -274,7 +304,9 @@ class ModelRegistry:
 
     def _point(self, history: Sequence[int]) -> None:
         """Save the history, then let the aliases follow: if this stops half-way, doing it again sets all right."""
-        self._client.set_registered_model_tag(self.name, "history", json.dumps(list(history[-_REMEMBERED:])))
+        self._client.set_registered_model_tag(
+            self.name, "history", json.dumps(list(history[-_REMEMBERED:]))
+        )
         self._client.set_registered_model_alias(self.name, CHAMPION, str(history[-1]))
         if len(history) > 1:
             self._client.set_registered_model_alias(self.name, PREVIOUS, str(history[-2]))
@@ -291,8 +323,14 @@ def _holds(folder: Path, digest: str | None) -> bool:
 
 
 def _as_tags(manifest: Mapping[str, Any]) -> dict[str, str]:
-    plain = {key: str(value) for key, value in manifest.items() if isinstance(value, str | int | float)}
-    return {**plain, "class_names": json.dumps(manifest["class_names"]), "architecture": json.dumps(manifest["architecture"])}
+    plain = {
+        key: str(value) for key, value in manifest.items() if isinstance(value, str | int | float)
+    }
+    return {
+        **plain,
+        "class_names": json.dumps(manifest["class_names"]),
+        "architecture": json.dumps(manifest["architecture"]),
+    }
 
 
 def _read(version: Any, aliases: Mapping[str, int]) -> ModelVersion:

@@ -46,7 +46,10 @@ class ServedModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
             "entropy_fraction": seen.entropy_fractions,
         }
         if params and params.get("all_probabilities"):
-            columns |= {f"probability_of_{name}": seen.probabilities[:, row] for row, name in enumerate(self.class_names)}
+            columns |= {
+                f"probability_of_{name}": seen.probabilities[:, row]
+                for row, name in enumerate(self.class_names)
+            }
         return pd.DataFrame(columns)
 
 

@@ -25,11 +25,21 @@ class Batch:
 
     def __post_init__(self) -> None:
         """Check the arrays against each other."""
-        if self.images.dtype != np.uint8 or self.images.ndim != 4 or self.images.shape[3] not in (1, 3):
-            raise ValueError(f"Batch.images is {self.images.dtype} of shape {self.images.shape}; expected uint8 of shape [N, H, W, 1 or 3]")
+        if (
+            self.images.dtype != np.uint8
+            or self.images.ndim != 4
+            or self.images.shape[3] not in (1, 3)
+        ):
+            raise ValueError(
+                f"Batch.images is {self.images.dtype} of shape {self.images.shape}; expected uint8 of shape [N, H, W, 1 or 3]"
+            )
         if self.labels.shape != (len(self.images),):
-            raise ValueError(f"Batch.labels has shape {self.labels.shape}; expected one per image: ({len(self.images)},)")
-        if len(self.labels) and not (self.labels.min() >= 0 and self.labels.max() < len(self.vocabulary)):
+            raise ValueError(
+                f"Batch.labels has shape {self.labels.shape}; expected one per image: ({len(self.images)},)"
+            )
+        if len(self.labels) and not (
+            self.labels.min() >= 0 and self.labels.max() < len(self.vocabulary)
+        ):
             raise ValueError(
                 f"Batch.labels reach from {self.labels.min()} to {self.labels.max()}; the vocabulary has {len(self.vocabulary)} names"
             )

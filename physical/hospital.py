@@ -35,7 +35,9 @@ class Hospital:
         joins_at_round: First round in which it answers.
     """
 
-    def __init__(self, hospital_id: str, archive: Batch, arrivals: Sequence[Arrival], joins_at_round: int = 0) -> None:
+    def __init__(
+        self, hospital_id: str, archive: Batch, arrivals: Sequence[Arrival], joins_at_round: int = 0
+    ) -> None:
         self.hospital_id = hospital_id
         self.joins_at_round = joins_at_round
         self._archive = archive
@@ -48,7 +50,9 @@ class Hospital:
 
     def new_images(self, after_round: int, until_round: int) -> NDArray[np.int64]:
         """Return the archive positions of what arrived after one round and up to another, shape [N]."""
-        arrived = [each.positions for each in self._arrivals if after_round < each.round <= until_round]
+        arrived = [
+            each.positions for each in self._arrivals if after_round < each.round <= until_round
+        ]
         return np.concatenate(arrived) if arrived else np.empty(0, np.int64)
 
     def images(self, positions: NDArray[np.int64]) -> Batch:

@@ -90,7 +90,9 @@ class Mirror:
 
     def __init__(self, folder: Path, image_size: int = 64) -> None:
         if not 8 <= image_size <= 1024:
-            raise MirrorError(f"image_size is {image_size}; allowed: 8 to 1024 pixels; choose the size that the model takes")
+            raise MirrorError(
+                f"image_size is {image_size}; allowed: 8 to 1024 pixels; choose the size that the model takes"
+            )
         self.folder = folder
         self.image_size = image_size
         self._file = MirrorFile(folder, image_size)
@@ -142,7 +144,9 @@ class Mirror:
         with self._file.reading() as connection:
             position = 0
             if after is not None:
-                row = connection.execute("SELECT position FROM images WHERE image_id = ?", (after,)).fetchone()
+                row = connection.execute(
+                    "SELECT position FROM images WHERE image_id = ?", (after,)
+                ).fetchone()
                 if row is None:
                     raise _unknown([after])
                 position = row[0]
@@ -158,7 +162,9 @@ class Mirror:
         size = self.image_size
         most = MOST_BYTES_AT_ONCE // (size * size)
         if len(image_ids) > most:
-            raise MirrorError(f"pixels of {len(image_ids):,} images at once; allowed: {most:,} of {size} x {size}; ask for them in parts")
+            raise MirrorError(
+                f"pixels of {len(image_ids):,} images at once; allowed: {most:,} of {size} x {size}; ask for them in parts"
+            )
         result = np.empty((len(image_ids), size, size), np.uint8)
         places = _places(image_ids)
         with self._file.reading() as connection:
@@ -183,7 +189,9 @@ class Mirror:
 
     def class_counts(self) -> dict[str, int]:
         """Return class name -> number of images, in the order of the names; images without a name are not counted."""
-        query = f"SELECT {_NAME}, count(*) FROM images WHERE {_NAME} IS NOT NULL GROUP BY 1 ORDER BY 1"
+        query = (
+            f"SELECT {_NAME}, count(*) FROM images WHERE {_NAME} IS NOT NULL GROUP BY 1 ORDER BY 1"
+        )
         with self._file.reading() as connection:
             return dict(connection.execute(query).fetchall())
 
@@ -226,7 +234,15 @@ class Mirror:
         if not image.image_id:
             raise MirrorError("an image without an id; expected a keyed hash; give each image one")
         _check_name(image.class_name)
-        return image.image_id, _utc(image), image.patient, image.study, image.class_name, image.source, pixels.tobytes()
+        return (
+            image.image_id,
+            _utc(image),
+            image.patient,
+            image.study,
+            image.class_name,
+            image.source,
+            pixels.tobytes(),
+        )
 
 
 def _utc(image: MirrorImage) -> str:
@@ -245,7 +261,9 @@ def _utc(image: MirrorImage) -> str:
 
 def _check_name(class_name: str | None) -> None:
     if class_name is not None and (not class_name.strip() or class_name != class_name.strip()):
-        raise MirrorError(f"class name '{class_name}'; expected no blanks around it and at least a letter, or None; strip it")
+        raise MirrorError(
+            f"class name '{class_name}'; expected no blanks around it and at least a letter, or None; strip it"
+        )
 
 
 def _places(image_ids: Iterable[str]) -> dict[str, list[int]]:
@@ -256,9 +274,13 @@ def _places(image_ids: Iterable[str]) -> dict[str, list[int]]:
     return places
 
 
-def _select(connection: sqlite3.Connection, columns: str, image_ids: Iterable[str]) -> Iterator[tuple]:  # type: ignore[type-arg]
+def _select(
+    connection: sqlite3.Connection, columns: str, image_ids: Iterable[str]
+) -> Iterator[tuple]:  # type: ignore[type-arg]
     for part in _parts(image_ids):
-        yield from connection.execute(f"SELECT {columns} FROM images WHERE image_id IN ({_marks(part)})", part)
+        yield from connection.execute(
+            f"SELECT {columns} FROM images WHERE image_id IN ({_marks(part)})", part
+        )
 
 
 def _parts(image_ids: Iterable[str]) -> Iterator[tuple[str, ...]]:
@@ -275,4 +297,6 @@ def _marks(values: Sequence[str]) -> str:
 def _unknown(image_ids: Iterable[str]) -> MirrorError:
     missing = list(image_ids)
     more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
-    return MirrorError(f"mirror: no image {', '.join(missing[:3])}{more}; allowed: ids that Mirror.ids() returns; ask for those")
+    return MirrorError(
+        f"mirror: no image {', '.join(missing[:3])}{more}; allowed: ids that Mirror.ids() returns; ask for those"
+    )

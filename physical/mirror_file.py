@@ -57,8 +57,12 @@ class MirrorFile:
         folder.mkdir(parents=True, exist_ok=True)
         self._open()
         with self.transaction() as connection:
-            connection.execute("INSERT OR IGNORE INTO settings VALUES ('image_size', ?)", (str(image_size),))
-            (stored,) = connection.execute("SELECT value FROM settings WHERE name = 'image_size'").fetchone()
+            connection.execute(
+                "INSERT OR IGNORE INTO settings VALUES ('image_size', ?)", (str(image_size),)
+            )
+            (stored,) = connection.execute(
+                "SELECT value FROM settings WHERE name = 'image_size'"
+            ).fetchone()
         if int(stored) != image_size:
             self.close()
             raise MirrorError(
@@ -98,12 +102,19 @@ class MirrorFile:
     def _open(self) -> None:
         """Open this process's connection: one made before a fork must not be used after it."""
         self._pid = os.getpid()
-        connection = sqlite3.connect(self._folder / FILE_NAME, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+        connection = sqlite3.connect(
+            self._folder / FILE_NAME,
+            timeout=_BUSY_SECONDS,
+            isolation_level=None,
+            check_same_thread=False,
+        )
         self._connection = connection
         self._finish = weakref.finalize(self, connection.close)
         try:
             connection.execute("PRAGMA journal_mode = WAL")
-            connection.execute("PRAGMA synchronous = FULL")  # whoever hands an image over removes his own copy after this
+            connection.execute(
+                "PRAGMA synchronous = FULL"
+            )  # whoever hands an image over removes his own copy after this
             with self.transaction():
                 for statement in filter(str.strip, _SCHEMA.split(";")):
                     connection.execute(statement)
@@ -122,11 +133,15 @@ def image_size_of(folder: Path) -> int:
     """
     path = folder / FILE_NAME
     if not path.is_file():
-        raise MirrorError(f"mirror {folder}: got no file {FILE_NAME}; expected a mirror; check the folder")
+        raise MirrorError(
+            f"mirror {folder}: got no file {FILE_NAME}; expected a mirror; check the folder"
+        )
     try:
         connection = sqlite3.connect(path, timeout=_BUSY_SECONDS)
         try:
-            row = connection.execute("SELECT value FROM settings WHERE name = 'image_size'").fetchone()
+            row = connection.execute(
+                "SELECT value FROM settings WHERE name = 'image_size'"
+            ).fetchone()
         finally:
             connection.close()
     except sqlite3.DatabaseError as error:
@@ -137,4 +152,6 @@ def image_size_of(folder: Path) -> int:
 
 
 def _no_mirror(folder: Path, why: object) -> MirrorError:
-    return MirrorError(f"mirror {folder}: {FILE_NAME} is no mirror ({why}); expected one made by this program; move it away")
+    return MirrorError(
+        f"mirror {folder}: {FILE_NAME} is no mirror ({why}); expected one made by this program; move it away"
+    )

@@ -49,7 +49,11 @@ class MirrorHospital(Hospital):
     """
 
     def __init__(self, hospital_id: str, mirror: Mirror, stream: Path) -> None:
-        nothing = Batch(np.empty((0, mirror.image_size, mirror.image_size, 1), np.uint8), np.empty(0, np.int64), ())
+        nothing = Batch(
+            np.empty((0, mirror.image_size, mirror.image_size, 1), np.uint8),
+            np.empty(0, np.int64),
+            (),
+        )
         super().__init__(hospital_id, nothing, ())
         self._mirror, self._stream = mirror, stream
         self._found = _read(stream)
@@ -78,7 +82,10 @@ class MirrorHospital(Hospital):
         ids = [self._ids[position] for position in positions]
         size = self._mirror.image_size
         parts = [np.empty((0, size, size), np.uint8)]
-        parts += [self._mirror.pixels(ids[start : start + _AT_ONCE]) for start in range(0, len(ids), _AT_ONCE)]
+        parts += [
+            self._mirror.pixels(ids[start : start + _AT_ONCE])
+            for start in range(0, len(ids), _AT_ONCE)
+        ]
         return Batch(np.concatenate(parts)[..., None], self._labels[positions], self._names)
 
     def labels(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -89,9 +96,17 @@ class MirrorHospital(Hospital):
         """Find what is named and was in no round before."""
         met = {image_id for each in self._found for image_id in each.image_ids}
         new = [image_id for image_id in self._mirror.ids(named=True) if image_id not in met]
-        named = {fact.image_id: fact.class_name for part in _parts(new) for fact in self._mirror.facts(part)}
-        pairs = [(image_id, name) for image_id in new if (name := named[image_id]) is not None]  # a name may be taken back meanwhile
-        found = _Found(round_number, tuple(image_id for image_id, _ in pairs), tuple(name for _, name in pairs))
+        named = {
+            fact.image_id: fact.class_name
+            for part in _parts(new)
+            for fact in self._mirror.facts(part)
+        }
+        pairs = [
+            (image_id, name) for image_id in new if (name := named[image_id]) is not None
+        ]  # a name may be taken back meanwhile
+        found = _Found(
+            round_number, tuple(image_id for image_id, _ in pairs), tuple(name for _, name in pairs)
+        )
         _write(self._stream, [*self._found, found])
         self._found = [*self._found, found]
 
@@ -115,7 +130,10 @@ def _read(stream: Path) -> list[_Found]:
         return []
     try:
         rounds = [json.loads(line) for line in stream.read_text(encoding="utf-8").splitlines()]
-        return [_Found(int(each["round"]), tuple(each["image_ids"]), tuple(each["names"])) for each in rounds]
+        return [
+            _Found(int(each["round"]), tuple(each["image_ids"]), tuple(each["names"]))
+            for each in rounds
+        ]
     except (ValueError, KeyError, TypeError) as error:
         raise StreamError(
             f"{stream} is not a list of rounds: {error}; restore it from a backup: the twin's memory points into it"
@@ -124,7 +142,10 @@ def _read(stream: Path) -> list[_Found]:
 
 def _write(stream: Path, found: Sequence[_Found]) -> None:
     beside = stream.with_name(f".{stream.name}.{os.getpid()}")
-    lines = [json.dumps({"round": each.round, "image_ids": each.image_ids, "names": each.names}) for each in found]
+    lines = [
+        json.dumps({"round": each.round, "image_ids": each.image_ids, "names": each.names})
+        for each in found
+    ]
     stream.parent.mkdir(parents=True, exist_ok=True)
     with beside.open("w", encoding="utf-8") as file:
         file.write("".join(f"{line}\n" for line in lines))

@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 from physical.protocol import HospitalConfig, ScenarioConfig
 from physical.scenario import ClassImages, HospitalPlan, Scenario, arrival_rounds
 
-_CLASSES, _GROUPS, _IMAGES, _ORDER, _SUBSET = range(5)  # names of the random streams; each draw is keyed by what it decides
+_CLASSES, _GROUPS, _IMAGES, _ORDER, _SUBSET = range(
+    5
+)  # names of the random streams; each draw is keyed by what it decides
 
 
 class ScenarioError(ValueError):
@@ -46,16 +48,27 @@ def plan_scenario(
     tasks = tuple(tuple(order[task * size : (task + 1) * size]) for task in range(config.num_tasks))
     _check_images(labels, class_names, tasks)
     _check_hospitals(hospitals, config)
-    classes: dict[str, list[tuple[str, ...]]] = {hospital.name: [()] * config.num_tasks for hospital in hospitals}
-    images: dict[str, list[tuple[ClassImages, ...]]] = {hospital.name: [()] * config.num_tasks for hospital in hospitals}
+    classes: dict[str, list[tuple[str, ...]]] = {
+        hospital.name: [()] * config.num_tasks for hospital in hospitals
+    }
+    images: dict[str, list[tuple[ClassImages, ...]]] = {
+        hospital.name: [()] * config.num_tasks for hospital in hospitals
+    }
     for task, names in enumerate(tasks):
         learners = _learners(hospitals, config, task, seed)
         chosen = _choose_classes(learners, names, config, task, seed)
-        for name, owned in _split_images(labels, class_names, learners, chosen, config, task, seed).items():
+        for name, owned in _split_images(
+            labels, class_names, learners, chosen, config, task, seed
+        ).items():
             classes[name][task], images[name][task] = chosen[name], tuple(owned)
     rounds = arrival_rounds(config)
     plans = {
-        hospital.name: HospitalPlan(hospital.joins_at_task, tuple(classes[hospital.name]), tuple(images[hospital.name]), rounds)
+        hospital.name: HospitalPlan(
+            hospital.joins_at_task,
+            tuple(classes[hospital.name]),
+            tuple(images[hospital.name]),
+            rounds,
+        )
         for hospital in hospitals
     }
     return Scenario(tasks, config.rounds_per_task, plans)
@@ -87,25 +100,39 @@ def _class_order(class_names: Sequence[str], config: ScenarioConfig, seed: int) 
     return order
 
 
-def _check_images(labels: NDArray[np.int64], class_names: Sequence[str], tasks: Sequence[Sequence[str]]) -> None:
+def _check_images(
+    labels: NDArray[np.int64], class_names: Sequence[str], tasks: Sequence[Sequence[str]]
+) -> None:
     counts = np.bincount(labels, minlength=len(class_names))
-    empty = [name for names in tasks for name in names if counts[list(class_names).index(name)] == 0]
+    empty = [
+        name for names in tasks for name in names if counts[list(class_names).index(name)] == 0
+    ]
     if empty:
-        raise ScenarioError(f"no training image shows {', '.join(empty)}; leave the class out (class_order) or bring its images")
+        raise ScenarioError(
+            f"no training image shows {', '.join(empty)}; leave the class out (class_order) or bring its images"
+        )
 
 
 def _check_hospitals(hospitals: Sequence[HospitalConfig], config: ScenarioConfig) -> None:
     names = [hospital.name for hospital in hospitals]
     if len(set(names)) != len(names):
-        raise ScenarioError(f"two hospitals have the same name: {sorted({name for name in names if names.count(name) > 1})}")
+        raise ScenarioError(
+            f"two hospitals have the same name: {sorted({name for name in names if names.count(name) > 1})}"
+        )
     if not any(hospital.joins_at_task == 0 for hospital in hospitals):
-        raise ScenarioError("no hospital takes part in the first task; at least one needs joins_at_task: 0")
+        raise ScenarioError(
+            "no hospital takes part in the first task; at least one needs joins_at_task: 0"
+        )
     late = [hospital.name for hospital in hospitals if hospital.joins_at_task >= config.num_tasks]
     if late:
-        raise ScenarioError(f"{', '.join(late)} would join after the last task; joins_at_task is at most {config.num_tasks - 1}")
+        raise ScenarioError(
+            f"{', '.join(late)} would join after the last task; joins_at_task is at most {config.num_tasks - 1}"
+        )
 
 
-def _learners(hospitals: Sequence[HospitalConfig], config: ScenarioConfig, task: int, seed: int) -> list[HospitalConfig]:
+def _learners(
+    hospitals: Sequence[HospitalConfig], config: ScenarioConfig, task: int, seed: int
+) -> list[HospitalConfig]:
     """Return who sees new classes in this task: floor(0.9 N) of those already present, and all that join now; never nobody."""
     in_order = sorted(hospitals, key=lambda hospital: hospital.name)
     present = [hospital for hospital in in_order if hospital.joins_at_task < task]
@@ -116,7 +143,11 @@ def _learners(hospitals: Sequence[HospitalConfig], config: ScenarioConfig, task:
 
 
 def _choose_classes(
-    learners: Sequence[HospitalConfig], names: tuple[str, ...], config: ScenarioConfig, task: int, seed: int
+    learners: Sequence[HospitalConfig],
+    names: tuple[str, ...],
+    config: ScenarioConfig,
+    task: int,
+    seed: int,
 ) -> dict[str, tuple[str, ...]]:
     """Draw each hospital's classes; a class that nobody drew goes to the hospital with the fewest, so that none is lost."""
     chosen: dict[str, list[int]] = {}
@@ -124,7 +155,9 @@ def _choose_classes(
         share = config.heterogeneity if hospital.heterogeneity is None else hospital.heterogeneity
         count = max(1, floor(share * len(names) + 1e-9))
         key = [*hospital.name.encode()]
-        chosen[hospital.name] = sorted(_rng(seed, _CLASSES, task, *key).permutation(len(names))[:count].tolist())
+        chosen[hospital.name] = sorted(
+            _rng(seed, _CLASSES, task, *key).permutation(len(names))[:count].tolist()
+        )
     for index in range(len(names)):
         if learners and not any(index in own for own in chosen.values()):
             poorest = min(chosen, key=lambda name: (len(chosen[name]), name))
@@ -143,27 +176,38 @@ def _split_images(
 ) -> dict[str, list[ClassImages]]:
     """Deal out the images of a stage's classes, class after class."""
     owned: dict[str, list[ClassImages]] = {hospital.name: [] for hospital in learners}
-    for name in sorted({name for names in chosen.values() for name in names}, key=list(class_names).index):
+    for name in sorted(
+        {name for names in chosen.values() for name in names}, key=list(class_names).index
+    ):
         label = list(class_names).index(name)
         positions = _subset(np.flatnonzero(labels == label), label, config, seed)
         holders = [hospital for hospital in learners if name in chosen[hospital.name]]
         if config.images == "shared":
-            parts = [ClassImages(name, positions)] * len(holders)  # one object, however many look at it
+            parts = [ClassImages(name, positions)] * len(
+                holders
+            )  # one object, however many look at it
         else:
             rng = _rng(seed, _IMAGES, task, label)
             shares = np.array([hospital.share for hospital in holders])
             if config.dirichlet_alpha is not None:
                 shares = shares * rng.dirichlet(np.full(len(holders), config.dirichlet_alpha))
             cuts = np.round(np.cumsum(shares / shares.sum())[:-1] * len(positions)).astype(np.int64)
-            parts = [ClassImages(name, np.sort(part)) for part in np.split(rng.permutation(positions), cuts)]
+            parts = [
+                ClassImages(name, np.sort(part))
+                for part in np.split(rng.permutation(positions), cuts)
+            ]
         for hospital, part in zip(holders, parts, strict=True):
             owned[hospital.name].append(part)
     return owned
 
 
-def _subset(positions: NDArray[np.int64], label: int, config: ScenarioConfig, seed: int) -> NDArray[np.int64]:
+def _subset(
+    positions: NDArray[np.int64], label: int, config: ScenarioConfig, seed: int
+) -> NDArray[np.int64]:
     """Draw as many of a class's images as the experiment uses."""
     if config.images_per_class is None:
         return positions
-    drawn: NDArray[np.int64] = np.sort(_rng(seed, _SUBSET, label).permutation(positions)[: config.images_per_class])
+    drawn: NDArray[np.int64] = np.sort(
+        _rng(seed, _SUBSET, label).permutation(positions)[: config.images_per_class]
+    )
     return drawn

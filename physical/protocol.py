@@ -64,8 +64,12 @@ class ScenarioConfig:
                 f"arrivals_per_task is {self.arrivals_per_task}; allowed: up to rounds_per_task, which is {self.rounds_per_task}"
             )
         if self.images_per_class is not None and self.images_per_class < 1:
-            raise ValueError(f"images_per_class is {self.images_per_class}; allowed: 1 or more, or none for all of them")
-        if self.dirichlet_alpha is not None and (self.images != "disjoint" or self.dirichlet_alpha <= 0):
+            raise ValueError(
+                f"images_per_class is {self.images_per_class}; allowed: 1 or more, or none for all of them"
+            )
+        if self.dirichlet_alpha is not None and (
+            self.images != "disjoint" or self.dirichlet_alpha <= 0
+        ):
             raise ValueError(
                 f"dirichlet_alpha is {self.dirichlet_alpha} with images: {self.images}; allowed: above 0, and only with images: "
                 "disjoint; remove it or split the images"
@@ -97,16 +101,27 @@ class HospitalConfig:
     def __post_init__(self) -> None:
         """Check the ranges."""
         if not self.name or not all(letter.isalnum() or letter in "-_" for letter in self.name):
-            raise ValueError(f"hospital name is {self.name!r}; allowed: letters, digits, '-' and '_' (it becomes a file name)")
+            raise ValueError(
+                f"hospital name is {self.name!r}; allowed: letters, digits, '-' and '_' (it becomes a file name)"
+            )
         if self.joins_at_task < 0:
-            raise ValueError(f"joins_at_task of {self.name} is {self.joins_at_task}; allowed: 0 or more")
+            raise ValueError(
+                f"joins_at_task of {self.name} is {self.joins_at_task}; allowed: 0 or more"
+            )
         if self.share <= 0:
             raise ValueError(f"share of {self.name} is {self.share}; allowed: above 0")
         if self.heterogeneity is not None and not 0 < self.heterogeneity <= 1:
-            raise ValueError(f"heterogeneity of {self.name} is {self.heterogeneity}; allowed: above 0 and up to 1")
+            raise ValueError(
+                f"heterogeneity of {self.name} is {self.heterogeneity}; allowed: above 0 and up to 1"
+            )
 
 
-def generate_hospitals(initial: int, join_per_task: int, num_tasks: int) -> tuple[HospitalConfig, ...]:
+def generate_hospitals(
+    initial: int, join_per_task: int, num_tasks: int
+) -> tuple[HospitalConfig, ...]:
     """Return ``initial`` hospitals and ``join_per_task`` more at each later task, with equal shares."""
     joins = [0] * initial + [task for task in range(1, num_tasks) for _ in range(join_per_task)]
-    return tuple(HospitalConfig(f"hospital-{index:03d}", joins_at_task=task) for index, task in enumerate(joins))
+    return tuple(
+        HospitalConfig(f"hospital-{index:03d}", joins_at_task=task)
+        for index, task in enumerate(joins)
+    )

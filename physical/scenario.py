@@ -50,8 +50,12 @@ class HospitalPlan:
         """Positions in the training split with the round of arrival; made anew each time. Every portion holds every class alike."""
         dated = []
         for rounds, groups in zip(self.arrival_rounds, self.images_by_task, strict=True):
-            positions = np.concatenate([np.empty(0, np.int64), *(each.positions for each in groups)])  # class after class
-            dated += [Arrival(at, positions[portion :: len(rounds)]) for portion, at in enumerate(rounds)]
+            positions = np.concatenate(
+                [np.empty(0, np.int64), *(each.positions for each in groups)]
+            )  # class after class
+            dated += [
+                Arrival(at, positions[portion :: len(rounds)]) for portion, at in enumerate(rounds)
+            ]
         return tuple(arrival for arrival in dated if len(arrival.positions))
 
     def first_arrivals(self) -> dict[str, int]:
@@ -62,7 +66,9 @@ class HospitalPlan:
             for each in groups:
                 here = range(start, start + min(len(each.positions), len(rounds)))
                 if here:
-                    first.setdefault(each.class_name, rounds[min(index % len(rounds) for index in here)])
+                    first.setdefault(
+                        each.class_name, rounds[min(index % len(rounds) for index in here)]
+                    )
                 start += len(each.positions)
         return first
 
@@ -125,23 +131,38 @@ class Scenario:
                 hospital_id: {
                     "joins_at_task": plan.joins_at_task,
                     "classes_by_task": [list(names) for names in plan.classes_by_task],
-                    "images_by_task": [sum(len(each.positions) for each in owned) for owned in plan.images_by_task],
-                    "image_groups_by_task": [[number[id(each)] for each in owned] for owned in plan.images_by_task],
+                    "images_by_task": [
+                        sum(len(each.positions) for each in owned) for owned in plan.images_by_task
+                    ],
+                    "image_groups_by_task": [
+                        [number[id(each)] for each in owned] for owned in plan.images_by_task
+                    ],
                 }
                 for hospital_id, plan in self.hospitals.items()
             },
-            "image_groups": [{"class": each.class_name, "positions": each.positions.tolist()} for each in groups.values()],
+            "image_groups": [
+                {"class": each.class_name, "positions": each.positions.tolist()}
+                for each in groups.values()
+            ],
             "overlap": self._overlap(),
         }
 
     def _groups(self) -> Iterator[ClassImages]:
         """Walk over the images of all hospitals; a shared group comes once for each of its owners."""
-        return (each for plan in self.hospitals.values() for owned in plan.images_by_task for each in owned)
+        return (
+            each
+            for plan in self.hospitals.values()
+            for owned in plan.images_by_task
+            for each in owned
+        )
 
     def _overlap(self) -> dict[str, Any]:
         groups = {id(each): each for each in self._groups()}
         num_owners = Counter(id(each) for each in self._groups())
-        owners = np.zeros(1 + max((each.positions.max(initial=-1) for each in groups.values()), default=-1), np.int64)
+        owners = np.zeros(
+            1 + max((each.positions.max(initial=-1) for each in groups.values()), default=-1),
+            np.int64,
+        )
         for key, each in groups.items():
             owners[each.positions] += num_owners[key]
         shared = {key: int((owners[each.positions] > 1).sum()) for key, each in groups.items()}
@@ -149,7 +170,11 @@ class Scenario:
         for hospital_id, plan in self.hospitals.items():
             owned = [each for groups_of_task in plan.images_by_task for each in groups_of_task]
             num_images = sum(len(each.positions) for each in owned)
-            share[hospital_id] = round(sum(shared[id(each)] for each in owned) / num_images, 4) if num_images else 0.0
+            share[hospital_id] = (
+                round(sum(shared[id(each)] for each in owned) / num_images, 4)
+                if num_images
+                else 0.0
+            )
         return {
             "images_in_use": int((owners > 0).sum()),
             "images_with_one_owner": int((owners == 1).sum()),
@@ -163,4 +188,7 @@ def arrival_rounds(config: ScenarioConfig) -> tuple[tuple[int, ...], ...]:
     """Return, of each stage, the rounds in which a portion of its images arrives: evenly spread, the first at its begin."""
     step = config.rounds_per_task // config.arrivals_per_task
     portions = range(config.arrivals_per_task)
-    return tuple(tuple(task * config.rounds_per_task + portion * step for portion in portions) for task in range(config.num_tasks))
+    return tuple(
+        tuple(task * config.rounds_per_task + portion * step for portion in portions)
+        for task in range(config.num_tasks)
+    )

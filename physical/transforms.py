@@ -49,7 +49,9 @@ def to_unit(images: UInt8[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
     return images.to(torch.float32).div_(255)
 
 
-def augment(images: Float[Tensor, "B C H W"], config: AugmentationConfig, generator: torch.Generator) -> Float[Tensor, "B C H W"]:
+def augment(
+    images: Float[Tensor, "B C H W"], config: AugmentationConfig, generator: torch.Generator
+) -> Float[Tensor, "B C H W"]:
     """Vary a batch: padded random crop, mirror, brightness; each image has its own draw.
 
     Args:
@@ -66,16 +68,25 @@ def augment(images: Float[Tensor, "B C H W"], config: AugmentationConfig, genera
         mirrored = torch.rand(len(images), generator=generator) < 0.5
         images = torch.where(mirrored[:, None, None, None], images.flip(3), images)
     if config.brightness:
-        factor = 1 + config.brightness * (2 * torch.rand(len(images), 1, 1, 1, generator=generator) - 1)
+        factor = 1 + config.brightness * (
+            2 * torch.rand(len(images), 1, 1, 1, generator=generator) - 1
+        )
         images = (images * factor).clamp_(0, 1)
     return images
 
 
-def _random_crop(images: Float[Tensor, "B C H W"], padding: int, generator: torch.Generator) -> Float[Tensor, "B C H W"]:
+def _random_crop(
+    images: Float[Tensor, "B C H W"], padding: int, generator: torch.Generator
+) -> Float[Tensor, "B C H W"]:
     count, channels, height, width = images.shape
     padded = images.new_zeros(count, channels, height + 2 * padding, width + 2 * padding)
     padded[:, :, padding : padding + height, padding : padding + width] = images
     top, left = torch.randint(0, 2 * padding + 1, (2, count), generator=generator)
     rows = (top[:, None] + torch.arange(height))[:, None, :, None]  # [B, 1, H, 1]
     columns = (left[:, None] + torch.arange(width))[:, None, None, :]  # [B, 1, 1, W]
-    return padded[torch.arange(count)[:, None, None, None], torch.arange(channels)[None, :, None, None], rows, columns]
+    return padded[
+        torch.arange(count)[:, None, None, None],
+        torch.arange(channels)[None, :, None, None],
+        rows,
+        columns,
+    ]

@@ -13,13 +13,17 @@ from hypothesis.configuration import set_hypothesis_home_dir
 from physical.batch import Batch
 
 if TYPE_CHECKING:
-    from federation.ward import Ward
+    from federation.engines.simulated_hospitals import SimulatedHospitals
     from incremental.network import NetworkConfig
     from twin.config import TwinSetting
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is imported; networks this small are slower with more threads
+os.environ.setdefault(
+    "OMP_NUM_THREADS", "1"
+)  # read when torch is imported; networks this small are slower with more threads
 set_hypothesis_home_dir(Path(gettempdir()) / "hypothesis")  # nothing is written into the repository
-hypothesis.settings.register_profile("house", database=None, deadline=None, derandomize=True, max_examples=30)
+hypothesis.settings.register_profile(
+    "house", database=None, deadline=None, derandomize=True, max_examples=30
+)
 hypothesis.settings.load_profile("house")
 
 COLOURS = ("red", "green", "blue")
@@ -33,14 +37,20 @@ def tiny_batch() -> Batch:
     """Nine classes, colour times direction of stripes, class by class, each with 20 learnable images of 16 x 16 x 3."""
     rng = np.random.default_rng(7)
     stripes = np.where(np.arange(SIDE) % 4 < 2, 1.0, 0.1)
-    patterns = [np.full((SIDE, SIDE), 0.6), np.tile(stripes[:, None], (1, SIDE)), np.tile(stripes, (SIDE, 1))]
+    patterns = [
+        np.full((SIDE, SIDE), 0.6),
+        np.tile(stripes[:, None], (1, SIDE)),
+        np.tile(stripes, (SIDE, 1)),
+    ]
     images, labels = [], []
     for label in range(len(COLOURS) * len(PATTERNS)):
         colour, pattern = divmod(label, len(PATTERNS))
         tint = np.full(3, 0.15)
         tint[colour] = 0.85
         clean = patterns[pattern][:, :, None] * tint
-        noise = rng.normal(0, 0.05, (IMAGES_PER_CLASS, SIDE, SIDE, 3)) + rng.normal(0, 0.03, (IMAGES_PER_CLASS, 1, 1, 1))
+        noise = rng.normal(0, 0.05, (IMAGES_PER_CLASS, SIDE, SIDE, 3)) + rng.normal(
+            0, 0.03, (IMAGES_PER_CLASS, 1, 1, 1)
+        )
         images.append(np.clip((clean + noise) * 255, 0, 255).astype(np.uint8))
         labels.append(np.full(IMAGES_PER_CLASS, label))
     names = tuple(f"{colour}-{pattern}" for colour in COLOURS for pattern in PATTERNS)
@@ -70,23 +80,39 @@ def tiny_setting(tiny_network: "NetworkConfig") -> "TwinSetting":
         schedule="constant",
         augmentation=AugmentationConfig(crop_padding_pixels=0, brightness=0.0),
     )
-    twin = TwinConfig(memory_capacity=12, settle_rounds=0, detection=DetectionConfig(jump_fraction=0.05))
+    twin = TwinConfig(
+        memory_capacity=12, settle_rounds=0, detection=DetectionConfig(jump_fraction=0.05)
+    )
     return TwinSetting(twin, tiny_network, training, rounds_per_task=2)
 
 
 @pytest.fixture(scope="session")
-def tiny_ward(tiny_batch: Batch, tiny_setting: "TwinSetting") -> "Ward":
+def tiny_hospitals(tiny_batch: Batch, tiny_setting: "TwinSetting") -> "SimulatedHospitals":
     """Three hospitals, one of which joins at the second of three tasks; each image has one owner."""
-    from federation.ward import Ward
+    from federation.engines.simulated_hospitals import SimulatedHospitals
     from physical.planning import plan_scenario
     from physical.protocol import HospitalConfig, ScenarioConfig
 
-    config = ScenarioConfig("made", num_tasks=3, classes_per_task=3, rounds_per_task=2, heterogeneity=0.67, images="disjoint")
-    hospitals = (HospitalConfig("north"), HospitalConfig("south"), HospitalConfig("east", joins_at_task=1))
+    config = ScenarioConfig(
+        "made",
+        num_tasks=3,
+        classes_per_task=3,
+        rounds_per_task=2,
+        heterogeneity=0.67,
+        images="disjoint",
+    )
+    hospitals = (
+        HospitalConfig("north"),
+        HospitalConfig("south"),
+        HospitalConfig("east", joins_at_task=1),
+    )
     scenario = plan_scenario(tiny_batch.labels, tiny_batch.vocabulary, config, hospitals, seed=1)
-    return Ward(
+    return SimulatedHospitals(
         tiny_batch,
         scenario.arrivals,
-        {name: plan.joins_at_task * config.rounds_per_task for name, plan in scenario.hospitals.items()},
+        {
+            name: plan.joins_at_task * config.rounds_per_task
+            for name, plan in scenario.hospitals.items()
+        },
         tiny_setting,
     )

@@ -12,7 +12,9 @@ ROOT = Path(__file__).parents[1]
 
 def modules_after(statement):
     code = f"import sys; {statement}; print(' '.join(sys.modules))"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     return set(done.stdout.split())
 
 
@@ -22,8 +24,21 @@ def test_the_four_packages_are_ours(name):
 
 
 def test_the_training_core_loads_nothing_that_it_does_not_need():
-    loaded = modules_after("import federation.round, federation.engines, federation.methods, physical.scenario")
-    assert not loaded & {"mlflow", "monai", "medmnist", "pytorch_grad_cam", "matplotlib", "rich", "typer", "PIL", "sklearn", "pandas"}
+    loaded = modules_after(
+        "import federation.round, federation.engines, federation.methods, physical.scenario"
+    )
+    assert not loaded & {
+        "mlflow",
+        "monai",
+        "medmnist",
+        "pytorch_grad_cam",
+        "matplotlib",
+        "rich",
+        "typer",
+        "PIL",
+        "sklearn",
+        "pandas",
+    }
 
 
 def test_the_command_line_answers_without_loading_torch():
@@ -43,8 +58,13 @@ def test_every_method_has_its_row_in_reproducibility():
 
 
 def test_global_randomness_stays_out_of_the_code():
-    allowed = {"incremental/network.py", "incremental/reconstruction.py"}  # lend torch's layers a seeded stream and give it back
-    wrong = re.compile(r"torch\.manual_seed|np\.random\.seed|random\.seed\(|np\.random\.(rand|randn|randint|shuffle|permutation)\(")
+    allowed = {
+        "incremental/network.py",
+        "incremental/reconstruction.py",
+    }  # lend torch's layers a seeded stream and give it back
+    wrong = re.compile(
+        r"torch\.manual_seed|np\.random\.seed|random\.seed\(|np\.random\.(rand|randn|randint|shuffle|permutation)\("
+    )
     for folder in ("physical", "incremental", "twin", "federation"):
         for path in (ROOT / folder).rglob("*.py"):
             if str(path.relative_to(ROOT)) not in allowed:
@@ -64,7 +84,11 @@ def test_every_command_of_the_readme_exists():
 
 def test_no_file_names_a_package_registry_or_a_path_of_one_machine():
     wrong = re.compile("py" + r"pi\.org|python" + r"hosted|npm" + r"js\.org|/wo" + "rk/ma" + "in")
-    files = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    files = subprocess.run(
+        ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.split()
     for name in files:
         if (ROOT / name).suffix in {".py", ".md", ".toml", ".yaml", ".j2"} or "." not in name:
-            assert not wrong.search((ROOT / name).read_text(encoding="utf-8", errors="ignore")), name
+            assert not wrong.search((ROOT / name).read_text(encoding="utf-8", errors="ignore")), (
+                name
+            )

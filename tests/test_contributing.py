@@ -7,14 +7,18 @@ import pytest
 from safetensors.torch import load_file
 
 from federation.comparison.suite import load_suite
-from federation.config import load_experiment
-from federation.experiment import run_experiment
+from federation.experiment.config import load_experiment
+from federation.experiment.loop import run_experiment
 from federation.methods import METHODS
 
 ROOT = Path(__file__).parents[1]
 TINY = ROOT / "hospital_configs" / "phantom_tiny"
 QUICK = ("training.epochs=1", "tracking.enabled=false")
-BLOCKS = re.findall(r"^```(python|yaml)\n(.*?)^```", (ROOT / "CONTRIBUTING.md").read_text(), re.MULTILINE | re.DOTALL)
+BLOCKS = re.findall(
+    r"^```(python|yaml)\n(.*?)^```",
+    (ROOT / "CONTRIBUTING.md").read_text(),
+    re.MULTILINE | re.DOTALL,
+)
 METHOD, REGISTRATION, TEST = (code for language, code in BLOCKS if language == "python")
 (SUITE,) = (code for language, code in BLOCKS if language == "yaml")
 

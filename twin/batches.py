@@ -25,12 +25,17 @@ class Stretch:
     """
 
     look: Callable[[], tuple[Tensor, Tensor]]
-    _answers: dict[str, Answers] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _answers: dict[str, Answers] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     def ask(self, name: str, ask: Ask) -> Answers:
         """Return what ``ask`` says of all of the images, asked the first time that somebody comes with this name."""
         if name not in self._answers:
-            parts = [ask(*some) for some in zip(*(torch.split(each, TOGETHER) for each in self.look()), strict=True)]
+            parts = [
+                ask(*some)
+                for some in zip(*(torch.split(each, TOGETHER) for each in self.look()), strict=True)
+            ]
             self._answers[name] = tuple(torch.cat(same) for same in zip(*parts, strict=True))
         return self._answers[name]
 
@@ -79,7 +84,9 @@ class Batches:
     ) -> None:
         self._images, self._rows, self._batch_size = images, rows, batch_size
         self._augmentation, self._generator = augmentation, generator
-        self._still = Stretch(self._all) if augmentation.is_off else None  # nothing changes all round long
+        self._still = (
+            Stretch(self._all) if augmentation.is_off else None
+        )  # nothing changes all round long
 
     def epoch(self) -> Iterator[TrainingBatch]:
         """Return the batches of an epoch, in an order of its own.

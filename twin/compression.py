@@ -53,7 +53,9 @@ class CompressionConfig:
     def __post_init__(self) -> None:
         """Check the range."""
         if not 0 < self.share <= 1:
-            raise ValueError(f"share is {self.share}; allowed: above 0 and up to 1 (0.01 sends the largest hundredth of the changes)")
+            raise ValueError(
+                f"share is {self.share}; allowed: above 0 and up to 1 (0.01 sends the largest hundredth of the changes)"
+            )
 
 
 class CompressionError(ValueError):
@@ -74,7 +76,11 @@ class PackedWeights:
 
 
 def pack(
-    weights: Weights, reference: Weights, config: CompressionConfig, residual: Mapping[str, Tensor], generator: torch.Generator
+    weights: Weights,
+    reference: Weights,
+    config: CompressionConfig,
+    residual: Mapping[str, Tensor],
+    generator: torch.Generator,
 ) -> tuple[PackedWeights, Weights]:
     """Return the change of the weights in fewer bytes, and what has to be made good the next time.
 
@@ -93,13 +99,19 @@ def pack(
     if residual:
         change += _flat(_fitting(residual, reference, names), names)
     if config.kind == "float16":
-        tensors = {_VALUES: change.clamp(-_LARGEST_HALF, _LARGEST_HALF).half()}  # beyond it lies infinity
+        tensors = {
+            _VALUES: change.clamp(-_LARGEST_HALF, _LARGEST_HALF).half()
+        }  # beyond it lies infinity
     elif config.kind == "int8":
-        tensors = _to_int8(change, _channels(reference, names), None if config.error_feedback else generator)
+        tensors = _to_int8(
+            change, _channels(reference, names), None if config.error_feedback else generator
+        )
     elif config.kind == "top_k":
         tensors = _largest(change, ceil(config.share * len(change)))
     else:
-        raise CompressionError(f"compression.kind is {config.kind!r}, which packs nothing; allowed: float16, int8, top_k; send the weights")
+        raise CompressionError(
+            f"compression.kind is {config.kind!r}, which packs nothing; allowed: float16, int8, top_k; send the weights"
+        )
     exact = {f"{_EXACT}{name}": value for name, value in weights.items() if name not in names}
     packed = PackedWeights(config.kind, {**tensors, **exact})
     if not config.error_feedback:
@@ -122,60 +134,103 @@ def unpack(packed: PackedWeights, reference: Weights) -> Weights:
     moved = _unflat(_change(packed, reference, names), reference, names)
     weights = {}
     for name, value in reference.items():
-        weights[name] = (value.float() + moved[name]).to(value.dtype) if name in moved else packed.tensors[f"{_EXACT}{name}"]
+        weights[name] = (
+            (value.float() + moved[name]).to(value.dtype)
+            if name in moved
+            else packed.tensors[f"{_EXACT}{name}"]
+        )
     return weights
 
 
 def moved_names(weights: Weights) -> tuple[str, ...]:
     """Return the names of what training moves, sorted: floating, and no statistic of batch normalisation."""
-    return tuple(sorted(name for name, value in weights.items() if value.is_floating_point() and "running_" not in name))
+    return tuple(
+        sorted(
+            name
+            for name, value in weights.items()
+            if value.is_floating_point() and "running_" not in name
+        )
+    )
 
 
-def _to_int8(change: Tensor, channels: Tensor, generator: torch.Generator | None) -> dict[str, Tensor]:
+def _to_int8(
+    change: Tensor, channels: Tensor, generator: torch.Generator | None
+) -> dict[str, Tensor]:
     """Return whole steps of each channel's scale; to the nearest, or drawn so that they are right in expectation."""
     largest = torch.segment_reduce(change.abs(), "max", lengths=channels, initial=0.0)
     scales = largest / _STEPS
     steps = change / torch.repeat_interleave(torch.where(scales > 0, scales, 1), channels)
-    whole = steps.round() if generator is None else (steps + torch.rand(steps.shape, generator=generator)).floor()
+    whole = (
+        steps.round()
+        if generator is None
+        else (steps + torch.rand(steps.shape, generator=generator)).floor()
+    )
     return {_VALUES: whole.clamp(-_STEPS, _STEPS).to(torch.int8), _SCALES: scales}
 
 
 def _largest(change: Tensor, count: int) -> dict[str, Tensor]:
     indices = change.abs().topk(count).indices.sort().values
-    return {_INDICES: indices.to(torch.int32), _VALUES: change[indices].clamp(-_LARGEST_HALF, _LARGEST_HALF).half()}
+    return {
+        _INDICES: indices.to(torch.int32),
+        _VALUES: change[indices].clamp(-_LARGEST_HALF, _LARGEST_HALF).half(),
+    }
 
 
-def _change(packed: PackedWeights, reference: Weights, names: tuple[str, ...]) -> Float[Tensor, " N"]:
+def _change(
+    packed: PackedWeights, reference: Weights, names: tuple[str, ...]
+) -> Float[Tensor, " N"]:
     """Return what packed tensors say of the change of all parameters."""
     values = packed.tensors[_VALUES].float()
     if packed.kind == "int8":
-        return values * torch.repeat_interleave(packed.tensors[_SCALES], _channels(reference, names))
+        return values * torch.repeat_interleave(
+            packed.tensors[_SCALES], _channels(reference, names)
+        )
     if packed.kind == "top_k":
-        return values.new_zeros(_count(reference, names)).index_copy_(0, packed.tensors[_INDICES].long(), values)
+        return values.new_zeros(_count(reference, names)).index_copy_(
+            0, packed.tensors[_INDICES].long(), values
+        )
     return values
 
 
 def _check(packed: PackedWeights, reference: Weights, names: tuple[str, ...]) -> None:
     """Raise unless packed tensors are exactly what belongs to the kind and the reference."""
     if packed.kind not in ("float16", "int8", "top_k"):
-        raise CompressionError(f"packed weights are of kind {packed.kind!r}; allowed: float16, int8, top_k")
+        raise CompressionError(
+            f"packed weights are of kind {packed.kind!r}; allowed: float16, int8, top_k"
+        )
     count, tensors = _count(reference, names), packed.tensors
-    sent = len(tensors[_VALUES].flatten()) if packed.kind == "top_k" and _VALUES in tensors else count
-    expected: dict[str, tuple[torch.dtype, tuple[int, ...]]] = {_VALUES: (torch.int8 if packed.kind == "int8" else torch.float16, (sent,))}
+    sent = (
+        len(tensors[_VALUES].flatten()) if packed.kind == "top_k" and _VALUES in tensors else count
+    )
+    expected: dict[str, tuple[torch.dtype, tuple[int, ...]]] = {
+        _VALUES: (torch.int8 if packed.kind == "int8" else torch.float16, (sent,))
+    }
     if packed.kind == "int8":
         expected[_SCALES] = (torch.float32, (len(_channels(reference, names)),))
     if packed.kind == "top_k":
         expected[_INDICES] = (torch.int32, (sent,))
-    expected |= {f"{_EXACT}{name}": (value.dtype, tuple(value.shape)) for name, value in reference.items() if name not in names}
+    expected |= {
+        f"{_EXACT}{name}": (value.dtype, tuple(value.shape))
+        for name, value in reference.items()
+        if name not in names
+    }
     if tensors.keys() != expected.keys():
         differing = sorted(map(str, tensors.keys() ^ expected.keys()))
-        raise CompressionError(f"packed weights of kind {packed.kind} have other tensors than expected: {', '.join(differing[:3])}")
+        raise CompressionError(
+            f"packed weights of kind {packed.kind} have other tensors than expected: {', '.join(differing[:3])}"
+        )
     for name, (kind, shape) in expected.items():
         value = tensors[name]
         if value.dtype != kind or tuple(value.shape) != shape:
-            raise CompressionError(f"packed {name} is {value.dtype} {tuple(value.shape)}; allowed: {kind} {shape}")
+            raise CompressionError(
+                f"packed {name} is {value.dtype} {tuple(value.shape)}; allowed: {kind} {shape}"
+            )
     for name in (_VALUES, _SCALES):
-        if name in tensors and tensors[name].is_floating_point() and not bool(torch.isfinite(tensors[name]).all()):
+        if (
+            name in tensors
+            and tensors[name].is_floating_point()
+            and not bool(torch.isfinite(tensors[name]).all())
+        ):
             raise CompressionError(f"packed {name} holds numbers that are not finite")
     if packed.kind == "top_k":
         _check_indices(tensors[_INDICES], count)
@@ -183,9 +238,17 @@ def _check(packed: PackedWeights, reference: Weights, names: tuple[str, ...]) ->
 
 def _check_indices(indices: Tensor, count: int) -> None:
     if not 1 <= len(indices) <= count:
-        raise CompressionError(f"packed weights hold {len(indices)} changes; allowed: 1 to {count}, the number of parameters")
-    if int(indices[0]) < 0 or int(indices[-1]) >= count or not bool((indices[1:] > indices[:-1]).all()):
-        raise CompressionError(f"packed indices are not one rising sequence within 0 and {count - 1}")
+        raise CompressionError(
+            f"packed weights hold {len(indices)} changes; allowed: 1 to {count}, the number of parameters"
+        )
+    if (
+        int(indices[0]) < 0
+        or int(indices[-1]) >= count
+        or not bool((indices[1:] > indices[:-1]).all())
+    ):
+        raise CompressionError(
+            f"packed indices are not one rising sequence within 0 and {count - 1}"
+        )
 
 
 def _channels(reference: Weights, names: tuple[str, ...]) -> Tensor:
@@ -198,9 +261,16 @@ def _channels(reference: Weights, names: tuple[str, ...]) -> Tensor:
 
 
 def _fitting(residual: Mapping[str, Tensor], reference: Weights, names: tuple[str, ...]) -> Weights:
-    padded = {name: pad_rows(value, len(reference[name])) if name in HEAD_ROWS else value for name, value in residual.items()}
-    if {name: value.shape for name, value in padded.items()} != {name: reference[name].shape for name in names}:
-        raise CompressionError("what this twin remembers of its last updates belongs to another network; start it with a state of its own")
+    padded = {
+        name: pad_rows(value, len(reference[name])) if name in HEAD_ROWS else value
+        for name, value in residual.items()
+    }
+    if {name: value.shape for name, value in padded.items()} != {
+        name: reference[name].shape for name in names
+    }:
+        raise CompressionError(
+            "what this twin remembers of its last updates belongs to another network; start it with a state of its own"
+        )
     return padded
 
 

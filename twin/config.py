@@ -8,7 +8,7 @@ from pydantic import ConfigDict, Field
 from incremental.detection import DetectionConfig
 from incremental.network import NetworkConfig
 from twin.local_training import TrainingConfig
-from twin.outgoing import OutgoingConfig
+from twin.privacy.update_release import OutgoingConfig
 
 
 @pydantic.dataclasses.dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -33,7 +33,9 @@ class TwinConfig:
     def __post_init__(self) -> None:
         """Check the ranges."""
         if self.memory_capacity < 0:
-            raise ValueError(f"memory_capacity is {self.memory_capacity}; allowed: 0 or more exemplars")
+            raise ValueError(
+                f"memory_capacity is {self.memory_capacity}; allowed: 0 or more exemplars"
+            )
         if self.settle_rounds < 0:
             raise ValueError(f"settle_rounds is {self.settle_rounds}; allowed: 0 or more")
         if not 0 <= self.held_back_fraction <= 0.5:

@@ -4,7 +4,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-def hold_out(positions: NDArray[np.int64], labels: NDArray[np.int64], fraction: float) -> NDArray[np.bool_]:
+def hold_out(
+    positions: NDArray[np.int64], labels: NDArray[np.int64], fraction: float
+) -> NDArray[np.bool_]:
     """Choose images to keep out of training: the same number of each class, so that nothing fitted to them favours a class.
 
     The number is the fraction of the smallest class, but at least 1; a class with a single image gives none and does not count. Which

@@ -16,7 +16,7 @@ from incremental.network import IncrementalNetwork
 from physical.transforms import AugmentationConfig
 from twin.batches import Batches, TrainingBatch
 from twin.objective import LocalContext, LocalObjective, Terms
-from twin.private_training import PrivateTraining, private_steps
+from twin.privacy.private_training import PrivateTraining, private_steps
 
 Precision = Literal["float32", "bfloat16"]
 Schedule = Literal["as_coded", "as_intended", "constant"]
@@ -87,7 +87,9 @@ class LocalResult:
     num_steps: int
 
 
-def learning_rate(config: TrainingConfig, round_of_task: int, epoch: int, rounds_per_task: int) -> float:
+def learning_rate(
+    config: TrainingConfig, round_of_task: int, epoch: int, rounds_per_task: int
+) -> float:
     """Return the learning rate of an epoch: a pure function of when it is.
 
     Args:
@@ -104,7 +106,9 @@ def learning_rate(config: TrainingConfig, round_of_task: int, epoch: int, rounds
         # LGA rebuilds its optimiser each round at the full rate and lowers it only in the epochs whose hard-coded index is hit.
         rate = config.learning_rate
         for index in range(epoch + 1):
-            rate = {100: rate / 5, 150: rate / 25, 180: rate / 125}.get((index + round_of_task * 20) % 200, rate)
+            rate = {100: rate / 5, 150: rate / 25, 180: rate / 125}.get(
+                (index + round_of_task * 20) % 200, rate
+            )
         return rate
     return config.learning_rate
 
@@ -137,7 +141,13 @@ def train_locally(
         generator: Draws order and augmentation.
     """
     network.train().to(memory_format=torch.channels_last)
-    optimiser = torch.optim.SGD(network.parameters(), lr=rates[0], momentum=config.momentum, weight_decay=config.weight_decay, fused=True)
+    optimiser = torch.optim.SGD(
+        network.parameters(),
+        lr=rates[0],
+        momentum=config.momentum,
+        weight_decay=config.weight_decay,
+        fused=True,
+    )
 
     batches = Batches(images, rows, config.batch_size, config.augmentation, generator)
 
@@ -169,7 +179,14 @@ def _steps(
     """Give what takes the steps of an epoch and says of each what it measured."""
     if config.private is not None:
         sizes = (num_images, config.batch_size, config.gradient_clip)
-        with private_steps(network, optimiser, lambda chosen: terms_of(batches.at(chosen)), *sizes, config.private, generator) as private:
+        with private_steps(
+            network,
+            optimiser,
+            lambda chosen: terms_of(batches.at(chosen)),
+            *sizes,
+            config.private,
+            generator,
+        ) as private:
             yield lambda: map(private.step, private.draw())
         return
 

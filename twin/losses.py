@@ -18,7 +18,9 @@ Weighting = Literal["paper_per_task", "lga_cumulative_clamped", "none"]
 _TINY = 1e-8  # keeps a quotient finite where a map or a gradient is all zero
 
 
-def gradient_magnitude(logits: Float[Tensor, "B C"], rows: Int[Tensor, " B"], head_loss: HeadLoss) -> Float[Tensor, " B"]:
+def gradient_magnitude(
+    logits: Float[Tensor, "B C"], rows: Int[Tensor, " B"], head_loss: HeadLoss
+) -> Float[Tensor, " B"]:
     """Return ``abs(P_y - 1)``: how far each image still is from its class, a constant in [0, 1].
 
     P is the sigmoid (bce) or the softmax (ce) of the logits; it is the gradient of the loss at the true class's logit.
@@ -52,7 +54,9 @@ def adaptive_weights(
         return torch.ones_like(magnitude)
     powered = magnitude**exponent
     if weighting == "paper_per_task":
-        return powered / _mean_by_group(powered, task_of_image, num_finished_tasks + 1)[task_of_image].clamp_min(_TINY)
+        return powered / _mean_by_group(powered, task_of_image, num_finished_tasks + 1)[
+            task_of_image
+        ].clamp_min(_TINY)
     weights = torch.zeros_like(powered)
     for last in range(num_finished_tasks):
         members = (task_of_image <= last).to(powered.dtype)
@@ -61,7 +65,9 @@ def adaptive_weights(
     return (weights + current * powered / _masked_mean(powered, current)).clamp(0.5, 5)
 
 
-def _mean_by_group(values: Float[Tensor, " B"], group: Int[Tensor, " B"], num_groups: int) -> Float[Tensor, " G"]:
+def _mean_by_group(
+    values: Float[Tensor, " B"], group: Int[Tensor, " B"], num_groups: int
+) -> Float[Tensor, " G"]:
     membership = functional.one_hot(group, num_groups).to(values.dtype)  # [B, G]
     return (values @ membership) / membership.sum(0).clamp_min(1)
 
@@ -89,7 +95,9 @@ def classification(
     return (weights * each).mean()
 
 
-def plain_classification(logits: Float[Tensor, "B C"], rows: Int[Tensor, " B"], head_loss: HeadLoss) -> Float[Tensor, ""]:
+def plain_classification(
+    logits: Float[Tensor, "B C"], rows: Int[Tensor, " B"], head_loss: HeadLoss
+) -> Float[Tensor, ""]:
     """Cross-entropy in which all images count alike: ``classification`` with unit weights."""
     return classification(logits, rows, logits.new_ones(len(logits)).float(), head_loss)
 
@@ -112,7 +120,9 @@ def semantic_distillation(
     one_hot = functional.one_hot(rows, logits.shape[1]).to(logits.dtype)
     new_target = one_hot[:, old_logits.shape[1] :]
     if head_loss == "bce":
-        return (weights * _binary(logits, torch.cat([torch.sigmoid(old_logits), new_target], 1))).mean()
+        return (
+            weights * _binary(logits, torch.cat([torch.sigmoid(old_logits), new_target], 1))
+        ).mean()
     target = torch.cat([torch.softmax(old_logits, 1), new_target], 1)
     each = functional.kl_div(torch.log_softmax(logits, 1), target, reduction="none").sum(1)
     return (weights * each).mean()
@@ -141,7 +151,10 @@ def attention_distillation(
 
 
 def old_class_distillation(
-    logits: Float[Tensor, "B C"], old_logits: Float[Tensor, "B C_old"], temperature: float, head_loss: HeadLoss
+    logits: Float[Tensor, "B C"],
+    old_logits: Float[Tensor, "B C_old"],
+    temperature: float,
+    head_loss: HeadLoss,
 ) -> Float[Tensor, ""]:
     """Distillation on the teacher's classes alone: new classes have no part in it.
 
@@ -153,7 +166,12 @@ def old_class_distillation(
     known = old_logits.shape[1]
     student, teacher = logits[:, :known].float(), old_logits.detach().float()
     if head_loss == "bce":
-        each = functional.binary_cross_entropy_with_logits(student, torch.sigmoid(teacher), reduction="none").sum(1) / logits.shape[1]
+        each = (
+            functional.binary_cross_entropy_with_logits(
+                student, torch.sigmoid(teacher), reduction="none"
+            ).sum(1)
+            / logits.shape[1]
+        )
     else:
         log_teacher = torch.log_softmax(teacher / temperature, 1)
         log_student = torch.log_softmax(student / temperature, 1)
@@ -161,7 +179,9 @@ def old_class_distillation(
     return each.mean()
 
 
-def new_class_classification(logits: Float[Tensor, "B C"], rows: Int[Tensor, " B"], num_old: int) -> Float[Tensor, ""]:
+def new_class_classification(
+    logits: Float[Tensor, "B C"], rows: Int[Tensor, " B"], num_old: int
+) -> Float[Tensor, ""]:
     """First term of iCaRL: ``1 / C sum over new c of BCE(o_c, [c = y])`` (Rebuffi et al., CVPR 2017, algorithm 3).
 
     With no old class it is plain binary cross-entropy; with ``old_class_distillation`` (bce) it makes up the whole of the algorithm's loss.
@@ -172,7 +192,9 @@ def new_class_classification(logits: Float[Tensor, "B C"], rows: Int[Tensor, " B
     return (each[:, num_old:].sum(1) / logits.shape[1]).mean()
 
 
-def spatial_distillation(maps: Float[Tensor, "B D h w"], old_maps: Float[Tensor, "B D h w"]) -> Float[Tensor, ""]:
+def spatial_distillation(
+    maps: Float[Tensor, "B D h w"], old_maps: Float[Tensor, "B D h w"]
+) -> Float[Tensor, ""]:
     """POD-spatial of one stage: mean over images of the distance of unit profiles (Douillard et al., PODNet, ECCV 2020, eq. 4).
 
     An image's profile is its squared maps summed over the height, and summed over the width, one after the other, as a unit vector. Zero
@@ -184,16 +206,25 @@ def spatial_distillation(maps: Float[Tensor, "B D h w"], old_maps: Float[Tensor,
 
 def _profile(maps: Float[Tensor, "B D h w"]) -> Float[Tensor, "B q"]:
     energy = maps.float().square()
-    return functional.normalize(torch.cat([energy.sum(2).flatten(1), energy.sum(3).flatten(1)], 1), dim=1)
+    return functional.normalize(
+        torch.cat([energy.sum(2).flatten(1), energy.sum(3).flatten(1)], 1), dim=1
+    )
 
 
-def feature_distillation(features: Float[Tensor, "B D"], old_features: Float[Tensor, "B D"]) -> Float[Tensor, ""]:
+def feature_distillation(
+    features: Float[Tensor, "B D"], old_features: Float[Tensor, "B D"]
+) -> Float[Tensor, ""]:
     """POD-flat: mean over images of ``1 - cos(features, old features)`` (PODNet, eq. 6: half the squared distance of unit features)."""
-    return (1 - functional.cosine_similarity(features.float(), old_features.detach().float(), dim=1)).mean()
+    return (
+        1 - functional.cosine_similarity(features.float(), old_features.detach().float(), dim=1)
+    ).mean()
 
 
 def not_true_distillation(
-    logits: Float[Tensor, "B C"], global_logits: Float[Tensor, "B C"], rows: Int[Tensor, " B"], temperature: float
+    logits: Float[Tensor, "B C"],
+    global_logits: Float[Tensor, "B C"],
+    rows: Int[Tensor, " B"],
+    temperature: float,
 ) -> Float[Tensor, ""]:
     """Distillation on the classes that an image is not of (Lee et al., FedNTD, NeurIPS 2022, eq. 3 and 4).
 
@@ -204,8 +235,13 @@ def not_true_distillation(
     first = torch.arange(logits.shape[1] - 1, device=logits.device)
     others = first + (first >= rows[:, None])  # [B, C - 1]: the columns but the own one
     log_local = torch.log_softmax(logits.float().gather(1, others) / temperature, 1)
-    log_global = torch.log_softmax(global_logits.detach().float().gather(1, others) / temperature, 1)
-    return temperature**2 * functional.kl_div(log_local, log_global, reduction="none", log_target=True).sum(1).mean()
+    log_global = torch.log_softmax(
+        global_logits.detach().float().gather(1, others) / temperature, 1
+    )
+    return (
+        temperature**2
+        * functional.kl_div(log_local, log_global, reduction="none", log_target=True).sum(1).mean()
+    )
 
 
 def inner_product(values: Mapping[str, Tensor], others: Mapping[str, Tensor]) -> Float[Tensor, ""]:
@@ -213,14 +249,23 @@ def inner_product(values: Mapping[str, Tensor], others: Mapping[str, Tensor]) ->
     return torch.stack([(value * others[name]).sum() for name, value in values.items()]).sum()
 
 
-def curvature_distance(values: Mapping[str, Tensor], centres: Mapping[str, Tensor], curvatures: Mapping[str, Tensor]) -> Float[Tensor, ""]:
+def curvature_distance(
+    values: Mapping[str, Tensor], centres: Mapping[str, Tensor], curvatures: Mapping[str, Tensor]
+) -> Float[Tensor, ""]:
     """Return ``sum of u_p (theta_p - m_p)^2``: the squared distance of parameters from centres, each direction by its curvature."""
-    return torch.stack([(curvatures[name] * (value - centres[name]).square()).sum() for name, value in values.items()]).sum()
+    return torch.stack(
+        [
+            (curvatures[name] * (value - centres[name]).square()).sum()
+            for name, value in values.items()
+        ]
+    ).sum()
 
 
 def squared_distance(values: dict[str, Tensor], others: dict[str, Tensor]) -> Float[Tensor, ""]:
     """Return the squared Euclidean distance of two sets of parameters."""
-    return torch.stack([(value - others[name]).square().sum() for name, value in values.items()]).sum()
+    return torch.stack(
+        [(value - others[name]).square().sum() for name, value in values.items()]
+    ).sum()
 
 
 def _binary(logits: Float[Tensor, "B C"], target: Float[Tensor, "B C"]) -> Float[Tensor, " B"]:

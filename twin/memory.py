@@ -42,7 +42,9 @@ class ExemplarMemory:
         """
         together = {**self.positions, **ranked}
         room = self.per_class(len(together))
-        return ExemplarMemory(self.capacity, {name: positions[:room] for name, positions in together.items()})
+        return ExemplarMemory(
+            self.capacity, {name: positions[:room] for name, positions in together.items()}
+        )
 
     def all_positions(self) -> NDArray[np.int64]:
         """Return every exemplar's archive position."""
@@ -62,7 +64,9 @@ def herd(features: Float[Tensor, "N D"], count: int) -> NDArray[np.int64]:
     Returns:
         Indices in the order of choice, shape [min(count, N)].
     """
-    unit = torch.nn.functional.normalize(features.double(), dim=1)  # ties would otherwise hang on the order of float32 sums
+    unit = torch.nn.functional.normalize(
+        features.double(), dim=1
+    )  # ties would otherwise hang on the order of float32 sums
     mean = unit.mean(0)
     taken = torch.zeros(len(unit), dtype=torch.double)
     total = torch.zeros_like(mean)

@@ -126,4 +126,6 @@ class TwinUpdate:
 
 def num_bytes(*tensors: Mapping[str, Tensor]) -> int:
     """Return the size of tensors on the wire [bytes]."""
-    return sum(value.numel() * value.element_size() for group in tensors for value in group.values())
+    return sum(
+        value.numel() * value.element_size() for group in tensors for value in group.values()
+    )

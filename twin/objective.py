@@ -83,7 +83,9 @@ class LocalContext:
         assert teacher is not None
         return self.logits_of("old model", lambda: teacher, batch)
 
-    def logits_of(self, name: str, make: Callable[[], IncrementalNetwork], batch: TrainingBatch) -> Float[Tensor, "B C_known"]:
+    def logits_of(
+        self, name: str, make: Callable[[], IncrementalNetwork], batch: TrainingBatch
+    ) -> Float[Tensor, "B C_known"]:
         """Return the logits of a teacher, as ``ask_teacher`` asks it.
 
         Args:
@@ -92,7 +94,9 @@ class LocalContext:
             batch: The images.
         """
         teacher = self.once(name, make)
-        return self.ask_teacher(f"logits of the {name}", lambda images, rows: (teacher(images).logits,), batch)[0]
+        return self.ask_teacher(
+            f"logits of the {name}", lambda images, rows: (teacher(images).logits,), batch
+        )[0]
 
     @property
     def num_finished(self) -> int:
@@ -126,10 +130,14 @@ class LocalObjective(Protocol):
         """Share of the images of each class that is kept out of training once there is a teacher, 0 to 0.5."""
         ...
 
-    def local_loss(self, network: IncrementalNetwork, batch: TrainingBatch, context: LocalContext) -> Terms:
+    def local_loss(
+        self, network: IncrementalNetwork, batch: TrainingBatch, context: LocalContext
+    ) -> Terms:
         """Return the terms of the loss of one batch."""
         ...
 
-    def finish_local(self, network: IncrementalNetwork, context: LocalContext) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor]]:
+    def finish_local(
+        self, network: IncrementalNetwork, context: LocalContext
+    ) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor]]:
         """Return what to upload besides the weights, and what to keep on the twin."""
         ...

@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 
 from twin.config import TwinConfig
+from twin.hospital_view import HospitalView
 from twin.state import TwinState
-from twin.view import HospitalView
 
 
 def report_of(state: TwinState, view: HospitalView, config: TwinConfig) -> dict[str, Any]:
@@ -19,7 +19,9 @@ def report_of(state: TwinState, view: HospitalView, config: TwinConfig) -> dict[
     """
     hospital = view.hospital
     labels = hospital.labels(state.current)
-    counts = {hospital.vocabulary[label]: int((labels == label).sum()) for label in np.unique(labels)}
+    counts = {
+        hospital.vocabulary[label]: int((labels == label).sum()) for label in np.unique(labels)
+    }
     known = {name for names in state.finished for name in names} | set(state.current_names)
     return {
         "twin": hospital.hospital_id,

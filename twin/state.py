@@ -9,8 +9,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from twin.differential_privacy import PrivacySpent
 from twin.memory import ExemplarMemory
+from twin.privacy.differential_privacy import PrivacySpent
 
 Positions = NDArray[np.int64]
 NOTHING: Positions = np.empty(0, np.int64)
@@ -84,15 +84,22 @@ def to_plain(state: TwinState) -> tuple[dict[str, Any], dict[str, Tensor]]:
         "model_names": list(state.model_names),
         "privacy": [asdict(each) for each in state.privacy],
     }
-    tensors = {name: torch.from_numpy(getattr(state, name)) for name in ("inbox", "current", "held_back")}
-    tensors |= {f"memory/{index}": torch.from_numpy(each.copy()) for index, each in enumerate(state.memory.positions.values())}
+    tensors = {
+        name: torch.from_numpy(getattr(state, name)) for name in ("inbox", "current", "held_back")
+    }
+    tensors |= {
+        f"memory/{index}": torch.from_numpy(each.copy())
+        for index, each in enumerate(state.memory.positions.values())
+    }
     tensors |= {f"kept/{name}": value for name, value in state.kept.items()}
     return plain, tensors
 
 
 def from_plain(plain: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> TwinState:
     """Return the state that ``to_plain`` took apart."""
-    exemplars = {name: tensors[f"memory/{index}"].numpy() for index, name in enumerate(plain["memory_names"])}
+    exemplars = {
+        name: tensors[f"memory/{index}"].numpy() for index, name in enumerate(plain["memory_names"])
+    }
     return TwinState(
         memory=ExemplarMemory(plain["capacity"], exemplars),
         observed_until=plain["observed_until"],
@@ -104,10 +111,18 @@ def from_plain(plain: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> TwinS
         finished=tuple(tuple(names) for names in plain["finished"]),
         previous_mean=plain["previous_mean"],
         fresh_task=plain["fresh_task"],
-        kept={name.removeprefix("kept/"): value for name, value in tensors.items() if name.startswith("kept/")},
-        entropy_history=tuple((int(at), float(value), bool(signal)) for at, value, signal in plain["entropy_history"]),
+        kept={
+            name.removeprefix("kept/"): value
+            for name, value in tensors.items()
+            if name.startswith("kept/")
+        },
+        entropy_history=tuple(
+            (int(at), float(value), bool(signal)) for at, value, signal in plain["entropy_history"]
+        ),
         events=tuple(plain["events"]),
         model_round=plain["model_round"],
         model_names=tuple(plain["model_names"]),
-        privacy=tuple(PrivacySpent(**each) for each in plain.get("privacy", ())),  # files from before there was any have no such key
+        privacy=tuple(
+            PrivacySpent(**each) for each in plain.get("privacy", ())
+        ),  # files from before there was any have no such key
     )

@@ -2,8 +2,8 @@
 
 Knows no other twin and no method.
 
-A twin's life is a sequence of ``TwinState`` values; this class turns one into the next. How new images look to it is ``twin.looking``, how
-its life falls into tasks ``twin.tasks``.
+A twin's life is a sequence of ``TwinState`` values; this class turns one into the next. How new images look to it is ``twin.novelty_check``, how
+its life falls into tasks ``twin.task_changes``.
 """
 
 from dataclasses import replace
@@ -21,18 +21,25 @@ from physical.hospital import Hospital
 from physical.transforms import to_unit
 from twin.config import TwinSetting
 from twin.hold_out import hold_out
+from twin.hospital_view import HospitalView
 from twin.local_training import LocalResult, learning_rate, train_locally
-from twin.looking import fraction, look, usual_quantiles
 from twin.memory import ExemplarMemory
 from twin.messages import Broadcast, GlobalModel, Observation, TwinUpdate
+from twin.novelty_check import fraction, look, usual_quantiles
 from twin.objective import LocalContext, LocalObjective
-from twin.outgoing import kept_by_method, kept_by_twin, outgoing
-from twin.privacy import affords, check_fits, check_upload_is_covered, pay, released_metrics, statement
+from twin.privacy.accounting import (
+    affords,
+    check_fits,
+    check_upload_is_covered,
+    pay,
+    released_metrics,
+    statement,
+)
+from twin.privacy.update_release import kept_by_method, kept_by_twin, outgoing
+from twin.privacy.upload_policy import UploadPolicy, check_method
 from twin.report import report_of
 from twin.state import Positions, TwinState
-from twin.tasks import groups_of_rows, take_in
-from twin.upload_policy import UploadPolicy, check_method
-from twin.view import HospitalView
+from twin.task_changes import groups_of_rows, take_in
 
 
 class DigitalTwin:
@@ -81,14 +88,22 @@ class DigitalTwin:
         if len(arrived) and state.observed_until < 0:
             state = state.noted(model.round, "joined the federation")
         # What is held back of an open task stays; a task's own arrivals are judged before any of them is trained on.
-        state = replace(state, observed_until=model.round, inbox=np.concatenate([state.inbox, arrived]))
+        state = replace(
+            state, observed_until=model.round, inbox=np.concatenate([state.inbox, arrived])
+        )
         held_back = self._view.logits(network, state.held_back)
-        state, detection, watched = look(state, self._view, config, model, network, entropy(held_back))
-        unknown = tuple(name for name in self._view.names(state.inbox) if name not in model.class_names)
+        state, detection, watched = look(
+            state, self._view, config, model, network, entropy(held_back)
+        )
+        unknown = tuple(
+            name for name in self._view.names(state.inbox) if name not in model.class_names
+        )
         announced = unknown if detection.signal else ()
         rows = self._view.rows(state.held_back, model.class_names)
         num_correct = int((held_back.argmax(1) == rows).sum()) if held_back.size else 0
-        self.state = take_in(state, self._view, config, network, model.round, model.class_names, announced)
+        self.state = take_in(
+            state, self._view, config, network, model.round, model.class_names, announced
+        )
         return Observation(
             twin_id=self.twin_id,
             round=model.round,
@@ -121,10 +136,14 @@ class DigitalTwin:
             PrivacyError: If its images would be less protected than the setting says, or what is left of the budget does not allow it.
         """
         check_method(objective, self._policy)
-        check_fits(self._setting.network, self._setting.training, self._setting.outgoing.noise, objective)
+        check_fits(
+            self._setting.network, self._setting.training, self._setting.outgoing.noise, objective
+        )
         positions = self._trainable(broadcast, objective.replays)
         if not len(positions):
-            raise ValueError(f"twin {self.twin_id} was asked to train in round {broadcast.round} and has no image of a known class")
+            raise ValueError(
+                f"twin {self.twin_id} was asked to train in round {broadcast.round} and has no image of a known class"
+            )
         share = objective.held_out_fraction if broadcast.old_model is not None else 0.0
         kept_out = hold_out(positions, self._hospital.labels(positions), share)
         held_out, positions = positions[kept_out], positions[~kept_out]
@@ -132,8 +151,15 @@ class DigitalTwin:
         with born_on(self._device):
             weights, upload, kept, result = self._train(broadcast, objective, positions, held_out)
         check_upload_is_covered(self._setting, upload)
-        self.state = replace(self.state, kept={**kept_by_twin(self.state.kept), **kept}, fresh_task=False, privacy=privacy)
-        received = replace(self.state, model_round=broadcast.round, model_names=broadcast.class_names)
+        self.state = replace(
+            self.state,
+            kept={**kept_by_twin(self.state.kept), **kept},
+            fresh_task=False,
+            privacy=privacy,
+        )
+        received = replace(
+            self.state, model_round=broadcast.round, model_names=broadcast.class_names
+        )
         self.state = received.noted(broadcast.round, f"trained on {len(positions)} images")
         update = TwinUpdate(
             self.twin_id,
@@ -144,22 +170,36 @@ class DigitalTwin:
             released_metrics(self._setting, privacy, result.metrics),
             class_names=broadcast.class_names,
         )
-        update, self.state = outgoing(update, broadcast, self._setting.outgoing, self.state, self._policy, objective)
+        update, self.state = outgoing(
+            update, broadcast, self._setting.outgoing, self.state, self._policy, objective
+        )
         return update
 
     def _train(
-        self, broadcast: Broadcast, objective: LocalObjective, positions: Positions, held_out: Positions
+        self,
+        broadcast: Broadcast,
+        objective: LocalObjective,
+        positions: Positions,
+        held_out: Positions,
     ) -> tuple[Weights, dict[str, Tensor], dict[str, Tensor], LocalResult]:
         """Train, and return the local model, what to upload besides, what to keep, all of it on the CPU, and what was measured."""
         generator = generator_on(self._device, broadcast.seed)
         training = self._setting.training
         rates = tuple(
-            learning_rate(training, broadcast.rounds_since_growth, epoch, self._setting.rounds_per_task) for epoch in range(training.epochs)
+            learning_rate(
+                training, broadcast.rounds_since_growth, epoch, self._setting.rounds_per_task
+            )
+            for epoch in range(training.epochs)
         )
         context = self._context(broadcast, generator, rates, positions, held_out)
         network = build_network(self._setting.network, context.global_weights)
-        images, rows = self._view.pixels(positions), self._view.labels(positions, broadcast.class_names)
-        result = train_locally(network, images, rows, objective, context, training, rates, generator)
+        images, rows = (
+            self._view.pixels(positions),
+            self._view.labels(positions, broadcast.class_names),
+        )
+        result = train_locally(
+            network, images, rows, objective, context, training, rates, generator
+        )
         upload, kept = objective.finish_local(network, context)
         return moved(weights_of(network), CPU), moved(upload, CPU), moved(kept, CPU), result
 
@@ -179,12 +219,21 @@ class DigitalTwin:
         return False
 
     def _trainable(self, broadcast: Broadcast, replays: bool) -> Positions:
-        positions = np.concatenate([self.state.current, self.state.memory.all_positions()]) if replays else self.state.current
+        positions = (
+            np.concatenate([self.state.current, self.state.memory.all_positions()])
+            if replays
+            else self.state.current
+        )
         trainable: Positions = positions[self._view.known(positions, broadcast.class_names)]
         return trainable
 
     def _context(
-        self, broadcast: Broadcast, generator: torch.Generator, rates: tuple[float, ...], positions: Positions, held_out: Positions
+        self,
+        broadcast: Broadcast,
+        generator: torch.Generator,
+        rates: tuple[float, ...],
+        positions: Positions,
+        held_out: Positions,
     ) -> LocalContext:
         old_network = None
         if broadcast.old_model is not None:
@@ -211,10 +260,18 @@ class DigitalTwin:
     def _look(self, positions: Positions, class_names: tuple[str, ...]) -> tuple[Tensor, Tensor]:
         return to_unit(self._view.pixels(positions)), self._view.labels(positions, class_names)
 
-    def _prototypes(self, network: IncrementalNetwork, class_names: tuple[str, ...]) -> tuple[Tensor, Tensor]:
+    def _prototypes(
+        self, network: IncrementalNetwork, class_names: tuple[str, ...]
+    ) -> tuple[Tensor, Tensor]:
         """Return the image nearest to the mean feature of each current class, in [0, 1], and its row."""
-        owned = {name: self._view.of_class(self.state.current, name) for name in self.state.current_names if name in class_names}
+        owned = {
+            name: self._view.of_class(self.state.current, name)
+            for name in self.state.current_names
+            if name in class_names
+        }
         owned = {name: positions for name, positions in owned.items() if len(positions)}
         looker = freeze(build_network(network.config, weights_of(network)))
-        images = torch.stack([self._view.prototype(looker, positions) for positions in owned.values()])
+        images = torch.stack(
+            [self._view.prototype(looker, positions) for positions in owned.values()]
+        )
         return to_unit(images), torch.tensor([class_names.index(name) for name in owned])

@@ -28,7 +28,7 @@ from benchmarks.attacks.uploaded_prototypes import Material, baselines, experime
 from benchmarks.machine import describe
 from benchmarks.measuring import parser, table, tell, use_threads
 from federation.method import Method
-from federation.prototypes import collect_prototypes, score_on_prototypes
+from federation.methods.prototypes import collect_prototypes, score_on_prototypes
 from incremental.network import IncrementalNetwork
 from incremental.proxy import Score
 from incremental.reconstruction import GradientEncoder, ReconstructionConfig, perturb
@@ -39,7 +39,9 @@ from twin.messages import TwinUpdate
 Alter = Callable[[Tensor, torch.Generator], Tensor]
 DEFAULT = ReconstructionConfig()
 EXACT = AttackConfig()
-NOISY = AttackConfig(restarts=1, smoothness=(1e-3, 1e-1), polish_steps=0)  # a weak and a strong belief that neighbours are alike
+NOISY = AttackConfig(
+    restarts=1, smoothness=(1e-3, 1e-1), polish_steps=0
+)  # a weak and a strong belief that neighbours are alike
 
 
 @dataclass(frozen=True)
@@ -66,13 +68,18 @@ DEFENCES = (
     Defence("perturbation 100 times: perturb_rate 20", ReconstructionConfig(perturb_rate=20.0)),
     Defence("default, norm clipped to 1", alter=lambda gradients, _: defences.clip(gradients, 1.0)),
     Defence("default, float16", alter=lambda gradients, _: defences.half(gradients)),
-    Defence("default, int8", alter=lambda gradients, _: defences.eight_bits(gradients), attack=NOISY),
+    Defence(
+        "default, int8", alter=lambda gradients, _: defences.eight_bits(gradients), attack=NOISY
+    ),
     Defence("default, largest 10 %", alter=lambda gradients, _: defences.largest(gradients, 0.1)),
     Defence("default, largest 1 %", alter=lambda gradients, _: defences.largest(gradients, 0.01)),
     *(
         Defence(
             f"default, noise multiplier {each:g}",
-            alter=partial(lambda gradients, generator, each: defences.noisy(gradients, each, generator), each=each),
+            alter=partial(
+                lambda gradients, generator, each: defences.noisy(gradients, each, generator),
+                each=each,
+            ),
             attack=NOISY,
         )
         for each in (0.0001, 0.001, 0.01)
@@ -113,23 +120,32 @@ def judge(material: Material, defence: Defence, seed: int) -> Outcome:
     update = TwinUpdate("all", 0, {}, 1, upload, class_names=material.class_names)
     kept = collect_prototypes(replace(server, kept={}), [update], defence.perturbation).kept
     by_proxy = to_unit(kept["prototype_images"][: len(sent)])
-    strong = _best([by_proxy, *reconstructions(encoder, sent, shape, defence.attack, generator)], material)
+    strong = _best(
+        [by_proxy, *reconstructions(encoder, sent, shape, defence.attack, generator)], material
+    )
     undone = material.by_twin(partial(_undo, defence.perturbation), strong)
     return Outcome(
         float((encoder.rows_of(sent) == material.rows).float().mean()),
         material.likeness(by_proxy),
         material.likeness(strong),
         material.likeness(undone),
-        _chosen_accuracy(material, [score_on_prototypes(replace(each, kept=kept)) for each in material.run.servers]),
+        _chosen_accuracy(
+            material,
+            [score_on_prototypes(replace(each, kept=kept)) for each in material.run.servers],
+        ),
         (by_proxy, strong, undone),
     )
 
 
-def _perturb(config: ReconstructionConfig, network: IncrementalNetwork, images: Tensor, rows: Tensor) -> Tensor:
+def _perturb(
+    config: ReconstructionConfig, network: IncrementalNetwork, images: Tensor, rows: Tensor
+) -> Tensor:
     return perturb(network, images, rows, config)
 
 
-def _undo(config: ReconstructionConfig, network: IncrementalNetwork, images: Tensor, rows: Tensor) -> Tensor:
+def _undo(
+    config: ReconstructionConfig, network: IncrementalNetwork, images: Tensor, rows: Tensor
+) -> Tensor:
     return undo_perturbation(network, images, rows, config)
 
 
@@ -149,34 +165,78 @@ def accuracy_without_upload(material: Material) -> float:
     # What was observed at the begin of a round judges the model of the round before; the last round's model is judged by nobody here.
     run = material.run
     return _chosen_accuracy(
-        material, [Method.score(run.study.config.method, run.servers[0], each.observations) for each in run.records[1:]]
+        material,
+        [
+            Method.score(run.setup.config.method, run.servers[0], each.observations)
+            for each in run.records[1:]
+        ],
     )
 
 
 def report(material: Material, found: Mapping[str, Outcome], shown: Mapping[str, Tensor]) -> str:
     """Return the tables as Markdown."""
     lines = [(name, *_cells(material.likeness(images))) for name, images in shown.items()]
-    first = table(("instead of a reconstruction", "SSIM", "PSNR [dB]", "largest SSIM", "identified"), lines)
-    heads = ("what is sent", "class", "proxy: SSIM", "PSNR", "identified", "strong: SSIM", "PSNR", "largest SSIM", "identified")
+    first = table(
+        ("instead of a reconstruction", "SSIM", "PSNR [dB]", "largest SSIM", "identified"), lines
+    )
+    heads = (
+        "what is sent",
+        "class",
+        "proxy: SSIM",
+        "PSNR",
+        "identified",
+        "strong: SSIM",
+        "PSNR",
+        "largest SSIM",
+        "identified",
+    )
     undone = ("undone: SSIM", "PSNR", "identified", "test accuracy of the chosen model")
     rows = []
     for name, each in found.items():
         proxy, strong, back = _cells(each.proxy), _cells(each.strong), _cells(each.undone)
         worth = f"{each.accuracy:.3f}"
-        rows.append((name, f"{each.labels:.0%}", proxy[0], proxy[1], proxy[3], *strong, back[0], back[1], back[3], worth))
-    nothing = ("nothing: reconstruction: null", *["-"] * (len(heads) + len(undone) - 2), f"{accuracy_without_upload(material):.3f}")
+        rows.append(
+            (
+                name,
+                f"{each.labels:.0%}",
+                proxy[0],
+                proxy[1],
+                proxy[3],
+                *strong,
+                back[0],
+                back[1],
+                back[3],
+                worth,
+            )
+        )
+    nothing = (
+        "nothing: reconstruction: null",
+        *["-"] * (len(heads) + len(undone) - 2),
+        f"{accuracy_without_upload(material):.3f}",
+    )
     second = table((*heads, *undone), [*rows, nothing])
     return f"{first}\n\n{second}\n\nThe best of the models that the proxy server chooses from: {max(material.accuracies):.3f}."
 
 
 def _cells(likeness: Likeness) -> tuple[str, str, str, str]:
-    return f"{likeness.ssim:.3f}", f"{likeness.psnr:.1f}", f"{likeness.worst:.3f}", f"{likeness.identified:.0%}"
+    return (
+        f"{likeness.ssim:.3f}",
+        f"{likeness.psnr:.1f}",
+        f"{likeness.worst:.3f}",
+        f"{likeness.identified:.0%}",
+    )
 
 
-def show(material: Material, found: Mapping[str, Outcome], shown: Mapping[str, Tensor], path: Path) -> None:
+def show(
+    material: Material, found: Mapping[str, Outcome], shown: Mapping[str, Tensor], path: Path
+) -> None:
     """Write the contact sheet: the first hospital's prototypes, one of each organ."""
     names = [each.name for each in DEFENCES]
-    bare, default, noise = found[names[0]].pictures, found[names[1]].pictures, found[names[-1]].pictures
+    bare, default, noise = (
+        found[names[0]].pictures,
+        found[names[1]].pictures,
+        found[names[-1]].pictures,
+    )
     rows = {
         "real image of a patient": material.real,
         "proxy server,\nnot perturbed": bare[0],
@@ -187,7 +247,12 @@ def show(material: Material, found: Mapping[str, Outcome], shown: Mapping[str, T
         "stronger attack,\nnoise multiplier 0.01": noise[1],
         "no upload: mean image\nof the class": shown["mean image of its class"],
     }
-    draw(rows, [_short(material.class_names[row]) for row in material.rows[: len(material.class_names)]], _CREDIT, path)
+    draw(
+        rows,
+        [_short(material.class_names[row]) for row in material.rows[: len(material.class_names)]],
+        _CREDIT,
+        path,
+    )
 
 
 _CREDIT = "Images: OrganAMNIST of MedMNIST v2 (Yang et al. 2023; from LiTS, Bilic et al. 2023), CC BY 4.0; reconstructions made from them."
@@ -203,20 +268,31 @@ def main() -> None:
     options.set_defaults(threads=1)
     options.add_argument("--seed", type=int, default=1)
     options.add_argument("--hospitals", type=int, default=2, help="eleven prototypes each")
-    options.add_argument("--rounds", type=int, default=6, help="after each there is a model to choose from")
+    options.add_argument(
+        "--rounds", type=int, default=6, help="after each there is a model to choose from"
+    )
     options.add_argument("--images-per-class", type=int, default=300)
     options.add_argument("--steps", type=int, default=400, help="of the stronger attack")
     options.add_argument("--sheet", type=Path, help="contact sheet, a PNG file")
     asked = options.parse_args()
     use_threads(asked.threads)
     started = perf_counter()
-    material = gather(experiment(asked.hospitals, asked.rounds, asked.images_per_class, asked.seed), load_dataset("organamnist"))
+    material = gather(
+        experiment(asked.hospitals, asked.rounds, asked.images_per_class, asked.seed),
+        load_dataset("organamnist"),
+    )
     found = {}
     for defence in DEFENCES:
         began = perf_counter()
-        harder = replace(defence.attack, steps=asked.steps, polish_steps=min(defence.attack.polish_steps, asked.steps))
+        harder = replace(
+            defence.attack,
+            steps=asked.steps,
+            polish_steps=min(defence.attack.polish_steps, asked.steps),
+        )
         found[defence.name] = judge(material, replace(defence, attack=harder), asked.seed)
-        tell(f"  {defence.name}: {perf_counter() - began:.0f} s, SSIM {found[defence.name].strong.ssim:.3f}")
+        tell(
+            f"  {defence.name}: {perf_counter() - began:.0f} s, SSIM {found[defence.name].strong.ssim:.3f}"
+        )
     shown = baselines(material, asked.seed)
     if asked.sheet:
         show(material, found, shown, asked.sheet)

@@ -37,7 +37,11 @@ class AttackConfig:
 
 
 def reconstructions(
-    encoder: GradientEncoder, gradients: Tensor, image_shape: tuple[int, int, int], config: AttackConfig, generator: torch.Generator
+    encoder: GradientEncoder,
+    gradients: Tensor,
+    image_shape: tuple[int, int, int],
+    config: AttackConfig,
+    generator: torch.Generator,
 ) -> list[Tensor]:
     """Return what the attacker might take for the images, one answer [P, C, H, W] for each smoothness, before and after polishing.
 
@@ -72,7 +76,14 @@ def total_variation(images: Tensor) -> Tensor:
     return images.diff(dim=2).abs().mean((1, 2, 3)) + images.diff(dim=3).abs().mean((1, 2, 3))
 
 
-def match_direction(encoder: GradientEncoder, gradients: Tensor, guesses: Tensor, steps: int, rate: float, smoothness: float) -> Tensor:
+def match_direction(
+    encoder: GradientEncoder,
+    gradients: Tensor,
+    guesses: Tensor,
+    steps: int,
+    rate: float,
+    smoothness: float,
+) -> Tensor:
     """Return images whose gradients point where the given ones do (Geiping et al., eq. 4)."""
     images = guesses.clone().requires_grad_()
     optimiser = torch.optim.Adam([images], lr=rate)
@@ -92,12 +103,20 @@ def polish(encoder: GradientEncoder, gradients: Tensor, guesses: Tensor, steps: 
     """Return the guesses after L-BFGS in float64 on the sum of the mismatches' logarithms, so that no prototype outweighs another."""
     free = guesses.double().clamp(1e-4, 1 - 1e-4).logit().requires_grad_()
     search = torch.optim.LBFGS(
-        [free], max_iter=steps, max_eval=2 * steps, history_size=50, line_search_fn="strong_wolfe", tolerance_grad=0, tolerance_change=0
+        [free],
+        max_iter=steps,
+        max_eval=2 * steps,
+        history_size=50,
+        line_search_fn="strong_wolfe",
+        tolerance_grad=0,
+        tolerance_change=0,
     )
     exact = gradients.double()
 
     def loss() -> Tensor:
-        total = (mismatch(encoder, free.sigmoid(), exact) + _SMALLEST).clamp_min(_SMALLEST).log().sum()
+        total = (
+            (mismatch(encoder, free.sigmoid(), exact) + _SMALLEST).clamp_min(_SMALLEST).log().sum()
+        )
         (free.grad,) = torch.autograd.grad(total, free)
         return total.detach()
 
@@ -109,7 +128,9 @@ def polish(encoder: GradientEncoder, gradients: Tensor, guesses: Tensor, steps: 
     return free.detach().sigmoid().to(guesses.dtype)
 
 
-def undo_perturbation(network: IncrementalNetwork, images: Tensor, rows: Tensor, config: ReconstructionConfig) -> Tensor:
+def undo_perturbation(
+    network: IncrementalNetwork, images: Tensor, rows: Tensor, config: ReconstructionConfig
+) -> Tensor:
     """Return the images that ``incremental.reconstruction.perturb`` would have moved here; pixels that it clamped are lost.
 
     Each step back solves ``x = clamp(y + rate * (gradient(x) + decay * x))`` by two rounds of putting x in.
@@ -125,7 +146,13 @@ def undo_perturbation(network: IncrementalNetwork, images: Tensor, rows: Tensor,
 
     def descent(at: Tensor) -> Tensor:
         at = at.detach().requires_grad_()
-        loss = nn.functional.binary_cross_entropy_with_logits(network(at).logits, target, reduction="none").mean(1).sum()
+        loss = (
+            nn.functional.binary_cross_entropy_with_logits(
+                network(at).logits, target, reduction="none"
+            )
+            .mean(1)
+            .sum()
+        )
         (gradient,) = torch.autograd.grad(loss, at)
         return (gradient + 1e-5 * at).detach()
 

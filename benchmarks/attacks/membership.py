@@ -24,7 +24,7 @@ from benchmarks.attacks.scores import Scores, Success, confidence, success
 from benchmarks.attacks.watched import Watched, watch
 from benchmarks.machine import describe
 from benchmarks.measuring import parser, tell, use_threads
-from federation.config import ExperimentConfig
+from federation.experiment.config import ExperimentConfig
 from federation.methods.fedavg import FedAvg
 from federation.methods.fedka import FedKA
 from incremental.detection import DetectionConfig
@@ -35,10 +35,10 @@ from physical.datasets.dataset import ImageDataset
 from physical.protocol import ScenarioConfig, generate_hospitals
 from physical.transforms import AugmentationConfig
 from twin.config import TwinConfig
-from twin.differential_privacy import UpdateNoise
 from twin.local_training import TrainingConfig
-from twin.outgoing import OutgoingConfig
-from twin.private_training import PrivateTraining
+from twin.privacy.differential_privacy import UpdateNoise
+from twin.privacy.private_training import PrivateTraining
+from twin.privacy.update_release import OutgoingConfig
 
 Positions = NDArray[np.int64]
 Change = Callable[[ExperimentConfig], ExperimentConfig]
@@ -69,17 +69,32 @@ class Size:
 
 def base(size: Size, seed: int) -> ExperimentConfig:
     """Return the federation that is attacked: FedKA, two tasks of four organs, four hospitals that all go on to the second."""
-    protocol = ScenarioConfig("organamnist", num_tasks=2, classes_per_task=4, rounds_per_task=size.rounds, heterogeneity=1.0)
+    protocol = ScenarioConfig(
+        "organamnist",
+        num_tasks=2,
+        classes_per_task=4,
+        rounds_per_task=size.rounds,
+        heterogeneity=1.0,
+    )
     return ExperimentConfig(
         name="membership",
-        scenario=replace(protocol, images="disjoint", keep_fraction=0.0, images_per_class=size.images_per_class),
+        scenario=replace(
+            protocol, images="disjoint", keep_fraction=0.0, images_per_class=size.images_per_class
+        ),
         hospitals=generate_hospitals(4, 0, 2),
         network=NetworkConfig(backbone="resnet10", width=8, image_size=28, channels=1),
         method=FedKA(head_loss="ce", mean="by_images", reconstruction=None),
         training=TrainingConfig(
-            epochs=size.epochs, batch_size=16, learning_rate=0.05, momentum=0.9, precision="bfloat16", augmentation=PLAIN
+            epochs=size.epochs,
+            batch_size=16,
+            learning_rate=0.05,
+            momentum=0.9,
+            precision="bfloat16",
+            augmentation=PLAIN,
         ),
-        twin=TwinConfig(memory_capacity=20, held_back_fraction=0.1, detection=DetectionConfig(rule="by_name")),
+        twin=TwinConfig(
+            memory_capacity=20, held_back_fraction=0.1, detection=DetectionConfig(rule="by_name")
+        ),
         seed=seed,
     )
 
@@ -100,7 +115,9 @@ def _memory(capacity: int) -> Change:
 
 
 def _noise(multiplier: float, clip_norm: float) -> Change:
-    return lambda config: replace(small(config), outgoing=OutgoingConfig(noise=UpdateNoise(clip_norm, multiplier)))
+    return lambda config: replace(
+        small(config), outgoing=OutgoingConfig(noise=UpdateNoise(clip_norm, multiplier))
+    )
 
 
 def _private(multiplier: float) -> Change:
@@ -108,10 +125,15 @@ def _private(multiplier: float) -> Change:
     return lambda config: _training(private=private, gradient_clip=None)(small(config))
 
 
-DEFENCES: Mapping[str, tuple[Change, Change]] = {  # by name: the attacked federation, and the one whose shadows calibrate the attack
+DEFENCES: Mapping[
+    str, tuple[Change, Change]
+] = {  # by name: the attacked federation, and the one whose shadows calibrate the attack
     "none": (lambda config: config, lambda config: config),
     "1 epoch a round, not 5": (_training(epochs=1), _training(epochs=1)),
-    "augmentation (platform's default)": (_training(augmentation=AugmentationConfig()), _training(augmentation=AugmentationConfig())),
+    "augmentation (platform's default)": (
+        _training(augmentation=AugmentationConfig()),
+        _training(augmentation=AugmentationConfig()),
+    ),
     "no exemplars: memory_capacity 0": (_memory(0), lambda config: config),
     "all images are exemplars: memory_capacity 100": (_memory(100), lambda config: config),
     "LeNet, FedAvg with memory, group norm": (small, small),
@@ -165,16 +187,22 @@ def halves(data: ImageDataset) -> Halves:
     """Return two data sets whose training images are a random half each."""
     order = np.random.default_rng(0).permutation(len(data.train))
     one, other = np.sort(order[: len(order) // 2]), np.sort(order[len(order) // 2 :])
-    return Halves(replace(data, train=data.train.take(one)), replace(data, train=data.train.take(other)))
+    return Halves(
+        replace(data, train=data.train.take(one)), replace(data, train=data.train.take(other))
+    )
 
 
 def groups_of(run: Watched, most_others: int, seed: int) -> Groups:
     """Return what became of which images; as many others of each class, so that no class gives a member away."""
-    exemplars = np.unique(np.concatenate([state.memory.all_positions() for state in run.states.values()]))
+    exemplars = np.unique(
+        np.concatenate([state.memory.all_positions() for state in run.states.values()])
+    )
     current = np.unique(np.concatenate([state.current for state in run.states.values()]))
     archived = np.setdiff1d(run.members, np.concatenate([exemplars, current]))
-    batch, plans = run.study.dataset.train, run.study.scenario
-    arrived = np.concatenate([part.positions for arrivals in plans.arrivals.values() for part in arrivals])
+    batch, plans = run.setup.dataset.train, run.setup.scenario
+    arrived = np.concatenate(
+        [part.positions for arrivals in plans.arrivals.values() for part in arrivals]
+    )
     rng = np.random.default_rng(seed)
     others = []
     for names in plans.tasks:
@@ -185,39 +213,70 @@ def groups_of(run: Watched, most_others: int, seed: int) -> Groups:
     return Groups(exemplars, archived, current, others[0], others[-1])
 
 
-def confidences(run: Watched, network: NetworkConfig, weights: Weights, class_names: Sequence[str], positions: Positions) -> Scores:
+def confidences(
+    run: Watched,
+    network: NetworkConfig,
+    weights: Weights,
+    class_names: Sequence[str],
+    positions: Positions,
+) -> Scores:
     """Return a model's confidence in the classes of images of a run."""
-    batch = run.study.dataset.train.take(positions)
+    batch = run.setup.dataset.train.take(positions)
     rows = np.array([list(class_names).index(batch.vocabulary[label]) for label in batch.labels])
     return confidence(network, weights, batch.images, rows)
 
 
 def attack(run: Watched, shadows: Sequence[Watched], size: Size) -> Outcome:
     """Attack the last global model of a run, and each hospital's last update."""
-    groups = groups_of(run, size.others, run.study.config.seed)
+    groups = groups_of(run, size.others, run.setup.config.seed)
     every, last = np.unique(np.concatenate(list(astuple(groups)))), run.servers[-1]
-    network, place = run.study.config.network, {position: index for index, position in enumerate(every.tolist())}
+    network, place = (
+        run.setup.config.network,
+        {position: index for index, position in enumerate(every.tolist())},
+    )
 
     def of(scores: Scores, positions: Positions) -> Scores:
         return scores[[place[position] for position in positions.tolist()]]
 
     said = confidences(run, network, last.weights, last.class_names, every)
-    models = [(each.study.config.network, each.servers[-1]) for each in shadows]
-    unseen = np.stack([confidences(run, kind, server.weights, server.class_names, every) for kind, server in models])
+    models = [(each.setup.config.network, each.servers[-1]) for each in shadows]
+    unseen = np.stack(
+        [
+            confidences(run, kind, server.weights, server.class_names, every)
+            for kind, server in models
+        ]
+    )
     usual = unseen.mean(0)
     pairs = groups.pairs()
     updates = run.records[-1].accepted
-    theirs = {each.twin_id: confidences(run, network, each.weights, last.class_names, every) for each in updates}
+    theirs = {
+        each.twin_id: confidences(run, network, each.weights, last.class_names, every)
+        for each in updates
+    }
     owned = {twin_id: run.states[twin_id].current for twin_id in theirs}
-    local = [success(of(theirs[each] - usual, owned[each]), of(theirs[each] - usual, groups.others_last)) for each in theirs]
-    guessed = {each: np.stack([of(scores, owned[each]) for scores in theirs.values()]).argmax(0) for each in theirs}
+    local = [
+        success(of(theirs[each] - usual, owned[each]), of(theirs[each] - usual, groups.others_last))
+        for each in theirs
+    ]
+    guessed = {
+        each: np.stack([of(scores, owned[each]) for scores in theirs.values()]).argmax(0)
+        for each in theirs
+    }
     right = sum(int((guessed[twin_id] == index).sum()) for index, twin_id in enumerate(theirs))
     spent = [float(each.metrics["epsilon"]) for each in updates if "epsilon" in each.metrics]
     return Outcome(
-        {name: success(of(said, members), of(said, others)) for name, (members, others) in pairs.items()},
-        {name: success(of(said - usual, members), of(said - usual, others)) for name, (members, others) in pairs.items()},
         {
-            name: float(np.mean([success(of(each, members), of(each, others)).auroc for each in unseen]))
+            name: success(of(said, members), of(said, others))
+            for name, (members, others) in pairs.items()
+        },
+        {
+            name: success(of(said - usual, members), of(said - usual, others))
+            for name, (members, others) in pairs.items()
+        },
+        {
+            name: float(
+                np.mean([success(of(each, members), of(each, others)).auroc for each in unseen])
+            )
             for name, (members, others) in pairs.items()
         },
         Success(*(float(value) for value in np.mean([astuple(each) for each in local], axis=0))),
@@ -239,10 +298,23 @@ def measure(data: ImageDataset, size: Size, names: Sequence[str]) -> dict[str, l
             began = perf_counter()
             of_attacker = calibrate(base(size, _FIRST_SHADOW))
             if of_attacker.digest() not in shadows:
-                configs = [replace(of_attacker, seed=_FIRST_SHADOW + index) for index in range(size.shadows)]
-                shadows[of_attacker.digest()] = [watch(config, parts.attackers) for config in configs]
-            found[name].append(attack(watch(change(base(size, seed)), parts.attacked), shadows[of_attacker.digest()], size))
-            tell(f"  {name}, seed {seed}: {perf_counter() - began:.0f} s, AUROC {found[name][-1].lira['all members'].auroc:.3f}")
+                configs = [
+                    replace(of_attacker, seed=_FIRST_SHADOW + index)
+                    for index in range(size.shadows)
+                ]
+                shadows[of_attacker.digest()] = [
+                    watch(config, parts.attackers) for config in configs
+                ]
+            found[name].append(
+                attack(
+                    watch(change(base(size, seed)), parts.attacked),
+                    shadows[of_attacker.digest()],
+                    size,
+                )
+            )
+            tell(
+                f"  {name}, seed {seed}: {perf_counter() - began:.0f} s, AUROC {found[name][-1].lira['all members'].auroc:.3f}"
+            )
     return found
 
 
@@ -256,11 +328,20 @@ def main() -> None:
     options.add_argument("--shadows", type=int, default=Size.shadows)
     options.add_argument("--images-per-class", type=int, default=Size.images_per_class)
     options.add_argument("--others", type=int, default=Size.others)
-    options.add_argument("--only", nargs="*", choices=list(DEFENCES), default=[], help="defences to run; none: all")
+    options.add_argument(
+        "--only", nargs="*", choices=list(DEFENCES), default=[], help="defences to run; none: all"
+    )
     asked = options.parse_args()
     use_threads(asked.threads)
     started = perf_counter()
-    size = Size(asked.images_per_class, asked.rounds, asked.epochs, asked.shadows, asked.others, tuple(asked.seeds))
+    size = Size(
+        asked.images_per_class,
+        asked.rounds,
+        asked.epochs,
+        asked.shadows,
+        asked.others,
+        tuple(asked.seeds),
+    )
     names = [name for name in DEFENCES if not asked.only or name in asked.only]
     found = measure(load_dataset("organamnist"), size, names)
     print(

@@ -35,13 +35,20 @@ class Outcome:
 def spread(values: Sequence[float], percent: bool = False) -> str:
     """Return mean and standard deviation over seeds."""
     scale, digits = (100, 1) if percent else (1, 3)
-    mean, deviation = scale * float(np.mean(values)), scale * float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+    mean, deviation = (
+        scale * float(np.mean(values)),
+        scale * float(np.std(values, ddof=1)) if len(values) > 1 else 0.0,
+    )
     return f"{mean:.{digits}f} ± {deviation:.{digits}f}" + (" %" if percent else "")
 
 
 def _three(found: Sequence[Success]) -> tuple[str, str, str]:
     one, low = [each.at_1_percent for each in found], [each.at_0_1_percent for each in found]
-    return spread([each.auroc for each in found]), spread(one, percent=True), spread(low, percent=True)
+    return (
+        spread([each.auroc for each in found]),
+        spread(one, percent=True),
+        spread(low, percent=True),
+    )
 
 
 def questions_table(outcomes: Sequence[Outcome]) -> str:
@@ -56,19 +63,48 @@ def questions_table(outcomes: Sequence[Outcome]) -> str:
         )
         for name in outcomes[0].lira
     ]
-    rows.append(("a hospital's own last update, its images", "-", "-", "-", "-", *_three([each.local for each in outcomes])))
-    lead = ("which images", "AUROC of models that saw none", "loss: AUROC", *rates, "LiRA: AUROC", *rates)
+    rows.append(
+        (
+            "a hospital's own last update, its images",
+            "-",
+            "-",
+            "-",
+            "-",
+            *_three([each.local for each in outcomes]),
+        )
+    )
+    lead = (
+        "which images",
+        "AUROC of models that saw none",
+        "loss: AUROC",
+        *rates,
+        "LiRA: AUROC",
+        *rates,
+    )
     return table(lead, rows)
 
 
 def defences_table(found: Mapping[str, Sequence[Outcome]]) -> str:
     """Return what each defence leaves and costs."""
-    heads = ("defence", "loss: AUROC", "LiRA: AUROC", "found at 1 %", "at 0.1 %", "AUROC, to the end", "AUROC, exemplars")
+    heads = (
+        "defence",
+        "loss: AUROC",
+        "LiRA: AUROC",
+        "found at 1 %",
+        "at 0.1 %",
+        "AUROC, to the end",
+        "AUROC, exemplars",
+    )
     costs = ("AUROC, own update", "hospital named rightly", "test accuracy", "epsilon")
     rows = []
     for name, outcomes in found.items():
         kinds = ("trained on to the end", "exemplars of the first task")
-        sides = [spread([each.lira[kind].auroc for each in outcomes]) if kind in outcomes[0].lira else "-" for kind in kinds]
+        sides = [
+            spread([each.lira[kind].auroc for each in outcomes])
+            if kind in outcomes[0].lira
+            else "-"
+            for kind in kinds
+        ]
         spent = [each.epsilon for each in outcomes if each.epsilon is not None]
         row = (
             name,

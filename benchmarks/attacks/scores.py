@@ -35,7 +35,9 @@ class Success:
     at_0_1_percent: float
 
 
-def confidence(network: NetworkConfig, weights: Weights, images: NDArray[np.uint8], rows: NDArray[np.int64]) -> Scores:
+def confidence(
+    network: NetworkConfig, weights: Weights, images: NDArray[np.uint8], rows: NDArray[np.int64]
+) -> Scores:
     """Return ``log(p / (1 - p))`` of each image's class, p what the model gives it (Carlini et al., eq. 3); in the order of minus the loss.
 
     Args:
@@ -53,8 +55,15 @@ def confidence(network: NetworkConfig, weights: Weights, images: NDArray[np.uint
 
 def success(members: Scores, others: Scores) -> Success:
     """Return how well scores tell members from others."""
-    together, is_member = np.concatenate([members, others]), np.arange(len(members) + len(others)) < len(members)
-    return Success(auroc(together, is_member), found_at(members, others, 0.01), found_at(members, others, 0.001))
+    together, is_member = (
+        np.concatenate([members, others]),
+        np.arange(len(members) + len(others)) < len(members),
+    )
+    return Success(
+        auroc(together, is_member),
+        found_at(members, others, 0.01),
+        found_at(members, others, 0.001),
+    )
 
 
 def found_at(members: Scores, others: Scores, rate: float) -> float:

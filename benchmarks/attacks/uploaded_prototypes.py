@@ -8,7 +8,7 @@ from torch import Tensor
 
 from benchmarks.attacks.similarity import Likeness, identified, nearest, psnr, ssim
 from benchmarks.attacks.watched import Watched, watch
-from federation.config import ExperimentConfig
+from federation.experiment.config import ExperimentConfig
 from federation.methods.fedka import FedKA
 from incremental.detection import DetectionConfig
 from incremental.network import IncrementalNetwork, NetworkConfig
@@ -45,7 +45,9 @@ class Material:
     run: Watched
     accuracies: tuple[float, ...]
 
-    def by_twin(self, work: Callable[[IncrementalNetwork, Tensor, Tensor], Tensor], images: Tensor) -> Tensor:
+    def by_twin(
+        self, work: Callable[[IncrementalNetwork, Tensor, Tensor], Tensor], images: Tensor
+    ) -> Tensor:
         """Return what a function of a twin's network, its images and their rows makes of all images."""
         done = images.clone()
         for network in dict.fromkeys(self.networks):
@@ -56,24 +58,45 @@ class Material:
     def likeness(self, guesses: Tensor) -> Likeness:
         """Return how much guesses give away."""
         similar = ssim(guesses, self.real)
-        found = torch.cat([self._identified(index, guess[None]) for index, guess in enumerate(guesses)])
+        found = torch.cat(
+            [self._identified(index, guess[None]) for index, guess in enumerate(guesses)]
+        )
         noise = psnr(guesses, self.real).clamp_max(99.0)
-        return Likeness(float(similar.mean()), float(noise.mean()), float(similar.max()), float(found.float().mean()))
+        return Likeness(
+            float(similar.mean()),
+            float(noise.mean()),
+            float(similar.max()),
+            float(found.float().mean()),
+        )
 
     def _identified(self, index: int, guess: Tensor) -> Tensor:
-        return identified(guess, self.real[index : index + 1], self.candidates[int(self.rows[index])])
+        return identified(
+            guess, self.real[index : index + 1], self.candidates[int(self.rows[index])]
+        )
 
 
 def experiment(hospitals: int, rounds: int, images_per_class: int, seed: int) -> ExperimentConfig:
     """Return a federation of one task with all eleven organs."""
     return ExperimentConfig(
         name="prototypes",
-        scenario=ScenarioConfig("organamnist", 1, 11, rounds, heterogeneity=1.0, images="disjoint", images_per_class=images_per_class),
+        scenario=ScenarioConfig(
+            "organamnist",
+            1,
+            11,
+            rounds,
+            heterogeneity=1.0,
+            images="disjoint",
+            images_per_class=images_per_class,
+        ),
         hospitals=generate_hospitals(hospitals, 0, 1),
         network=NetworkConfig(backbone="resnet10", width=8, image_size=28),
         method=FedKA(head_loss="ce", mean="by_images", reconstruction=_NOT_HERE),
-        training=TrainingConfig(epochs=2, batch_size=32, learning_rate=0.05, momentum=0.9, precision="bfloat16"),
-        twin=TwinConfig(memory_capacity=100, held_back_fraction=0.1, detection=DetectionConfig(rule="by_name")),
+        training=TrainingConfig(
+            epochs=2, batch_size=32, learning_rate=0.05, momentum=0.9, precision="bfloat16"
+        ),
+        twin=TwinConfig(
+            memory_capacity=100, held_back_fraction=0.1, detection=DetectionConfig(rule="by_name")
+        ),
         seed=seed,
     )
 
@@ -85,7 +108,9 @@ def gather(config: ExperimentConfig, data: ImageDataset) -> Material:
     class Told(FedKA):
         """FedKA that also tells the benchmark, not the server, which images it encoded."""
 
-        def finish_local(self, network: IncrementalNetwork, context: LocalContext) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor]]:
+        def finish_local(
+            self, network: IncrementalNetwork, context: LocalContext
+        ) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor]]:
             """Upload as FedKA does."""
             if context.fresh_task and context.prototypes is not None:
                 told.append((network, *context.prototypes(network)))

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from federation.config import ExperimentConfig
-from federation.engines import SequentialEngine
-from federation.evaluation import Evaluator
+from federation.engines.sequential import SequentialEngine
+from federation.experiment.config import ExperimentConfig
+from federation.experiment.evaluation import Evaluator
+from federation.experiment.setup import ExperimentSetup
 from federation.method import Method
 from federation.round import RoundRecord, run_round
 from federation.server import ServerState, new_server
-from federation.study import Study
 from incremental.proxy import ProxyServer
 from physical.datasets.dataset import ImageDataset
 from physical.planning import plan_scenario
@@ -24,14 +24,14 @@ class Watched:
     """A run that is over.
 
     Args:
-        study: Its plan.
+        setup: Its plan.
         servers: The server after each round: what it could keep.
         records: Of each round, with every update that arrived.
         states: Where each twin stands: the truth, which no server sees.
         trained: Positions of all images that each twin has ever trained on: the truth as well.
     """
 
-    study: Study
+    setup: ExperimentSetup
     servers: tuple[ServerState, ...]
     records: tuple[RoundRecord, ...]
     states: Mapping[str, TwinState]
@@ -44,8 +44,10 @@ class Watched:
 
     def accuracy(self, server: ServerState, most: int | None = None) -> float:
         """Return the share of test images of the classes that have appeared which a server's model names rightly."""
-        task = self.study.scenario.task_at(server.round - 1)
-        return self.study.evaluator.evaluate(server.weights, server.class_names, task, most).accuracy
+        task = self.setup.scenario.task_at(server.round - 1)
+        return self.setup.evaluator.evaluate(
+            server.weights, server.class_names, task, most
+        ).accuracy
 
 
 def watch(config: ExperimentConfig, data: ImageDataset, method: Method | None = None) -> Watched:
@@ -56,17 +58,31 @@ def watch(config: ExperimentConfig, data: ImageDataset, method: Method | None = 
         data: Its images; positions of everything point into ``data.train``.
         method: Learns in the place of the configuration's.
     """
-    scenario = plan_scenario(data.train.labels, data.sheet.class_names, config.scenario, config.hospitals, config.seed)
-    study = Study(config, data, scenario, Evaluator(data.test, scenario.tasks, config.network))
-    engine, proxy, server = SequentialEngine(study.ward()), ProxyServer(config.proxy), new_server(config.network, config.seed)
+    scenario = plan_scenario(
+        data.train.labels, data.sheet.class_names, config.scenario, config.hospitals, config.seed
+    )
+    setup = ExperimentSetup(
+        config, data, scenario, Evaluator(data.test, scenario.tasks, config.network)
+    )
+    engine, proxy, server = (
+        SequentialEngine(setup.hospitals()),
+        ProxyServer(config.proxy),
+        new_server(config.network, config.seed),
+    )
     servers, records = [], []
     trained: dict[str, NDArray[np.int64]] = {}
     for _ in range(scenario.num_rounds):
-        server, record = run_round(server, engine, method or config.method, proxy, config.federation)
+        server, record = run_round(
+            server, engine, method or config.method, proxy, config.federation
+        )
         servers.append(server)
         records.append(record)
         for twin_id in record.chosen:
             state = engine.states[twin_id]
-            used = (trained.get(twin_id, np.empty(0, np.int64)), state.current, state.memory.all_positions())
+            used = (
+                trained.get(twin_id, np.empty(0, np.int64)),
+                state.current,
+                state.memory.all_positions(),
+            )
             trained[twin_id] = np.unique(np.concatenate(used))
-    return Watched(study, tuple(servers), tuple(records), dict(engine.states), trained)
+    return Watched(setup, tuple(servers), tuple(records), dict(engine.states), trained)

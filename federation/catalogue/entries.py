@@ -4,9 +4,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from sqlalchemy import Boolean, Column, Connection, ForeignKey, Integer, MetaData, String, Table, Text, select
+from sqlalchemy import (
+    Boolean,
+    Column,
+    Connection,
+    ForeignKey,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    select,
+)
 
-from federation.class_names import CatalogueError, check_name, exact_key
+from federation.catalogue.class_names import CatalogueError, check_name, exact_key
 
 State = Literal["proposed", "approved", "merged"]
 
@@ -34,7 +45,9 @@ WORDS = Table(  # names and synonyms: each belongs to one entry, whatever its ca
     Column("key", String, primary_key=True),
     Column("written", String, nullable=False),
     Column("entry_id", Integer, ForeignKey("catalogue_entry.entry_id"), nullable=False, index=True),
-    Column("origin_id", Integer, ForeignKey("catalogue_entry.entry_id"), nullable=False),  # whose it was before any merge
+    Column(
+        "origin_id", Integer, ForeignKey("catalogue_entry.entry_id"), nullable=False
+    ),  # whose it was before any merge
 )
 EVENTS = Table(
     "catalogue_event",
@@ -118,7 +131,10 @@ def read_entries(connection: Connection, entry_id: int | None = None) -> list[En
     """Return all entries or one, with their synonyms."""
     spoken, rows = select(WORDS), select(ENTRIES)
     if entry_id is not None:
-        spoken, rows = spoken.where(WORDS.c.entry_id == entry_id), rows.where(ENTRIES.c.entry_id == entry_id)
+        spoken, rows = (
+            spoken.where(WORDS.c.entry_id == entry_id),
+            rows.where(ENTRIES.c.entry_id == entry_id),
+        )
     synonyms: dict[int, list[str]] = {}
     for word in connection.execute(spoken.order_by(WORDS.c.written)):
         synonyms.setdefault(word.entry_id, []).append(word.written)
@@ -127,4 +143,7 @@ def read_entries(connection: Connection, entry_id: int | None = None) -> list[En
 
 def _read(row: Any, spoken: Sequence[str]) -> Entry:
     values = dict(row._mapping)
-    return Entry(**values, synonyms=tuple(each for each in spoken if exact_key(each) != exact_key(values["name"])))
+    return Entry(
+        **values,
+        synonyms=tuple(each for each in spoken if exact_key(each) != exact_key(values["name"])),
+    )

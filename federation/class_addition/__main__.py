@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from federation.job_folder import run_job
+from federation.jobs.job_folder import run_job
 
 
 def main(arguments: list[str]) -> int:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from federation.class_addition.images import AdditionError
-from federation.job_folder import JOB_FILE, RESULT_FILE, write_whole
+from federation.jobs.job_folder import JOB_FILE, RESULT_FILE, write_whole
 
 
 def make_first_champion(
@@ -48,22 +48,46 @@ def make_first_champion(
         AdditionError: With what went wrong; a model that the rules find red is not released.
     """
     training, release = jobs.absolute() / "first-training", jobs.absolute() / "first-release"
-    hospitals = [{"hospital_id": name, "mirror": str(folder.absolute()), "new_images": None} for name, folder in mirrors.items()]
-    asked = {"champion": None, "hospitals": hospitals, "class_names": None if class_names is None else list(class_names), "seed": seed}
-    trained = _run("federation.class_addition", training, {**asked, "config": dict(config or {}), "rules": dict(rules or {})})
-    where = {"tracking_uri": tracking_uri, "model_name": model_name, "models_folder": str(models.absolute()), "actor": actor}
+    hospitals = [
+        {"hospital_id": name, "mirror": str(folder.absolute()), "new_images": None}
+        for name, folder in mirrors.items()
+    ]
+    asked = {
+        "champion": None,
+        "hospitals": hospitals,
+        "class_names": None if class_names is None else list(class_names),
+        "seed": seed,
+    }
+    trained = _run(
+        "federation.class_addition",
+        training,
+        {**asked, "config": dict(config or {}), "rules": dict(rules or {})},
+    )
+    where = {
+        "tracking_uri": tracking_uri,
+        "model_name": model_name,
+        "models_folder": str(models.absolute()),
+        "actor": actor,
+    }
     candidate = {"candidate": trained["candidate"], "comparison": trained["comparison"]}
     return _run("federation.release", release, {"verb": "release", **where, **candidate})
 
 
 def _run(module: str, folder: Path, job: Mapping[str, Any]) -> dict[str, Any]:
     folder.mkdir(parents=True, exist_ok=True)
-    path = write_whole(folder / JOB_FILE, json.dumps({"job_id": folder.name, **job}, indent=1).encode())
-    done = subprocess.run([sys.executable, "-m", module, str(path)], capture_output=True, text=True, check=False)
+    path = write_whole(
+        folder / JOB_FILE, json.dumps({"job_id": folder.name, **job}, indent=1).encode()
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", module, str(path)], capture_output=True, text=True, check=False
+    )
     try:
         result: dict[str, Any] = json.loads((folder / RESULT_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        result = {"ok": False, "error": f"{module} ended with exit code {done.returncode}: {done.stderr[-500:].strip()}"}
+        result = {
+            "ok": False,
+            "error": f"{module} ended with exit code {done.returncode}: {done.stderr[-500:].strip()}",
+        }
     if not result["ok"]:
         raise AdditionError(f"no first champion: {result['error']}")
     return result

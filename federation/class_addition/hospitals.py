@@ -43,7 +43,9 @@ class MirroredHospitals:
         archive = self.archives[twin_id]
         approved = np.arange(self.num_known[twin_id], len(archive))
         arrivals = (Arrival(0, approved),) if len(approved) else ()
-        return DigitalTwin(Hospital(twin_id, archive, arrivals), self.setting, state, device=self.device)
+        return DigitalTwin(
+            Hospital(twin_id, archive, arrivals), self.setting, state, device=self.device
+        )
 
     def present(self, round_number: int) -> list[str]:
         """Return everybody."""
@@ -56,11 +58,15 @@ class MirroredHospitals:
             present = archive.class_names()
             names = tuple(name for name in known_names if name in present)
             memory = ExemplarMemory(self.setting.twin.memory_capacity)
-            states[twin_id] = TwinState(memory, current=np.arange(self.num_known[twin_id]), current_names=names)
+            states[twin_id] = TwinState(
+                memory, current=np.arange(self.num_known[twin_id]), current_names=names
+            )
         return states
 
 
-def open_hospitals(plan: Plan, vocabulary: Sequence[str], setting: TwinSetting) -> MirroredHospitals:
+def open_hospitals(
+    plan: Plan, vocabulary: Sequence[str], setting: TwinSetting
+) -> MirroredHospitals:
     """Read the training images of a plan.
 
     Args:
@@ -75,16 +81,23 @@ def open_hospitals(plan: Plan, vocabulary: Sequence[str], setting: TwinSetting) 
     for hospital in plan.hospitals:
         known = read_images(hospital, hospital.known, vocabulary, setting.network.image_size)
         approved = read_images(hospital, hospital.approved, vocabulary, setting.network.image_size)
-        both = np.concatenate([known.images, approved.images]), np.concatenate([known.labels, approved.labels])
+        both = (
+            np.concatenate([known.images, approved.images]),
+            np.concatenate([known.labels, approved.labels]),
+        )
         archives[hospital.hospital_id] = Batch(*both, tuple(vocabulary))
         num_known[hospital.hospital_id] = len(known)
     return MirroredHospitals(archives, num_known, setting)
 
 
-def read_images(hospital: HospitalPlan, wanted: Names, vocabulary: Sequence[str], side: int) -> Batch:
+def read_images(
+    hospital: HospitalPlan, wanted: Names, vocabulary: Sequence[str], side: int
+) -> Batch:
     """Return images of a hospital, class by class, no larger than the network's input."""
     ids = [image_id for names in wanted.values() for image_id in names]
-    labels = np.repeat([list(vocabulary).index(name) for name in wanted], [len(names) for names in wanted.values()]).astype(np.int64)
+    labels = np.repeat(
+        [list(vocabulary).index(name) for name in wanted], [len(names) for names in wanted.values()]
+    ).astype(np.int64)
     mirror = Mirror.at(Path(hospital.mirror))
     try:
         size = min(mirror.image_size, side)

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from federation.class_names import exact_key
+from federation.catalogue.class_names import exact_key
 from physical.mirror import ImageFacts, Mirror
 
 Names = dict[str, list[str]]  # class name -> image ids, in order of arrival
@@ -86,7 +86,9 @@ class Plan:
     @property
     def digest(self) -> str:
         """Digest of who trains on what."""
-        text = json.dumps([{**asdict(each), "mirror": ""} for each in self.hospitals], sort_keys=True)
+        text = json.dumps(
+            [{**asdict(each), "mirror": ""} for each in self.hospitals], sort_keys=True
+        )
         return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
 
     def approved_names(self) -> tuple[str, ...]:
@@ -96,7 +98,9 @@ class Plan:
     def count(self, what: Literal["known", "approved", "held_out"], name: str | None = None) -> int:
         """Return the number of images, of one class or of all."""
         groups = [getattr(each, what) for each in self.hospitals]
-        return sum(len(ids) for group in groups for each, ids in group.items() if name in (None, each))
+        return sum(
+            len(ids) for group in groups for each, ids in group.items() if name in (None, each)
+        )
 
     def as_plain(self) -> list[dict[str, Any]]:
         """Return the plan as plain data."""
@@ -128,7 +132,11 @@ def make_plan(
         AdditionError: If an image is approved for two classes, nothing is approved, or a class cannot be both learned and measured.
         MirrorError: If a mirror or an image is not there.
     """
-    plan = Plan(tuple(_plan_hospital(each, known_names, limits, synonyms, class_names) for each in hospitals))
+    plan = Plan(
+        tuple(
+            _plan_hospital(each, known_names, limits, synonyms, class_names) for each in hospitals
+        )
+    )
     names = plan.approved_names()
     if not names:
         raise AdditionError(
@@ -140,7 +148,10 @@ def make_plan(
             raise AdditionError(
                 f"class {name!r} is {spelled[exact_key(name)]!r} to the champion; allowed: the champion's spelling; use that"
             )
-        train, held_out = plan.count("approved", name) + plan.count("known", name), plan.count("held_out", name)
+        train, held_out = (
+            plan.count("approved", name) + plan.count("known", name),
+            plan.count("held_out", name),
+        )
         if not train or not held_out:
             raise AdditionError(
                 f"class {name!r} has {train + held_out} images; needed: two in one hospital at least, one to learn from and one to "
@@ -150,28 +161,41 @@ def make_plan(
 
 
 def _plan_hospital(
-    hospital: AdditionHospital, known_names: Sequence[str], limits: Limits, synonyms: Mapping[str, str], class_names: Sequence[str] | None
+    hospital: AdditionHospital,
+    known_names: Sequence[str],
+    limits: Limits,
+    synonyms: Mapping[str, str],
+    class_names: Sequence[str] | None,
 ) -> HospitalPlan:
     mirror = Mirror.at(hospital.mirror)
     try:
         named, patients = _named(mirror, synonyms)
         approved = _approved(hospital, named, class_names)
         taken = {image_id for ids in approved.values() for image_id in ids}
-        known = {name: [each for each in named.get(name, []) if each not in taken] for name in known_names}
-        patients |= {each.image_id: each.patient for each in mirror.facts(sorted(taken - set(patients)))}
+        known = {
+            name: [each for each in named.get(name, []) if each not in taken]
+            for name in known_names
+        }
+        patients |= {
+            each.image_id: each.patient for each in mirror.facts(sorted(taken - set(patients)))
+        }
     finally:
         mirror.close()
     held_out: Names = {}
     for name in dict.fromkeys((*known, *approved)):
         ids = [*known.get(name, []), *approved.get(name, [])]
-        order = _order(ids if limits.held_out_by == "image" else [patients[each] or each for each in ids])
+        order = _order(
+            ids if limits.held_out_by == "image" else [patients[each] or each for each in ids]
+        )
         kept_out = hold_out(order, limits.held_out_fraction)
         held_out[name] = _at_most(ids, order, kept_out, limits.held_out_per_class)
         train = set(_at_most(ids, -order, ~kept_out, limits.images_per_class))
         for group in (known, approved):
             if name in group:
                 group[name] = [each for each in group[name] if each in train]
-    groups = ({name: ids for name, ids in group.items() if ids} for group in (known, approved, held_out))
+    groups = (
+        {name: ids for name, ids in group.items() if ids} for group in (known, approved, held_out)
+    )
     return HospitalPlan(hospital.hospital_id, str(hospital.mirror), *groups)
 
 
@@ -181,7 +205,9 @@ def _named(mirror: Mirror, synonyms: Mapping[str, str]) -> tuple[Names, dict[str
     patients: dict[str, str] = {}
     for facts in _facts(mirror):
         if facts.class_name is not None:
-            named.setdefault(synonyms.get(facts.class_name, facts.class_name), []).append(facts.image_id)
+            named.setdefault(synonyms.get(facts.class_name, facts.class_name), []).append(
+                facts.image_id
+            )
             patients[facts.image_id] = facts.patient
     return named, patients
 
@@ -194,7 +220,11 @@ def _facts(mirror: Mirror) -> Iterator[ImageFacts]:
 
 def _approved(hospital: AdditionHospital, named: Names, class_names: Sequence[str] | None) -> Names:
     if hospital.new_images is None:
-        return {name: ids for name, ids in sorted(named.items()) if class_names is None or name in class_names}
+        return {
+            name: ids
+            for name, ids in sorted(named.items())
+            if class_names is None or name in class_names
+        }
     approved = {name: list(dict.fromkeys(ids)) for name, ids in hospital.new_images.items() if ids}
     owner: dict[str, str] = {}
     for name, ids in approved.items():
@@ -229,7 +259,9 @@ def _order(keys: Sequence[str]) -> NDArray[np.float64]:
     return np.array([int.from_bytes(each) / 2**48 for each in digests], np.float64)
 
 
-def _at_most(ids: Sequence[str], order: NDArray[np.float64], wanted: NDArray[np.bool_], most: int) -> list[str]:
+def _at_most(
+    ids: Sequence[str], order: NDArray[np.float64], wanted: NDArray[np.bool_], most: int
+) -> list[str]:
     """Return the wanted ids, at most so many, lowest in order first; in their own order."""
     places = np.flatnonzero(wanted)
     chosen = np.sort(places[np.argsort(order[places], kind="stable")[:most]])

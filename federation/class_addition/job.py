@@ -14,16 +14,21 @@ import numpy as np
 import pydantic.dataclasses
 from pydantic import ConfigDict, Field, StringConstraints
 
+from federation.catalogue.class_names import check_name
 from federation.class_addition.addition import AdditionConfig, AdditionResult, add_classes
 from federation.class_addition.hospitals import read_images
 from federation.class_addition.images import AdditionHospital, Plan, from_plain, make_plan
-from federation.class_names import check_name
-from federation.job_folder import JobFolder
+from federation.jobs.job_folder import JobFolder
 from federation.release.comparison import HeldOut, compare
 from federation.release.rules import ReleaseRules, judge
 from incremental.model_file import load_model, read_manifest
 
-PLAN_FILE, CANDIDATE, COMPARISON_FILE, MAPS_FILE = "plan.json", "candidate", "comparison.json", "attention.npz"
+PLAN_FILE, CANDIDATE, COMPARISON_FILE, MAPS_FILE = (
+    "plan.json",
+    "candidate",
+    "comparison.json",
+    "attention.npz",
+)
 _STRICT = ConfigDict(extra="forbid")
 Id = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 
@@ -76,7 +81,9 @@ class AdditionJob:
         given = [name for each in self.hospitals for name in each.new_images or ()]
         for name in (*given, *self.synonyms.values(), *(self.class_names or ())):
             if check_name(name) != name:
-                raise ValueError(f"class name {name!r}; allowed: as the catalogue writes it, {check_name(name)!r}")
+                raise ValueError(
+                    f"class name {name!r}; allowed: as the catalogue writes it, {check_name(name)!r}"
+                )
 
 
 def do(job: AdditionJob, folder: JobFolder) -> dict[str, Any]:
@@ -95,41 +102,84 @@ def do(job: AdditionJob, folder: JobFolder) -> dict[str, Any]:
     for name in plan.approved_names():
         check_name(name)  # a first model takes names as senders wrote them
     counts = f"{plan.count('known')} known and {plan.count('approved')} approved images, {plan.count('held_out')} held out"
-    folder.tell({"step": "prepare", "done": 1, "of": 1, "text": f"{len(plan.hospitals)} hospitals: {counts}"})
+    folder.tell(
+        {
+            "step": "prepare",
+            "done": 1,
+            "of": 1,
+            "text": f"{len(plan.hospitals)} hospitals: {counts}",
+        }
+    )
     out = folder.path / CANDIDATE
     result = add_classes(job.champion, plan, job.config, out, job.seed, folder.tell)
-    folder.tell({"step": "compare", "done": 0, "of": 1, "text": "Comparing candidate and champion on held-out images"})
+    folder.tell(
+        {
+            "step": "compare",
+            "done": 0,
+            "of": 1,
+            "text": "Comparing candidate and champion on held-out images",
+        }
+    )
     side = load_model(out)[0].config.image_size
     found, maps = compare(out, job.champion, _held_out(plan, result.class_names, side))
     verdict = judge(found, job.rules)
     folder.write(MAPS_FILE, maps.as_bytes())
     path = folder.write_json(COMPARISON_FILE, {**found.as_plain(), "verdict": verdict.as_plain()})
     folder.tell({"step": "compare", "done": 1, "of": 1, "text": f"The light is {verdict.overall}"})
-    return {**_summary(result), "job_id": job.job_id, "comparison": str(path), "light": str(verdict.overall)}
+    return {
+        **_summary(result),
+        "job_id": job.job_id,
+        "comparison": str(path),
+        "light": str(verdict.overall),
+    }
 
 
 def _plan(job: AdditionJob, folder: JobFolder, known: Sequence[str]) -> Plan:
     """Return the plan that was frozen for this very job, or make and freeze it."""
     who = [(each.hospital_id, str(each.mirror), each.new_images) for each in job.hospitals]
     asked = json.dumps(
-        [who, list(known), job.synonyms, job.class_names, pydantic.TypeAdapter(AdditionConfig).dump_python(job.config, mode="json")]
+        [
+            who,
+            list(known),
+            job.synonyms,
+            job.class_names,
+            pydantic.TypeAdapter(AdditionConfig).dump_python(job.config, mode="json"),
+        ]
     )
     digest = hashlib.sha256(asked.encode()).hexdigest()
     frozen = folder.read_json(PLAN_FILE)
     if isinstance(frozen, dict) and frozen.get("asked") == digest:
         return from_plain(frozen["hospitals"])
-    hospitals = [AdditionHospital(each.hospital_id, each.mirror, each.new_images) for each in job.hospitals]
+    hospitals = [
+        AdditionHospital(each.hospital_id, each.mirror, each.new_images) for each in job.hospitals
+    ]
     plan = make_plan(hospitals, known, job.config.limits, job.synonyms, job.class_names)
-    folder.write_json(PLAN_FILE, {"asked": digest, "digest": plan.digest, "hospitals": plan.as_plain()})
+    folder.write_json(
+        PLAN_FILE, {"asked": digest, "digest": plan.digest, "hospitals": plan.as_plain()}
+    )
     return plan
 
 
 def _held_out(plan: Plan, vocabulary: Sequence[str], side: int) -> HeldOut:
     batches = [read_images(each, each.held_out, vocabulary, side) for each in plan.hospitals]
     names = [vocabulary[label] for each in batches for label in each.labels]
-    owners = [each.hospital_id for each, batch in zip(plan.hospitals, batches, strict=True) for _ in range(len(batch))]
-    ids = [image_id for each in plan.hospitals for group in each.held_out.values() for image_id in group]
-    return HeldOut(np.concatenate([each.images[..., 0] for each in batches]), tuple(names), tuple(owners), tuple(ids))
+    owners = [
+        each.hospital_id
+        for each, batch in zip(plan.hospitals, batches, strict=True)
+        for _ in range(len(batch))
+    ]
+    ids = [
+        image_id
+        for each in plan.hospitals
+        for group in each.held_out.values()
+        for image_id in group
+    ]
+    return HeldOut(
+        np.concatenate([each.images[..., 0] for each in batches]),
+        tuple(names),
+        tuple(owners),
+        tuple(ids),
+    )
 
 
 def _summary(result: AdditionResult) -> dict[str, Any]:

@@ -25,11 +25,23 @@ def fail(message: object) -> NoReturn:
 
 
 def _show(message: object) -> None:
-    Console(stderr=True).print("[bold red]error:[/]", escape(str(message)), highlight=False, soft_wrap=True)
+    Console(stderr=True).print(
+        "[bold red]error:[/]", escape(str(message)), highlight=False, soft_wrap=True
+    )
 
 
 def _mount() -> None:
-    from federation.cli import compare, console, console_demo, data, deploy, inspect, models, predict, run
+    from federation.cli import (
+        compare,
+        console,
+        console_demo,
+        data,
+        deploy,
+        inspect,
+        models,
+        predict,
+        run,
+    )
 
     app.command("run")(run.run)
     app.command("check")(run.check)
@@ -41,11 +53,21 @@ def _mount() -> None:
     app.command("sync")(models.sync)
     app.add_typer(data.app, name="data", help="Data sets: list, show their data sheet, fetch.")
     console.app.command("demo")(console_demo.demo)
-    app.add_typer(console.app, name="console", help="The clinicians' console: make it, serve it, take images in.")
-    app.add_typer(console.users, name="users", help="Accounts of a console: add, list, disable, new password.")
+    app.add_typer(
+        console.app,
+        name="console",
+        help="The clinicians' console: make it, serve it, take images in.",
+    )
+    app.add_typer(
+        console.users, name="users", help="Accounts of a console: add, list, disable, new password."
+    )
     app.add_typer(console.audit, name="audit", help="Audit log of a console: verify, show.")
     app.command("status")(deploy.status)
-    app.add_typer(deploy.app, name="deploy", help="Hospitals on many machines: make kits, check them, start sites, run.")
+    app.add_typer(
+        deploy.app,
+        name="deploy",
+        help="Hospitals on many machines: make kits, check them, start sites, run.",
+    )
     app.add_typer(models.app, name="models", help="Registered models: list, promote, roll back.")
 
 

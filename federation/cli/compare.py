@@ -30,15 +30,49 @@ says "not run" where something is missing.
 
 
 def compare(
-    suite: Annotated[str, typer.Argument(help="A suite's YAML file, or a preset: table2 ... table11, organa_cpu, cifar100_cpu ...")],
-    seeds: Annotated[str, typer.Option(help="Comma-separated seeds, one run of each method per seed; default: the suite's.")] = "",
-    out: Annotated[Path, typer.Option(help="Where comparisons are kept; runs are shared between suites.")] = Path("runs/compare"),
-    only: Annotated[list[str] | None, typer.Option(help="Run only this method (its label). May be repeated.")] = None,
-    change: Annotated[list[str] | None, typer.Option("--set", help="Change a setting of every method: path.to.key=value.")] = None,
-    data_dir: Annotated[Path | None, typer.Option(envvar="FEDKA_DATA", help="Folder with your own data files.")] = None,
-    at_once: Annotated[int, typer.Option(min=1, help="Runs side by side, each on one thread; at most as many as there are cores.")] = 1,
-    tables_only: Annotated[bool, typer.Option("--tables-only", help="Run nothing; write tables and figures of what has been run.")] = False,
-    mlflow: Annotated[bool, typer.Option(help="Copy the comparison to OUT/mlflow.db: a parent run with a child per run.")] = True,
+    suite: Annotated[
+        str,
+        typer.Argument(
+            help="A suite's YAML file, or a preset: table2 ... table11, organa_cpu, cifar100_cpu ..."
+        ),
+    ],
+    seeds: Annotated[
+        str,
+        typer.Option(
+            help="Comma-separated seeds, one run of each method per seed; default: the suite's."
+        ),
+    ] = "",
+    out: Annotated[
+        Path, typer.Option(help="Where comparisons are kept; runs are shared between suites.")
+    ] = Path("runs/compare"),
+    only: Annotated[
+        list[str] | None, typer.Option(help="Run only this method (its label). May be repeated.")
+    ] = None,
+    change: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Change a setting of every method: path.to.key=value."),
+    ] = None,
+    data_dir: Annotated[
+        Path | None, typer.Option(envvar="FEDKA_DATA", help="Folder with your own data files.")
+    ] = None,
+    at_once: Annotated[
+        int,
+        typer.Option(
+            min=1, help="Runs side by side, each on one thread; at most as many as there are cores."
+        ),
+    ] = 1,
+    tables_only: Annotated[
+        bool,
+        typer.Option(
+            "--tables-only", help="Run nothing; write tables and figures of what has been run."
+        ),
+    ] = False,
+    mlflow: Annotated[
+        bool,
+        typer.Option(
+            help="Copy the comparison to OUT/mlflow.db: a parent run with a child per run."
+        ),
+    ] = True,
 ) -> None:
     """Compare methods under equal terms: run what is missing, then write tables, tests and figures."""
     from rich.console import Console
@@ -62,8 +96,8 @@ def compare(
     num_failed, interrupted = 0, False
     if not tables_only:
         try:
-            with display.live() as watcher:
-                num_failed = run_missing(wanted, data_dir, watcher, at_once)
+            with display.live() as callbacks:
+                num_failed = run_missing(wanted, data_dir, callbacks, at_once)
         except KeyboardInterrupt:
             interrupted = True
     blocks = collect(loaded, everything)
@@ -76,19 +110,23 @@ def compare(
     for line in closing_lines(loaded, blocks, page, console.width):
         console.print(line)
     if num_failed:
-        fail(f"{num_failed} run(s) failed; what was raised stands in failure.json of their folders and in {page}")
+        fail(
+            f"{num_failed} run(s) failed; what was raised stands in failure.json of their folders and in {page}"
+        )
 
 
 def _seeds(text: str) -> tuple[int, ...]:
     words = [word.strip() for word in text.split(",") if word.strip()]
     if not all(word.isdecimal() for word in words) or len(set(words)) != len(words):
-        fail(f"--seeds is {text!r}; allowed: whole numbers, each once, separated by commas, e.g. 1,2,3")
+        fail(
+            f"--seeds is {text!r}; allowed: whole numbers, each once, separated by commas, e.g. 1,2,3"
+        )
     return tuple(int(word) for word in words)
 
 
 def _mirror(console: "Console", suite: "Suite", blocks: "Sequence[Block]", out: Path) -> None:
     """Copy to MLflow; whatever is wrong there never costs a comparison that has been written."""
-    from federation.comparison.mirror import mirror_comparison
+    from federation.comparison.mlflow_upload import mirror_comparison
 
     try:
         mirror_comparison(suite, blocks, out)

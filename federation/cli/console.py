@@ -30,7 +30,12 @@ audit = typer.Typer(no_args_is_help=True)
 
 Folder = Annotated[Path, typer.Argument(help="The console's folder.", envvar="FEDKA_CONSOLE")]
 User = Annotated[str, typer.Argument(help="Name of the account.")]
-FromStdin = Annotated[bool, typer.Option("--password-stdin", help="Read the password from standard input instead of the terminal.")]
+FromStdin = Annotated[
+    bool,
+    typer.Option(
+        "--password-stdin", help="Read the password from standard input instead of the terminal."
+    ),
+]
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
@@ -39,8 +44,15 @@ def init(
     folder: Annotated[Path, typer.Argument(help="Folder to make.")],
     hospital: Annotated[list[str], typer.Option(help="Id of a hospital; once for each.")],
     name: Annotated[str, typer.Option(help="What the pages call the federation.")] = "Federation",
-    host: Annotated[list[str] | None, typer.Option(help="Further host name under which the console answers.")] = None,
-    http: Annotated[bool, typer.Option("--http", help="Cookies over plain http: only for a demo on this very machine.")] = False,
+    host: Annotated[
+        list[str] | None, typer.Option(help="Further host name under which the console answers.")
+    ] = None,
+    http: Annotated[
+        bool,
+        typer.Option(
+            "--http", help="Cookies over plain http: only for a demo on this very machine."
+        ),
+    ] = False,
 ) -> None:
     """Make a console's folder: settings, key, and a place for each hospital.
 
@@ -53,11 +65,17 @@ def init(
     plain = {"federation_name": name, "hospitals": hospital, "secure_cookies": not http}
     plain |= {"trusted_hosts": ["localhost", "127.0.0.1", *(host or [])]}
     try:
-        settings = pydantic.TypeAdapter(ConsoleSettings).validate_python({**plain, "folder": folder.absolute()})
+        settings = pydantic.TypeAdapter(ConsoleSettings).validate_python(
+            {**plain, "folder": folder.absolute()}
+        )
     except pydantic.ValidationError as error:
-        raise SettingsError("; ".join(str(each["msg"]).removeprefix("Value error, ") for each in error.errors())) from error
+        raise SettingsError(
+            "; ".join(str(each["msg"]).removeprefix("Value error, ") for each in error.errors())
+        ) from error
     make_folder(settings, plain)
-    typer.echo(f"made {folder}: add users with `fedka users add {folder} NAME --role ...`, then `fedka console serve {folder}`")
+    typer.echo(
+        f"made {folder}: add users with `fedka users add {folder} NAME --role ...`, then `fedka console serve {folder}`"
+    )
 
 
 @app.command()
@@ -65,8 +83,13 @@ def serve(
     folder: Folder,
     host: Annotated[str, typer.Option(help="Interface to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port; 0 takes a free one.")] = 8321,
-    with_intake: Annotated[bool, typer.Option("--with-intake", help="Also take images in, for all hospitals: for a demo.")] = False,
-    certificate: Annotated[Path | None, typer.Option(help="PEM file with the certificate, for https without a proxy.")] = None,
+    with_intake: Annotated[
+        bool,
+        typer.Option("--with-intake", help="Also take images in, for all hospitals: for a demo."),
+    ] = False,
+    certificate: Annotated[
+        Path | None, typer.Option(help="PEM file with the certificate, for https without a proxy.")
+    ] = None,
     key: Annotated[Path | None, typer.Option(help="PEM file with its key.")] = None,
 ) -> None:
     """Serve pages and API until Ctrl-C. A training that runs goes on and is found again at the next start."""
@@ -78,7 +101,9 @@ def serve(
     logging.getLogger("fedka.console").setLevel(logging.INFO)
     settings = _settings(folder)
     if host not in _LOOPBACK and not settings.secure_cookies:
-        fail(f"--host is {host} and secure_cookies is off: passwords would cross the network in the clear; allowed: 127.0.0.1, or https")
+        fail(
+            f"--host is {host} and secure_cookies is off: passwords would cross the network in the clear; allowed: 127.0.0.1, or https"
+        )
     services = make_services(settings)
     config = uvicorn.Config(
         make_app(settings, services),
@@ -95,9 +120,14 @@ def serve(
     listening = config.bind_socket()
     listening.listen()  # who opens the address at once waits a moment instead of being refused
     scheme = "https" if certificate else "http"
-    typer.echo(f"console: {scheme}://{host if ':' not in host else f'[{host}]'}:{listening.getsockname()[1]}/  (Ctrl-C ends it)")
+    typer.echo(
+        f"console: {scheme}://{host if ':' not in host else f'[{host}]'}:{listening.getsockname()[1]}/  (Ctrl-C ends it)"
+    )
     if settings.secure_cookies and not certificate:
-        typer.echo("note: cookies travel over https alone; put a proxy with TLS in front, or give --certificate and --key", err=True)
+        typer.echo(
+            "note: cookies travel over https alone; put a proxy with TLS in front, or give --certificate and --key",
+            err=True,
+        )
     command = [sys.executable, "-m", "federation", "console", "intake", str(folder)]
     with _beside(command) if with_intake else nullcontext():
         uvicorn.Server(config).run([listening])
@@ -106,13 +136,15 @@ def serve(
 @app.command()
 def intake(
     folder: Folder,
-    hospital: Annotated[list[str] | None, typer.Option(help="Only this hospital; may be repeated.")] = None,
+    hospital: Annotated[
+        list[str] | None, typer.Option(help="Only this hospital; may be repeated.")
+    ] = None,
     seconds: Annotated[float, typer.Option(help="Between two looks.")] = 2.0,
 ) -> None:
     """Take images in and look for what is new, until Ctrl-C: inbox, quarantine, DICOM door, model, cases. Runs beside `serve`."""
     from federation.console.hospital_loop import HospitalLoop, open_doors, run_loops
+    from twin.review.model_worker import ModelWorker
     from twin.review.store import ReviewStore
-    from twin.review.worker import ModelWorker
 
     settings = _settings(folder)
     unknown = sorted(set(hospital or ()) - set(settings.hospitals))
@@ -128,7 +160,9 @@ def intake(
     store = ReviewStore(settings.review_url, anchor=settings.audit_anchor)
     with ExitStack() as stack:
         worker = stack.enter_context(ModelWorker(timeout_seconds=settings.explain_seconds))
-        loops = [HospitalLoop(settings, each, store, worker) for each in hospital or settings.hospitals]
+        loops = [
+            HospitalLoop(settings, each, store, worker) for each in hospital or settings.hospitals
+        ]
         for name, port in open_doors(settings, loops, stack).items():
             typer.echo(f"{name}: DICOM images are taken at port {port}")
         run_loops(loops, stop, seconds, lambda text: typer.echo(text, err=True))
@@ -138,7 +172,10 @@ def intake(
 def add_user(
     folder: Folder,
     user: User,
-    role: Annotated[Literal["clinician", "approver", "operator", "auditor"], typer.Option(help="What the account is for.")],
+    role: Annotated[
+        Literal["clinician", "approver", "operator", "auditor"],
+        typer.Option(help="What the account is for."),
+    ],
     hospital: Annotated[str | None, typer.Option(help="Of a clinician or approver.")] = None,
     password_stdin: FromStdin = False,
 ) -> None:
@@ -152,18 +189,25 @@ def add_user(
     if hospital is not None and hospital not in settings.hospitals:
         fail(f"--hospital is {hospital!r}; allowed: {', '.join(settings.hospitals)}")
     account = _accounts(settings).add(user, _password(password_stdin), Role(role), hospital)
-    typer.echo(f"added {account.user}: {account.role}{f' of {account.hospital}' if account.hospital else ''}")
+    typer.echo(
+        f"added {account.user}: {account.role}{f' of {account.hospital}' if account.hospital else ''}"
+    )
 
 
 @users.command("list")
-def list_users(folder: Folder, as_json: Annotated[bool, typer.Option("--json", help="Print plain data.")] = False) -> None:
+def list_users(
+    folder: Folder,
+    as_json: Annotated[bool, typer.Option("--json", help="Print plain data.")] = False,
+) -> None:
     """List all accounts."""
     accounts = _accounts(_settings(folder)).list()
     if as_json:
         typer.echo(json.dumps([asdict(each) for each in accounts], indent=1))
         return
     for each in accounts:
-        typer.echo(f"{each.user:20} {each.role:10} {each.hospital or '-':16} {'disabled' if each.disabled else 'active'}")
+        typer.echo(
+            f"{each.user:20} {each.role:10} {each.hospital or '-':16} {'disabled' if each.disabled else 'active'}"
+        )
 
 
 @users.command("disable")
@@ -206,7 +250,9 @@ def show(
         return
     for each in entries.items:
         facts = json.dumps(each.details, ensure_ascii=True)
-        typer.echo(f"{each.number:6} {each.at} {each.actor} ({each.role}) {each.hospital or '-'} {each.what} {each.subject} {facts}")
+        typer.echo(
+            f"{each.number:6} {each.at} {each.actor} ({each.role}) {each.hospital or '-'} {each.what} {each.subject} {facts}"
+        )
     typer.echo(f"page {entries.page} of {entries.num_pages}, {entries.total} rows")
 
 
@@ -254,7 +300,9 @@ def _password(from_stdin: bool) -> str:
     if from_stdin:
         return sys.stdin.readline().rstrip("\r\n")
     if not sys.stdin.isatty():
-        fail("there is no terminal to ask for the password; run it in one, or pipe the password in with --password-stdin")
+        fail(
+            "there is no terminal to ask for the password; run it in one, or pipe the password in with --password-stdin"
+        )
     first = getpass.getpass("Password (12 characters or more): ")
     if first != getpass.getpass("The same again: "):
         fail("the two passwords differ; nothing was changed")

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     import psutil
 
-    from federation.console.demo.people import Person
+    from federation.console.demo.demo_accounts import Person
     from federation.console.demo.plan import DemoPlan
 
 _ADDRESS = "127.0.0.1"
@@ -27,27 +27,47 @@ _PATIENCE_SECONDS = 20.0  # for a child to end by itself
 
 
 def demo(
-    folder: Annotated[Path, typer.Option(help="Folder of the demo; it goes on where one is.")] = Path("runs/console-demo"),
+    folder: Annotated[
+        Path, typer.Option(help="Folder of the demo; it goes on where one is.")
+    ] = Path("runs/console-demo"),
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 8000,
-    password_file: Annotated[Path | None, typer.Option(help="Write names and passwords here (mode 600) and not on the terminal.")] = None,
-    prepare_only: Annotated[bool, typer.Option("--prepare-only", help="Make everything, serve nothing.")] = False,
-    patients: Annotated[int | None, typer.Option(min=4, help="Of each hospital's history; fewer are faster and worse.")] = None,
+    password_file: Annotated[
+        Path | None,
+        typer.Option(help="Write names and passwords here (mode 600) and not on the terminal."),
+    ] = None,
+    prepare_only: Annotated[
+        bool, typer.Option("--prepare-only", help="Make everything, serve nothing.")
+    ] = False,
+    patients: Annotated[
+        int | None,
+        typer.Option(min=4, help="Of each hospital's history; fewer are faster and worse."),
+    ] = None,
     rounds: Annotated[int | None, typer.Option(min=1, help="Of each training.")] = None,
-    seconds: Annotated[float | None, typer.Option(min=0.05, help="Between two deliveries of new images.")] = None,
-    network: Annotated[str | None, typer.Option(help="Backbone of the first model: lenet is the fastest.")] = None,
+    seconds: Annotated[
+        float | None, typer.Option(min=0.05, help="Between two deliveries of new images.")
+    ] = None,
+    network: Annotated[
+        str | None, typer.Option(help="Backbone of the first model: lenet is the fastest.")
+    ] = None,
 ) -> None:
     """Try the clinicians' console: made patients, three hospitals, one organ that nobody has named.
 
     Ctrl-C ends it with all its processes; the same command goes on.
     """
-    from federation.console.demo.people import as_lines
+    from federation.console.demo.demo_accounts import as_lines
     from federation.console.demo.plan import DemoPlan
     from federation.console.demo.prepare import prepare
     from federation.console.settings import write_private
 
-    plan = _plan(DemoPlan(), {"patients": patients, "rounds": rounds, "first_rounds": rounds, "seconds": seconds}, network)
+    plan = _plan(
+        DemoPlan(),
+        {"patients": patients, "rounds": rounds, "first_rounds": rounds, "seconds": seconds},
+        network,
+    )
     if password_file is not None and password_file.exists():
-        fail(f"--password-file is {password_file}, which is there already; name a new one, or leave it out where the people are made")
+        fail(
+            f"--password-file is {password_file}, which is there already; name a new one, or leave it out where the people are made"
+        )
     if not prepare_only:
         _check_port(port)
     again = f"fedka console demo --folder {folder}"
@@ -86,7 +106,9 @@ def _check_port(port: int) -> None:
         try:
             probe.bind((_ADDRESS, port))
         except OSError as error:
-            fail(f"--port is {port}, which cannot be had ({error.strerror}); choose another one, or 0 for a free one")
+            fail(
+                f"--port is {port}, which cannot be had ({error.strerror}); choose another one, or 0 for a free one"
+            )
 
 
 @contextmanager
@@ -94,7 +116,7 @@ def _bars() -> Iterator[Callable[[str, int, int], None]]:
     """Show what is prepared, one bar for each step; where there is no terminal, one line for each step."""
     from rich.console import Console
 
-    from federation.progress import bars
+    from federation.experiment.progress import bars
 
     console, tasks = Console(stderr=True), {}
     with bars(console) as progress:
@@ -114,7 +136,9 @@ def _show(people: "list[Person]", folder: Path) -> None:
     from rich.table import Table
 
     if not people:
-        typer.echo(f"the people are made already; a new password: fedka users password {folder} NAME; names: fedka users list {folder}")
+        typer.echo(
+            f"the people are made already; a new password: fedka users password {folder} NAME; names: fedka users list {folder}"
+        )
         return
     table = Table(title="People of the demo: the passwords are shown this once")
     for column in ("user", "password", "role", "hospital"):
@@ -131,7 +155,12 @@ def _delivering(plan: "DemoPlan", folder: Path) -> Iterator[None]:
     from federation.console.settings import load_settings
 
     stop = threading.Event()
-    sender = threading.Thread(target=Deliveries(plan, load_settings(folder)).stream, args=(stop,), name="deliveries", daemon=True)
+    sender = threading.Thread(
+        target=Deliveries(plan, load_settings(folder)).stream,
+        args=(stop,),
+        name="deliveries",
+        daemon=True,
+    )
     sender.start()
     try:
         yield
@@ -150,7 +179,11 @@ def _ending_children() -> Iterator[None]:
     try:
         yield
     finally:
-        left = {each for each in set(psutil.Process().children(recursive=True)) - others if not _goes_with_us(each)}
+        left = {
+            each
+            for each in set(psutil.Process().children(recursive=True)) - others
+            if not _goes_with_us(each)
+        }
         for each in left:
             _quietly(each.terminate)
         for each in psutil.wait_procs(left, _PATIENCE_SECONDS)[1]:

@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TransferSpeedColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TransferSpeedColumn,
+)
 from rich.table import Table
 
 from federation.cli import fail
@@ -17,12 +24,23 @@ from federation.cli import fail
 if TYPE_CHECKING:
     from physical.datasets import DataSheet, ImageDataset
 
-app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich", help="Data sets: list, show their data sheet, fetch.")
+app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    help="Data sets: list, show their data sheet, fetch.",
+)
 
-Name = Annotated[str, typer.Argument(help="Name of a data set; [bold]fedka data list[/] shows them.")]
-Names = Annotated[list[str], typer.Argument(help="Names of data sets; [bold]fedka data list[/] shows them.")]
+Name = Annotated[
+    str, typer.Argument(help="Name of a data set; [bold]fedka data list[/] shows them.")
+]
+Names = Annotated[
+    list[str], typer.Argument(help="Names of data sets; [bold]fedka data list[/] shows them.")
+]
 DataDir = Annotated[
-    Path | None, typer.Option(help="Folder with your own data files. The environment variable FEDKA_DATA names another one.")
+    Path | None,
+    typer.Option(
+        help="Folder with your own data files. The environment variable FEDKA_DATA names another one."
+    ),
 ]
 _SPLITS = ("train", "validation", "test")
 
@@ -64,7 +82,9 @@ def show(name: Name, data_dir: DataDir = None) -> None:
         sheet = entry_of(name).sheet
         console.print(_sheet_table(sheet))
         if not is_at_hand(name, data_dir):
-            console.print(f"Images of each class: not known before [bold]fedka data fetch {name}[/]")
+            console.print(
+                f"Images of each class: not known before [bold]fedka data fetch {name}[/]"
+            )
             return
         console.print(_class_table(load_dataset(name, data_dir, fetch=False)))
     except (DataError, OSError) as error:
@@ -90,7 +110,12 @@ def fetch(names: Names, data_dir: DataDir = None) -> None:
         fail(error)
     errors: list[str] = []
     for name in names:
-        columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            DownloadColumn(),
+            TransferSpeedColumn(),
+        )
         with Progress(*columns, console=console, transient=True) as bar:
             try:
                 fetch_dataset(name, data_dir, partial(_step, console, name), _follow(bar))
@@ -128,7 +153,10 @@ def _sheet_table(sheet: DataSheet) -> Table:
     table.add_row("cite", sheet.citation)
     table.add_row("images", ", ".join(f"{split} {sheet.counts[split]:,}" for split in _SPLITS))
     table.add_row("image", _size(sheet))
-    table.add_row("left and right", "are classes: images must not be mirrored" if sheet.has_left_and_right else "do not matter")
+    table.add_row(
+        "left and right",
+        "are classes: images must not be mirrored" if sheet.has_left_and_right else "do not matter",
+    )
     table.add_row(f"{len(sheet.class_names)} classes", ", ".join(sheet.class_names))
     table.add_row("files", "\n".join(f"{file.name}  md5 {file.md5}" for file in sheet.files))
     table.add_row("comes from", "\n".join(source.title for source in sheet.sources))
@@ -142,7 +170,10 @@ def _class_table(dataset: ImageDataset) -> Table:
     for column in table.columns[1:]:
         column.justify = "right"
     names = dataset.sheet.class_names
-    parts = [np.bincount(part.labels, minlength=len(names)) for part in (dataset.train, dataset.validation, dataset.test)]
+    parts = [
+        np.bincount(part.labels, minlength=len(names))
+        for part in (dataset.train, dataset.validation, dataset.test)
+    ]
     for label, name in enumerate(names):
         table.add_row(name, *(f"{int(counts[label]):,}" for counts in parts))
     return table

@@ -11,7 +11,7 @@ import typer
 from federation.cli import fail
 
 if TYPE_CHECKING:
-    from federation.flare.serving import ServerPlace
+    from federation.flare.server import ServerPlace
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -32,7 +32,9 @@ Examples:
 In another terminal: fedka status runs/federation
 """
 
-Folder = Annotated[Path, typer.Argument(help="Folder of the deployment, as fedka deploy init made it.")]
+Folder = Annotated[
+    Path, typer.Argument(help="Folder of the deployment, as fedka deploy init made it.")
+]
 
 
 @app.callback()
@@ -41,40 +43,66 @@ def needed() -> None:
     from importlib.util import find_spec
 
     if find_spec("nvflare") is None:
-        fail("a deployment runs over NVIDIA FLARE, which is not installed; pip install 'fedka[flare]'")
+        fail(
+            "a deployment runs over NVIDIA FLARE, which is not installed; pip install 'fedka[flare]'"
+        )
 
 
 @app.command()
 def init(
-    experiment: Annotated[Path, typer.Argument(help="Folder that holds experiment.yaml; its hospitals become the sites.")],
+    experiment: Annotated[
+        Path,
+        typer.Argument(help="Folder that holds experiment.yaml; its hospitals become the sites."),
+    ],
     out: Annotated[Path, typer.Option(help="Folder of the deployment; must be new.")],
-    host: Annotated[str, typer.Option(help="The server's host name, as hospitals reach it; it stands in its certificate.")] = "localhost",
+    host: Annotated[
+        str,
+        typer.Option(
+            help="The server's host name, as hospitals reach it; it stands in its certificate."
+        ),
+    ] = "localhost",
     port: Annotated[int, typer.Option(help="The server's one port.")] = 8102,
     minimum: Annotated[int, typer.Option(help="Fewest hospitals that must answer in a round.")] = 1,
-    deadline: Annotated[float, typer.Option(help="Seconds that a stage of a round waits for the slowest hospital.")] = 600.0,
-    metrics_port: Annotated[int, typer.Option(help="Port of health and metrics on the server's machine; 0: none.")] = 9102,
+    deadline: Annotated[
+        float, typer.Option(help="Seconds that a stage of a round waits for the slowest hospital.")
+    ] = 600.0,
+    metrics_port: Annotated[
+        int, typer.Option(help="Port of health and metrics on the server's machine; 0: none.")
+    ] = 9102,
     own_images: Annotated[
         bool,
-        typer.Option("--own-images", help="Hospitals bring mirrors of their own, filled by fedka console intake; kits hold no images."),
+        typer.Option(
+            "--own-images",
+            help="Hospitals bring mirrors of their own, filled by fedka console intake; kits hold no images.",
+        ),
     ] = False,
-    change: Annotated[list[str] | None, typer.Option("--set", help="Change a setting of the experiment: path.to.key=value.")] = None,
-    data_dir: Annotated[Path | None, typer.Option(envvar="FEDKA_DATA", help="Folder with your own data files.")] = None,
+    change: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Change a setting of the experiment: path.to.key=value."),
+    ] = None,
+    data_dir: Annotated[
+        Path | None, typer.Option(envvar="FEDKA_DATA", help="Folder with your own data files.")
+    ] = None,
 ) -> None:
     """Make a deployment: certificates and a start-up kit for each site, each hospital's images beside its own kit."""
     from rich.console import Console
 
-    from federation.config import load_experiment
-    from federation.flare.deploy import init_deployment
+    from federation.experiment.config import load_experiment
     from federation.flare.engine import LinkConfig
-    from federation.flare.serving import ServerConfig
+    from federation.flare.provisioning import init_deployment
+    from federation.flare.server import ServerConfig
 
     config = load_experiment(experiment, change or [])
     link = LinkConfig(deadline_seconds=deadline, minimum_hospitals=minimum)
     data = None if data_dir is None else str(data_dir.resolve())
-    server = ServerConfig((), link, data=data, own_images=own_images, metrics_port=metrics_port or None)
+    server = ServerConfig(
+        (), link, data=data, own_images=own_images, metrics_port=metrics_port or None
+    )
     made = init_deployment(config, out, server, host=host, port=port, data_dir=data_dir)
     say = Console(highlight=False).print
-    say(f"[green]made[/] {made.folder}: a server, an operator and {len(config.hospitals)} hospitals")
+    say(
+        f"[green]made[/] {made.folder}: a server, an operator and {len(config.hospitals)} hospitals"
+    )
     say(f"try it here  fedka deploy up {made.folder} --local")
     say(f"as services  {made.folder / 'manifests'}, docs/operations.md")
     say(f"[yellow]keep {made.authority} offline[/]: whoever has it can let anybody in")
@@ -90,8 +118,8 @@ def check(
     from rich.markup import escape
     from rich.table import Table
 
-    from federation.flare.check import check as look
-    from federation.flare.check import is_fit
+    from federation.flare.deployment_check import check as look
+    from federation.flare.deployment_check import is_fit
 
     findings = look(folder)
     table = Table("site", "what", "", "found", "allowed", "what to do")
@@ -109,25 +137,32 @@ def check(
 
 
 @app.command()
-def add(folder: Folder, name: Annotated[str, typer.Argument(help="Of the hospital; the experiment plans it.")]) -> None:
+def add(
+    folder: Folder,
+    name: Annotated[str, typer.Argument(help="Of the hospital; the experiment plans it.")],
+) -> None:
     """Make the kit of a planned hospital again, with a new key, by the same authority; the others stay as they are."""
     from rich.console import Console
 
-    from federation.flare.adding import add_hospital
-    from federation.flare.deploy import Deployment
+    from federation.flare.add_hospital import add_hospital
+    from federation.flare.provisioning import Deployment
 
     kit, public = add_hospital(Deployment(folder), name)
     say = Console(highlight=False).print
     say(f"[green]made[/] {kit}; hand it to {name} on a way that nobody else can read")
-    say(f"every other hospital writes into its own hospital.yaml, at masking, pinned_keys: {name}: {public}")
-    say("[yellow]an older certificate of this hospital stays valid until it ends[/]; if its key was stolen, make a new deployment")
+    say(
+        f"every other hospital writes into its own hospital.yaml, at masking, pinned_keys: {name}: {public}"
+    )
+    say(
+        "[yellow]an older certificate of this hospital stays valid until it ends[/]; if its key was stolen, make a new deployment"
+    )
 
 
 @app.command()
 def start(kit: Annotated[Path, typer.Argument(help="Kit of the server or of a hospital.")]) -> None:
     """Run one site in the foreground: what a service manager or a container starts on each machine."""
     from federation.flare.kit_settings import settle_stores
-    from federation.flare.processes import kit_command, kit_environment
+    from federation.flare.local_processes import kit_command, kit_environment
 
     command = kit_command(kit)
     settle_stores(kit)
@@ -138,11 +173,17 @@ def start(kit: Annotated[Path, typer.Argument(help="Kit of the server or of a ho
 @app.command()
 def run(
     folder: Folder,
-    metrics_host: Annotated[str, typer.Option(help="Address on which health and metrics are served; they have no password.")] = "127.0.0.1",
-    stay: Annotated[bool, typer.Option("--stay", help="Go on serving health and metrics when the run is finished.")] = False,
+    metrics_host: Annotated[
+        str,
+        typer.Option(help="Address on which health and metrics are served; they have no password."),
+    ] = "127.0.0.1",
+    stay: Annotated[
+        bool,
+        typer.Option("--stay", help="Go on serving health and metrics when the run is finished."),
+    ] = False,
 ) -> None:
     """Begin sessions until the run is finished; beside the server, with the operator's kit. Runs again where it was stopped."""
-    from federation.flare.deploy import Deployment
+    from federation.flare.provisioning import Deployment
     from federation.flare.supervisor import Supervisor
 
     _supervise(Supervisor(Deployment(folder)), metrics_host, stay=stay)
@@ -151,24 +192,48 @@ def run(
 @app.command()
 def up(
     folder: Folder,
-    local: Annotated[bool, typer.Option("--local", help="Server and hospitals as processes of this machine, in a network of their own.")],
+    local: Annotated[
+        bool,
+        typer.Option(
+            "--local",
+            help="Server and hospitals as processes of this machine, in a network of their own.",
+        ),
+    ],
     inside: Annotated[bool, typer.Option("--inside", hidden=True)] = False,
 ) -> None:
     """Try a deployment on this machine: every site a process, over mutual TLS; what dies is started again. Ctrl-C ends all."""
-    from federation.flare.deploy import Deployment
-    from federation.flare.processes import Processes, bring_loopback_up, isolated
+    from federation.flare.local_processes import Processes, bring_loopback_up, isolated
+    from federation.flare.provisioning import Deployment
     from federation.flare.supervisor import Supervisor
 
     if not local:
-        fail("up runs on this machine only: add --local; on many machines, run fedka deploy start KIT on each")
+        fail(
+            "up runs on this machine only: add --local; on many machines, run fedka deploy start KIT on each"
+        )
     made = Deployment(folder.resolve())
     if not (made.server / "startup").is_dir():
-        fail(f"{folder} is no deployment; make one: fedka deploy init hospital_configs/phantom_tiny --out {folder}")
+        fail(
+            f"{folder} is no deployment; make one: fedka deploy init hospital_configs/phantom_tiny --out {folder}"
+        )
     if not inside:
-        command = isolated([sys.executable, "-m", "federation", "deploy", "up", str(made.folder), "--local", "--inside"])
+        command = isolated(
+            [
+                sys.executable,
+                "-m",
+                "federation",
+                "deploy",
+                "up",
+                str(made.folder),
+                "--local",
+                "--inside",
+            ]
+        )
         os.execv(command[0], command)
     bring_loopback_up()
-    kits = {"server": made.server, **{name: made.hospital(name) for name in made.place.config.hospitals}}
+    kits = {
+        "server": made.server,
+        **{name: made.hospital(name) for name in made.place.config.hospitals},
+    }
     processes = Processes(kits, made.folder / "logs")
     processes.start()
     try:
@@ -197,9 +262,16 @@ def _supervise(supervisor: object, metrics_host: str = "127.0.0.1", *, stay: boo
             say(line, markup=False)
 
     supervisor.idle = idle
-    logging.getLogger("nvflare").setLevel(logging.CRITICAL)  # that the server is away is seen here, and waited for
+    logging.getLogger("nvflare").setLevel(
+        logging.CRITICAL
+    )  # that the server is away is seen here, and waited for
     try:
-        with serve_health(supervisor.place, supervisor.place.folder.parent, lambda: supervisor.sessions, metrics_host):
+        with serve_health(
+            supervisor.place,
+            supervisor.place.folder.parent,
+            lambda: supervisor.sessions,
+            metrics_host,
+        ):
             status = supervisor.run()
             idle()
             _publish(supervisor.place, say)
@@ -208,13 +280,17 @@ def _supervise(supervisor: object, metrics_host: str = "127.0.0.1", *, stay: boo
                 say("finished; health and metrics are served until this is stopped")
                 threading.Event().wait()
     except KeyboardInterrupt:
-        say("\n[yellow]interrupted[/]: every finished round is saved; run the same command again to go on")
+        say(
+            "\n[yellow]interrupted[/]: every finished round is saved; run the same command again to go on"
+        )
         raise typer.Exit(130) from None
     except SupervisorError as error:
         idle()
         fail(error)
     idle()
-    say(f"finished {status.get('rounds_done')} rounds, accuracy {status.get('accuracy')}; the run is {supervisor.place.run}")
+    say(
+        f"finished {status.get('rounds_done')} rounds, accuracy {status.get('accuracy')}; the run is {supervisor.place.run}"
+    )
 
 
 def _publish(place: "ServerPlace", say: Callable[..., None]) -> None:
@@ -230,7 +306,7 @@ class _Follow:
     """Gives the sentences of a feed as they come."""
 
     def __init__(self, folder: Path) -> None:
-        from federation.flare.activity import FEED
+        from federation.flare.event_feed import FEED
 
         self._path = folder / FEED
         self._at = self._path.stat().st_size if self._path.exists() else 0
@@ -245,7 +321,10 @@ class _Follow:
             raw = lines.read()
         whole = raw[: raw.rfind(b"\n") + 1]
         self._at += len(whole)
-        return [f"{event['at'][11:19]}  {event['text']}" for event in map(json.loads, whole.splitlines())]
+        return [
+            f"{event['at'][11:19]}  {event['text']}"
+            for event in map(json.loads, whole.splitlines())
+        ]
 
 
 def status(folder: Folder, last: Annotated[int, typer.Option(help="Events to show.")] = 8) -> None:
@@ -253,14 +332,16 @@ def status(folder: Folder, last: Annotated[int, typer.Option(help="Events to sho
     from rich.console import Console
     from rich.table import Table
 
-    from federation.flare.activity import read_feed, read_status
-    from federation.flare.deploy import Deployment
+    from federation.flare.event_feed import read_feed, read_status
+    from federation.flare.provisioning import Deployment
 
     place = Deployment(folder).place.folder
     stand = read_status(place)
     console = Console(highlight=False)
     if not stand:
-        fail(f"{folder} has not run yet; begin with fedka deploy up {folder} --local, or fedka deploy run {folder}")
+        fail(
+            f"{folder} has not run yet; begin with fedka deploy up {folder} --local, or fedka deploy run {folder}"
+        )
     accuracy = stand.get("accuracy")
     console.print(
         f"{stand.get('experiment', '')}: [bold]{stand.get('state')}[/]{': ' + stand['reason'] if stand.get('reason') else ''}\n"
@@ -272,7 +353,12 @@ def status(folder: Folder, last: Annotated[int, typer.Option(help="Events to sho
     colours = {"present": "green", "suspect": "red", "faulty": "yellow"}
     for name, each in stand.get("hospitals", {}).items():
         state = each.get("state", "")
-        table.add_row(name, f"[{colours.get(state, 'dim')}]{state}[/]", str(each.get("last_round", "-")), each.get("reason", ""))
+        table.add_row(
+            name,
+            f"[{colours.get(state, 'dim')}]{state}[/]",
+            str(each.get("last_round", "-")),
+            each.get("reason", ""),
+        )
     console.print(table)
     for event in read_feed(place, last):
         console.print(f"{event['at'][11:19]}  {event['text']}", markup=False)

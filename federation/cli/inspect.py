@@ -21,11 +21,13 @@ def report(run: Annotated[Path, typer.Argument(help="Run folder.")]) -> None:
 
 def twins(
     run: Annotated[Path, typer.Argument(help="Run folder.")],
-    twin: Annotated[str | None, typer.Option(help="Only this twin, with its event history.")] = None,
+    twin: Annotated[
+        str | None, typer.Option(help="Only this twin, with its event history.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print plain data.")] = False,
 ) -> None:
     """Show the digital twins of a run: reported and desired state, and what happened to them."""
-    from federation.twin_reports import reports_of_run
+    from federation.experiment.twin_reports import reports_of_run
 
     console = Console()
     reports = reports_of_run(run)
@@ -54,7 +56,9 @@ def twins(
         )
     console.print(table)
     if twin is None:
-        console.print("[dim]model: round of the one received; classes: seen, of the federation's; learning, memory, waiting: images[/]")
+        console.print(
+            "[dim]model: round of the one received; classes: seen, of the federation's; learning, memory, waiting: images[/]"
+        )
     else:
         for name, count in reports[twin]["reported"]["current_images"].items():
             console.print(f"learning {name}: {count} images", highlight=False)
@@ -78,7 +82,13 @@ def methods() -> None:
         for field, value in vars(kind()).items():
             if not field.startswith("_"):
                 console.print(f"    {field} = {value}", highlight=False)
-        for each in (*("weights of the local model", "number of images", "mean of each loss term"), *kind.uploads):
+        for each in (
+            *("weights of the local model", "number of images", "mean of each loss term"),
+            *kind.uploads,
+        ):
             console.print(f"    uploads: {each}", highlight=False)
-        console.print(f"    a hospital may forbid: {', '.join((*kind().upload_kinds.all(), 'metrics'))}", highlight=False)
+        console.print(
+            f"    a hospital may forbid: {', '.join((*kind().upload_kinds.all(), 'metrics'))}",
+            highlight=False,
+        )
         console.print()

@@ -12,14 +12,31 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True)
 
-Store = Annotated[str | None, typer.Option("--uri", help="MLflow store: sqlite:///... or http(s)://...; default: runs/mlflow.db.")]
+Store = Annotated[
+    str | None,
+    typer.Option(
+        "--uri", help="MLflow store: sqlite:///... or http(s)://...; default: runs/mlflow.db."
+    ),
+]
 Name = Annotated[str, typer.Option("--name", help="Name of the registered model.")]
-Format = Annotated[Literal["table", "json"], typer.Option("--format", help="For people or for programs.")]
+Format = Annotated[
+    Literal["table", "json"], typer.Option("--format", help="For people or for programs.")
+]
 
 _SQLITE = "sqlite:///"
 _WIDE = 120  # columns of a terminal that has room for class names
 _NARROW = ("version", "aliases", "classes", "round", "test accuracy", "created", "decision")
-_COLUMNS = ("version", "aliases", "classes", "round", "score", "test accuracy", "digest", "created", "decision")
+_COLUMNS = (
+    "version",
+    "aliases",
+    "classes",
+    "round",
+    "score",
+    "test accuracy",
+    "digest",
+    "created",
+    "decision",
+)
 
 
 @app.command("list")
@@ -45,12 +62,16 @@ def list_models(uri: Store = None, name: Name = "fedka", output: Format = "table
         table.add_row(*(cells[column] for column in columns))
     console.print(table)
     if columns is _NARROW:
-        console.print("[dim]a window of 120 columns, or --format json, also shows class names, scores and digests[/]")
+        console.print(
+            "[dim]a window of 120 columns, or --format json, also shows class names, scores and digests[/]"
+        )
 
 
 @app.command()
 def promote(
-    version: Annotated[str, typer.Argument(help="Number or alias of the version.")], uri: Store = None, name: Name = "fedka"
+    version: Annotated[str, typer.Argument(help="Number or alias of the version.")],
+    uri: Store = None,
+    name: Name = "fedka",
 ) -> None:
     """Make a version the champion, whatever the rule of acceptance says; rollback undoes it."""
     from incremental.registry import objection
@@ -59,7 +80,9 @@ def promote(
     chosen, before = registry.find(version), registry.champion()
     against = objection(chosen.class_names, chosen.accuracy, before.class_names if before else ())
     registry.promote(chosen.version)
-    typer.echo(f"champion of {name}: version {chosen.version} (before: {before.version if before else 'none'})")
+    typer.echo(
+        f"champion of {name}: version {chosen.version} (before: {before.version if before else 'none'})"
+    )
     if against:
         typer.echo(f"note: version {chosen.version} {against}", err=True)
 
@@ -73,13 +96,17 @@ def rollback(uri: Store = None, name: Name = "fedka") -> None:
 
 def sync(
     run: Annotated[Path, typer.Argument(help="Run folder.")],
-    uri: Annotated[str | None, typer.Option(help="MLflow store; default: the one of the run's configuration.")] = None,
+    uri: Annotated[
+        str | None, typer.Option(help="MLflow store; default: the one of the run's configuration.")
+    ] = None,
 ) -> None:
     """Upload to MLflow whatever of a run is not there yet: after an outage, or to another store."""
     from federation.tracking import sync as upload
 
     receipt = upload(run, uri)
-    typer.echo(f"{run} is in {receipt.tracking_uri} as run {receipt.run_id}: {receipt.records_uploaded} records")
+    typer.echo(
+        f"{run} is in {receipt.tracking_uri} as run {receipt.run_id}: {receipt.records_uploaded} records"
+    )
     for folder, entry in receipt.versions.items():
         decision = f"not champion: it {entry['refused']}" if entry["refused"] else "accepted"
         typer.echo(f"  {folder}: version {entry['version']}, {decision}")

@@ -14,7 +14,10 @@ from federation.cli.models import Format, Name, Store, open_registry
 if TYPE_CHECKING:
     from incremental.network import IncrementalNetwork
 
-_GREY, _COLOUR = ("1", "L", "LA"), ("P", "RGB", "RGBA")  # Pillow's names of 8-bit images; 16-bit ones have no agreed brightness
+_GREY, _COLOUR = (
+    ("1", "L", "LA"),
+    ("P", "RGB", "RGBA"),
+)  # Pillow's names of 8-bit images; 16-bit ones have no agreed brightness
 NO_EVIDENCE = "no positive evidence"
 
 
@@ -23,19 +26,35 @@ class ImageError(ValueError):
 
 
 def predict(
-    images: Annotated[list[Path], typer.Argument(help="PNG, JPEG, or .npy (8-bit, [H, W], [H, W, C] or [N, H, W, C]).")],
+    images: Annotated[
+        list[Path],
+        typer.Argument(help="PNG, JPEG, or .npy (8-bit, [H, W], [H, W, C] or [N, H, W, C])."),
+    ],
     *,
-    model: Annotated[str, typer.Option(help="Alias or version of a registered model, or a model folder.")] = "champion",
+    model: Annotated[
+        str, typer.Option(help="Alias or version of a registered model, or a model folder.")
+    ] = "champion",
     uri: Store = None,
     name: Name = "fedka",
-    overlay_dir: Annotated[Path | None, typer.Option(help="Write here, for each image, where the model looked (Grad-CAM).")] = None,
+    overlay_dir: Annotated[
+        Path | None,
+        typer.Option(help="Write here, for each image, where the model looked (Grad-CAM)."),
+    ] = None,
     output: Format = "table",
 ) -> None:
     """Name the class of images: class, probability, and entropy (0: sure, 1: no idea)."""
-    pictures = [picture for path in images for picture in read_images(path)]  # a bad file stops before the model is loaded
+    pictures = [
+        picture for path in images for picture in read_images(path)
+    ]  # a bad file stops before the model is loaded
     network, class_names = _load(model, uri, name)
-    places = [overlay_dir and overlay_dir / f"{number}-{Path(label).stem}.png" for number, (label, _) in enumerate(pictures, 1)]
-    found = [_look(network, class_names, label, pixels, place) for (label, pixels), place in zip(pictures, places, strict=True)]
+    places = [
+        overlay_dir and overlay_dir / f"{number}-{Path(label).stem}.png"
+        for number, (label, _) in enumerate(pictures, 1)
+    ]
+    found = [
+        _look(network, class_names, label, pixels, place)
+        for (label, pixels), place in zip(pictures, places, strict=True)
+    ]
     if output == "json":
         typer.echo(json.dumps(found, indent=1))
         return
@@ -43,11 +62,22 @@ def predict(
     from rich.table import Table
 
     table = Table()
-    for column in ("image", "class", "probability", "entropy", *(("attention",) if overlay_dir else ())):
+    for column in (
+        "image",
+        "class",
+        "probability",
+        "entropy",
+        *(("attention",) if overlay_dir else ()),
+    ):
         table.add_column(column, overflow="fold")
     for each in found:
         numbers = (f"{each['probability']:.4f}", f"{each['entropy_fraction']:.4f}")
-        table.add_row(each["image"], each["class_name"], *numbers, *((each["attention"],) if overlay_dir else ()))
+        table.add_row(
+            each["image"],
+            each["class_name"],
+            *numbers,
+            *((each["attention"],) if overlay_dir else ()),
+        )
     Console().print(table)
 
 
@@ -60,13 +90,17 @@ def read_images(path: Path) -> list[tuple[str, NDArray[np.uint8]]]:
     try:
         pixels = _read_npy(path) if path.suffix == ".npy" else _read_picture(path)
     except (OSError, ValueError) as error:
-        raise ImageError(f"{path} cannot be read: {error}; allowed: 8-bit PNG, JPEG or .npy; convert it or leave it out") from error
+        raise ImageError(
+            f"{path} cannot be read: {error}; allowed: 8-bit PNG, JPEG or .npy; convert it or leave it out"
+        ) from error
     if pixels.ndim == 4:
         return [(f"{path}[{index}]", each) for index, each in enumerate(pixels)]
     return [(str(path), pixels)]
 
 
-def draw_overlay(path: Path, pixels: NDArray[np.uint8], heat: NDArray[np.float32], title: str) -> None:
+def draw_overlay(
+    path: Path, pixels: NDArray[np.uint8], heat: NDArray[np.float32], title: str
+) -> None:
     """Write a PNG: the image, and the image under its attention map."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -75,18 +109,27 @@ def draw_overlay(path: Path, pixels: NDArray[np.uint8], heat: NDArray[np.float32
     FigureCanvasAgg(figure)
     figure.suptitle(title)
     left, right = figure.subplots(1, 2)
-    for axes, caption in ((left, "image, as the model sees it"), (right, "attention" if heat.any() else NO_EVIDENCE)):
+    for axes, caption in (
+        (left, "image, as the model sees it"),
+        (right, "attention" if heat.any() else NO_EVIDENCE),
+    ):
         axes.imshow(pixels.squeeze(), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
         axes.set_title(caption, fontsize="medium")
         axes.set_axis_off()
-    shown = right.imshow(heat, cmap="inferno", alpha=0.75 * heat, vmin=0, vmax=1, interpolation="bilinear")
+    shown = right.imshow(
+        heat, cmap="inferno", alpha=0.75 * heat, vmin=0, vmax=1, interpolation="bilinear"
+    )
     figure.colorbar(shown, ax=right, fraction=0.046, label="evidence, scaled to 0 to 1")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path)
 
 
 def _look(
-    network: "IncrementalNetwork", class_names: Sequence[str], label: str, pixels: NDArray[np.uint8], overlay: Path | None
+    network: "IncrementalNetwork",
+    class_names: Sequence[str],
+    label: str,
+    pixels: NDArray[np.uint8],
+    overlay: Path | None,
 ) -> dict[str, Any]:
     from incremental.explanation import explain
     from incremental.prediction import as_tensor
@@ -105,7 +148,10 @@ def _look(
         (heat,) = explain(network, as_tensor(pixels[None], network.config.channels) / 255, [row])
         title = f"{found['class_name']}  probability {found['probability']:.2f}, entropy {found['entropy_fraction']:.2f}"
         draw_overlay(overlay, pixels, heat, title)
-        found |= {"overlay": str(overlay), "attention": str(overlay) if heat.any() else f"{NO_EVIDENCE}: {overlay}"}
+        found |= {
+            "overlay": str(overlay),
+            "attention": str(overlay) if heat.any() else f"{NO_EVIDENCE}: {overlay}",
+        }
     return found
 
 
@@ -113,14 +159,23 @@ def _load(model: str, uri: str | None, name: str) -> tuple["IncrementalNetwork",
     from incremental.model_file import MANIFEST_FILE, load_model
 
     folder = Path(model)
-    network, manifest = load_model(folder) if (folder / MANIFEST_FILE).exists() else open_registry(uri, name).load(model)
+    network, manifest = (
+        load_model(folder)
+        if (folder / MANIFEST_FILE).exists()
+        else open_registry(uri, name).load(model)
+    )
     return network, list(manifest["class_names"])
 
 
 def _read_npy(path: Path) -> NDArray[np.uint8]:
     pixels: NDArray[np.uint8] = np.load(path, allow_pickle=False)
     pixels = pixels[..., None] if pixels.ndim == 2 else pixels
-    if pixels.dtype != np.uint8 or pixels.ndim not in (3, 4) or pixels.shape[-1] not in (1, 3) or 0 in pixels.shape:
+    if (
+        pixels.dtype != np.uint8
+        or pixels.ndim not in (3, 4)
+        or pixels.shape[-1] not in (1, 3)
+        or 0 in pixels.shape
+    ):
         raise ImageError(
             f"it holds {pixels.dtype} of shape {list(pixels.shape)}; [H, W], [H, W, C] or [N, H, W, C] with C 1 or 3 are known"
         )

@@ -23,20 +23,32 @@ Ctrl-C ends a run after saving nothing new: the last finished round is always on
 def run(
     folder: Annotated[Path, typer.Argument(help="Folder that holds experiment.yaml.")],
     out: Annotated[Path, typer.Option(help="Run folder; must be new unless resumed.")],
-    seed: Annotated[int | None, typer.Option(help="Seed of everything random; default: the experiment's.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on after the last finished round of --out.")] = False,
-    resume_if_begun: Annotated[
-        bool, typer.Option("--resume-if-begun", help="Resume where --out holds this run, begin where it does not.")
+    seed: Annotated[
+        int | None, typer.Option(help="Seed of everything random; default: the experiment's.")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on after the last finished round of --out.")
     ] = False,
-    change: Annotated[list[str] | None, typer.Option("--set", help="Change a setting: path.to.key=value. May be repeated.")] = None,
-    data_dir: Annotated[Path | None, typer.Option(envvar="FEDKA_DATA", help="Folder with your own data files.")] = None,
+    resume_if_begun: Annotated[
+        bool,
+        typer.Option(
+            "--resume-if-begun", help="Resume where --out holds this run, begin where it does not."
+        ),
+    ] = False,
+    change: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Change a setting: path.to.key=value. May be repeated."),
+    ] = None,
+    data_dir: Annotated[
+        Path | None, typer.Option(envvar="FEDKA_DATA", help="Folder with your own data files.")
+    ] = None,
 ) -> None:
     """Run an experiment: train, detect, grow, measure, report, register."""
     from rich.console import Console
 
-    from federation.config import load_experiment
-    from federation.experiment import ExperimentError, run_experiment, with_seed
-    from federation.progress import RunDisplay, closing_table
+    from federation.experiment.config import load_experiment
+    from federation.experiment.loop import ExperimentError, run_experiment, with_seed
+    from federation.experiment.progress import RunDisplay, closing_table
     from federation.report import write_report
     from federation.tracking import RunMirror
 
@@ -44,11 +56,17 @@ def run(
     config = with_seed(load_experiment(folder, change or []), seed)
     resume = resume or (resume_if_begun and (out / "config.json").exists())
     display = RunDisplay(console)
-    mirror = RunMirror(config.tracking, out, lambda text: console.print(f"[yellow]{text}[/]", highlight=False))
+    mirror = RunMirror(
+        config.tracking, out, lambda text: console.print(f"[yellow]{text}[/]", highlight=False)
+    )
     try:
-        with display.live() as watcher:
-            results = run_experiment(config, out, resume=resume, data_dir=data_dir, watcher=mirror.watching(watcher))
-    except ExperimentError:  # nothing was begun: the folder belongs to another run, or there is nothing to resume
+        with display.live() as callbacks:
+            results = run_experiment(
+                config, out, resume=resume, data_dir=data_dir, callbacks=mirror.watching(callbacks)
+            )
+    except (
+        ExperimentError
+    ):  # nothing was begun: the folder belongs to another run, or there is nothing to resume
         raise
     except KeyboardInterrupt:
         mirror.finish("KILLED")
@@ -67,12 +85,14 @@ def run(
     console.print(f"report   {page}\nresults  {out / 'results.json'}", highlight=False)
 
 
-def check(folders: Annotated[list[Path], typer.Argument(help="Folders that hold experiment.yaml.")]) -> None:
+def check(
+    folders: Annotated[list[Path], typer.Argument(help="Folders that hold experiment.yaml.")],
+) -> None:
     """Validate experiments without running them: every key, every range, what must fit together."""
     from rich.console import Console
 
-    from federation.config import load_experiment
-    from federation.config_file import ConfigError
+    from federation.experiment.config import load_experiment
+    from federation.experiment.config_file import ConfigError
 
     console = Console()
     problems = []

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from federation.config import ExperimentConfig
+from federation.experiment.config import ExperimentConfig
 
 
 def budget_of(config: ExperimentConfig) -> dict[str, Any]:
@@ -25,18 +25,26 @@ def budget_of(config: ExperimentConfig) -> dict[str, Any]:
             scenario.class_order,
         ),
         "held-back share": config.twin.held_back_fraction,
-        "hospitals": tuple((each.name, each.joins_at_task, each.share, each.heterogeneity) for each in config.hospitals),
+        "hospitals": tuple(
+            (each.name, each.joins_at_task, each.share, each.heterogeneity)
+            for each in config.hospitals
+        ),
         "twins per round": config.federation.twins_per_round,
         "rounds per task": scenario.rounds_per_task,
         "epochs per round": config.training.epochs,
         "batch size": config.training.batch_size,
         "exemplars per twin": config.twin.memory_capacity,
-        "network": tuple(vars(config.network).get(name) for name in ("backbone", "width", "norm", "image_size", "channels")),
+        "network": tuple(
+            vars(config.network).get(name)
+            for name in ("backbone", "width", "norm", "image_size", "channels")
+        ),
         "evaluation split": config.evaluation.split,
     }
 
 
-def check_equal_budget(configs: Mapping[str, ExperimentConfig], reference: str, excuses: Mapping[str, str]) -> str | None:
+def check_equal_budget(
+    configs: Mapping[str, ExperimentConfig], reference: str, excuses: Mapping[str, str]
+) -> str | None:
     """Return what is wrong with the budgets of a comparison; nothing where they are equal or the cell says why not.
 
     Args:
@@ -49,7 +57,9 @@ def check_equal_budget(configs: Mapping[str, ExperimentConfig], reference: str, 
         own = budget_of(config)
         differing = [name for name in like if own[name] != like[name]]
         if differing and not excuses.get(label):
-            what = "; ".join(f"{name} is {own[name]} and {like[name]} for {reference}" for name in differing)
+            what = "; ".join(
+                f"{name} is {own[name]} and {like[name]} for {reference}" for name in differing
+            )
             return f"budget of {label} differs: {what}; methods are compared on equal terms: make it equal, or say why in budget_differs"
     return None
 
@@ -57,7 +67,11 @@ def check_equal_budget(configs: Mapping[str, ExperimentConfig], reference: str, 
 def budget_line(config: ExperimentConfig) -> str:
     """Return the common terms of a comparison in one sentence."""
     scenario, most = config.scenario, config.evaluation.task_images
-    images = "all images" if scenario.images_per_class is None else f"{scenario.images_per_class} training images"
+    images = (
+        "all images"
+        if scenario.images_per_class is None
+        else f"{scenario.images_per_class} training images"
+    )
     return (
         f"{scenario.dataset}, {scenario.num_tasks} tasks of {scenario.classes_per_task} classes, {images} per class ({scenario.images}), "
         f"heterogeneity {scenario.heterogeneity:g}; {len(config.hospitals)} hospitals by the end, "

@@ -12,10 +12,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from federation.comparison.outcomes import Block, read_outcome
-from federation.comparison.runner import Run, SuiteWatcher
+from federation.comparison.runner import Run, SuiteCallbacks
 from federation.comparison.suite import Suite
 from federation.comparison.tables import heading, result_cells
-from federation.progress import bars
+from federation.experiment.progress import bars
 
 _WIDTH_OF_A_COLUMN = 14
 
@@ -33,17 +33,24 @@ class SuiteDisplay:
         self._all = runs
         self._under_way: dict[Path, tuple[int, int]] = {}
         self._progress = bars(console)
-        self._runs = self._progress.add_task("runs", total=len(runs), completed=self._num_finished())
+        self._runs = self._progress.add_task(
+            "runs", total=len(runs), completed=self._num_finished()
+        )
         self._rounds = self._progress.add_task("rounds", total=None)
 
     @contextmanager
-    def live(self) -> Iterator[SuiteWatcher]:
+    def live(self) -> Iterator[SuiteCallbacks]:
         """Show the bars while the context is open."""
         finished = self._num_finished()
         if finished:
-            self._console.print(f"{finished} of {len(self._all)} runs are there already and are not repeated", highlight=False)
+            self._console.print(
+                f"{finished} of {len(self._all)} runs are there already and are not repeated",
+                highlight=False,
+            )
         with self._progress:
-            yield SuiteWatcher(begin=self._begin, rounds=self._tell_rounds, done=self._done, failed=self._failed)
+            yield SuiteCallbacks(
+                begin=self._begin, rounds=self._tell_rounds, done=self._done, failed=self._failed
+            )
 
     def tell_how_to_go_on(self, command: Sequence[str], page: Path) -> None:
         """Say what an interrupted comparison has and how to go on."""
@@ -57,12 +64,18 @@ class SuiteDisplay:
         return sum(run.is_finished for run in self._all)
 
     def _begin(self, run: Run) -> None:
-        self._progress.update(self._runs, description=escape(run.name), completed=self._num_finished())
+        self._progress.update(
+            self._runs, description=escape(run.name), completed=self._num_finished()
+        )
 
     def _tell_rounds(self, run: Run, done: int, total: int) -> None:
         self._under_way[run.path] = (done, total)
         counts = self._under_way.values()
-        self._progress.update(self._rounds, completed=sum(done for done, _ in counts), total=sum(total for _, total in counts))
+        self._progress.update(
+            self._rounds,
+            completed=sum(done for done, _ in counts),
+            total=sum(total for _, total in counts),
+        )
 
     def _end(self, run: Run) -> None:
         self._under_way.pop(run.path, None)
@@ -81,7 +94,9 @@ class SuiteDisplay:
 
     def _failed(self, run: Run, reason: str) -> None:
         self._end(run)
-        self._console.print(f"[red]failed[/]  {escape(run.name)}: {escape(reason)}", highlight=False)
+        self._console.print(
+            f"[red]failed[/]  {escape(run.name)}: {escape(reason)}", highlight=False
+        )
 
 
 def closing_lines(suite: Suite, blocks: Sequence[Block], page: Path, width: int) -> Iterator[Any]:
@@ -89,14 +104,25 @@ def closing_lines(suite: Suite, blocks: Sequence[Block], page: Path, width: int)
     for block in blocks:
         columns = heading(suite, block)
         tasks = len(block.classes)
-        hidden = set() if width >= _WIDTH_OF_A_COLUMN * (tasks + 8) else {*range(2, 2 + tasks), 5 + tasks}
-        table = Table(title=f"{suite.config.title}: {block.experiment.title}, percent", box=box.SIMPLE)
+        hidden = (
+            set()
+            if width >= _WIDTH_OF_A_COLUMN * (tasks + 8)
+            else {*range(2, 2 + tasks), 5 + tasks}
+        )
+        table = Table(
+            title=f"{suite.config.title}: {block.experiment.title}, percent", box=box.SIMPLE
+        )
         for place, name in enumerate(columns):
             if place not in hidden:
-                table.add_column(escape(name.removesuffix(" [95 %]") if hidden else name), justify="right" if place else "left")
+                table.add_column(
+                    escape(name.removesuffix(" [95 %]") if hidden else name),
+                    justify="right" if place else "left",
+                )
         for row in block.rows:
             cells = result_cells(suite, block, row, with_interval=not hidden)
-            table.add_row(*(escape(cell) for place, cell in enumerate(cells) if place not in hidden))
+            table.add_row(
+                *(escape(cell) for place, cell in enumerate(cells) if place not in hidden)
+            )
         yield table
     yield f"summary  {escape(str(page))}"
     if suite.config.shrinkage:

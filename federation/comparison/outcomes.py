@@ -6,12 +6,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from federation import metrics
 from federation.comparison.published import Metric, PublishedRow
 from federation.comparison.runner import COST, Run
 from federation.comparison.statistics import PairedTest, Spread, holm, paired_test, spread
 from federation.comparison.suite import Suite, SuiteCell, SuiteExperiment
-from federation.run_folder import RunFolder
+from federation.experiment import metrics
+from federation.experiment.run_folder import RunFolder
 
 COSTS = ("images_trained", "seconds", "megabytes_up", "megabytes_down", "peak_memory_megabytes")
 
@@ -118,7 +118,10 @@ def read_outcome(run: Run) -> Outcome | None:
     measured = {**results, **(folder.read_json(COST) if (run.path / COST).is_file() else {})}
     return Outcome(
         seed=run.seed,
-        by_task={"accuracy": tuple(each["accuracy"] for each in tasks), "macro_f1": tuple(each["macro_f1"] for each in tasks)},
+        by_task={
+            "accuracy": tuple(each["accuracy"] for each in tasks),
+            "macro_f1": tuple(each["macro_f1"] for each in tasks),
+        },
         forgetting=results["forgetting"],
         noticed=_noticed(results["detection"]),
         costs={name: float(measured[name]) for name in COSTS if measured.get(name) is not None},
@@ -131,7 +134,11 @@ def read_outcome(run: Run) -> Outcome | None:
 def read_second_outcome(run: Run) -> Outcome | None:
     """Return what a run measured by its method's other way to classify; nothing where it has none."""
     outcome = read_outcome(run)
-    second = None if outcome is None else RunFolder(run.path).read_json("results.json").get("second_answer")
+    second = (
+        None
+        if outcome is None
+        else RunFolder(run.path).read_json("results.json").get("second_answer")
+    )
     if outcome is None or second is None:
         return None
     by_task: dict[Metric, tuple[float, ...]] = {
@@ -143,7 +150,11 @@ def read_second_outcome(run: Run) -> Outcome | None:
 
 def _noticed(detection: Mapping[str, Any]) -> float | None:
     boundaries = int(detection["boundaries"])
-    return (int(detection["noticed_at_once"]) + int(detection["noticed_late"])) / boundaries if boundaries else None
+    return (
+        (int(detection["noticed_at_once"]) + int(detection["noticed_late"])) / boundaries
+        if boundaries
+        else None
+    )
 
 
 def collect(suite: Suite, runs: Sequence[Run]) -> tuple[Block, ...]:
@@ -157,26 +168,43 @@ def collect(suite: Suite, runs: Sequence[Run]) -> tuple[Block, ...]:
     for experiment in suite.config.experiments:
         rows = [row for cell in suite.config.cells for row in _rows(suite, experiment, cell, runs)]
         reference = next(row for row in rows if row.label == suite.config.reference)
-        tested = [row if row is reference else replace(row, against=compare(row, reference, suite.config.metric)) for row in rows]
-        corrected = holm([None if row.against is None else row.against.probability for row in tested])
+        tested = [
+            row
+            if row is reference
+            else replace(row, against=compare(row, reference, suite.config.metric))
+            for row in rows
+        ]
+        corrected = holm(
+            [None if row.against is None else row.against.probability for row in tested]
+        )
         scenario = suite.configs[experiment.title, reference.cell.label].scenario
-        classes = tuple(scenario.classes_per_task * (task + 1) for task in range(scenario.num_tasks))
-        final = (replace(row, corrected=value) for row, value in zip(tested, corrected, strict=True))
+        classes = tuple(
+            scenario.classes_per_task * (task + 1) for task in range(scenario.num_tasks)
+        )
+        final = (
+            replace(row, corrected=value) for row, value in zip(tested, corrected, strict=True)
+        )
         blocks.append(Block(experiment, classes, tuple(final)))
     return tuple(blocks)
 
 
 def compare(one: Row, other: Row, metric: Metric) -> PairedTest | None:
     """Test one method's average against another's over the seeds that both have."""
-    pairs = [(mine, its) for mine in one.outcomes for its in other.outcomes if mine.seed == its.seed]
-    return paired_test([mine.average(metric) for mine, _ in pairs], [its.average(metric) for _, its in pairs])
+    pairs = [
+        (mine, its) for mine in one.outcomes for its in other.outcomes if mine.seed == its.seed
+    ]
+    return paired_test(
+        [mine.average(metric) for mine, _ in pairs], [its.average(metric) for _, its in pairs]
+    )
 
 
 def _belongs(run: Run, experiment: SuiteExperiment, cell: SuiteCell) -> bool:
     return run.experiment == experiment.title and run.label == cell.label
 
 
-def _rows(suite: Suite, experiment: SuiteExperiment, cell: SuiteCell, runs: Sequence[Run]) -> list[Row]:
+def _rows(
+    suite: Suite, experiment: SuiteExperiment, cell: SuiteCell, runs: Sequence[Run]
+) -> list[Row]:
     """Return a cell's row, and one more where its method classifies in two ways."""
     own = [run for run in runs if _belongs(run, experiment, cell)]
     failure = next((run.failure for run in own if run.failure), None)
@@ -186,19 +214,30 @@ def _rows(suite: Suite, experiment: SuiteExperiment, cell: SuiteCell, runs: Sequ
     return [_row(suite, experiment, cell, first, failure), *more]
 
 
-def _row(suite: Suite, experiment: SuiteExperiment, cell: SuiteCell, outcomes: Sequence[Outcome], failure: str | None) -> Row:
+def _row(
+    suite: Suite,
+    experiment: SuiteExperiment,
+    cell: SuiteCell,
+    outcomes: Sequence[Outcome],
+    failure: str | None,
+) -> Row:
     metric = suite.config.metric
     config = suite.configs[experiment.title, cell.label]
     answer = outcomes[0].answer if outcomes else ""
     tasks = zip(*(outcome.by_task[metric] for outcome in outcomes), strict=True)
-    costs = {name: spread([outcome.costs[name] for outcome in outcomes if name in outcome.costs]) for name in COSTS}
+    costs = {
+        name: spread([outcome.costs[name] for outcome in outcomes if name in outcome.costs])
+        for name in COSTS
+    }
     return Row(
         cell=cell,
         outcomes=tuple(outcomes),
         by_task=tuple(each for each in map(spread, tasks) if each is not None),
         average=spread([outcome.average(metric) for outcome in outcomes]),
         last=spread([outcome.by_task[metric][-1] for outcome in outcomes]),
-        forgetting=spread([outcome.forgetting for outcome in outcomes if outcome.forgetting is not None]),
+        forgetting=spread(
+            [outcome.forgetting for outcome in outcomes if outcome.forgetting is not None]
+        ),
         noticed=spread([outcome.noticed for outcome in outcomes if outcome.noticed is not None]),
         against=None,
         corrected=None,
@@ -235,11 +274,15 @@ def _plain_row(block: Block, row: Row, seeds: Sequence[int], suite: Suite) -> di
         "budget_differs": row.cell.budget_differs,
         "exemplars_per_twin": row.exemplars,
         "failure": row.failure,
-        "not_run_seeds": [seed for seed in seeds if seed not in {outcome.seed for outcome in row.outcomes}],
+        "not_run_seeds": [
+            seed for seed in seeds if seed not in {outcome.seed for outcome in row.outcomes}
+        ],
         "runs": [
             {
                 "seed": outcome.seed,
-                "folder": "/".join(outcome.path.parts[-3:]),  # beside the comparison, wherever both are
+                "folder": "/".join(
+                    outcome.path.parts[-3:]
+                ),  # beside the comparison, wherever both are
                 "code_version": outcome.code_version,
                 "accuracy_by_task": list(outcome.by_task["accuracy"]),
                 "macro_f1_by_task": list(outcome.by_task["macro_f1"]),
@@ -254,8 +297,12 @@ def _plain_row(block: Block, row: Row, seeds: Sequence[int], suite: Suite) -> di
         "average": None if row.average is None else vars(row.average),
         "last": None if row.last is None else vars(row.last),
         "forgetting": None if row.forgetting is None else vars(row.forgetting),
-        "against_reference": None if row.against is None else {**vars(row.against), "corrected": row.corrected},
+        "against_reference": None
+        if row.against is None
+        else {**vars(row.against), "corrected": row.corrected},
         "boundaries_noticed": None if row.noticed is None else vars(row.noticed),
         "costs": {name: vars(each) for name, each in row.costs.items()},
-        "published_percent": None if row.published is None else json.loads(json.dumps(vars(row.published))),
+        "published_percent": None
+        if row.published is None
+        else json.loads(json.dumps(vars(row.published))),
     }

@@ -42,22 +42,34 @@ class PublishedTable:
 
 
 def _averages(**rows: tuple[float, float | None]) -> dict[str, dict[str, PublishedRow]]:
-    return {"": {_LABELS.get(name, name): PublishedRow(average, (), improvement) for name, (average, improvement) in rows.items()}}
+    return {
+        "": {
+            _LABELS.get(name, name): PublishedRow(average, (), improvement)
+            for name, (average, improvement) in rows.items()
+        }
+    }
 
 
 def _tasks(**rows: tuple[float, ...]) -> dict[str, dict[str, PublishedRow]]:
     """Return rows of three tasks, the average and, but for FedKA, the improvement."""
     return {
         "": {
-            _LABELS.get(name, name): PublishedRow(values[3], values[:3], values[4] if len(values) > 4 else None)
+            _LABELS.get(name, name): PublishedRow(
+                values[3], values[:3], values[4] if len(values) > 4 else None
+            )
             for name, values in rows.items()
         }
     }
 
 
-def _pair(improvement: float, lga: tuple[float, ...], fedka: tuple[float, ...]) -> dict[str, PublishedRow]:
+def _pair(
+    improvement: float, lga: tuple[float, ...], fedka: tuple[float, ...]
+) -> dict[str, PublishedRow]:
     """Return LGA and FedKA after each of ten tasks, the average last."""
-    return {"LGA": PublishedRow(lga[-1], lga[:-1], improvement), "FedKA": PublishedRow(fedka[-1], fedka[:-1])}
+    return {
+        "LGA": PublishedRow(lga[-1], lga[:-1], improvement),
+        "FedKA": PublishedRow(fedka[-1], fedka[:-1]),
+    }
 
 
 _LABELS = {
@@ -73,12 +85,24 @@ PUBLISHED: dict[str, PublishedTable] = {
     "table2": PublishedTable(
         "Average accuracy on CIFAR-100, 10 new classes per task",
         "accuracy",
-        _averages(icarl=(50.57, 20.38), lwm=(39.29, 31.66), GLFC=(63.24, 7.71), LGA=(69.10, 1.85), FedKA=(70.95, None)),
+        _averages(
+            icarl=(50.57, 20.38),
+            lwm=(39.29, 31.66),
+            GLFC=(63.24, 7.71),
+            LGA=(69.10, 1.85),
+            FedKA=(70.95, None),
+        ),
     ),
     "table3": PublishedTable(
         "Average accuracy on CIFAR-100, 5 new classes per task",
         "accuracy",
-        _averages(icarl=(53.12, 15.80), lwm=(21.94, 46.99), GLFC=(56.38, 12.55), LGA=(66.36, 2.56), FedKA=(68.93, None)),
+        _averages(
+            icarl=(53.12, 15.80),
+            lwm=(21.94, 46.99),
+            GLFC=(56.38, 12.55),
+            LGA=(66.36, 2.56),
+            FedKA=(68.93, None),
+        ),
     ),
     "table4": PublishedTable(
         "Accuracy on OrganAMNIST",
@@ -175,6 +199,12 @@ PUBLISHED: dict[str, PublishedTable] = {
     "table11": PublishedTable(
         "Ablations on CIFAR-100, 10 new classes per task",
         "accuracy",
-        _averages(wo_cbl=(66.43, 4.52), wo_sdl=(66.15, 4.80), wo_adl=(68.11, 2.84), wo_wadl=(70.50, 0.45), FedKA=(70.95, None)),
+        _averages(
+            wo_cbl=(66.43, 4.52),
+            wo_sdl=(66.15, 4.80),
+            wo_adl=(68.11, 2.84),
+            wo_wadl=(70.50, 0.45),
+            FedKA=(70.95, None),
+        ),
     ),
 }

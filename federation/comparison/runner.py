@@ -14,10 +14,10 @@ from typing import Any
 
 from federation.comparison.memory import PeakMemory
 from federation.comparison.suite import Suite, SuiteError
-from federation.config import ExperimentConfig, method_name
-from federation.experiment import Watcher, run_experiment, with_seed
-from federation.run_folder import RunFolder
-from federation.study import StudyError
+from federation.experiment.config import ExperimentConfig, method_name
+from federation.experiment.loop import RunCallbacks, run_experiment, with_seed
+from federation.experiment.run_folder import RunFolder
+from federation.experiment.setup import SetupError
 from physical.datasets import DataError
 
 COST, FAILURE = "cost.json", "failure.json"
@@ -63,7 +63,7 @@ class Run:
 
 
 @dataclass(frozen=True)
-class SuiteWatcher:
+class SuiteCallbacks:
     """Who is told what while a suite runs; all optional.
 
     Args:
@@ -79,7 +79,9 @@ class SuiteWatcher:
     failed: Callable[[Run, str], None] = field(default=lambda run, reason: None)
 
 
-def plan_runs(suite: Suite, seeds: Sequence[int], out: Path, only: Sequence[str] = ()) -> tuple[Run, ...]:
+def plan_runs(
+    suite: Suite, seeds: Sequence[int], out: Path, only: Sequence[str] = ()
+) -> tuple[Run, ...]:
     """Return every run of a suite, one whole comparison per seed after the other.
 
     Args:
@@ -94,7 +96,9 @@ def plan_runs(suite: Suite, seeds: Sequence[int], out: Path, only: Sequence[str]
     labels = [cell.label for cell in suite.config.cells]
     unknown = [label for label in only if label not in labels]
     if unknown:
-        raise SuiteError(f"--only names {unknown[0]!r}; the cells of {suite.name} are {', '.join(labels)}")
+        raise SuiteError(
+            f"--only names {unknown[0]!r}; the cells of {suite.name} are {', '.join(labels)}"
+        )
     return tuple(
         _run_of(suite, experiment.title, cell.label, seed, out)
         for seed in seeds
@@ -109,7 +113,12 @@ def _run_of(suite: Suite, experiment: str, label: str, seed: int, out: Path) -> 
     return Run(experiment, label, seed, config, out / "runs" / name / f"seed-{seed}")
 
 
-def run_missing(runs: Sequence[Run], data_dir: Path | None = None, watcher: SuiteWatcher | None = None, at_once: int = 1) -> int:
+def run_missing(
+    runs: Sequence[Run],
+    data_dir: Path | None = None,
+    callbacks: SuiteCallbacks | None = None,
+    at_once: int = 1,
+) -> int:
     """Run what has no results yet.
 
     A run that raises is noted in its folder and does not stop the others; one whose data cannot be had does, since the others have the same
@@ -118,14 +127,16 @@ def run_missing(runs: Sequence[Run], data_dir: Path | None = None, watcher: Suit
     Args:
         runs: In the order in which they are begun.
         data_dir: Where the user keeps data files.
-        watcher: Who is told.
+        callbacks: Who is told.
         at_once: Runs side by side; 1: one after the other, each with the engine of its configuration.
 
     Returns:
         How many failed.
     """
-    told = watcher or SuiteWatcher()
-    missing = list({run.path: run for run in runs if not run.is_finished}.values())  # two cells may share a run
+    told = callbacks or SuiteCallbacks()
+    missing = list(
+        {run.path: run for run in runs if not run.is_finished}.values()
+    )  # two cells may share a run
     if at_once > 1:
         from federation.comparison.side_by_side import run_side_by_side
 
@@ -147,15 +158,17 @@ def attempt(run: Run, data_dir: Path | None, rounds: Rounds) -> str | None:
 
     Raises:
         DataError: If the data cannot be had.
-        StudyError: If there is nothing to measure on.
+        SetupError: If there is nothing to measure on.
     """
     try:
         _run_one(run, data_dir, rounds)
-    except (DataError, StudyError):
+    except (DataError, SetupError):
         raise
     except Exception as error:
         reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        RunFolder(run.path).write_json(FAILURE, {"error": reason, "traceback": traceback.format_exc()})
+        RunFolder(run.path).write_json(
+            FAILURE, {"error": reason, "traceback": traceback.format_exc()}
+        )
         return reason
     return None
 
@@ -168,25 +181,35 @@ def _run_one(run: Run, data_dir: Path | None, rounds: Rounds) -> None:
     memory = PeakMemory()
     try:
         with memory:
-            run_experiment(run.config, run.path, resume=has_rounds, data_dir=data_dir, watcher=_watcher(run.config, rounds))
+            run_experiment(
+                run.config,
+                run.path,
+                resume=has_rounds,
+                data_dir=data_dir,
+                callbacks=_watcher(run.config, rounds),
+            )
     finally:
         if folder.path.exists():
             _note_cost(folder, memory.megabytes)
-    shutil.rmtree(folder.checkpoints, ignore_errors=True)  # it will never be resumed, and a suite has many runs
+    shutil.rmtree(
+        folder.checkpoints, ignore_errors=True
+    )  # it will never be resumed, and a suite has many runs
 
 
-def _watcher(config: ExperimentConfig, rounds: Rounds) -> Watcher:
+def _watcher(config: ExperimentConfig, rounds: Rounds) -> RunCallbacks:
     total = config.scenario.num_tasks * config.scenario.rounds_per_task
 
     def record(entry: Mapping[str, Any]) -> None:
         if entry["kind"] == "round":
             rounds(entry["round"] + 1, total)
 
-    return Watcher(begin=lambda config, scenario, done: rounds(done, total), record=record)
+    return RunCallbacks(begin=lambda config, scenario, done: rounds(done, total), record=record)
 
 
 def _note_cost(folder: RunFolder, megabytes: float | None) -> None:
     """Write what the run needed; the peak of an interrupted run and its second part is the larger of the two."""
     before: Mapping[str, Any] = folder.read_json(COST) if (folder.path / COST).is_file() else {}
-    peaks = [value for value in (before.get("peak_memory_megabytes"), megabytes) if value is not None]
+    peaks = [
+        value for value in (before.get("peak_memory_megabytes"), megabytes) if value is not None
+    ]
     folder.write_json(COST, {"peak_memory_megabytes": max(peaks, default=None)})

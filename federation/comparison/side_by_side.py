@@ -12,26 +12,28 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from federation.comparison.runner import Rounds, Run, SuiteWatcher, attempt
+from federation.comparison.runner import Rounds, Run, SuiteCallbacks, attempt
 
 _SECONDS_BETWEEN = 0.2  # looks at what the workers say
 
 
-def run_side_by_side(runs: Sequence[Run], at_once: int, data_dir: Path | None, watcher: SuiteWatcher) -> int:
+def run_side_by_side(
+    runs: Sequence[Run], at_once: int, data_dir: Path | None, callbacks: SuiteCallbacks
+) -> int:
     """Run these, several at a time.
 
     Args:
         runs: None of them finished.
         at_once: Worker processes; times the threads of a run, it should not exceed the cores.
         data_dir: Where the user keeps data files.
-        watcher: Who is told; called in this process.
+        callbacks: Who is told; called in this process.
 
     Returns:
         How many failed.
 
     Raises:
         DataError: If the data cannot be had; what is under way is ended, to be resumed.
-        StudyError: If there is nothing to measure on; likewise.
+        SetupError: If there is nothing to measure on; likewise.
     """
     context = multiprocessing.get_context("spawn")
     said = context.Queue()
@@ -45,17 +47,17 @@ def run_side_by_side(runs: Sequence[Run], at_once: int, data_dir: Path | None, w
             done, _ = wait(waiting, timeout=_SECONDS_BETWEEN, return_when=FIRST_COMPLETED)
             for index, rounds in _drain(said):
                 if rounds is None:
-                    watcher.begin(runs[index])
+                    callbacks.begin(runs[index])
                 else:
-                    watcher.rounds(runs[index], *rounds)
+                    callbacks.rounds(runs[index], *rounds)
             for future in done:
                 run = runs[waiting.pop(future)]
                 reason = future.result()
                 if reason is None:
-                    watcher.done(run)
+                    callbacks.done(run)
                 else:
                     num_failed += 1
-                    watcher.failed(run, reason)
+                    callbacks.failed(run, reason)
     except BaseException:
         _end(pool)
         raise
@@ -63,7 +65,9 @@ def run_side_by_side(runs: Sequence[Run], at_once: int, data_dir: Path | None, w
     return num_failed
 
 
-def _drain(said: "multiprocessing.queues.Queue[Any]") -> Iterator[tuple[int, tuple[int, int] | None]]:
+def _drain(
+    said: "multiprocessing.queues.Queue[Any]",
+) -> Iterator[tuple[int, tuple[int, int] | None]]:
     while True:
         try:
             yield said.get_nowait()
@@ -97,6 +101,8 @@ def _attempt_in_worker(index: int, run: Run, data_dir: Path | None) -> str | Non
     assert _say is not None
     say = _say
     say((index, None))
-    here = replace(run, config=replace(run.config, engine=replace(run.config.engine, name="sequential")))
+    here = replace(
+        run, config=replace(run.config, engine=replace(run.config.engine, name="sequential"))
+    )
     rounds: Rounds = lambda done, total: say((index, (done, total)))  # noqa: E731
     return attempt(here, data_dir, rounds)

@@ -55,7 +55,9 @@ def spread(values: Sequence[float]) -> Spread | None:
     mean = sum(values) / len(values)
     if len(values) == 1:
         return Spread(mean, None, 1)
-    return Spread(mean, sqrt(sum((value - mean) ** 2 for value in values) / (len(values) - 1)), len(values))
+    return Spread(
+        mean, sqrt(sum((value - mean) ** 2 for value in values) / (len(values) - 1)), len(values)
+    )
 
 
 def paired_test(method: Sequence[float], reference: Sequence[float]) -> PairedTest | None:
@@ -78,7 +80,13 @@ def paired_test(method: Sequence[float], reference: Sequence[float]) -> PairedTe
         probability = 1.0 if differences.mean == 0 else 0.0
     else:
         probability = 2 * (1 - student_cumulative(abs(differences.mean) / error, freedom))
-    return PairedTest(differences.mean, differences.mean - reach, differences.mean + reach, probability, differences.count)
+    return PairedTest(
+        differences.mean,
+        differences.mean - reach,
+        differences.mean + reach,
+        probability,
+        differences.count,
+    )
 
 
 def holm(probabilities: Sequence[float | None]) -> list[float | None]:
@@ -107,7 +115,9 @@ def student_cumulative(statistic: float, freedom: int) -> float:
     term, total = (cos(angle), 0.0) if freedom % 2 else (1.0, 0.0)
     for step in range(freedom // 2):
         total += term
-        term *= square * ((2 * step + 2) / (2 * step + 3) if freedom % 2 else (2 * step + 1) / (2 * step + 2))
+        term *= square * (
+            (2 * step + 2) / (2 * step + 3) if freedom % 2 else (2 * step + 1) / (2 * step + 2)
+        )
     within = 2 / pi * (angle + sin(angle) * total) if freedom % 2 else sin(angle) * total
     return (1 + within) / 2
 
@@ -115,11 +125,15 @@ def student_cumulative(statistic: float, freedom: int) -> float:
 def student_quantile(probability: float, freedom: int) -> float:
     """Return the t below which a share of Student's distribution lies, by bisection; ``probability`` in [0.5, 1)."""
     if not 0.5 <= probability < 1:
-        raise ValueError(f"probability is {probability}; allowed: 0.5 to below 1; the quantile of 1 is infinite")
+        raise ValueError(
+            f"probability is {probability}; allowed: 0.5 to below 1; the quantile of 1 is infinite"
+        )
     low, high = 0.0, 1.0
     while student_cumulative(high, freedom) < probability:
         high *= 2
     for _ in range(_BISECTIONS):
         middle = (low + high) / 2
-        low, high = (middle, high) if student_cumulative(middle, freedom) < probability else (low, middle)
+        low, high = (
+            (middle, high) if student_cumulative(middle, freedom) < probability else (low, middle)
+        )
     return (low + high) / 2

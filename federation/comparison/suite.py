@@ -15,12 +15,23 @@ from pydantic import ConfigDict
 
 from federation.comparison.budget import check_equal_budget
 from federation.comparison.published import PUBLISHED, Metric, PublishedRow
-from federation.config import ExperimentConfig, load_experiment
-from federation.config_file import ConfigError, build, read_yaml, suggestion
+from federation.experiment.config import ExperimentConfig, load_experiment
+from federation.experiment.config_file import ConfigError, build, read_yaml, suggestion
 
 _STRICT = ConfigDict(extra="forbid")
 PRESETS = Path(__file__).resolve().parents[2] / "hospital_configs" / "suites"
-Table = Literal["table2", "table3", "table4", "table5", "table6", "table7", "table8", "table9", "table10", "table11"]
+Table = Literal[
+    "table2",
+    "table3",
+    "table4",
+    "table5",
+    "table6",
+    "table7",
+    "table8",
+    "table9",
+    "table10",
+    "table11",
+]
 
 
 class SuiteError(ValueError):
@@ -109,13 +120,20 @@ class SuiteConfig:
         ):
             twice = sorted({name for name in names if names.count(name) > 1})
             if not names or twice:
-                raise ValueError(f"{what} has {'no entry' if not names else f'{twice[0]!r} twice'}; allowed: at least one, each once")
+                raise ValueError(
+                    f"{what} has {'no entry' if not names else f'{twice[0]!r} twice'}; allowed: at least one, each once"
+                )
         if not self.seeds or len(set(self.seeds)) != len(self.seeds):
             raise ValueError(f"seeds is {list(self.seeds)}; allowed: one or more, each once")
         labels = [cell.label for cell in self.cells]
-        for what, name in [("reference", self.reference), *(("expected_order", name) for name in self.expected_order)]:
+        for what, name in [
+            ("reference", self.reference),
+            *(("expected_order", name) for name in self.expected_order),
+        ]:
             if name not in labels:
-                raise ValueError(f"{what} names {name!r}; known: {', '.join(labels)}. {suggestion(name, labels)}".strip())
+                raise ValueError(
+                    f"{what} names {name!r}; known: {', '.join(labels)}. {suggestion(name, labels)}".strip()
+                )
         self._check_published()
 
     def _check_published(self) -> None:
@@ -123,15 +141,21 @@ class SuiteConfig:
             return
         table = PUBLISHED[self.fills]
         if table.metric != self.metric:
-            raise ValueError(f"metric is {self.metric!r} and fills {self.fills}, which prints {table.metric}; set one to the other's")
+            raise ValueError(
+                f"metric is {self.metric!r} and fills {self.fills}, which prints {table.metric}; set one to the other's"
+            )
         for experiment in self.experiments:
             if experiment.block not in table.blocks:
                 known = ", ".join(map(repr, table.blocks))
-                raise ValueError(f"block of {experiment.title} is {experiment.block!r}; {self.fills} has {known}")
+                raise ValueError(
+                    f"block of {experiment.title} is {experiment.block!r}; {self.fills} has {known}"
+                )
         for cell in self.cells:
             labels = {label for rows in table.blocks.values() for label in rows}
             if cell.published is not None and cell.published not in labels:
-                raise ValueError(f"published of {cell.label} is {cell.published!r}; {self.fills} has {', '.join(sorted(labels))}")
+                raise ValueError(
+                    f"published of {cell.label} is {cell.published!r}; {self.fills} has {', '.join(sorted(labels))}"
+                )
 
     def published(self, experiment: SuiteExperiment, cell: SuiteCell) -> PublishedRow | None:
         """Return what the paper printed for a cell; nothing where it has no such row."""
@@ -158,7 +182,11 @@ class Suite:
 
     def pairs(self) -> Iterator[tuple[SuiteExperiment, SuiteCell]]:
         """Return experiments times cells."""
-        return ((experiment, cell) for experiment in self.config.experiments for cell in self.config.cells)
+        return (
+            (experiment, cell)
+            for experiment in self.config.experiments
+            for cell in self.config.cells
+        )
 
 
 def find_suite(name: str) -> Path:
@@ -174,16 +202,22 @@ def find_suite(name: str) -> Path:
     if path.suffix in (".yaml", ".yml"):
         if path.is_file():
             return path
-        raise SuiteError(f"{path} does not exist; give a suite's YAML file or a preset: {', '.join(preset_names())}")
+        raise SuiteError(
+            f"{path} does not exist; give a suite's YAML file or a preset: {', '.join(preset_names())}"
+        )
     preset = PRESETS / f"{name}.yaml"
     if not preset.is_file():
-        raise SuiteError(f"suite is {name!r}; presets: {', '.join(preset_names())}. {suggestion(name, preset_names())}".strip())
+        raise SuiteError(
+            f"suite is {name!r}; presets: {', '.join(preset_names())}. {suggestion(name, preset_names())}".strip()
+        )
     return preset
 
 
 def preset_names() -> list[str]:
     """Return the presets, table2 before table10."""
-    return sorted((path.stem for path in PRESETS.glob("*.yaml")), key=lambda name: (len(name), name))
+    return sorted(
+        (path.stem for path in PRESETS.glob("*.yaml")), key=lambda name: (len(name), name)
+    )
 
 
 def load_suite(path: Path, changes: Sequence[str] = ()) -> Suite:
@@ -203,9 +237,14 @@ def load_suite(path: Path, changes: Sequence[str] = ()) -> Suite:
         for cell in config.cells:
             method = f"method={json.dumps(cell.method)}"
             try:
-                resolved = load_experiment(path.parent / experiment.folder, [*experiment.changes, method, *cell.changes, *changes])
+                resolved = load_experiment(
+                    path.parent / experiment.folder,
+                    [*experiment.changes, method, *cell.changes, *changes],
+                )
             except ConfigError as error:
-                raise SuiteError(f"{path.name}, {experiment.title}, {cell.label}: {error}") from None
+                raise SuiteError(
+                    f"{path.name}, {experiment.title}, {cell.label}: {error}"
+                ) from None
             configs[experiment.title, cell.label] = resolved
         excuses = {cell.label: cell.budget_differs for cell in config.cells}
         of_cells = {cell.label: configs[experiment.title, cell.label] for cell in config.cells}

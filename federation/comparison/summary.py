@@ -14,12 +14,21 @@ from federation.comparison.outcomes import Block, Row, as_plain, compare
 from federation.comparison.published import PUBLISHED
 from federation.comparison.statistics import LEVEL
 from federation.comparison.suite import Suite
-from federation.comparison.tables import against, budget_markdown, probability, results_csv, results_latex, results_markdown
+from federation.comparison.tables import (
+    against,
+    budget_markdown,
+    probability,
+    results_csv,
+    results_latex,
+    results_markdown,
+)
 
 _SHORT = 10  # letters of a commit
 
 
-def write_comparison(suite: Suite, blocks: Sequence[Block], seeds: Sequence[int], out: Path, command: Sequence[str]) -> Path:
+def write_comparison(
+    suite: Suite, blocks: Sequence[Block], seeds: Sequence[int], out: Path, command: Sequence[str]
+) -> Path:
     """Write a comparison as far as it has been run.
 
     Args:
@@ -35,8 +44,14 @@ def write_comparison(suite: Suite, blocks: Sequence[Block], seeds: Sequence[int]
     folder = out / suite.name
     folder.mkdir(parents=True, exist_ok=True)
     figures = _write_figures(suite, blocks, folder)
-    plain = {**as_plain(suite, blocks, seeds), "command": shlex.join(command), "made_with": _made_with(blocks)}
-    _write(folder / "comparison.json", (json.dumps(plain, indent=1, allow_nan=False) + "\n").encode())
+    plain = {
+        **as_plain(suite, blocks, seeds),
+        "command": shlex.join(command),
+        "made_with": _made_with(blocks),
+    }
+    _write(
+        folder / "comparison.json", (json.dumps(plain, indent=1, allow_nan=False) + "\n").encode()
+    )
     _write(folder / "table.md", results_markdown(suite, blocks).encode())
     _write(folder / "budget.md", budget_markdown(suite, blocks).encode())
     _write(folder / "table.csv", results_csv(suite, blocks).encode())
@@ -45,7 +60,13 @@ def write_comparison(suite: Suite, blocks: Sequence[Block], seeds: Sequence[int]
     return folder / "summary.md"
 
 
-def summary(suite: Suite, blocks: Sequence[Block], seeds: Sequence[int], command: Sequence[str], figures: Sequence[str]) -> str:
+def summary(
+    suite: Suite,
+    blocks: Sequence[Block],
+    seeds: Sequence[int],
+    command: Sequence[str],
+    figures: Sequence[str],
+) -> str:
     """Return the whole comparison on one Markdown page."""
     config = suite.config
     wanted = len(seeds) * len(config.experiments) * len(config.cells)
@@ -57,19 +78,30 @@ def summary(suite: Suite, blocks: Sequence[Block], seeds: Sequence[int], command
     if config.shrinkage:
         parts.append(f"**Smaller than the paper:** {' '.join(config.shrinkage.split())}")
     if suite.changes:
-        parts.append(f"**Changed on the command line, for every method:** `{'`, `'.join(suite.changes)}`")
+        parts.append(
+            f"**Changed on the command line, for every method:** `{'`, `'.join(suite.changes)}`"
+        )
     parts += [results_markdown(suite, blocks).strip(), _how_to_read(suite, seeds)]
     parts += _failures(blocks)
     parts += [_expected_order(suite, block) for block in blocks if config.expected_order]
     parts += [f"![{suite.config.title}: accuracy by number of classes]({name})" for name in figures]
-    parts += ["## Equal terms", *_terms(suite, blocks), "## Cost and detection (mean over seeds)", budget_markdown(suite, blocks).strip()]
+    parts += [
+        "## Equal terms",
+        *_terms(suite, blocks),
+        "## Cost and detection (mean over seeds)",
+        budget_markdown(suite, blocks).strip(),
+    ]
     parts.append(
         "Images trained: images times epochs of all accepted updates. Seconds: of the rounds, measuring included. MB: weights and uploads "
         "without compression. Peak memory: resident, program and workers together, looked at five times a second; shared pages count once "
         "per process. Boundaries noticed: share of pairs of twin and later task in which the twin noticed its new classes, at once or "
         "later in the task; what is noticed late is learned late, and that is part of a method's accuracy."
     )
-    parts += ["## Remarks", *(f"- {' '.join(remark.split())}" for remark in config.remarks)] if config.remarks else []
+    parts += (
+        ["## Remarks", *(f"- {' '.join(remark.split())}" for remark in config.remarks)]
+        if config.remarks
+        else []
+    )
     parts += ["## Made with", _made_with_text(command, blocks)]
     return "\n\n".join(parts).replace("\n\n- ", "\n- ") + "\n"
 
@@ -95,7 +127,12 @@ def _how_to_read(suite: Suite, seeds: Sequence[int]) -> str:
 
 
 def _failures(blocks: Sequence[Block]) -> list[str]:
-    found = [f"- {row.label}, {block.experiment.title}: {row.failure}" for block in blocks for row in block.rows if row.failure]
+    found = [
+        f"- {row.label}, {block.experiment.title}: {row.failure}"
+        for block in blocks
+        for row in block.rows
+        if row.failure
+    ]
     return ["## Failed", "\n".join(found)] if found else []
 
 
@@ -103,10 +140,16 @@ def _expected_order(suite: Suite, block: Block) -> str:
     """Return the expected order, neighbour by neighbour, as found."""
     order = suite.config.expected_order
     lines = [f"## Expected order, as found: {block.experiment.title}", " < ".join(order) + ":", ""]
-    lines += [_neighbours(suite, block.row(worse), block.row(better)) for worse, better in pairwise(order)]
+    lines += [
+        _neighbours(suite, block.row(worse), block.row(better)) for worse, better in pairwise(order)
+    ]
     ranked = sorted((block.row(label) for label in order if block.row(label).average), key=_average)
     if ranked:
-        lines += ["", "Found, from worst to best: " + " < ".join(f"{row.label} {100 * _average(row):.2f}" for row in ranked)]
+        lines += [
+            "",
+            "Found, from worst to best: "
+            + " < ".join(f"{row.label} {100 * _average(row):.2f}" for row in ranked),
+        ]
     return "\n".join(lines)
 
 
@@ -119,7 +162,10 @@ def _neighbours(suite: Suite, worse: Row, better: Row) -> str:
     if test.probability is None:
         return pair + f"{holds}, {against(test)} points, one seed"
     apart = "" if test.probability < LEVEL else "; these seeds do not tell the two apart"
-    return pair + f"{holds}, {against(test)} points, p {probability(test.probability)} (not corrected), n = {test.count}{apart}"
+    return (
+        pair
+        + f"{holds}, {against(test)} points, p {probability(test.probability)} (not corrected), n = {test.count}{apart}"
+    )
 
 
 def _average(row: Row) -> float:
@@ -128,9 +174,20 @@ def _average(row: Row) -> float:
 
 def _terms(suite: Suite, blocks: Sequence[Block]) -> list[str]:
     reference = suite.config.reference
-    lines = [f"- {block.experiment.title}: {budget_line(suite.configs[block.experiment.title, reference])}." for block in blocks]
-    lines += [f"- {cell.label} has another budget: {cell.budget_differs}" for cell in suite.config.cells if cell.budget_differs]
-    lines += [f"- {cell.label} has settings of its own: `{'`, `'.join(cell.changes)}`" for cell in suite.config.cells if cell.changes]
+    lines = [
+        f"- {block.experiment.title}: {budget_line(suite.configs[block.experiment.title, reference])}."
+        for block in blocks
+    ]
+    lines += [
+        f"- {cell.label} has another budget: {cell.budget_differs}"
+        for cell in suite.config.cells
+        if cell.budget_differs
+    ]
+    lines += [
+        f"- {cell.label} has settings of its own: `{'`, `'.join(cell.changes)}`"
+        for cell in suite.config.cells
+        if cell.changes
+    ]
     return ["\n".join(lines)]
 
 
@@ -148,17 +205,32 @@ def _machine(environment: Mapping[str, Any]) -> str:
 
 
 def _packages(environment: Mapping[str, Any]) -> dict[str, Any]:
-    return {"python": environment["python"], **{name: version for name, version in environment["packages"].items() if version}}
+    return {
+        "python": environment["python"],
+        **{name: version for name, version in environment["packages"].items() if version},
+    }
 
 
 def _made_with_text(command: Sequence[str], blocks: Sequence[Block]) -> str:
     made = _made_with(blocks)
-    versions = [commit[:_SHORT] + ("+changes" if commit.endswith("+changes") else "") for commit in made["code_versions"]]
-    lines = [f"- command: `{shlex.join(command)}`", f"- commit: {', '.join(versions) or 'nothing has been run'}"]
+    versions = [
+        commit[:_SHORT] + ("+changes" if commit.endswith("+changes") else "")
+        for commit in made["code_versions"]
+    ]
+    lines = [
+        f"- command: `{shlex.join(command)}`",
+        f"- commit: {', '.join(versions) or 'nothing has been run'}",
+    ]
     if len(versions) > 1:
         lines[-1] += " (the runs are not all of one commit)"
     lines += [f"- machine: {machine}" for machine in made["machines"]]
-    lines += [f"- packages: {', '.join(f'{name} {version}' for name, version in made['packages'].items())}"] if made["packages"] else []
+    lines += (
+        [
+            f"- packages: {', '.join(f'{name} {version}' for name, version in made['packages'].items())}"
+        ]
+        if made["packages"]
+        else []
+    )
     return "\n".join(lines)
 
 

@@ -81,7 +81,16 @@ def published_cells(block: Block, row: Row) -> list[str] | None:
     values = [f"{value:.2f}" for value in row.published.by_task]
     by_task = values if len(values) == len(block.classes) else [NOTHING] * len(block.classes)
     gain = NOTHING if row.published.improvement is None else f"{-row.published.improvement:+.2f}"
-    return ["published", "1", *by_task, f"{row.published.average:.2f}", gain, NOTHING, values[-1] if values else NOTHING, NOTHING]
+    return [
+        "published",
+        "1",
+        *by_task,
+        f"{row.published.average:.2f}",
+        gain,
+        NOTHING,
+        values[-1] if values else NOTHING,
+        NOTHING,
+    ]
 
 
 def results_markdown(suite: Suite, blocks: Sequence[Block]) -> str:
@@ -93,7 +102,9 @@ def results_markdown(suite: Suite, blocks: Sequence[Block]) -> str:
             cells = result_cells(suite, block, row)
             if row.label == suite.config.reference:
                 cells[0] = f"**{_clean(cells[0])}**"
-            lines.append(_bar([cells[0] if cells[0].startswith("**") else _clean(cells[0]), *cells[1:]]))
+            lines.append(
+                _bar([cells[0] if cells[0].startswith("**") else _clean(cells[0]), *cells[1:]])
+            )
             published = published_cells(block, row)
             if published:
                 lines.append(_bar([f"*{each}*" if each != NOTHING else each for each in published]))
@@ -106,7 +117,14 @@ def budget_markdown(suite: Suite, blocks: Sequence[Block]) -> str:
     """Return what each method got and what it cost (mean over seeds), a table per experiment."""
     parts = []
     for block in blocks:
-        names = ["method", "rounds", "epochs", "exemplars per twin", *(_UNITS[name][0] for name in COSTS), "boundaries noticed, %"]
+        names = [
+            "method",
+            "rounds",
+            "epochs",
+            "exemplars per twin",
+            *(_UNITS[name][0] for name in COSTS),
+            "boundaries noticed, %",
+        ]
         lines = [_bar(names), _bar(["---", *["---:"] * (len(names) - 1)])]
         for row in block.rows:
             if row.answer:
@@ -115,7 +133,18 @@ def budget_markdown(suite: Suite, blocks: Sequence[Block]) -> str:
             rounds = config.scenario.num_tasks * config.scenario.rounds_per_task
             exemplars = "no limit" if row.exemplars >= _UNLIMITED else str(row.exemplars)
             noticed = NOT_RUN if row.average is None else percent(row.noticed, 0)
-            lines.append(_bar([_clean(row.label), str(rounds), str(config.training.epochs), exemplars, *_costs(row), noticed]))
+            lines.append(
+                _bar(
+                    [
+                        _clean(row.label),
+                        str(rounds),
+                        str(config.training.epochs),
+                        exemplars,
+                        *_costs(row),
+                        noticed,
+                    ]
+                )
+            )
         parts.append("\n".join([f"**{_clean(block.experiment.title)}**", "", *lines]))
     return "\n\n".join(parts) + "\n"
 
@@ -128,7 +157,11 @@ def _costs(row: Row) -> list[str]:
     for name in COSTS:
         _, scale, digits = _UNITS[name]
         value = row.costs.get(name)
-        texts.append((NOT_RUN if row.average is None else NOTHING) if value is None else f"{value.mean * scale:,.{digits}f}")
+        texts.append(
+            (NOT_RUN if row.average is None else NOTHING)
+            if value is None
+            else f"{value.mean * scale:,.{digits}f}"
+        )
     return texts
 
 
@@ -136,8 +169,28 @@ def results_csv(suite: Suite, blocks: Sequence[Block]) -> str:
     """Return every number of a comparison, one line per method and experiment; shares and not percent, empty where not run."""
     most = max(len(block.classes) for block in blocks)
     tasks = [f"task_{index + 1}{part}" for index in range(most) for part in ("", "_sd")]
-    names = ["experiment", "method", "status", "n", "seeds", "metric", *tasks, "average", "average_sd", "last", "last_sd"]
-    names += ["forgetting", "forgetting_sd", "difference", "difference_low", "difference_high", "p", "p_holm"]
+    names = [
+        "experiment",
+        "method",
+        "status",
+        "n",
+        "seeds",
+        "metric",
+        *tasks,
+        "average",
+        "average_sd",
+        "last",
+        "last_sd",
+    ]
+    names += [
+        "forgetting",
+        "forgetting_sd",
+        "difference",
+        "difference_low",
+        "difference_high",
+        "p",
+        "p_holm",
+    ]
     names += ["exemplars_per_twin", *COSTS, "boundaries_noticed", "published_average"]
     file = io.StringIO()
     table = csv.DictWriter(file, names, lineterminator="\n")
@@ -161,7 +214,11 @@ def results_csv(suite: Suite, blocks: Sequence[Block]) -> str:
                 values |= _spread_columns(name, getattr(row, name))
             if row.against is not None:
                 test = row.against
-                values |= {"difference": test.difference, "difference_low": test.low, "difference_high": test.high}
+                values |= {
+                    "difference": test.difference,
+                    "difference_low": test.low,
+                    "difference_high": test.high,
+                }
                 values |= {"p": test.probability, "p_holm": row.corrected}
             values |= {name: each.mean for name, each in row.costs.items()}
             table.writerow({name: _rounded(value) for name, value in values.items()})
@@ -173,15 +230,29 @@ def results_latex(suite: Suite, blocks: Sequence[Block]) -> str:
     parts = []
     for block in blocks:
         names = heading(suite, block)
-        lines = [rf"\begin{{tabular}}{{l{'r' * (len(names) - 1)}}}", r"\toprule", _ampersands(names, _latex), r"\midrule"]
+        lines = [
+            rf"\begin{{tabular}}{{l{'r' * (len(names) - 1)}}}",
+            r"\toprule",
+            _ampersands(names, _latex),
+            r"\midrule",
+        ]
         for row in block.rows:
             lines.append(_ampersands(result_cells(suite, block, row), _latex))
             published = published_cells(block, row)
             if published:
-                lines.append(_ampersands(published, lambda text: text if text == NOTHING else rf"\textit{{{_latex(text)}}}"))
+                lines.append(
+                    _ampersands(
+                        published,
+                        lambda text: text if text == NOTHING else rf"\textit{{{_latex(text)}}}",
+                    )
+                )
         lines += [r"\bottomrule", r"\end{tabular}"]
         note = f"% {suite.name}: {block.experiment.title}, {_METRICS[suite.config.metric]} in percent, mean $\\pm$ sd over seeds"
-        shrunk = [f"% shrunk: {' '.join(suite.config.shrinkage.split())}"] if suite.config.shrinkage else []
+        shrunk = (
+            [f"% shrunk: {' '.join(suite.config.shrinkage.split())}"]
+            if suite.config.shrinkage
+            else []
+        )
         parts.append("\n".join([note, *shrunk, *lines]))
     return "\n\n".join(parts) + "\n"
 
@@ -207,6 +278,13 @@ def _ampersands(cells: Sequence[str], form: Callable[[str], str]) -> str:
 
 
 def _latex(text: str) -> str:
-    special = {"\\": r"\textbackslash{}", "±": r"$\pm$", "<": r"$<$", ">": r"$>$", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+    special = {
+        "\\": r"\textbackslash{}",
+        "±": r"$\pm$",
+        "<": r"$<$",
+        ">": r"$>$",
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+    }
     special |= {letter: rf"\{letter}" for letter in "&%$#_{}"}
     return "".join(special.get(letter, letter) for letter in text)

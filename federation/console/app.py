@@ -14,11 +14,11 @@ from federation.catalogue.class_catalogue import ClassCatalogue
 from federation.console import pages
 from federation.console.api import api_routers
 from federation.console.health import router as health
-from federation.console.jobs import Jobs
-from federation.console.overlays import Looks
+from federation.console.job_queue import Jobs
+from federation.console.model_answers import Looks
 from federation.console.registry_view import RegistryView
 from federation.console.rendering import make_environment
-from federation.console.security.faults import add_answers
+from federation.console.security.error_answers import add_answers
 from federation.console.security.guard import check_table
 from federation.console.security.headers import SafeAnswers
 from federation.console.security.limits import SMALL_BODY, BodyLimit
@@ -34,7 +34,9 @@ STATIC = Path(__file__).parent / "static"
 _UPLOADS = ("/intake", "/api/v1/intake")
 
 
-def make_services(settings: ConsoleSettings, clock: Clock = utc_now, hasher: PasswordHasher | None = None) -> Services:
+def make_services(
+    settings: ConsoleSettings, clock: Clock = utc_now, hasher: PasswordHasher | None = None
+) -> Services:
     """Open everything that a console needs; nothing is started.
 
     Args:
@@ -47,12 +49,27 @@ def make_services(settings: ConsoleSettings, clock: Clock = utc_now, hasher: Pas
     idle = timedelta(minutes=settings.idle_minutes)
     accounts = Accounts(url, clock, anchor, hasher, idle=idle)
     catalogue = ClassCatalogue(url, clock)
-    mirrors = {hospital: Mirror(settings.hospital(hospital).mirror, settings.image_size) for hospital in settings.hospitals}
+    mirrors = {
+        hospital: Mirror(settings.hospital(hospital).mirror, settings.image_size)
+        for hospital in settings.hospitals
+    }
     registry = RegistryView(settings.folder / "registry.json", settings.models_folder)
     trainings = Trainings(settings, store, catalogue, mirrors, registry)
     jobs = Jobs(settings.jobs_folder, trainings.prepare, trainings.settle, clock)
     looks = Looks(settings, registry, mirrors)
-    return Services(settings, store, accounts, store.audit, catalogue, mirrors, jobs, registry, looks, read_secret(settings), clock=clock)
+    return Services(
+        settings,
+        store,
+        accounts,
+        store.audit,
+        catalogue,
+        mirrors,
+        jobs,
+        registry,
+        looks,
+        read_secret(settings),
+        clock=clock,
+    )
 
 
 def make_app(settings: ConsoleSettings, services: Services, *, with_jobs: bool = True) -> FastAPI:
@@ -83,13 +100,17 @@ def make_app(settings: ConsoleSettings, services: Services, *, with_jobs: bool =
     app.state.services, app.state.templates = services, make_environment(pages.FILTERS)
     add_answers(app)
     megabytes = settings.max_upload_megabytes * SMALL_BODY
-    app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(settings.trusted_hosts), www_redirect=False)
+    app.add_middleware(
+        TrustedHostMiddleware, allowed_hosts=list(settings.trusted_hosts), www_redirect=False
+    )
     app.add_middleware(BodyLimit, limits=dict.fromkeys(_UPLOADS, megabytes))
     app.add_middleware(SafeAnswers, https=settings.secure_cookies)
     return app
 
 
-def _running(services: Services) -> Callable[[FastAPI], contextlib.AbstractAsyncContextManager[None]]:
+def _running(
+    services: Services,
+) -> Callable[[FastAPI], contextlib.AbstractAsyncContextManager[None]]:
     @contextlib.asynccontextmanager
     async def running(_: FastAPI) -> AsyncIterator[None]:
         start(services)

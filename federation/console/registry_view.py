@@ -77,7 +77,11 @@ class RegistryView:
     def current(self) -> Current | None:
         """Return version and folder of the model that serves; none before the first."""
         plain = _read(self.models_folder / "current.json")
-        return Current(str(plain["version"]), Path(plain["folder"])) if {"version", "folder"} <= plain.keys() else None
+        return (
+            Current(str(plain["version"]), Path(plain["folder"]))
+            if {"version", "folder"} <= plain.keys()
+            else None
+        )
 
     def champion_classes(self) -> tuple[str, ...]:
         """Return what the model that serves can name."""

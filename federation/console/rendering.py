@@ -49,16 +49,28 @@ class PageLinks:
     last_href: str | None
 
 
-def make_environment(filters: Mapping[str, Callable[..., Any]], folder: Path = TEMPLATES) -> jinja2.Environment:
+def make_environment(
+    filters: Mapping[str, Callable[..., Any]], folder: Path = TEMPLATES
+) -> jinja2.Environment:
     """Return the environment of all pages."""
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(folder), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=jinja2.FileSystemLoader(folder),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     environment.filters.update(filters)
     return environment
 
 
-def render(request: Request, template: str, status: int = 200, headers: Mapping[str, str] | None = None, **context: Any) -> HTMLResponse:
+def render(
+    request: Request,
+    template: str,
+    status: int = 200,
+    headers: Mapping[str, str] | None = None,
+    **context: Any,
+) -> HTMLResponse:
     """Return a page.
 
     Args:
@@ -91,7 +103,9 @@ def render(request: Request, template: str, status: int = 200, headers: Mapping[
     return response
 
 
-def redirect(request: Request, to: str, flash: str = "", kind: Literal["done", "problem"] = "done") -> RedirectResponse:
+def redirect(
+    request: Request, to: str, flash: str = "", kind: Literal["done", "problem"] = "done"
+) -> RedirectResponse:
     """Return a 303 to a page of ours, with one sentence for it to show."""
     services: Services = request.app.state.services
     response = RedirectResponse(to, 303)
@@ -109,7 +123,9 @@ def page_links(page: Page[Any], request: Request, path: str = "") -> PageLinks:
     def href(number: int) -> str | None:
         if not 1 <= number <= last or number == page.page:
             return None
-        query = [(name, value) for name, value in request.query_params.multi_items() if name != "page"]
+        query = [
+            (name, value) for name, value in request.query_params.multi_items() if name != "page"
+        ]
         return f"{path or request.url.path}?{urlencode([*query, ('page', str(number))])}"
 
     around = (href(1), href(page.page - 1), href(page.page + 1), href(last))

@@ -8,8 +8,12 @@ from typing import Final
 from twin.review.workflow import Role
 
 CLINICIAN, APPROVER, OPERATOR, AUDITOR = Role.CLINICIAN, Role.APPROVER, Role.OPERATOR, Role.AUDITOR
-EVERY_ROLE: Final = frozenset({CLINICIAN, APPROVER, OPERATOR, AUDITOR})  # the program itself (Role.SYSTEM) never logs in
-HOSPITAL_STAFF: Final = frozenset({CLINICIAN, APPROVER})  # belong to one hospital and see its images
+EVERY_ROLE: Final = frozenset(
+    {CLINICIAN, APPROVER, OPERATOR, AUDITOR}
+)  # the program itself (Role.SYSTEM) never logs in
+HOSPITAL_STAFF: Final = frozenset(
+    {CLINICIAN, APPROVER}
+)  # belong to one hospital and see its images
 DECIDERS: Final = frozenset({APPROVER, OPERATOR})
 ANYBODY: Final = None  # no login needed
 

@@ -12,8 +12,8 @@ from typing import Annotated
 from fastapi import Depends, Request
 
 from federation.catalogue.class_catalogue import ClassCatalogue
-from federation.console.jobs import Jobs
-from federation.console.overlays import Looks
+from federation.console.job_queue import Jobs
+from federation.console.model_answers import Looks
 from federation.console.registry_view import RegistryView
 from federation.console.settings import ConsoleSettings
 from physical.mirror import Mirror

@@ -105,7 +105,9 @@ class ConsoleSettings:
     def __post_init__(self) -> None:
         """Check what pydantic does not."""
         if not self.hospitals or len(set(self.hospitals)) != len(self.hospitals):
-            raise ValueError(f"hospitals is {list(self.hospitals)}; allowed: one or more names, each once")
+            raise ValueError(
+                f"hospitals is {list(self.hospitals)}; allowed: one or more names, each once"
+            )
         for hospital in self.hospitals:
             if not _HOSPITAL.fullmatch(hospital):
                 raise ValueError(
@@ -113,8 +115,16 @@ class ConsoleSettings:
                 )
         strangers = sorted(set(self.receivers) - set(self.hospitals))
         if strangers:
-            raise ValueError(f"receivers names {', '.join(strangers)}; allowed: {', '.join(self.hospitals)}")
-        for name in ("image_size", "idle_minutes", "max_upload_megabytes", "max_upload_files", "explain_seconds"):
+            raise ValueError(
+                f"receivers names {', '.join(strangers)}; allowed: {', '.join(self.hospitals)}"
+            )
+        for name in (
+            "image_size",
+            "idle_minutes",
+            "max_upload_megabytes",
+            "max_upload_files",
+            "explain_seconds",
+        ):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; allowed: more than 0")
 
@@ -146,7 +156,9 @@ class ConsoleSettings:
     def hospital(self, hospital: str) -> HospitalFolders:
         """Return where a hospital's files lie."""
         place = self.folder / "hospitals" / hospital
-        return HospitalFolders(*(place / name for name in ("inbox", "quarantine", "archive", "mirror", "state")))
+        return HospitalFolders(
+            *(place / name for name in ("inbox", "quarantine", "archive", "mirror", "state"))
+        )
 
 
 def load_settings(folder: Path) -> ConsoleSettings:
@@ -159,15 +171,22 @@ def load_settings(folder: Path) -> ConsoleSettings:
     try:
         plain = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise SettingsError(f"{folder} holds no {SETTINGS_FILE}; make a console first with: fedka console init {folder}") from error
+        raise SettingsError(
+            f"{folder} holds no {SETTINGS_FILE}; make a console first with: fedka console init {folder}"
+        ) from error
     except yaml.YAMLError as error:
         raise SettingsError(f"{path} is no YAML: {' '.join(str(error).split())}") from error
     if not isinstance(plain, dict) or "folder" in plain:
-        raise SettingsError(f"{path} must be a mapping of settings without 'folder', which is where the file lies; got {plain!r:.200}")
+        raise SettingsError(
+            f"{path} must be a mapping of settings without 'folder', which is where the file lies; got {plain!r:.200}"
+        )
     try:
         return TypeAdapter(ConsoleSettings).validate_python({**plain, "folder": folder.absolute()})
     except pydantic.ValidationError as error:
-        problems = "; ".join(f"{'.'.join(map(str, each['loc'])) or 'settings'}: {each['msg']}" for each in error.errors())
+        problems = "; ".join(
+            f"{'.'.join(map(str, each['loc'])) or 'settings'}: {each['msg']}"
+            for each in error.errors()
+        )
         raise SettingsError(f"{path}: {problems}") from error
 
 
@@ -182,15 +201,26 @@ def make_folder(settings: ConsoleSettings, plain: Mapping[str, Any]) -> None:
         SettingsError: If the folder is one of a console already.
     """
     if (settings.folder / SETTINGS_FILE).exists():
-        raise SettingsError(f"{settings.folder} is a console's folder already; choose another one, or edit its {SETTINGS_FILE}")
+        raise SettingsError(
+            f"{settings.folder} is a console's folder already; choose another one, or edit its {SETTINGS_FILE}"
+        )
     private = [settings.folder, settings.jobs_folder, settings.models_folder]
     for hospital in settings.hospitals:
         folders = settings.hospital(hospital)
-        private += [folders.inbox, folders.quarantine, folders.archive, folders.mirror, folders.state]
+        private += [
+            folders.inbox,
+            folders.quarantine,
+            folders.archive,
+            folders.mirror,
+            folders.state,
+        ]
     for folder in private:
         folder.mkdir(mode=_PRIVATE_FOLDER, parents=True, exist_ok=True)
     read_secret(settings)
-    write_private(settings.folder / SETTINGS_FILE, yaml.safe_dump(dict(plain), sort_keys=False, allow_unicode=True).encode())
+    write_private(
+        settings.folder / SETTINGS_FILE,
+        yaml.safe_dump(dict(plain), sort_keys=False, allow_unicode=True).encode(),
+    )
 
 
 def read_secret(settings: ConsoleSettings) -> bytes:

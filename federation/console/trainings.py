@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from federation.catalogue.class_catalogue import ClassCatalogue
-from federation.console.jobs import Job, JobError, Jobs
+from federation.console.job_queue import Job, JobError, Jobs
 from federation.console.registry_view import RegistryView
 from federation.console.settings import ConsoleSettings, write_private
 from physical.mirror import Mirror
@@ -68,21 +68,35 @@ class Trainings:
     def _training(self, job: Job) -> Mapping[str, Any]:
         current = self.registry.current()
         if current is None:
-            raise JobError("no model serves yet, so there is none to which a class could be added; make and release a first model")
-        cases = [case for case in self.store.of_training(job.job_id) if case.state is CaseState.TRAINING]
+            raise JobError(
+                "no model serves yet, so there is none to which a class could be added; make and release a first model"
+            )
+        cases = [
+            case for case in self.store.of_training(job.job_id) if case.state is CaseState.TRAINING
+        ]
         if not cases:
             raise JobError("none of its cases waits for a training any more")
         folder = self.settings.jobs_folder / job.job_id
-        write_private(folder / _PLAN, json.dumps([[case.hospital, case.case_id] for case in cases]).encode())
-        new_images: dict[str, dict[str, list[str]]] = {hospital: {} for hospital in self.settings.hospitals}
+        write_private(
+            folder / _PLAN, json.dumps([[case.hospital, case.case_id] for case in cases]).encode()
+        )
+        new_images: dict[str, dict[str, list[str]]] = {
+            hospital: {} for hospital in self.settings.hospitals
+        }
         for case in cases:
             name = self.catalogue.resolve(case.class_name or "")
-            new_images[case.hospital].setdefault(name, []).extend(self.store.selected_ids(case.case_id))
+            new_images[case.hospital].setdefault(name, []).extend(
+                self.store.selected_ids(case.case_id)
+            )
         return {
             "job_id": job.job_id,
             "champion": str(current.folder),
             "hospitals": [
-                {"hospital_id": hospital, "mirror": str(self.settings.hospital(hospital).mirror), "new_images": images}
+                {
+                    "hospital_id": hospital,
+                    "mirror": str(self.settings.hospital(hospital).mirror),
+                    "new_images": images,
+                }
                 for hospital, images in new_images.items()
             ],
             "synonyms": self._synonyms(),
@@ -94,7 +108,9 @@ class Trainings:
     def _synonyms(self) -> dict[str, str]:
         """Names that mirrors use and the catalogue knows as another class's."""
         used = {name for mirror in self.mirrors.values() for name in mirror.class_counts()}
-        known = {name: entry.name for name in used if (entry := self.catalogue.find(name)) is not None}
+        known = {
+            name: entry.name for name in used if (entry := self.catalogue.find(name)) is not None
+        }
         return {name: stays for name, stays in known.items() if name != stays}
 
     def _registry_work(self, job: Job) -> Mapping[str, Any]:
@@ -110,7 +126,10 @@ class Trainings:
         if job.kind == "versions":
             return common
         folder = self.settings.jobs_folder / job.subject
-        common |= {"candidate": str(folder / "candidate"), "comparison": str(folder / "comparison.json")}
+        common |= {
+            "candidate": str(folder / "candidate"),
+            "comparison": str(folder / "comparison.json"),
+        }
         return common | ({"version": int(job.version)} if job.version else {})
 
     def _settle_training(self, job: Job, jobs: Jobs) -> None:
@@ -128,11 +147,15 @@ class Trainings:
     def _settle_release(self, job: Job) -> None:
         cases = self.store.of_training(job.subject)
         self._move(job, CaseState.EVALUATED, "release")
-        names = {case.case_id: self._final_name(case.class_name) for case in cases if case.class_name}
+        names = {
+            case.case_id: self._final_name(case.class_name) for case in cases if case.class_name
+        }
         self.catalogue.mark_learned(sorted(set(names.values())))
         for case in cases:
             if case.case_id in names:
-                self.mirrors[case.hospital].name(self.store.selected_ids(case.case_id), names[case.case_id])
+                self.mirrors[case.hospital].name(
+                    self.store.selected_ids(case.case_id), names[case.case_id]
+                )
 
     def _final_name(self, name: str) -> str:
         entry = self.catalogue.find(name)
@@ -145,14 +168,28 @@ class Trainings:
     def _at(self, training_id: str, state: CaseState) -> list[Case]:
         return [case for case in self.store.of_training(training_id) if case.state is state]
 
-    def _act(self, case: Case, action: str, actor: Actor, reason: str, version: str | None = None) -> None:
+    def _act(
+        self, case: Case, action: str, actor: Actor, reason: str, version: str | None = None
+    ) -> None:
         """Take a step that has happened to the model already: what speaks against it is written down, and stops nothing."""
         try:
-            self.store.act(case.case_id, action, actor, hospital=None, reason=reason[:500], candidate_version=version)
+            self.store.act(
+                case.case_id,
+                action,
+                actor,
+                hospital=None,
+                reason=reason[:500],
+                candidate_version=version,
+            )
         except (WorkflowError, CaseNotFound) as error:
             _log.error("case %d could not follow its training: %s", case.case_id, error)
             self.store.audit.record(
-                actor.user, actor.role, case.hospital, f"case.{action}_impossible", f"case {case.case_id}", {"why": str(error)}
+                actor.user,
+                actor.role,
+                case.hospital,
+                f"case.{action}_impossible",
+                f"case {case.case_id}",
+                {"why": str(error)},
             )
 
 
@@ -163,7 +200,10 @@ def start_training(store: ReviewStore, jobs: Jobs, cases: Sequence[Case], actor:
         WorkflowError: If a case may not be trained now.
     """
     with jobs.held():
-        job = next((job for job in jobs.jobs("training") if job.state == "waiting" and job.attempts == 0), None)
+        job = next(
+            (job for job in jobs.jobs("training") if job.state == "waiting" and job.attempts == 0),
+            None,
+        )
         job = job or jobs.add("training", actor.user, actor.role)
         for case in cases:
             store.act(case.case_id, "start_training", actor, hospital=None, training_id=job.job_id)
@@ -174,6 +214,8 @@ def cases_of_plan(store: ReviewStore, jobs: Jobs, training_id: str) -> list[Case
     """Return the cases with which a training began, wherever they stand or belong by now."""
     path = Path(jobs.folder) / jobs.job(training_id).job_id / _PLAN
     try:
-        return [store.case(hospital, case_id) for hospital, case_id in json.loads(path.read_bytes())]
+        return [
+            store.case(hospital, case_id) for hospital, case_id in json.loads(path.read_bytes())
+        ]
     except (FileNotFoundError, CaseNotFound):
         return []

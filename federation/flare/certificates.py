@@ -55,14 +55,18 @@ def load_certificate(path: Path) -> "Certificate":
     try:
         from cryptography.x509 import load_pem_x509_certificate
     except ImportError as error:
-        raise CertificateError("certificates cannot be read without cryptography; pip install 'fedka[flare]'") from error
+        raise CertificateError(
+            "certificates cannot be read without cryptography; pip install 'fedka[flare]'"
+        ) from error
     try:
         return load_pem_x509_certificate(path.read_bytes())
     except (OSError, ValueError) as error:
         raise CertificateError(f"{path} is no certificate: {error}; {_AGAIN}") from error
 
 
-def certificate_findings(site: str, startup: Path, base: str, name: str, host: str | None, now: datetime) -> Iterator[Finding]:
+def certificate_findings(
+    site: str, startup: Path, base: str, name: str, host: str | None, now: datetime
+) -> Iterator[Finding]:
     """Look at a kit's certificate and key.
 
     Args:
@@ -74,9 +78,14 @@ def certificate_findings(site: str, startup: Path, base: str, name: str, host: s
         now: The time.
     """
     try:
-        root, certificate = load_certificate(startup / ROOT), load_certificate(startup / f"{base}.crt")
+        root, certificate = (
+            load_certificate(startup / ROOT),
+            load_certificate(startup / f"{base}.crt"),
+        )
     except CertificateError as error:
-        yield Finding(site, "certificate", "error", str(error), f"{ROOT} and {base}.crt in {startup}", _AGAIN)
+        yield Finding(
+            site, "certificate", "error", str(error), f"{ROOT} and {base}.crt in {startup}", _AGAIN
+        )
         return
     yield _chain(site, certificate, root)
     yield _dates(site, "certificate", certificate, now)
@@ -91,7 +100,9 @@ def _chain(site: str, certificate: "Certificate", root: "Certificate") -> Findin
     with suppress(ValueError, TypeError, InvalidSignature):
         root.verify_directly_issued_by(root)
         certificate.verify_directly_issued_by(root)
-        return Finding(site, "signed by", "ok", f"{root.subject.rfc4514_string()} {fingerprint(root)}")
+        return Finding(
+            site, "signed by", "ok", f"{root.subject.rfc4514_string()} {fingerprint(root)}"
+        )
     return Finding(
         site,
         "signed by",
@@ -113,47 +124,90 @@ def _dates(site: str, what: str, certificate: "Certificate", now: datetime) -> F
     begins, ends = certificate.not_valid_before_utc, certificate.not_valid_after_utc
     left = ends - now
     if now < begins:
-        return Finding(site, what, "error", f"valid from {begins:%Y-%m-%d %H:%M} UTC", f"before {now:%Y-%m-%d %H:%M} UTC", "set this clock")
+        return Finding(
+            site,
+            what,
+            "error",
+            f"valid from {begins:%Y-%m-%d %H:%M} UTC",
+            f"before {now:%Y-%m-%d %H:%M} UTC",
+            "set this clock",
+        )
     if left <= timedelta(0):
         return Finding(site, what, "error", f"expired on {ends:%Y-%m-%d}", "a date to come", _AGAIN)
     said = f"valid until {ends:%Y-%m-%d}, {left.days} days"
-    return Finding(site, what, "warning", said, f"more than {SOON.days} days", _AGAIN) if left < SOON else Finding(site, what, "ok", said)
+    return (
+        Finding(site, what, "warning", said, f"more than {SOON.days} days", _AGAIN)
+        if left < SOON
+        else Finding(site, what, "ok", said)
+    )
 
 
 def _names(site: str, certificate: "Certificate", name: str, host: str | None) -> Iterator[Finding]:
     from cryptography.x509 import DNSName, ExtensionNotFound, SubjectAlternativeName
     from cryptography.x509.oid import NameOID
 
-    said = ", ".join(str(each.value) for each in certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME))
+    said = ", ".join(
+        str(each.value) for each in certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+    )
     advice = "give the kit's folder back the name that it was made with; who has another name needs another kit"
-    yield Finding(site, "name", "ok", said) if said == name else Finding(site, "name", "error", said, name, advice)
+    yield (
+        Finding(site, "name", "ok", said)
+        if said == name
+        else Finding(site, "name", "error", said, name, advice)
+    )
     if host is not None:
         hosts: list[str] = []
         with suppress(ExtensionNotFound):
-            hosts = certificate.extensions.get_extension_for_class(SubjectAlternativeName).value.get_values_for_type(DNSName)
+            hosts = certificate.extensions.get_extension_for_class(
+                SubjectAlternativeName
+            ).value.get_values_for_type(DNSName)
         got = ", ".join(hosts) or "none"
         advice = f"make the deployment with --host {host}"
-        yield Finding(site, "host", "ok", got) if host in hosts else Finding(site, "host", "error", got, host, advice)
+        yield (
+            Finding(site, "host", "ok", got)
+            if host in hosts
+            else Finding(site, "host", "error", got, host, advice)
+        )
 
 
 def _key(site: str, certificate: "Certificate", path: Path) -> Iterator[Finding]:
-    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
+    from cryptography.hazmat.primitives.serialization import (
+        Encoding,
+        PublicFormat,
+        load_pem_private_key,
+    )
 
     form = Encoding.DER, PublicFormat.SubjectPublicKeyInfo
     try:
         key = load_pem_private_key(path.read_bytes(), None)
         fits = key.public_key().public_bytes(*form) == certificate.public_key().public_bytes(*form)
     except (OSError, ValueError, TypeError) as error:
-        kind = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else type(error).__name__
+        kind = (
+            os.strerror(error.errno)
+            if isinstance(error, OSError) and error.errno
+            else type(error).__name__
+        )
         yield Finding(
-            site, "key", "error", f"{path.name} cannot be read: {kind}", "an unlocked PEM key", "take the kit as it was handed out"
+            site,
+            "key",
+            "error",
+            f"{path.name} cannot be read: {kind}",
+            "an unlocked PEM key",
+            "take the kit as it was handed out",
         )
         return
     belongs = "belongs to the certificate"
     yield (
         Finding(site, "key", "ok", belongs)
         if fits
-        else Finding(site, "key", "error", "of another certificate", belongs, "take the kit as it was handed out")
+        else Finding(
+            site,
+            "key",
+            "error",
+            "of another certificate",
+            belongs,
+            "take the kit as it was handed out",
+        )
     )
     yield permissions(site, "key's permissions", path, 0o600)
 
@@ -163,7 +217,12 @@ def permissions(site: str, what: str, path: Path, most: int) -> Finding:
     mode = stat.S_IMODE(path.stat().st_mode)
     if mode & ~most:
         return Finding(
-            site, what, "error", f"{mode:04o}", f"{most:04o} or less", f"chmod {most:04o} {path}; someone else could have read it"
+            site,
+            what,
+            "error",
+            f"{mode:04o}",
+            f"{most:04o} or less",
+            f"chmod {most:04o} {path}; someone else could have read it",
         )
     return Finding(site, what, "ok", f"{mode:04o}")
 

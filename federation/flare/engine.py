@@ -15,21 +15,31 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 import pydantic.dataclasses
 from pydantic import ConfigDict
 
-from federation.flare.groups import Acknowledged, KnownDigests
-from federation.flare.notices import Assignment, Fault, Hello, Lacking, StateLost
-from federation.flare.plausible import objection_to_observation
-from federation.flare.records import RECORD_VERSION, Limits, RecordError, decode, digests, encode, kind_of
+from federation.aggregation.secure_sum import SecureAggregationConfig, Verb, secure_sum
+from federation.experiment.run_folder import code_version
+from federation.flare.link_messages import Assignment, Fault, Hello, Lacking, StateLost
+from federation.flare.observation_checks import objection_to_observation
+from federation.flare.records import (
+    RECORD_VERSION,
+    Limits,
+    RecordError,
+    decode,
+    digests,
+    encode,
+    kind_of,
+)
+from federation.flare.weight_cache import Acknowledged, KnownDigests
 from federation.method import Method
-from federation.run_folder import code_version
-from federation.secure_sum import SecureAggregationConfig, Verb, secure_sum
 from twin.compression import CompressionError
-from twin.mask_messages import Masked, Opened, Sealed
 from twin.messages import Broadcast, GlobalModel, Observation, TwinUpdate
-from twin.outgoing import unpacked
+from twin.privacy.update_release import unpacked
+from twin.secure_sum.mask_messages import Masked, Opened, Sealed
 from twin.state import TwinState
 
 Answer = TypeVar("Answer")
-Tell = Callable[[Mapping[str, Any]], None]  # is told what happens, as plain data without anything of a patient
+Tell = Callable[
+    [Mapping[str, Any]], None
+]  # is told what happens, as plain data without anything of a patient
 
 
 class TooFewHospitals(RuntimeError):  # noqa: N818 -- a state of the federation, as the supervisor reads it
@@ -49,7 +59,9 @@ class Link(Protocol):
         """Who can be asked in this session."""
         ...
 
-    def ask(self, verb: str, requests: Mapping[str, bytes], seconds: float) -> Iterable[tuple[str, bytes | Exception]]:
+    def ask(
+        self, verb: str, requests: Mapping[str, bytes], seconds: float
+    ) -> Iterable[tuple[str, bytes | Exception]]:
         """Send each hospital its record; every hospital comes back once, at the latest when the time is over."""
         ...
 
@@ -71,7 +83,9 @@ class LinkConfig:
     def __post_init__(self) -> None:
         """Check the ranges."""
         if not self.deadline_seconds > 0 or not self.hello_seconds > 0:
-            raise ValueError(f"deadlines are {self.deadline_seconds} and {self.hello_seconds} s; allowed: above 0")
+            raise ValueError(
+                f"deadlines are {self.deadline_seconds} and {self.hello_seconds} s; allowed: above 0"
+            )
         if self.minimum_hospitals < 1:
             raise ValueError(f"minimum_hospitals is {self.minimum_hospitals}; allowed: 1 or more")
 
@@ -144,7 +158,9 @@ class RemoteEngine:
                 self._tell(_absence(twin_id, "begin", -1, "is not in this session", suspect=True))
         greeted = self._welcome(self._greet(tuple(self._peers)))
         if len(greeted) < config.minimum_hospitals:
-            raise TooFewHospitals(f"{len(greeted)} hospitals answered the greeting; the minimum is {config.minimum_hospitals}")
+            raise TooFewHospitals(
+                f"{len(greeted)} hospitals answered the greeting; the minimum is {config.minimum_hospitals}"
+            )
 
     @property
     def suspects(self) -> tuple[str, ...]:
@@ -160,9 +176,20 @@ class RemoteEngine:
         if self._pause():
             raise Paused(f"asked to pause before round {round_number}")
         self._look_for_suspects()
-        present = [twin_id for twin_id, peer in self._peers.items() if self._joins[twin_id] <= round_number and not peer.suspect]
-        up, down = self.traffic.take()  # of the round before, as it really was: records with their headers
-        event = {"event": "round", "round": round_number, "present": present, "suspects": list(self.suspects)}
+        present = [
+            twin_id
+            for twin_id, peer in self._peers.items()
+            if self._joins[twin_id] <= round_number and not peer.suspect
+        ]
+        up, down = (
+            self.traffic.take()
+        )  # of the round before, as it really was: records with their headers
+        event = {
+            "event": "round",
+            "round": round_number,
+            "present": present,
+            "suspects": list(self.suspects),
+        }
         self._tell({**event, "bytes_up": up, "bytes_down": down})
         return present
 
@@ -202,7 +229,9 @@ class RemoteEngine:
         lost, self._lost = self._lost, {}
         for twin_id, number in lost.items():
             if self._go_back(twin_id, number):
-                raise TooFewHospitals(f"the state of round {number} is damaged at {twin_id}; that round is repeated")
+                raise TooFewHospitals(
+                    f"the state of round {number} is damaged at {twin_id}; that round is repeated"
+                )
 
     def close(self) -> None:
         """Let the last greeting go."""
@@ -211,7 +240,9 @@ class RemoteEngine:
     def _greet(self, twin_ids: Sequence[str]) -> list[tuple[str, bytes | Exception]]:
         """Give hospitals their assignment and return what came back."""
         request = encode(self._assignment, limits=self._limits)
-        return list(self._link.ask("begin", dict.fromkeys(twin_ids, request), self._config.hello_seconds))
+        return list(
+            self._link.ask("begin", dict.fromkeys(twin_ids, request), self._config.hello_seconds)
+        )
 
     def _look_for_suspects(self) -> None:
         """Welcome suspects that have answered the last greeting, and greet the others again: a dead one is never waited for."""
@@ -234,7 +265,14 @@ class RemoteEngine:
                 self._note(twin_id, "begin", -1, f"answers as {hello.hospital_id}", suspect=True)
                 continue
             if hello.record_version != RECORD_VERSION or hello.code_version != code_version():
-                self._tell({"event": "version", "hospital": twin_id, "code_version": hello.code_version, "torch": hello.torch_version})
+                self._tell(
+                    {
+                        "event": "version",
+                        "hospital": twin_id,
+                        "code_version": hello.code_version,
+                        "torch": hello.torch_version,
+                    }
+                )
             self._peers[twin_id].suspect = False
             greeted.append(twin_id)
             self._tell({"event": "hello", "hospital": twin_id, "last_round": hello.last_round})
@@ -243,20 +281,31 @@ class RemoteEngine:
     def _teach(self, method: Method, twin_ids: Iterable[str]) -> None:
         """Tell those the method who do not know it yet."""
         untold = [twin_id for twin_id in twin_ids if self._peers[twin_id].told_method != method]
-        for twin_id in self._exchange("method", dict.fromkeys(untold, method), Hello, self._config.hello_seconds):
+        for twin_id in self._exchange(
+            "method", dict.fromkeys(untold, method), Hello, self._config.hello_seconds
+        ):
             self._peers[twin_id].told_method = method
 
     def _ask_for_sum(self, verb: Verb, messages: Mapping[str, Any]) -> Mapping[str, Any]:
         kinds: dict[str, type[Any]] = {"seal": Sealed, "mask": Masked, "open": Opened}
         return self._exchange(verb, messages, kinds[verb])
 
-    def _exchange(self, verb: str, messages: Mapping[str, Any], kind: type[Answer], seconds: float | None = None) -> dict[str, Answer]:
+    def _exchange(
+        self,
+        verb: str,
+        messages: Mapping[str, Any],
+        kind: type[Answer],
+        seconds: float | None = None,
+    ) -> dict[str, Answer]:
         """Ask, once more with what was left out wrongly, and return the answers that are what they should be."""
         answers: dict[str, Answer] = {}
         deadline = self._config.deadline_seconds if seconds is None else seconds
         asked = dict(messages)
         for _ in range(2):
-            requests = {twin_id: encode(message, self._held.by(twin_id), self._digest, self._limits) for twin_id, message in asked.items()}
+            requests = {
+                twin_id: encode(message, self._held.by(twin_id), self._digest, self._limits)
+                for twin_id, message in asked.items()
+            }
             self.traffic.down += sum(map(len, requests.values()))
             lacking = {}
             for twin_id, content in self._link.ask(verb, requests, deadline) if requests else ():
@@ -270,11 +319,15 @@ class RemoteEngine:
             asked = lacking
         return answers
 
-    def _opened(self, verb: str, twin_id: str, message: Any, content: bytes | Exception, kind: type[Answer]) -> Answer | Lacking | None:
+    def _opened(
+        self, verb: str, twin_id: str, message: Any, content: bytes | Exception, kind: type[Answer]
+    ) -> Answer | Lacking | None:
         """Return an answer, or nothing where there is none that may be used; what was wrong is told."""
         number = getattr(message, "round", -1)
         if isinstance(content, Exception):
-            self._note(twin_id, verb, number, f"did not answer ({type(content).__name__})", suspect=True)
+            self._note(
+                twin_id, verb, number, f"did not answer ({type(content).__name__})", suspect=True
+            )
             return None
         self.traffic.up += len(content)
         try:
@@ -285,7 +338,13 @@ class RemoteEngine:
                 return None
             if found is StateLost:
                 lost = decode(StateLost, content, limits=self._limits)
-                self._note(twin_id, verb, number, f"its twin's state of round {lost.round} is damaged", suspect=False)
+                self._note(
+                    twin_id,
+                    verb,
+                    number,
+                    f"its twin's state of round {lost.round} is damaged",
+                    suspect=False,
+                )
                 self._lost[twin_id] = lost.round
                 return None
             if found is Lacking:
@@ -303,10 +362,18 @@ class RemoteEngine:
             if said == (twin_id, number):
                 fitting[twin_id] = answer
             else:
-                self._note(twin_id, verb, number, f"answered as {said[0]} for round {said[1]}", suspect=False)
+                self._note(
+                    twin_id,
+                    verb,
+                    number,
+                    f"answered as {said[0]} for round {said[1]}",
+                    suspect=False,
+                )
         return fitting
 
-    def _plausible(self, observations: Mapping[str, Observation], model: GlobalModel) -> dict[str, Observation]:
+    def _plausible(
+        self, observations: Mapping[str, Observation], model: GlobalModel
+    ) -> dict[str, Observation]:
         """Return the observations that can be."""
         plausible = {}
         for twin_id, said in observations.items():
@@ -317,10 +384,19 @@ class RemoteEngine:
                 self._note(twin_id, "observe", model.round, objection, suspect=False)
         return plausible
 
-    def _check_enough(self, verb: str, number: int, answered: Mapping[str, Any], asked: Iterable[str]) -> None:
+    def _check_enough(
+        self, verb: str, number: int, answered: Mapping[str, Any], asked: Iterable[str]
+    ) -> None:
         names = list(asked)
         needed = min(self._config.minimum_hospitals, len(names))
-        self._tell({"event": verb, "round": number, "asked": names, "answered": [each for each in names if each in answered]})
+        self._tell(
+            {
+                "event": verb,
+                "round": number,
+                "asked": names,
+                "answered": [each for each in names if each in answered],
+            }
+        )
         if len(answered) < needed or not names:
             raise TooFewHospitals(
                 f"round {number}, {verb}: {len(answered)} of {len(names)} hospitals answered; the minimum is {needed}; the round is "
@@ -332,5 +408,14 @@ class RemoteEngine:
         self._tell(_absence(twin_id, verb, number, reason, suspect=suspect))
 
 
-def _absence(twin_id: str, stage: str, number: int, reason: str, *, suspect: bool) -> dict[str, Any]:
-    return {"event": "absent", "hospital": twin_id, "stage": stage, "round": number, "reason": reason, "suspect": suspect}
+def _absence(
+    twin_id: str, stage: str, number: int, reason: str, *, suspect: bool
+) -> dict[str, Any]:
+    return {
+        "event": "absent",
+        "hospital": twin_id,
+        "stage": stage,
+        "round": number,
+        "reason": reason,
+        "suspect": suspect,
+    }

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from federation.flare.deploy import DeployError
-from federation.flare.site import OWN_FOLDER
+from federation.flare.hospital_site import OWN_FOLDER
+from federation.flare.provisioning import DeployError
 
 HANDED_OUT = "take the kit as it was handed out, or make it anew: fedka deploy init"
 
@@ -59,7 +59,9 @@ def read_kit(folder: Path) -> Kit:
         admin = read_json(startup / "fed_admin.json")["admin"]
         return Kit(folder, "operator", admin["username"], admin["host"], int(admin["port"]))
     except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
-        raise DeployError(f"{startup} says not what it is a kit of: {type(error).__name__}; {HANDED_OUT}") from error
+        raise DeployError(
+            f"{startup} says not what it is a kit of: {type(error).__name__}; {HANDED_OUT}"
+        ) from error
 
 
 def read_json(path: Path) -> Any:

@@ -9,12 +9,18 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from federation.flare.activity import write_whole
-from federation.flare.log_lines import LOG_CONFIG, log_config
-from federation.flare.site import OWN_FOLDER
+from federation.flare.event_feed import write_whole
+from federation.flare.hospital_site import OWN_FOLDER
+from federation.flare.json_logs import LOG_CONFIG, log_config
 
-ALLOWED_AT_SERVER = ("federation.flare.job.FederationServer", "nvflare.collab.runtime.controller.CollabController")
-ALLOWED_AT_HOSPITAL = ("federation.flare.job.FederationHospital", "nvflare.collab.runtime.executor.CollabExecutor")
+ALLOWED_AT_SERVER = (
+    "federation.flare.flare_job.FederationServer",
+    "nvflare.collab.runtime.controller.CollabController",
+)
+ALLOWED_AT_HOSPITAL = (
+    "federation.flare.flare_job.FederationHospital",
+    "nvflare.collab.runtime.executor.CollabExecutor",
+)
 _OPERATOR_MAY = {  # FLARE's default is anything: sites' files read, code of a job run
     **dict.fromkeys(("submit_job", "manage_job", "download_job", "view", "operate"), "any"),
     **dict.fromkeys(("clone_job", "shell_commands", "byoc", "server-predeployed-flwr"), "none"),
@@ -35,8 +41,12 @@ def settle_server(kit: Path, final: Path) -> None:
         _store_below(resources, final)
         scheduler = next(each for each in resources["components"] if each["id"] == "job_scheduler")
         scheduler["args"]["max_jobs"] = 1
-        resources["components"] = [each for each in resources["components"] if each["id"] != "log_receiver"]
-        resources["components"].append({"id": "gate", "path": "federation.flare.gate.ServerGate", "args": {}})
+        resources["components"] = [
+            each for each in resources["components"] if each["id"] != "log_receiver"
+        ]
+        resources["components"].append(
+            {"id": "gate", "path": "federation.flare.request_filter.ServerGate", "args": {}}
+        )
 
     _write_resources(kit, ALLOWED_AT_SERVER, at_server)
     close_kit(kit)
@@ -46,8 +56,12 @@ def settle_hospital(kit: Path) -> None:
     """Write a hospital's own settings of FLARE, and let nobody else read its kit."""
 
     def at_hospital(resources: dict[str, Any]) -> None:
-        resources["components"] = [each for each in resources["components"] if each["id"] != "site_log_streamer"]
-        resources["components"].append({"id": "gate", "path": "federation.flare.gate.HospitalGate", "args": {}})
+        resources["components"] = [
+            each for each in resources["components"] if each["id"] != "site_log_streamer"
+        ]
+        resources["components"].append(
+            {"id": "gate", "path": "federation.flare.request_filter.HospitalGate", "args": {}}
+        )
 
     _write_resources(kit, ALLOWED_AT_HOSPITAL, at_hospital)
     close_kit(kit)
@@ -75,15 +89,28 @@ def settle_stores(kit: Path) -> None:
 
 def _store_below(resources: dict[str, Any], kit: Path) -> None:
     own = (kit / OWN_FOLDER).resolve()
-    resources["snapshot_persistor"]["args"]["storage"]["args"]["root_dir"] = str(own / "flare" / "snapshots")
+    resources["snapshot_persistor"]["args"]["storage"]["args"]["root_dir"] = str(
+        own / "flare" / "snapshots"
+    )
     jobs = next(each for each in resources["components"] if each["id"] == "job_manager")
     jobs["args"]["uri_root"] = str(own / "flare" / "jobs")
 
 
-def _write_resources(kit: Path, allowed: Sequence[str], change: Callable[[dict[str, Any]], None]) -> None:
-    resources: dict[str, Any] = json.loads((kit / "local" / "resources.json.default").read_text(encoding="utf-8"))
-    resources |= {"class_list_enforcement_mode": "enforce", "class_allow_list": list(allowed), "allow_log_streaming": False}
-    resources["app_validator"] = {"path": "federation.flare.gate.OnlyConfiguration", "args": {}}
+def _write_resources(
+    kit: Path, allowed: Sequence[str], change: Callable[[dict[str, Any]], None]
+) -> None:
+    resources: dict[str, Any] = json.loads(
+        (kit / "local" / "resources.json.default").read_text(encoding="utf-8")
+    )
+    resources |= {
+        "class_list_enforcement_mode": "enforce",
+        "class_allow_list": list(allowed),
+        "allow_log_streaming": False,
+    }
+    resources["app_validator"] = {
+        "path": "federation.flare.request_filter.OnlyConfiguration",
+        "args": {},
+    }
     change(resources)
     write_whole(kit / "local" / "resources.json", json.dumps(resources, indent=1))
     rights = {"format_version": "1.0", "permissions": {"project_admin": _OPERATOR_MAY}}

@@ -35,7 +35,11 @@ done
 def site_label(name: str) -> str:
     """Return a hospital's name as Kubernetes allows it; two hospitals never get the same."""
     plain = re.sub("[^a-z0-9-]", "-", name.lower()).strip("-")[:40]
-    return f"hospital-{plain}" if plain == name else f"hospital-{plain}-{sha256(name.encode()).hexdigest()[:6]}"
+    return (
+        f"hospital-{plain}"
+        if plain == name
+        else f"hospital-{plain}-{sha256(name.encode()).hexdigest()[:6]}"
+    )
 
 
 def server_manifest(host: str, port: int, metrics_port: int | None) -> list[dict[str, Any]]:
@@ -68,7 +72,11 @@ def server_manifest(host: str, port: int, metrics_port: int | None) -> list[dict
     }
     run = _container("run", ["deploy", "run", "/site", "--stay", "--metrics-host", "0.0.0.0"])
     if metrics_port is not None:
-        asks = {"httpGet": {"path": "/healthz", "port": metrics_port}, "periodSeconds": 30, "timeoutSeconds": 5}
+        asks = {
+            "httpGet": {"path": "/healthz", "port": metrics_port},
+            "periodSeconds": 30,
+            "timeoutSeconds": 5,
+        }
         run |= {
             "ports": [{"name": "metrics", "containerPort": metrics_port}],
             "startupProbe": {**asks, "periodSeconds": 5, "failureThreshold": 30},
@@ -76,7 +84,11 @@ def server_manifest(host: str, port: int, metrics_port: int | None) -> list[dict
             "readinessProbe": {**asks, "httpGet": {"path": "/readyz", "port": metrics_port}},
         }
     copies = f"{_COPY_ONE.format(site='server')}{_COPY_ONE.format(site='operator')}cp -L /secrets/plan/* server/fedka/\n"
-    secrets = {f"{site}-{part}": f"fedka-{site}-{part}" for site in ("server", "operator") for part in ("startup", "local")}
+    secrets = {
+        f"{site}-{part}": f"fedka-{site}-{part}"
+        for site in ("server", "operator")
+        for part in ("startup", "local")
+    }
     pod = _pod(copies, [_check("server"), server, run], {**secrets, "plan": "fedka-server-plan"})
     reachable = [port] if metrics_port is None else [port, metrics_port]
     return [service, _policy(name, reachable), _stateful_set(name, pod, "20Gi")]
@@ -95,7 +107,10 @@ def hospital_manifest(hospital: str, port: int) -> list[dict[str, Any]]:
     site = _container("hospital", ["deploy", "start", f"/site/{hospital}"])
     policy = _policy(name, [])
     policy["spec"]["policyTypes"].append("Egress")
-    policy["spec"]["egress"] = [{"ports": [{"port": port, "protocol": "TCP"}]}, {"ports": [{"port": 53, "protocol": "UDP"}]}]
+    policy["spec"]["egress"] = [
+        {"ports": [{"port": port, "protocol": "TCP"}]},
+        {"ports": [{"port": 53, "protocol": "UDP"}]},
+    ]
     return [policy, _stateful_set(name, _pod(copies, [_check(hospital), site], secrets), "50Gi")]
 
 
@@ -114,7 +129,10 @@ def _container(name: str, arguments: Sequence[str]) -> dict[str, Any]:
             "capabilities": {"drop": ["ALL"]},
         },
         "resources": {"requests": {"cpu": "1", "memory": "2Gi"}, "limits": {"memory": "8Gi"}},
-        "volumeMounts": [{"name": "site", "mountPath": "/site"}, {"name": "tmp", "mountPath": "/tmp"}],
+        "volumeMounts": [
+            {"name": "site", "mountPath": "/site"},
+            {"name": "tmp", "mountPath": "/tmp"},
+        ],
     }
 
 
@@ -123,15 +141,23 @@ def _check(site: str) -> dict[str, Any]:
     return _container("check", ["deploy", "check", f"/site/{site}"])
 
 
-def _pod(copies: str, containers: Sequence[dict[str, Any]], secrets: dict[str, str]) -> dict[str, Any]:
+def _pod(
+    copies: str, containers: Sequence[dict[str, Any]], secrets: dict[str, str]
+) -> dict[str, Any]:
     check, *running = containers
     kit = {**_container("kit", []), "command": ["/bin/sh", "-c", _COPY.format(copies=copies)]}
     del kit["args"]
     kit["volumeMounts"] = [
         *kit["volumeMounts"],
-        *({"name": f"secret-{n}", "mountPath": f"/secrets/{each}"} for n, each in enumerate(secrets)),
+        *(
+            {"name": f"secret-{n}", "mountPath": f"/secrets/{each}"}
+            for n, each in enumerate(secrets)
+        ),
     ]
-    kept = [{"name": f"secret-{n}", "secret": {"secretName": each, "defaultMode": 0o440}} for n, each in enumerate(secrets.values())]
+    kept = [
+        {"name": f"secret-{n}", "secret": {"secretName": each, "defaultMode": 0o440}}
+        for n, each in enumerate(secrets.values())
+    ]
     return {
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
@@ -170,8 +196,13 @@ def _stateful_set(name: str, pod: dict[str, Any], size: str) -> dict[str, Any]:
 
 def _policy(name: str, ports: Sequence[int]) -> dict[str, Any]:
     """Return who may connect to a pod: nobody but to these ports."""
-    spec: dict[str, Any] = {"podSelector": {"matchLabels": _labels(name)}, "policyTypes": ["Ingress"]}
-    spec["ingress"] = [{"ports": [{"port": port, "protocol": "TCP"} for port in ports]}] if ports else []
+    spec: dict[str, Any] = {
+        "podSelector": {"matchLabels": _labels(name)},
+        "policyTypes": ["Ingress"],
+    }
+    spec["ingress"] = (
+        [{"ports": [{"port": port, "protocol": "TCP"} for port in ports]}] if ports else []
+    )
     return {
         "apiVersion": "networking.k8s.io/v1",
         "kind": "NetworkPolicy",

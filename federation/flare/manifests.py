@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from federation.flare.activity import write_whole
+from federation.flare.event_feed import write_whole
 from federation.flare.kubernetes import hospital_manifest, server_manifest, site_label
 from federation.flare.systemd import UNITS
 
@@ -37,7 +37,9 @@ alerts.yaml   rules for Prometheus over the server's /metrics
 """
 
 
-def write_manifests(out: Path, folder: Path, names: Sequence[str], *, host: str, port: int, metrics_port: int | None) -> None:
+def write_manifests(
+    out: Path, folder: Path, names: Sequence[str], *, host: str, port: int, metrics_port: int | None
+) -> None:
     """Write the manifests of a deployment.
 
     Args:
@@ -54,16 +56,23 @@ def write_manifests(out: Path, folder: Path, names: Sequence[str], *, host: str,
         write_whole(out / "systemd" / name, unit)
     write_whole(out / "Dockerfile", _DOCKERFILE)
     write_whole(out / "README", _READ)
-    write_whole(out / "compose.yaml", _dump([compose(folder, names, host=host, port=port, metrics_port=metrics_port)]))
+    write_whole(
+        out / "compose.yaml",
+        _dump([compose(folder, names, host=host, port=port, metrics_port=metrics_port)]),
+    )
     write_whole(out / "alerts.yaml", _dump([alerts()]))
-    write_whole(out / "kubernetes" / "server.yaml", _dump(server_manifest(host, port, metrics_port)))
+    write_whole(
+        out / "kubernetes" / "server.yaml", _dump(server_manifest(host, port, metrics_port))
+    )
     for name in names:
         write_hospital_manifest(out, name, port)
 
 
 def write_hospital_manifest(out: Path, name: str, port: int) -> None:
     """Write one hospital's manifest."""
-    write_whole(out / "kubernetes" / f"{site_label(name)}.yaml", _dump(hospital_manifest(name, port)))
+    write_whole(
+        out / "kubernetes" / f"{site_label(name)}.yaml", _dump(hospital_manifest(name, port))
+    )
 
 
 def _dump(documents: Sequence[Mapping[str, Any]]) -> str:
@@ -76,7 +85,9 @@ def _dump(documents: Sequence[Mapping[str, Any]]) -> str:
     return yaml.dump_all(documents, Dumper=Whole, sort_keys=False, width=140)
 
 
-def compose(folder: Path, names: Sequence[str], *, host: str, port: int, metrics_port: int | None) -> dict[str, Any]:
+def compose(
+    folder: Path, names: Sequence[str], *, host: str, port: int, metrics_port: int | None
+) -> dict[str, Any]:
     """Return all sites as containers of one machine, in a network that leads nowhere.
 
     A certificate is good for one host name: where that is localhost, all share the server's network; otherwise it is the server's alias.
@@ -92,18 +103,39 @@ def compose(folder: Path, names: Sequence[str], *, host: str, port: int, metrics
         "security_opt": ["no-new-privileges:true"],
         "init": True,
     }
-    here = {"network_mode": "service:server", "depends_on": ["server"]} if host == "localhost" else {"networks": ["federation"]}
-    network = {"networks": {"federation": {"aliases": [host]}}} if host != "localhost" else {"networks": ["federation"]}
-    server = {**common, "command": ["deploy", "start", "/site/server"], **network, "volumes": [_bind(root / "server", "/site/server")]}
+    here = (
+        {"network_mode": "service:server", "depends_on": ["server"]}
+        if host == "localhost"
+        else {"networks": ["federation"]}
+    )
+    network = (
+        {"networks": {"federation": {"aliases": [host]}}}
+        if host != "localhost"
+        else {"networks": ["federation"]}
+    )
+    server = {
+        **common,
+        "command": ["deploy", "start", "/site/server"],
+        **network,
+        "volumes": [_bind(root / "server", "/site/server")],
+    }
     run = {
         **common,
         **here,
         "command": ["deploy", "run", "/site", "--stay"],
-        "volumes": [_bind(root / "server", "/site/server"), _bind(root / "operator", "/site/operator")],
+        "volumes": [
+            _bind(root / "server", "/site/server"),
+            _bind(root / "operator", "/site/operator"),
+        ],
     }
     if metrics_port is not None:
         asks = f"import urllib.request; urllib.request.urlopen('http://127.0.0.1:{metrics_port}/healthz', timeout=5)"
-        run["healthcheck"] = {"test": ["CMD", "python", "-c", asks], "interval": "30s", "timeout": "10s", "retries": 4}
+        run["healthcheck"] = {
+            "test": ["CMD", "python", "-c", asks],
+            "interval": "30s",
+            "timeout": "10s",
+            "retries": 4,
+        }
     hospitals = {
         site_label(name): {
             **common,
@@ -113,7 +145,11 @@ def compose(folder: Path, names: Sequence[str], *, host: str, port: int, metrics
         }
         for name in names
     }
-    return {"name": "fedka", "services": {"server": server, "run": run, **hospitals}, "networks": {"federation": {"internal": True}}}
+    return {
+        "name": "fedka",
+        "services": {"server": server, "run": run, **hospitals},
+        "networks": {"federation": {"internal": True}},
+    }
 
 
 def _bind(source: Path, target: str) -> dict[str, str]:
@@ -124,19 +160,79 @@ def alerts() -> dict[str, Any]:
     """Return rules for Prometheus over the metrics of ``federation.flare.health``."""
     faulty = 'max_over_time(fedka_hospital_state{state="faulty"}[15m])'
     wanted = (
-        ("FedkaDown", 'up{job="fedka"} == 0 or absent(up{job="fedka"})', "5m", "page", "nobody supervises the run"),
-        ("FedkaFailed", 'fedka_state{state="failed"} == 1', "1m", "page", "the run stopped with an error"),
-        ("FedkaWaits", 'fedka_state{state="waiting"} == 1', "15m", "page", "fewer hospitals than the minimum are there"),
-        ("FedkaStands", "fedka_healthy == 0", "5m", "page", "nothing has happened for longer than a stage may take"),
-        ("HospitalSuspect", 'fedka_hospital_state{state="suspect"} == 1', "15m", "ticket", "{{ $labels.hospital }} does not answer"),
+        (
+            "FedkaDown",
+            'up{job="fedka"} == 0 or absent(up{job="fedka"})',
+            "5m",
+            "page",
+            "nobody supervises the run",
+        ),
+        (
+            "FedkaFailed",
+            'fedka_state{state="failed"} == 1',
+            "1m",
+            "page",
+            "the run stopped with an error",
+        ),
+        (
+            "FedkaWaits",
+            'fedka_state{state="waiting"} == 1',
+            "15m",
+            "page",
+            "fewer hospitals than the minimum are there",
+        ),
+        (
+            "FedkaStands",
+            "fedka_healthy == 0",
+            "5m",
+            "page",
+            "nothing has happened for longer than a stage may take",
+        ),
+        (
+            "HospitalSuspect",
+            'fedka_hospital_state{state="suspect"} == 1',
+            "15m",
+            "ticket",
+            "{{ $labels.hospital }} does not answer",
+        ),
         # It may look at its data without a fault and then train with one: its state changes within a round.
-        ("HospitalFaulty", f"{faulty} == 1", "0m", "ticket", "{{ $labels.hospital }} answers with faults"),
-        ("UpdatesTurnedAway", "fedka_round_rejected_updates > 0", "0m", "ticket", "updates did not pass the screening"),
-        ("SessionsEnd", "increase(fedka_sessions_total[1h]) > 5", "0m", "ticket", "sessions begin again and again"),
-        ("CertificateEnds", "fedka_certificate_expiry_timestamp_seconds - time() < 30 * 86400", "1h", "ticket", "rotate the certificates"),
+        (
+            "HospitalFaulty",
+            f"{faulty} == 1",
+            "0m",
+            "ticket",
+            "{{ $labels.hospital }} answers with faults",
+        ),
+        (
+            "UpdatesTurnedAway",
+            "fedka_round_rejected_updates > 0",
+            "0m",
+            "ticket",
+            "updates did not pass the screening",
+        ),
+        (
+            "SessionsEnd",
+            "increase(fedka_sessions_total[1h]) > 5",
+            "0m",
+            "ticket",
+            "sessions begin again and again",
+        ),
+        (
+            "CertificateEnds",
+            "fedka_certificate_expiry_timestamp_seconds - time() < 30 * 86400",
+            "1h",
+            "ticket",
+            "rotate the certificates",
+        ),
     )
     rules = [
-        {"alert": name, "expr": expression, "for": wait, "labels": {"severity": severity}, "annotations": {"summary": summary}}
+        {
+            "alert": name,
+            "expr": expression,
+            "for": wait,
+            "labels": {"severity": severity},
+            "annotations": {"summary": summary},
+        }
         for name, expression, wait, severity, summary in wanted
     ]
     return {"groups": [{"name": "fedka", "rules": rules}]}

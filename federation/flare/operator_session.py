@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from federation.flare.processes import kit_environment
+from federation.flare.local_processes import kit_environment
 
 _ANSWER_SECONDS = 30.0  # a connection takes about two
 
@@ -62,7 +62,11 @@ class OperatorSession:
             self._log.parent.mkdir(parents=True, exist_ok=True)
             with self._log.open("ab") as log:
                 self._process = subprocess.Popen(
-                    self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, env=kit_environment()
+                    self._command,
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=log,
+                    env=kit_environment(),
                 )
         assert self._process.stdin is not None and self._process.stdout is not None
         try:

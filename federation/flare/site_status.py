@@ -6,12 +6,14 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from federation.flare.activity import STATUS, utc_now, write_whole
+from federation.flare.event_feed import STATUS, utc_now, write_whole
 
 _LOG = logging.getLogger(__name__)
 
 
-def note_answer(folder: Path, hospital: str, verb: str, last_round: Callable[[], int], fault: str) -> None:
+def note_answer(
+    folder: Path, hospital: str, verb: str, last_round: Callable[[], int], fault: str
+) -> None:
     """Write down what was answered; a full disk is no reason not to answer.
 
     Args:
@@ -24,5 +26,11 @@ def note_answer(folder: Path, hospital: str, verb: str, last_round: Callable[[],
     with suppress(OSError, ValueError):
         at, number = utc_now().isoformat(timespec="seconds"), last_round()
         said = {"at": at, "hospital": hospital, "verb": verb, "last_round": number, "fault": fault}
-        _LOG.log(logging.WARNING if fault else logging.INFO, "answered %s, last round %d%s", verb, number, f": {fault}" if fault else "")
+        _LOG.log(
+            logging.WARNING if fault else logging.INFO,
+            "answered %s, last round %d%s",
+            verb,
+            number,
+            f": {fault}" if fault else "",
+        )
         write_whole(folder / STATUS, json.dumps(said, indent=1))

@@ -10,10 +10,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from federation.flare.activity import Activity, read_status
-from federation.flare.deploy import Deployment
-from federation.flare.job import write_job
+from federation.flare.event_feed import Activity, read_status
+from federation.flare.flare_job import write_job
 from federation.flare.operator_session import OperatorError, OperatorSession
+from federation.flare.provisioning import Deployment
 
 _ALIVE_SECONDS = 12.0  # FLARE's clients send a sign of life every five seconds
 _POLL_SECONDS = 0.5
@@ -21,7 +21,9 @@ _NOT_DEPLOYED = "FINISHED:FAILED_TO_RUN"  # FLARE's word for a job that did not 
 _BEGIN_SECONDS = 90.0  # within which FLARE begins a job or never will
 _MOST_FRUITLESS = 20  # sessions in a row in which no round was finished: more than a quarter of an hour with the rests between them
 _LONGEST_REST_SECONDS = 60.0
-_LONGEST_PATIENCE_SECONDS = 600.0  # with a hospital that is alive and again and again does not come into a session
+_LONGEST_PATIENCE_SECONDS = (
+    600.0  # with a hospital that is alive and again and again does not come into a session
+)
 
 
 class SupervisorError(RuntimeError):
@@ -48,7 +50,9 @@ class Supervisor:
     def __init__(self, deployment: Deployment, idle: Callable[[], object] = lambda: None) -> None:
         self._deployment, self.idle = deployment, idle
         self.place = deployment.place
-        self._operator = OperatorSession(deployment.operator, deployment.admin, self.place.folder / "flare" / "operator.log")
+        self._operator = OperatorSession(
+            deployment.operator, deployment.admin, self.place.folder / "flare" / "operator.log"
+        )
         self.sessions = 0
         self._patience = _ALIVE_SECONDS
 
@@ -77,7 +81,11 @@ class Supervisor:
                 raise SupervisorError(
                     f"the run failed: {status.get('reason')}; mend it and run fedka deploy run again: it goes on by itself"
                 )
-            fruitless = fruitless + 1 if self._rounds_done() == done and status.get("state") != "paused" else 0
+            fruitless = (
+                fruitless + 1
+                if self._rounds_done() == done and status.get("state") != "paused"
+                else 0
+            )
             done = self._rounds_done()
             if fruitless >= _MOST_FRUITLESS:
                 raise SupervisorError(
@@ -85,12 +93,16 @@ class Supervisor:
                     "look into the logs of server and hospitals, then run fedka deploy run again: it goes on by itself"
                 )
             if last_state == _NOT_DEPLOYED:
-                self._tell_waiting("a session could not be begun at every hospital; the server's log says where and why")
+                self._tell_waiting(
+                    "a session could not be begun at every hospital; the server's log says where and why"
+                )
             self._rest(fruitless)
 
     def _rest(self, fruitless: int) -> None:
         """Wait the longer the more sessions finished no round: a full disk, say, ends each within a second until somebody makes room."""
-        until = time.monotonic() + (min(_LONGEST_REST_SECONDS, 2.0**fruitless) if fruitless else 0.0)
+        until = time.monotonic() + (
+            min(_LONGEST_REST_SECONDS, 2.0**fruitless) if fruitless else 0.0
+        )
         while time.monotonic() < until:
             self._wait()
 
@@ -127,10 +139,16 @@ class Supervisor:
         except OperatorError:  # the server is down or coming up
             return ()
         now = time.time()
-        return tuple(name for name in self.place.config.hospitals if now - seen.get(name, 0.0) < _ALIVE_SECONDS)
+        return tuple(
+            name
+            for name in self.place.config.hospitals
+            if now - seen.get(name, 0.0) < _ALIVE_SECONDS
+        )
 
     def _begin(self, hospitals: Sequence[str]) -> _Job:
-        folder = write_job(self.place.folder / "flare" / "job", hospitals, self.place.config.link.minimum_hospitals)
+        folder = write_job(
+            self.place.folder / "flare" / "job", hospitals, self.place.config.link.minimum_hospitals
+        )
         while True:
             try:
                 job = _Job(self._operator.submit(folder), tuple(hospitals))
@@ -162,7 +180,11 @@ class Supervisor:
         status = read_status(self.place.folder)
         if status.get("state") != "running":
             return
-        suspects = {name for name, each in status.get("hospitals", {}).items() if each.get("state") == "suspect"}
+        suspects = {
+            name
+            for name, each in status.get("hospitals", {}).items()
+            if each.get("state") == "suspect"
+        }
         alive = self._alive()
         back = [name for name in alive if name not in job.hospitals or name in suspects]
         if not back:

@@ -1,7 +1,9 @@
 """The units by which systemd runs a site: a server, the one who begins its sessions, a hospital. Knows no site by name."""
 
 PROGRAM = "/opt/fedka/bin/fedka"
-HOME = "/var/lib/fedka"  # holds server/ and operator/, or a hospital's kit under the hospital's name
+HOME = (
+    "/var/lib/fedka"  # holds server/ and operator/, or a hospital's kit under the hospital's name
+)
 
 _UNIT = """\
 # {about}

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from federation.flare.strict import Limits, check_keys, check_text, parse_json, refusal
+from federation.flare.record_limits import Limits, check_keys, check_text, parse_json, refusal
 
 DTYPES = {
     "F64": torch.float64,
@@ -60,13 +60,20 @@ def pieces(tensors: Mapping[str, Tensor]) -> list[bytes | memoryview]:
     begin = 0
     for name, tensor in tensors.items():
         if name == _METADATA:
-            raise refusal("the name of a tensor", name, "any but this, which means something else in safetensors", "give it another name")
+            raise refusal(
+                "the name of a tensor",
+                name,
+                "any but this, which means something else in safetensors",
+                "give it another name",
+            )
         dtype, shape, raw = _described(name, tensor)
         header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [begin, begin + len(raw)]}
         data.append(raw)
         begin += len(raw)
     text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)  # so that the data begins where a mapped file has aligned numbers
+    text += b" " * (
+        -len(text) % 8
+    )  # so that the data begins where a mapped file has aligned numbers
     return [_LENGTH.pack(len(text)), text, *data]
 
 
@@ -84,28 +91,50 @@ def read(block: memoryview, limits: Limits) -> dict[str, Tensor]:
         raise refusal("the block of tensors", f"{len(block)} bytes", f"at least {_LENGTH.size}")
     (length,) = _LENGTH.unpack(block[: _LENGTH.size])
     if length > min(limits.header_bytes, len(block) - _LENGTH.size):
-        raise refusal("the header of the tensors", f"{length} bytes", f"at most {limits.header_bytes}, and no more than there are")
-    header = parse_json(bytes(block[_LENGTH.size : _LENGTH.size + length]), "the header of the tensors")
+        raise refusal(
+            "the header of the tensors",
+            f"{length} bytes",
+            f"at most {limits.header_bytes}, and no more than there are",
+        )
+    header = parse_json(
+        bytes(block[_LENGTH.size : _LENGTH.size + length]), "the header of the tensors"
+    )
     data = block[_LENGTH.size + length :]
     if len(header) > limits.tensors:
         raise refusal("the block of tensors", f"{len(header)} tensors", f"at most {limits.tensors}")
-    places = {check_text(name, "the name of a tensor", limits): _place(name, entry, limits) for name, entry in header.items()}
+    places = {
+        check_text(name, "the name of a tensor", limits): _place(name, entry, limits)
+        for name, entry in header.items()
+    }
     end = 0
     for name, place in places.items():
         if place.begin != end:
-            raise refusal(f"tensor {name}", f"at byte {place.begin}", f"{end}, where the one before it ends")
+            raise refusal(
+                f"tensor {name}", f"at byte {place.begin}", f"{end}, where the one before it ends"
+            )
         end = place.end
     if end != len(data):
-        raise refusal("the block of tensors", f"{len(data)} bytes of data", f"{end}, as its header says")
-    return {name: _tensor(name, place, data) for name, place in places.items()}  # here, and not before, memory is taken
+        raise refusal(
+            "the block of tensors", f"{len(data)} bytes of data", f"{end}, as its header says"
+        )
+    return {
+        name: _tensor(name, place, data) for name, place in places.items()
+    }  # here, and not before, memory is taken
 
 
 def _described(name: str, tensor: Tensor) -> tuple[str, list[int], memoryview]:
     """Return the dtype, the shape and the bytes of a tensor."""
     if tensor.dtype not in _NAMES or tensor.layout is not torch.strided:
-        raise refusal(f"tensor {name}", f"{tensor.dtype} {tensor.layout}", f"dense, one of {', '.join(DTYPES)}", "convert it")
+        raise refusal(
+            f"tensor {name}",
+            f"{tensor.dtype} {tensor.layout}",
+            f"dense, one of {', '.join(DTYPES)}",
+            "convert it",
+        )
     dense = tensor.detach().cpu().resolve_neg().contiguous()
-    flat = dense.as_strided((dense.numel(),), (1,))  # what has one element or none counts as contiguous whatever its strides
+    flat = dense.as_strided(
+        (dense.numel(),), (1,)
+    )  # what has one element or none counts as contiguous whatever its strides
     return _NAMES[tensor.dtype], list(tensor.shape), flat.view(torch.uint8).numpy().data
 
 
@@ -116,19 +145,29 @@ def _place(name: str, entry: Any, limits: Limits) -> _Place:
         raise refusal(what, entry["dtype"], f"one of {', '.join(DTYPES)}")
     dtype, shape, offsets = DTYPES[entry["dtype"]], entry["shape"], entry["data_offsets"]
     if not _are_sizes(shape) or len(shape) > limits.dimensions:
-        raise refusal(f"{what}: shape", shape, f"up to {limits.dimensions} whole numbers, 0 or more")
+        raise refusal(
+            f"{what}: shape", shape, f"up to {limits.dimensions} whole numbers, 0 or more"
+        )
     if not _are_sizes(offsets) or len(offsets) != 2:
         raise refusal(f"{what}: data_offsets", offsets, "two whole numbers, 0 or more")
-    if prod(max(size, 1) for size in shape) * dtype.itemsize > limits.record_bytes:  # an empty tensor has strides as large as this
+    if (
+        prod(max(size, 1) for size in shape) * dtype.itemsize > limits.record_bytes
+    ):  # an empty tensor has strides as large as this
         raise refusal(f"{what}: shape", shape, f"what fits in {limits.record_bytes} bytes")
     begin, end = offsets
     if end - begin != prod(shape) * dtype.itemsize:
-        raise refusal(what, f"{end - begin} bytes", f"{prod(shape) * dtype.itemsize} for {entry['dtype']} {shape}")
+        raise refusal(
+            what,
+            f"{end - begin} bytes",
+            f"{prod(shape) * dtype.itemsize} for {entry['dtype']} {shape}",
+        )
     return _Place(begin, end, dtype, tuple(shape))
 
 
 def _are_sizes(value: Any) -> bool:
-    return isinstance(value, list) and all(type(each) is int and 0 <= each < 2**63 for each in value)
+    return isinstance(value, list) and all(
+        type(each) is int and 0 <= each < 2**63 for each in value
+    )
 
 
 def _tensor(name: str, place: _Place, data: memoryview) -> Tensor:

@@ -22,7 +22,7 @@ from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from federation.aggregation import mean_of_updates
+from federation.aggregation.means import mean_of_updates
 from federation.method import Method
 from federation.server import ServerState
 from incremental.head import num_rows, pad_rows
@@ -32,7 +32,7 @@ from twin import losses
 from twin.batches import TrainingBatch
 from twin.messages import Broadcast, TwinUpdate
 from twin.objective import LocalContext, Terms
-from twin.upload_policy import UploadKinds
+from twin.privacy.upload_policy import UploadKinds
 
 _FROZEN, _GRAM, _SUMS, _ROWS = "frozen", "gram", "class_sums", "task_rows"
 _IMAGES_AT_ONCE = 256
@@ -62,7 +62,9 @@ class Analytic(Method):
     def __post_init__(self) -> None:
         """Check the ranges."""
         if self.warm_up_rounds < 1:
-            raise ValueError(f"warm_up_rounds is {self.warm_up_rounds}; allowed: 1 or more, and fewer than a task has rounds")
+            raise ValueError(
+                f"warm_up_rounds is {self.warm_up_rounds}; allowed: 1 or more, and fewer than a task has rounds"
+            )
         for name in ("ridge", "logit_scale"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; allowed: above 0")
@@ -70,21 +72,27 @@ class Analytic(Method):
     @property
     def upload_kinds(self) -> UploadKinds:
         """Of what kind its uploads are."""
-        return UploadKinds({_GRAM: ("feature_statistics",), _SUMS: ("feature_statistics", "class_counts")})
+        return UploadKinds(
+            {_GRAM: ("feature_statistics",), _SUMS: ("feature_statistics", "class_counts")}
+        )
 
     @property
     def replays(self) -> bool:
         """Exemplars are not needed: their images have been counted."""
         return False
 
-    def local_loss(self, network: IncrementalNetwork, batch: TrainingBatch, context: LocalContext) -> Terms:
+    def local_loss(
+        self, network: IncrementalNetwork, batch: TrainingBatch, context: LocalContext
+    ) -> Terms:
         """Return cross-entropy in the warm-up; afterwards a loss that moves nothing, without a look at the batch."""
         if _FROZEN in context.extras:
             return {"classification": 0.0 * network.head.bias.sum()}
         logits = network(batch.images).logits
         return {"classification": losses.plain_classification(logits, batch.rows, self.head_loss)}
 
-    def finish_local(self, network: IncrementalNetwork, context: LocalContext) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor]]:
+    def finish_local(
+        self, network: IncrementalNetwork, context: LocalContext
+    ) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor]]:
         """Upload the sums of what has not been counted yet, and keep those of the whole task."""
         if _FROZEN not in context.extras or context.images is None:
             return {}, context.kept
@@ -97,10 +105,16 @@ class Analytic(Method):
             return {}, kept
         return {_GRAM: now.gram - before.gram, _SUMS: now.class_sums - before.class_sums}, kept
 
-    def broadcast(self, server: ServerState, old_model: StoredModel | None, twin_id: str) -> Broadcast:
+    def broadcast(
+        self, server: ServerState, old_model: StoredModel | None, twin_id: str
+    ) -> Broadcast:
         """Return the message, which says whether the backbone is frozen."""
         message = super().broadcast(server, old_model, twin_id)
-        return replace(message, extras={_FROZEN: torch.ones(1)}) if self._is_frozen(server) else message
+        return (
+            replace(message, extras={_FROZEN: torch.ones(1)})
+            if self._is_frozen(server)
+            else message
+        )
 
     def aggregate(self, server: ServerState, updates: Sequence[TwinUpdate]) -> ServerState:
         """Return the server with the mean of the models in the warm-up, and afterwards with the head solved anew; all else stays."""
@@ -110,12 +124,23 @@ class Analytic(Method):
         if not sums.class_sums.any():
             return server
         solution = self.scaled_solution(sums)
-        head = {"head.weight": solution[:-1].T.float().contiguous(), "head.bias": solution[-1].float()}
-        return replace(server, weights={**server.weights, **head}, kept={**server.kept, _GRAM: sums.gram, _SUMS: sums.class_sums})
+        head = {
+            "head.weight": solution[:-1].T.float().contiguous(),
+            "head.bias": solution[-1].float(),
+        }
+        return replace(
+            server,
+            weights={**server.weights, **head},
+            kept={**server.kept, _GRAM: sums.gram, _SUMS: sums.class_sums},
+        )
 
     def scaled_solution(self, sums: "FeatureSums") -> Float[Tensor, "E C"]:
         """Return the ridge regression from features to one-hot classes, times the scale of the logits; the last row is the bias."""
-        shrink = torch.diagonal(sums.gram)[:-1].mean() * self.ridge * torch.ones(len(sums.gram), dtype=torch.float64)
+        shrink = (
+            torch.diagonal(sums.gram)[:-1].mean()
+            * self.ridge
+            * torch.ones(len(sums.gram), dtype=torch.float64)
+        )
         shrink[-1] = 0.0
         solution: Tensor = torch.linalg.solve(sums.gram + torch.diag(shrink), sums.class_sums.T)
         return self.logit_scale * solution
@@ -137,7 +162,9 @@ class FeatureSums:
     class_sums: Float[Tensor, "C E"]
 
 
-def sums_of(network: IncrementalNetwork, images: Float[Tensor, "N c H W"], rows: Tensor, classes: int) -> FeatureSums:
+def sums_of(
+    network: IncrementalNetwork, images: Float[Tensor, "N c H W"], rows: Tensor, classes: int
+) -> FeatureSums:
     """Return the sums over a twin's images, in float64: sums of any split of them agree."""
     network.eval()
     with torch.no_grad():
@@ -150,7 +177,9 @@ def sums_of(network: IncrementalNetwork, images: Float[Tensor, "N c H W"], rows:
 
 def _kept_sums(kept: Mapping[str, Tensor], task_rows: Tensor, like: FeatureSums) -> FeatureSums:
     """Return what this twin has uploaded of its present task; zeros where the task has just begun."""
-    if _ROWS in kept and set(kept[_ROWS].tolist()) <= set(task_rows.tolist()):  # a young task may have grown
+    if _ROWS in kept and set(kept[_ROWS].tolist()) <= set(
+        task_rows.tolist()
+    ):  # a young task may have grown
         before = FeatureSums(kept[_GRAM], pad_rows(kept[_SUMS], len(like.class_sums)))
         if bool((before.class_sums[:, -1] <= like.class_sums[:, -1]).all()):
             return before
@@ -161,10 +190,17 @@ def _collected(server: ServerState, updates: Sequence[TwinUpdate]) -> FeatureSum
     """Return all that was ever uploaded; what does not have the right shape is left out."""
     features, classes = server.weights["head.weight"].shape[1] + 1, num_rows(server.weights)
     gram = server.kept.get(_GRAM, torch.zeros(features, features, dtype=torch.float64))
-    class_sums = pad_rows(server.kept.get(_SUMS, torch.zeros(0, features, dtype=torch.float64)), classes)
+    class_sums = pad_rows(
+        server.kept.get(_SUMS, torch.zeros(0, features, dtype=torch.float64)), classes
+    )
     for update in updates:
         own_gram, own_sums = update.upload.get(_GRAM), update.upload.get(_SUMS)
-        if own_gram is None or own_sums is None or own_gram.shape != gram.shape or own_sums.shape != class_sums.shape:
+        if (
+            own_gram is None
+            or own_sums is None
+            or own_gram.shape != gram.shape
+            or own_sums.shape != class_sums.shape
+        ):
             continue
         gram, class_sums = gram + own_gram.double(), class_sums + own_sums.double()
     return FeatureSums(gram, class_sums)

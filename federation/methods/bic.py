@@ -25,7 +25,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 from torch.nn import functional
 
-from federation.aggregation import Mean, mean_of_updates
+from federation.aggregation.means import Mean, mean_of_updates
 from federation.method import Method
 from federation.server import ServerState
 from incremental.head import Weights, num_rows
@@ -35,7 +35,7 @@ from twin import losses
 from twin.batches import TrainingBatch
 from twin.messages import TwinUpdate
 from twin.objective import LocalContext, Terms
-from twin.upload_policy import UploadKinds
+from twin.privacy.upload_policy import UploadKinds
 
 _LARGEST = 10.0  # an alpha or beta beyond this is no bias correction: it is left out
 
@@ -69,7 +69,9 @@ class BiC(Method):
         if not 0 <= self.held_out_fraction <= 0.5:
             raise ValueError(f"held_out_fraction is {self.held_out_fraction}; allowed: 0 to 0.5")
         if not self.penalty > 0:
-            raise ValueError(f"penalty is {self.penalty}; allowed: above 0; without it a fit to few images has no end")
+            raise ValueError(
+                f"penalty is {self.penalty}; allowed: above 0; without it a fit to few images has no end"
+            )
 
     @property
     def upload_kinds(self) -> UploadKinds:
@@ -96,7 +98,9 @@ class BiC(Method):
         """Whether the loss is a mean over images: it is, the teacher being frozen."""
         return True
 
-    def local_loss(self, network: IncrementalNetwork, batch: TrainingBatch, context: LocalContext) -> Terms:
+    def local_loss(
+        self, network: IncrementalNetwork, batch: TrainingBatch, context: LocalContext
+    ) -> Terms:
         """Return ``(1 - lambda)`` classification and, where there is a teacher, ``lambda`` distillation, lambda = C_old / C."""
         logits = network(batch.images).logits
         fit = losses.plain_classification(logits, batch.rows, self.head_loss)
@@ -104,10 +108,14 @@ class BiC(Method):
             return {"classification": fit}
         old_logits = context.old_logits(batch)
         share = old_logits.shape[1] / logits.shape[1]
-        semantic = losses.old_class_distillation(logits, old_logits, self.temperature, self.head_loss)
+        semantic = losses.old_class_distillation(
+            logits, old_logits, self.temperature, self.head_loss
+        )
         return {"classification": (1 - share) * fit, "semantic": share * semantic}
 
-    def finish_local(self, network: IncrementalNetwork, context: LocalContext) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor]]:
+    def finish_local(
+        self, network: IncrementalNetwork, context: LocalContext
+    ) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor]]:
         """Upload the correction that fits the held-out images, where there are some of old and some of new classes."""
         if context.held_out is None or not context.old_rows:
             return {}, context.kept
@@ -118,16 +126,23 @@ class BiC(Method):
         logits = logits_of(network, (images * 255).round().to(torch.uint8))
         alpha, beta = fit_correction(logits, rows, context.old_rows, self.penalty)
         support = torch.tensor([len(rows), context.old_rows])
-        return {"bias_correction": torch.tensor([alpha, beta]), "bias_support": support}, context.kept
+        return {
+            "bias_correction": torch.tensor([alpha, beta]),
+            "bias_support": support,
+        }, context.kept
 
     def aggregate(self, server: ServerState, updates: Sequence[TwinUpdate]) -> ServerState:
         """Return the server with the mean of the local models, the mean correction folded into its new rows."""
         weights = mean_of_updates(updates, self.mean)
         correction = mean_correction([each.upload for each in updates], num_rows(weights))
-        return replace(server, weights=weights if correction is None else fold_correction(weights, *correction))
+        return replace(
+            server, weights=weights if correction is None else fold_correction(weights, *correction)
+        )
 
 
-def fit_correction(logits: Float[Tensor, "N C"], rows: Int[Tensor, " N"], num_old: int, penalty: float) -> tuple[float, float]:
+def fit_correction(
+    logits: Float[Tensor, "N C"], rows: Int[Tensor, " N"], num_old: int, penalty: float
+) -> tuple[float, float]:
     """Return alpha and beta that minimise the mean cross-entropy of corrected logits and the penalty: one minimum, as it is convex.
 
     Args:
@@ -142,8 +157,12 @@ def fit_correction(logits: Float[Tensor, "N C"], rows: Int[Tensor, " N"], num_ol
 
     def loss() -> Tensor:
         optimiser.zero_grad()
-        corrected = torch.cat([logits[:, :num_old], correction[0] * logits[:, num_old:] + correction[1]], 1)
-        value = functional.cross_entropy(corrected, rows) + penalty * ((correction[0] - 1) ** 2 + correction[1] ** 2)
+        corrected = torch.cat(
+            [logits[:, :num_old], correction[0] * logits[:, num_old:] + correction[1]], 1
+        )
+        value = functional.cross_entropy(corrected, rows) + penalty * (
+            (correction[0] - 1) ** 2 + correction[1] ** 2
+        )
         value.backward()  # type: ignore[no-untyped-call]
         return value
 
@@ -152,7 +171,9 @@ def fit_correction(logits: Float[Tensor, "N C"], rows: Int[Tensor, " N"], num_ol
     return alpha, beta
 
 
-def mean_correction(uploads: Sequence[Mapping[str, Tensor]], classes: int) -> tuple[float, float, int] | None:
+def mean_correction(
+    uploads: Sequence[Mapping[str, Tensor]], classes: int
+) -> tuple[float, float, int] | None:
     """Return the mean alpha and beta, each counted by its held-out images, and the first new row; none where nobody sent a usable one.
 
     Left out are uploads of other shapes, numbers that are no correction, and those whose first new row is not that of most.
@@ -170,7 +191,13 @@ def mean_correction(uploads: Sequence[Mapping[str, Tensor]], classes: int) -> tu
 
 def _usable(upload: Mapping[str, Tensor], classes: int) -> bool:
     correction, support = upload.get("bias_correction"), upload.get("bias_support")
-    if correction is None or support is None or correction.shape != (2,) or support.shape != (2,) or support.is_floating_point():
+    if (
+        correction is None
+        or support is None
+        or correction.shape != (2,)
+        or support.shape != (2,)
+        or support.is_floating_point()
+    ):
         return False
     alpha, beta = correction.tolist()
     images, first = (int(value) for value in support)

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
-from federation.aggregation import Mean, mean_of_updates
+from federation.aggregation.means import Mean, mean_of_updates
 from federation.method import Method
 from federation.server import ServerState
 from incremental.network import IncrementalNetwork
@@ -48,7 +48,9 @@ class FedAvg(Method):
         """Whether the loss is a mean over images: it is."""
         return True
 
-    def local_loss(self, network: IncrementalNetwork, batch: TrainingBatch, context: LocalContext) -> Terms:
+    def local_loss(
+        self, network: IncrementalNetwork, batch: TrainingBatch, context: LocalContext
+    ) -> Terms:
         """Return plain cross-entropy."""
         logits = network(batch.images).logits
         return {"classification": losses.plain_classification(logits, batch.rows, self.head_loss)}

@@ -20,7 +20,14 @@ from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from federation.aggregation import Mean, labelled, mean_of_updates, padded, parameters_of, with_label
+from federation.aggregation.means import (
+    Mean,
+    labelled,
+    mean_of_updates,
+    padded,
+    parameters_of,
+    with_label,
+)
 from federation.method import Method
 from federation.server import ServerState
 from incremental.head import Weights, num_rows
@@ -30,9 +37,11 @@ from twin import losses
 from twin.batches import TrainingBatch
 from twin.messages import Broadcast, TwinUpdate
 from twin.objective import LocalContext, Terms
-from twin.upload_policy import UploadKinds
+from twin.privacy.upload_policy import UploadKinds
 
-_DISTINGUISHABLE = 1e-6  # a share of a float32 sum below this is rounding of what was taken out of it
+_DISTINGUISHABLE = (
+    1e-6  # a share of a float32 sum below this is rounding of what was taken out of it
+)
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -51,7 +60,9 @@ class FedCurv(Method):
         "the mean squared gradient of each weight over some of the twin's images (diagonal of the Fisher information)",
     )
 
-    needs_exact_weights: ClassVar[bool] = True  # a twin takes its own share, made of its weights, out of the server's sum of shares
+    needs_exact_weights: ClassVar[bool] = (
+        True  # a twin takes its own share, made of its weights, out of the server's sum of shares
+    )
 
     curvature_weight: float = 1.0
     fisher_images: int = 200
@@ -62,7 +73,9 @@ class FedCurv(Method):
     def __post_init__(self) -> None:
         """Check the ranges."""
         if not self.curvature_weight >= 0:
-            raise ValueError(f"curvature_weight is {self.curvature_weight}; allowed: 0 or more (0 is FedAvg)")
+            raise ValueError(
+                f"curvature_weight is {self.curvature_weight}; allowed: 0 or more (0 is FedAvg)"
+            )
         if self.fisher_images < 1:
             raise ValueError(f"fisher_images is {self.fisher_images}; allowed: 1 or more")
 
@@ -83,51 +96,93 @@ class FedCurv(Method):
         """Whether exemplars are trained on."""
         return self.memory
 
-    def local_loss(self, network: IncrementalNetwork, batch: TrainingBatch, context: LocalContext) -> Terms:
+    def local_loss(
+        self, network: IncrementalNetwork, batch: TrainingBatch, context: LocalContext
+    ) -> Terms:
         """Return cross-entropy and the distance from the other twins' models."""
         logits = network(batch.images).logits
         terms = {"classification": losses.plain_classification(logits, batch.rows, self.head_loss)}
-        others = context.once("others", lambda: curvature_of_others(context)) if self.curvature_weight else None
+        others = (
+            context.once("others", lambda: curvature_of_others(context))
+            if self.curvature_weight
+            else None
+        )
         if others is not None:
             curvatures, centres = others
-            distance = losses.curvature_distance(dict(network.named_parameters()), centres, curvatures)
+            distance = losses.curvature_distance(
+                dict(network.named_parameters()), centres, curvatures
+            )
             terms["curvature"] = self.curvature_weight * distance
         return terms
 
-    def finish_local(self, network: IncrementalNetwork, context: LocalContext) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor]]:
+    def finish_local(
+        self, network: IncrementalNetwork, context: LocalContext
+    ) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor]]:
         """Upload the Fisher information at the local model; keep the twin's share of the coming sums."""
         if not self.curvature_weight or context.images is None:
             return {}, context.kept
         images, rows = context.images()
         chosen = torch.randperm(len(images), generator=context.generator)[: self.fisher_images]
         fisher = fisher_diagonal(network, images[chosen], rows[chosen], self.head_loss)
-        pull = {name: fisher[name] * value.detach().contiguous() for name, value in network.named_parameters()}
-        kept = {**labelled("fisher", fisher), **labelled("pull", pull), "round": context.extras["round"]}
+        pull = {
+            name: fisher[name] * value.detach().contiguous()
+            for name, value in network.named_parameters()
+        }
+        kept = {
+            **labelled("fisher", fisher),
+            **labelled("pull", pull),
+            "round": context.extras["round"],
+        }
         return labelled("fisher", fisher), kept
 
-    def broadcast(self, server: ServerState, old_model: StoredModel | None, twin_id: str) -> Broadcast:
+    def broadcast(
+        self, server: ServerState, old_model: StoredModel | None, twin_id: str
+    ) -> Broadcast:
         """Return the message with both sums, the clock, and the round whose share of this twin is in the sums (-1: none)."""
         message = super().broadcast(server, old_model, twin_id)
         if not self.curvature_weight:
             return message
-        sums = {label: padded(with_label(label, server.kept), num_rows(server.weights)) for label in ("fisher", "pull")}
+        sums = {
+            label: padded(with_label(label, server.kept), num_rows(server.weights))
+            for label in ("fisher", "pull")
+        }
         own_round = server.kept.get(f"summed/{twin_id}", torch.tensor(-1))
         clock = {"round": torch.tensor(server.round), "own_round": own_round}
-        return replace(message, extras={**labelled("fisher", sums["fisher"]), **labelled("pull", sums["pull"]), **clock})
+        return replace(
+            message,
+            extras={
+                **labelled("fisher", sums["fisher"]),
+                **labelled("pull", sums["pull"]),
+                **clock,
+            },
+        )
 
     def aggregate(self, server: ServerState, updates: Sequence[TwinUpdate]) -> ServerState:
         """Return the server with the mean of the models and the sums of what fits; where nothing does, the sums stay."""
         like = parameters_of(server.weights)
-        fitting = {each.twin_id: (with_label("fisher", each.upload), each.weights) for each in updates}
+        fitting = {
+            each.twin_id: (with_label("fisher", each.upload), each.weights) for each in updates
+        }
         fitting = {twin_id: pair for twin_id, pair in fitting.items() if _fits(pair[0], like)}
         kept: Mapping[str, Tensor] = server.kept
         if fitting:
             sums = {
-                "fisher": {name: _sum([fisher[name] for fisher, _ in fitting.values()]) for name in like},
-                "pull": {name: _sum([fisher[name] * weights[name] for fisher, weights in fitting.values()]) for name in like},
+                "fisher": {
+                    name: _sum([fisher[name] for fisher, _ in fitting.values()]) for name in like
+                },
+                "pull": {
+                    name: _sum(
+                        [fisher[name] * weights[name] for fisher, weights in fitting.values()]
+                    )
+                    for name in like
+                },
             }
             members = {f"summed/{twin_id}": torch.tensor(server.round) for twin_id in fitting}
-            kept = {**labelled("fisher", sums["fisher"]), **labelled("pull", sums["pull"]), **members}
+            kept = {
+                **labelled("fisher", sums["fisher"]),
+                **labelled("pull", sums["pull"]),
+                **members,
+            }
         return replace(server, weights=mean_of_updates(updates, self.mean), kept=kept)
 
 
@@ -146,11 +201,15 @@ def curvature_of_others(context: LocalContext) -> tuple[Weights, Weights] | None
         pull = {name: value - own_pull[name] for name, value in pull.items()}
     known = {name: value > _DISTINGUISHABLE * total[name] for name, value in curvatures.items()}
     curvatures = {name: torch.where(known[name], value, 0.0) for name, value in curvatures.items()}
-    centres = {name: torch.where(known[name], pull[name] / curvatures[name], 0.0) for name in curvatures}
+    centres = {
+        name: torch.where(known[name], pull[name] / curvatures[name], 0.0) for name in curvatures
+    }
     return curvatures, centres
 
 
-def fisher_diagonal(network: IncrementalNetwork, images: Tensor, rows: Tensor, head_loss: losses.HeadLoss) -> Weights:
+def fisher_diagonal(
+    network: IncrementalNetwork, images: Tensor, rows: Tensor, head_loss: losses.HeadLoss
+) -> Weights:
     """Return the mean over images [N, C, H, W] of the squared gradient of each image's own loss, for each parameter."""
     network.eval()
     parameters = dict(network.named_parameters())
@@ -159,7 +218,10 @@ def fisher_diagonal(network: IncrementalNetwork, images: Tensor, rows: Tensor, h
         loss = losses.classification(network(image).logits, row, torch.ones(1), head_loss)
         gradients = torch.autograd.grad(loss, list(parameters.values()))
         sums = [total + gradient.square() for total, gradient in zip(sums, gradients, strict=True)]
-    return {name: (total / len(images)).contiguous() for name, total in zip(parameters, sums, strict=True)}
+    return {
+        name: (total / len(images)).contiguous()
+        for name, total in zip(parameters, sums, strict=True)
+    }
 
 
 def _sum(values: Sequence[Tensor]) -> Tensor:
@@ -169,6 +231,8 @@ def _sum(values: Sequence[Tensor]) -> Tensor:
 def _fits(fisher: Mapping[str, Tensor], like: Weights) -> bool:
     """Whether an upload has a value of 0 or more for each parameter: it comes from outside, and a negative curvature would push away."""
     return fisher.keys() == like.keys() and all(
-        fisher[name].shape == value.shape and fisher[name].dtype == value.dtype and bool((fisher[name] >= 0).all())
+        fisher[name].shape == value.shape
+        and fisher[name].dtype == value.dtype
+        and bool((fisher[name] >= 0).all())
         for name, value in like.items()
     )

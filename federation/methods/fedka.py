@@ -15,9 +15,9 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from federation.aggregation import Mean, mean_of_updates
+from federation.aggregation.means import Mean, mean_of_updates
 from federation.method import Method
-from federation.prototypes import collect_prototypes, encode_prototypes, score_on_prototypes
+from federation.methods.prototypes import collect_prototypes, encode_prototypes, score_on_prototypes
 from federation.server import ServerState
 from incremental.attention import AttentionLayer, attention
 from incremental.network import IncrementalNetwork
@@ -25,10 +25,10 @@ from incremental.proxy import Score
 from incremental.reconstruction import ReconstructionConfig
 from twin import losses
 from twin.batches import TrainingBatch
+from twin.gradient_weighting import gradient_weights
 from twin.messages import Observation, TwinUpdate
 from twin.objective import LocalContext, Terms
-from twin.upload_policy import UploadKinds
-from twin.weighting import gradient_weights
+from twin.privacy.upload_policy import UploadKinds
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -73,7 +73,10 @@ class FedKA(Method):
         if self.reconstruction is None:
             return UploadKinds()
         return UploadKinds(
-            {"prototype_gradients": ("prototype_gradients",), "prototype_shape": ("prototype_gradients",)},
+            {
+                "prototype_gradients": ("prototype_gradients",),
+                "prototype_shape": ("prototype_gradients",),
+            },
             unless="reconstruction: null",
         )
 
@@ -90,21 +93,36 @@ class FedKA(Method):
     @property
     def per_sample_loss(self) -> bool:
         """Whether the loss is a mean over images of outputs: weights compare with the batch, attention looks at the head's weights."""
-        unweighted = self.weighting == "none" or not (self.classification_weighted or self.semantic_weight)
+        unweighted = self.weighting == "none" or not (
+            self.classification_weighted or self.semantic_weight
+        )
         return unweighted and not self.attention_weight
 
-    def local_loss(self, network: IncrementalNetwork, batch: TrainingBatch, context: LocalContext) -> Terms:
+    def local_loss(
+        self, network: IncrementalNetwork, batch: TrainingBatch, context: LocalContext
+    ) -> Terms:
         """Return alpha L_CB, beta L_SD and gamma L_AD (the last two where there is a teacher)."""
         outputs = network(batch.images)
-        weights = gradient_weights(outputs.logits, batch.rows, context, self.head_loss, self.weighting)
+        weights = gradient_weights(
+            outputs.logits, batch.rows, context, self.head_loss, self.weighting
+        )
         ones = torch.ones_like(weights)
-        fit = losses.classification(outputs.logits, batch.rows, weights if self.classification_weighted else ones, self.head_loss)
+        fit = losses.classification(
+            outputs.logits,
+            batch.rows,
+            weights if self.classification_weighted else ones,
+            self.head_loss,
+        )
         terms = {"classification": self.classification_weight * fit}
         if context.old_network is None or not self.teaches:
             return terms
-        old_logits, old_attention = context.ask_teacher("logits and attention", partial(self._look, context.old_network), batch)
+        old_logits, old_attention = context.ask_teacher(
+            "logits and attention", partial(self._look, context.old_network), batch
+        )
         if self.semantic_weight:
-            semantic = losses.semantic_distillation(outputs.logits, old_logits, batch.rows, weights, self.head_loss)
+            semantic = losses.semantic_distillation(
+                outputs.logits, old_logits, batch.rows, weights, self.head_loss
+            )
             terms["semantic"] = self.semantic_weight * semantic
         if self.attention_weight:
             rows = classes_known_to_teacher(batch.rows, old_logits)
@@ -117,26 +135,44 @@ class FedKA(Method):
             terms["attention"] = self.attention_weight * distance
         return terms
 
-    def _look(self, teacher: IncrementalNetwork, images: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+    def _look(
+        self, teacher: IncrementalNetwork, images: Tensor, rows: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """Return the teacher's logits [N, C_old] and its attention [N, h, w] (of no use, and empty, where attention is not distilled)."""
         outputs = teacher(images)
         if not self.attention_weight:
             return outputs.logits, outputs.logits[:, :0]
-        return outputs.logits, attention(teacher, outputs, classes_known_to_teacher(rows, outputs.logits), self.attention_layer)
+        return outputs.logits, attention(
+            teacher, outputs, classes_known_to_teacher(rows, outputs.logits), self.attention_layer
+        )
 
-    def finish_local(self, network: IncrementalNetwork, context: LocalContext) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor]]:
+    def finish_local(
+        self, network: IncrementalNetwork, context: LocalContext
+    ) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor]]:
         """Upload the encoded prototypes of a task that this twin has just detected."""
-        uploads = {} if self.reconstruction is None else encode_prototypes(network, context, self.reconstruction)
+        uploads = (
+            {}
+            if self.reconstruction is None
+            else encode_prototypes(network, context, self.reconstruction)
+        )
         return uploads, context.kept
 
     def aggregate(self, server: ServerState, updates: Sequence[TwinUpdate]) -> ServerState:
         """Return the server with the mean of the local models and with the prototypes it could reconstruct."""
         server = replace(server, weights=mean_of_updates(updates, self.mean))
-        return server if self.reconstruction is None else collect_prototypes(server, updates, self.reconstruction)
+        return (
+            server
+            if self.reconstruction is None
+            else collect_prototypes(server, updates, self.reconstruction)
+        )
 
     def score(self, server: ServerState, observations: Sequence[Observation]) -> Score | None:
         """Return the accuracy on the reconstructed prototypes, or without them on images that twins hold back."""
-        return Method.score(self, server, observations) if self.reconstruction is None else score_on_prototypes(server)
+        return (
+            Method.score(self, server, observations)
+            if self.reconstruction is None
+            else score_on_prototypes(server)
+        )
 
 
 def classes_known_to_teacher(rows: Tensor, old_logits: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
-from federation.aggregation import Mean, mean_of_updates
+from federation.aggregation.means import Mean, mean_of_updates
 from federation.method import Method
 from federation.server import ServerState
 from incremental.network import IncrementalNetwork, build_network, freeze
@@ -43,7 +43,9 @@ class FedNTD(Method):
     def __post_init__(self) -> None:
         """Check the ranges."""
         if not self.distillation_weight >= 0:
-            raise ValueError(f"distillation_weight is {self.distillation_weight}; allowed: 0 or more (0 is FedAvg)")
+            raise ValueError(
+                f"distillation_weight is {self.distillation_weight}; allowed: 0 or more (0 is FedAvg)"
+            )
         if not self.temperature > 0:
             raise ValueError(f"temperature is {self.temperature}; allowed: above 0")
 
@@ -62,13 +64,21 @@ class FedNTD(Method):
         """Whether the loss is a mean over images: it is, the teacher being frozen."""
         return True
 
-    def local_loss(self, network: IncrementalNetwork, batch: TrainingBatch, context: LocalContext) -> Terms:
+    def local_loss(
+        self, network: IncrementalNetwork, batch: TrainingBatch, context: LocalContext
+    ) -> Terms:
         """Return cross-entropy and the not-true distillation."""
         logits = network(batch.images).logits
         terms = {"classification": losses.plain_classification(logits, batch.rows, self.head_loss)}
         if self.distillation_weight:
-            global_logits = context.logits_of("global model", lambda: freeze(build_network(network.config, context.global_weights)), batch)
-            distillation = losses.not_true_distillation(logits, global_logits, batch.rows, self.temperature)
+            global_logits = context.logits_of(
+                "global model",
+                lambda: freeze(build_network(network.config, context.global_weights)),
+                batch,
+            )
+            distillation = losses.not_true_distillation(
+                logits, global_logits, batch.rows, self.temperature
+            )
             terms["distillation"] = self.distillation_weight * distillation
         return terms
 

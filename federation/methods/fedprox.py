@@ -12,7 +12,7 @@ from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from federation.aggregation import Mean, mean_of_updates
+from federation.aggregation.means import Mean, mean_of_updates
 from federation.method import Method
 from federation.server import ServerState
 from incremental.network import IncrementalNetwork
@@ -58,13 +58,17 @@ class FedProx(Method):
         """Whether the loss is a mean over images: the proximal term looks at weights."""
         return not self.mu
 
-    def local_loss(self, network: IncrementalNetwork, batch: TrainingBatch, context: LocalContext) -> Terms:
+    def local_loss(
+        self, network: IncrementalNetwork, batch: TrainingBatch, context: LocalContext
+    ) -> Terms:
         """Return cross-entropy and ``mu / 2 * squared distance`` from the global model."""
         logits = network(batch.images).logits
         terms = {"classification": losses.plain_classification(logits, batch.rows, self.head_loss)}
         if self.mu:
             parameters: dict[str, Tensor] = dict(network.named_parameters())
-            terms["proximal"] = self.mu / 2 * losses.squared_distance(parameters, context.global_weights)
+            terms["proximal"] = (
+                self.mu / 2 * losses.squared_distance(parameters, context.global_weights)
+            )
         return terms
 
     def aggregate(self, server: ServerState, updates: Sequence[TwinUpdate]) -> ServerState:

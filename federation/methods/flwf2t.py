@@ -20,7 +20,7 @@ from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from federation.aggregation import Mean, labelled, mean_of_updates, with_label
+from federation.aggregation.means import Mean, labelled, mean_of_updates, with_label
 from federation.method import Method
 from federation.server import ServerState
 from incremental.head import Weights, num_rows
@@ -55,7 +55,9 @@ class FLwF2T(Method):
     def __post_init__(self) -> None:
         """Check the ranges."""
         if not 0 < self.classification_weight <= 1:
-            raise ValueError(f"classification_weight is {self.classification_weight}; allowed: above 0 to 1")
+            raise ValueError(
+                f"classification_weight is {self.classification_weight}; allowed: above 0 to 1"
+            )
         if not 0 <= self.own_weight <= 1 - self.classification_weight + 1e-9:
             raise ValueError(
                 f"own_weight is {self.own_weight}; allowed: 0 to what classification_weight leaves to 1, {1 - self.classification_weight:g}"
@@ -84,35 +86,60 @@ class FLwF2T(Method):
         """Whether the loss is a mean over images: it is, the teachers being frozen."""
         return True
 
-    def local_loss(self, network: IncrementalNetwork, batch: TrainingBatch, context: LocalContext) -> Terms:
+    def local_loss(
+        self, network: IncrementalNetwork, batch: TrainingBatch, context: LocalContext
+    ) -> Terms:
         """Return the classification and the distillation of each teacher there is, by shares that sum to 1."""
         logits = network(batch.images).logits
         fit = losses.plain_classification(logits, batch.rows, self.head_loss)
         terms, shares = {"classification": fit}, {"classification": self.classification_weight}
-        own = context.once("own teacher's weights", lambda: own_teacher(context)) if self.own_weight else {}
+        own = (
+            context.once("own teacher's weights", lambda: own_teacher(context))
+            if self.own_weight
+            else {}
+        )
         if own:
-            known = context.logits_of("own teacher", lambda: freeze(build_network(network.config, own)), batch)
+            known = context.logits_of(
+                "own teacher", lambda: freeze(build_network(network.config, own)), batch
+            )
             terms["own_distillation"] = self._distil(logits, known)
             shares["own_distillation"] = self.own_weight
-        taught = context.once("taught rows", lambda: int(context.extras.get("taught_rows", torch.tensor(0))))
+        taught = context.once(
+            "taught rows", lambda: int(context.extras.get("taught_rows", torch.tensor(0)))
+        )
         if self.server_weight and taught:
-            known = context.logits_of("server's teacher", lambda: freeze(build_network(network.config, context.global_weights)), batch)
+            known = context.logits_of(
+                "server's teacher",
+                lambda: freeze(build_network(network.config, context.global_weights)),
+                batch,
+            )
             terms["server_distillation"] = self._distil(logits, known[:, :taught])
             shares["server_distillation"] = self.server_weight
         total = sum(shares.values())
         return {name: shares[name] / total * term for name, term in terms.items()}
 
-    def finish_local(self, network: IncrementalNetwork, context: LocalContext) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor]]:
+    def finish_local(
+        self, network: IncrementalNetwork, context: LocalContext
+    ) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor]]:
         """Upload nothing; keep the own teacher, and the local model that becomes it when the twin's task ends."""
         if not self.own_weight:
             return {}, context.kept
-        kept = {**labelled("previous", own_teacher(context)), **labelled("latest", weights_of(network))}
+        kept = {
+            **labelled("previous", own_teacher(context)),
+            **labelled("latest", weights_of(network)),
+        }
         return {}, {**kept, "finished_tasks": torch.tensor(_finished_tasks(context))}
 
-    def broadcast(self, server: ServerState, old_model: StoredModel | None, twin_id: str) -> Broadcast:
+    def broadcast(
+        self, server: ServerState, old_model: StoredModel | None, twin_id: str
+    ) -> Broadcast:
         """Return the message with the number of rows that the global model can teach."""
         message = super().broadcast(server, old_model, twin_id)
-        taught = {"taught_rows": server.kept["taught_rows"]} if "taught_rows" in server.kept and self.server_weight else {}
+        taught = (
+            {"taught_rows": server.kept["taught_rows"]}
+            if "taught_rows" in server.kept and self.server_weight
+            else {}
+        )
         return replace(message, extras=taught)
 
     def aggregate(self, server: ServerState, updates: Sequence[TwinUpdate]) -> ServerState:
@@ -126,7 +153,9 @@ class FLwF2T(Method):
 
 def own_teacher(context: LocalContext) -> Weights:
     """Return the twin's model of the end of its task before; nothing in its first task."""
-    ended = "finished_tasks" in context.kept and _finished_tasks(context) > int(context.kept["finished_tasks"])
+    ended = "finished_tasks" in context.kept and _finished_tasks(context) > int(
+        context.kept["finished_tasks"]
+    )
     return with_label("latest" if ended else "previous", context.kept)
 
 

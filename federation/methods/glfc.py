@@ -17,9 +17,9 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from federation.aggregation import Mean, mean_of_updates
+from federation.aggregation.means import Mean, mean_of_updates
 from federation.method import Method
-from federation.prototypes import collect_prototypes, encode_prototypes, score_on_prototypes
+from federation.methods.prototypes import collect_prototypes, encode_prototypes, score_on_prototypes
 from federation.server import ServerState
 from incremental.network import IncrementalNetwork
 from incremental.proxy import Score
@@ -28,7 +28,7 @@ from twin import losses
 from twin.batches import TrainingBatch
 from twin.messages import Observation, TwinUpdate
 from twin.objective import LocalContext, Terms
-from twin.upload_policy import UploadKinds
+from twin.privacy.upload_policy import UploadKinds
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -57,12 +57,19 @@ class GLFC(Method):
     def __post_init__(self) -> None:
         """Check the range."""
         if not 0 <= self.distillation_share < 1:
-            raise ValueError(f"distillation_share is {self.distillation_share}; allowed: 0 to below 1; with 1 nothing new is learned")
+            raise ValueError(
+                f"distillation_share is {self.distillation_share}; allowed: 0 to below 1; with 1 nothing new is learned"
+            )
 
     @property
     def upload_kinds(self) -> UploadKinds:
         """Of what kind its uploads are."""
-        return UploadKinds({"prototype_gradients": ("prototype_gradients",), "prototype_shape": ("prototype_gradients",)})
+        return UploadKinds(
+            {
+                "prototype_gradients": ("prototype_gradients",),
+                "prototype_shape": ("prototype_gradients",),
+            }
+        )
 
     @property
     def teaches(self) -> bool:
@@ -74,7 +81,9 @@ class GLFC(Method):
         """Whether the loss is a mean over images: weights of images compare them with the batch."""
         return not self.weighted
 
-    def local_loss(self, network: IncrementalNetwork, batch: TrainingBatch, context: LocalContext) -> Terms:
+    def local_loss(
+        self, network: IncrementalNetwork, batch: TrainingBatch, context: LocalContext
+    ) -> Terms:
         """Return the weighted classification and, where there is a teacher, the distillation; each with its share."""
         logits = network(batch.images).logits
         weights = self._weights(logits, batch, context)
@@ -82,16 +91,27 @@ class GLFC(Method):
         if context.old_network is None or not self.teaches:
             return {"classification": fit}
         old_logits = context.old_logits(batch)
-        semantic = losses.semantic_distillation(logits, old_logits, batch.rows, torch.ones_like(weights), self.head_loss)
-        return {"classification": (1 - self.distillation_share) * fit, "semantic": self.distillation_share * semantic}
+        semantic = losses.semantic_distillation(
+            logits, old_logits, batch.rows, torch.ones_like(weights), self.head_loss
+        )
+        return {
+            "classification": (1 - self.distillation_share) * fit,
+            "semantic": self.distillation_share * semantic,
+        }
 
-    def finish_local(self, network: IncrementalNetwork, context: LocalContext) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor]]:
+    def finish_local(
+        self, network: IncrementalNetwork, context: LocalContext
+    ) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor]]:
         """Upload the encoded prototypes of a task that this twin has just detected."""
         return encode_prototypes(network, context, self.reconstruction), context.kept
 
     def aggregate(self, server: ServerState, updates: Sequence[TwinUpdate]) -> ServerState:
         """Return the server with the mean of the local models and with the prototypes it could reconstruct."""
-        return collect_prototypes(replace(server, weights=mean_of_updates(updates, self.mean)), updates, self.reconstruction)
+        return collect_prototypes(
+            replace(server, weights=mean_of_updates(updates, self.mean)),
+            updates,
+            self.reconstruction,
+        )
 
     def score(self, server: ServerState, observations: Sequence[Observation]) -> Score | None:
         """Return the accuracy on the reconstructed prototypes."""
@@ -104,4 +124,6 @@ class GLFC(Method):
         is_new = ((group < 0) | (group == len(context.groups) - 1)).long()
         # Weights by two groups are weights by task with all finished tasks as one, and an exponent of 1.
         weighting: losses.Weighting = "paper_per_task" if self.weighted else "none"
-        return losses.adaptive_weights(magnitude, is_new, 1 if context.num_finished else 0, 1.0, weighting)
+        return losses.adaptive_weights(
+            magnitude, is_new, 1 if context.num_finished else 0, 1.0, weighting
+        )

@@ -23,7 +23,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 from torch.nn import functional
 
-from federation.aggregation import Mean, mean_of_updates
+from federation.aggregation.means import Mean, mean_of_updates
 from federation.method import Answer, Method
 from federation.server import ServerState
 from incremental.head import num_rows, pad_rows
@@ -33,7 +33,7 @@ from twin import losses
 from twin.batches import TrainingBatch
 from twin.messages import TwinUpdate
 from twin.objective import LocalContext, Terms
-from twin.upload_policy import UploadKinds
+from twin.privacy.upload_policy import UploadKinds
 
 
 @plain_dataclass(frozen=True)
@@ -79,7 +79,9 @@ class ICaRL(Method):
     def __post_init__(self) -> None:
         """Check the ranges."""
         if self.distillation_weight < 0:
-            raise ValueError(f"distillation_weight is {self.distillation_weight}; allowed: 0 or more")
+            raise ValueError(
+                f"distillation_weight is {self.distillation_weight}; allowed: 0 or more"
+            )
         if not self.temperature > 0:
             raise ValueError(f"temperature is {self.temperature}; allowed: above 0")
         if self.least_images < 1:
@@ -110,21 +112,29 @@ class ICaRL(Method):
         """Whether the loss is a mean over images: it is, the teacher being frozen."""
         return True
 
-    def local_loss(self, network: IncrementalNetwork, batch: TrainingBatch, context: LocalContext) -> Terms:
+    def local_loss(
+        self, network: IncrementalNetwork, batch: TrainingBatch, context: LocalContext
+    ) -> Terms:
         """Return classification and, where there is a teacher, distillation; with ``bce`` only new classes are classified then."""
         logits = network(batch.images).logits
         if context.old_network is None or not self.teaches:
             ones = logits.new_ones(len(batch.rows)).float()
-            return {"classification": losses.classification(logits, batch.rows, ones, self.head_loss)}
+            return {
+                "classification": losses.classification(logits, batch.rows, ones, self.head_loss)
+            }
         old_logits = context.old_logits(batch)
         if self.head_loss == "bce":
             fit = losses.new_class_classification(logits, batch.rows, old_logits.shape[1])
         else:
             fit = losses.plain_classification(logits, batch.rows, "ce")
-        semantic = losses.old_class_distillation(logits, old_logits, self.temperature, self.head_loss)
+        semantic = losses.old_class_distillation(
+            logits, old_logits, self.temperature, self.head_loss
+        )
         return {"classification": fit, "semantic": self.distillation_weight * semantic}
 
-    def finish_local(self, network: IncrementalNetwork, context: LocalContext) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor]]:
+    def finish_local(
+        self, network: IncrementalNetwork, context: LocalContext
+    ) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor]]:
         """Upload the mean unit feature of each class that was trained on; nothing where the context shows no images."""
         if context.images is None or not self.sends_class_means:
             return {}, context.kept
@@ -145,13 +155,19 @@ class ICaRL(Method):
         return nearest_mean_answer(server)
 
 
-def sums_by_class(features: Float[Tensor, "N D"], rows: Int[Tensor, " N"], classes: int) -> tuple[Float[Tensor, "C D"], Int[Tensor, " C"]]:
+def sums_by_class(
+    features: Float[Tensor, "N D"], rows: Int[Tensor, " N"], classes: int
+) -> tuple[Float[Tensor, "C D"], Int[Tensor, " C"]]:
     """Return the sum of each class's unit features and its number of images."""
-    sums = torch.zeros(classes, features.shape[1]).index_add(0, rows, functional.normalize(features, dim=1))
+    sums = torch.zeros(classes, features.shape[1]).index_add(
+        0, rows, functional.normalize(features, dim=1)
+    )
     return sums, torch.zeros(classes, dtype=torch.int64).index_add(0, rows, torch.ones_like(rows))
 
 
-def collect_class_means(server: ServerState, uploads: Sequence[Mapping[str, Tensor]]) -> ServerState:
+def collect_class_means(
+    server: ServerState, uploads: Sequence[Mapping[str, Tensor]]
+) -> ServerState:
     """Return the server with the mean of each class that arrived in this round; the others keep theirs.
 
     An upload that is not one mean and one count per row of the head is left out.
@@ -165,12 +181,20 @@ def collect_class_means(server: ServerState, uploads: Sequence[Mapping[str, Tens
     total = counts.sum(0)
     fresh = ((means * counts[:, :, None]).sum(0) / total.clamp_min(1)[:, None]).float()
     before = pad_rows(server.kept.get("class_means", torch.zeros(0, width)), classes)
-    return replace(server, kept={**server.kept, "class_means": torch.where((total > 0)[:, None], fresh, before)})
+    return replace(
+        server,
+        kept={**server.kept, "class_means": torch.where((total > 0)[:, None], fresh, before)},
+    )
 
 
 def _fits(upload: Mapping[str, Tensor], classes: int, width: int) -> bool:
     means, counts = upload.get("class_means"), upload.get("class_counts")
-    if means is None or counts is None or means.shape != (classes, width) or counts.shape != (classes,):
+    if (
+        means is None
+        or counts is None
+        or means.shape != (classes, width)
+        or counts.shape != (classes,)
+    ):
         return False
     return means.is_floating_point() and counts.dtype == torch.int64 and bool((counts >= 0).all())
 
@@ -186,7 +210,11 @@ def class_means(server: ServerState) -> ClassMeans | None:
 
 def nearest_mean(features: Float[Tensor, "N D"], means: ClassMeans) -> Int[Tensor, " N"]:
     """Return the class whose mean is nearest to each unit feature (iCaRL, algorithm 1); a class without a mean is never the answer."""
-    distance = torch.cdist(functional.normalize(features, dim=1), means.means, compute_mode="donot_use_mm_for_euclid_dist")
+    distance = torch.cdist(
+        functional.normalize(features, dim=1),
+        means.means,
+        compute_mode="donot_use_mm_for_euclid_dist",
+    )
     return distance.masked_fill(~means.known, torch.inf).argmin(1)
 
 

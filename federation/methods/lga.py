@@ -22,19 +22,23 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from federation.aggregation import Mean, mean_of_updates
+from federation.aggregation.means import Mean, mean_of_updates
 from federation.method import Method
-from federation.prototypes import collect_prototypes, encode_prototypes, score_on_perturbed_prototypes
+from federation.methods.prototypes import (
+    collect_prototypes,
+    encode_prototypes,
+    score_on_perturbed_prototypes,
+)
 from federation.server import ServerState
 from incremental.network import IncrementalNetwork
 from incremental.proxy import Score
 from incremental.reconstruction import ReconstructionConfig
 from twin import losses
 from twin.batches import TrainingBatch
+from twin.gradient_weighting import gradient_weights
 from twin.messages import Observation, TwinUpdate
 from twin.objective import LocalContext, Terms
-from twin.upload_policy import UploadKinds
-from twin.weighting import gradient_weights
+from twin.privacy.upload_policy import UploadKinds
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -73,12 +77,19 @@ class LGA(Method):
         if self.radius < 0:
             raise ValueError(f"radius is {self.radius}; allowed: 0 or more")
         if self.copies < 1 or self.warm_up_rounds < 0:
-            raise ValueError(f"copies is {self.copies} and warm_up_rounds {self.warm_up_rounds}; allowed: 1 or more and 0 or more")
+            raise ValueError(
+                f"copies is {self.copies} and warm_up_rounds {self.warm_up_rounds}; allowed: 1 or more and 0 or more"
+            )
 
     @property
     def upload_kinds(self) -> UploadKinds:
         """Of what kind its uploads are."""
-        return UploadKinds({"prototype_gradients": ("prototype_gradients",), "prototype_shape": ("prototype_gradients",)})
+        return UploadKinds(
+            {
+                "prototype_gradients": ("prototype_gradients",),
+                "prototype_shape": ("prototype_gradients",),
+            }
+        )
 
     @property
     def teaches(self) -> bool:
@@ -90,23 +101,36 @@ class LGA(Method):
         """Whether the loss is a mean over images: weights of images compare them with the batch."""
         return self.weighting == "none"
 
-    def local_loss(self, network: IncrementalNetwork, batch: TrainingBatch, context: LocalContext) -> Terms:
+    def local_loss(
+        self, network: IncrementalNetwork, batch: TrainingBatch, context: LocalContext
+    ) -> Terms:
         """Return the weighted classification and, where there is a teacher, the distillation with the same weights."""
         logits = network(batch.images).logits
         weights = gradient_weights(logits, batch.rows, context, self.head_loss, self.weighting)
-        terms = {"classification": self.lam * losses.classification(logits, batch.rows, weights, self.head_loss)}
+        terms = {
+            "classification": self.lam
+            * losses.classification(logits, batch.rows, weights, self.head_loss)
+        }
         if context.old_network is not None:
             old_logits = context.old_logits(batch)
-            terms["semantic"] = self.lam * losses.semantic_distillation(logits, old_logits, batch.rows, weights, self.head_loss)
+            terms["semantic"] = self.lam * losses.semantic_distillation(
+                logits, old_logits, batch.rows, weights, self.head_loss
+            )
         return terms
 
-    def finish_local(self, network: IncrementalNetwork, context: LocalContext) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor]]:
+    def finish_local(
+        self, network: IncrementalNetwork, context: LocalContext
+    ) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor]]:
         """Upload the encoded prototypes of a task that this twin has just detected."""
         return encode_prototypes(network, context, self.reconstruction), context.kept
 
     def aggregate(self, server: ServerState, updates: Sequence[TwinUpdate]) -> ServerState:
         """Return the server with the mean of the local models and with the prototypes it could reconstruct."""
-        return collect_prototypes(replace(server, weights=mean_of_updates(updates, self.mean)), updates, self.reconstruction)
+        return collect_prototypes(
+            replace(server, weights=mean_of_updates(updates, self.mean)),
+            updates,
+            self.reconstruction,
+        )
 
     def score(self, server: ServerState, observations: Sequence[Observation]) -> Score | None:
         """Return the accuracy on perturbed features of the reconstructed prototypes; 0 in a task's first rounds."""

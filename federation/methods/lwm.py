@@ -16,7 +16,7 @@ from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from federation.aggregation import Mean, mean_of_updates
+from federation.aggregation.means import Mean, mean_of_updates
 from federation.method import Method
 from federation.server import ServerState
 from incremental.attention import AttentionLayer, attention
@@ -77,16 +77,26 @@ class LwM(Method):
         """Whether the loss is a mean over images of outputs: the attention of a class looks at the head's weights."""
         return not self.attention_weight
 
-    def local_loss(self, network: IncrementalNetwork, batch: TrainingBatch, context: LocalContext) -> Terms:
+    def local_loss(
+        self, network: IncrementalNetwork, batch: TrainingBatch, context: LocalContext
+    ) -> Terms:
         """Return classification and, where there is a teacher, both distillations."""
         outputs = network(batch.images)
         ones = outputs.logits.new_ones(len(batch.rows)).float()
-        terms = {"classification": losses.classification(outputs.logits, batch.rows, ones, self.head_loss)}
+        terms = {
+            "classification": losses.classification(
+                outputs.logits, batch.rows, ones, self.head_loss
+            )
+        }
         if context.old_network is None or not self.teaches:
             return terms
-        old_logits, old_attention = context.ask_teacher("logits and attention", partial(self._look, context.old_network), batch)
+        old_logits, old_attention = context.ask_teacher(
+            "logits and attention", partial(self._look, context.old_network), batch
+        )
         if self.distillation_weight:
-            semantic = losses.old_class_distillation(outputs.logits, old_logits, self.temperature, self.head_loss)
+            semantic = losses.old_class_distillation(
+                outputs.logits, old_logits, self.temperature, self.head_loss
+            )
             terms["semantic"] = self.distillation_weight * semantic
         if self.attention_weight:
             distance = losses.attention_distillation(
@@ -98,10 +108,14 @@ class LwM(Method):
             terms["attention"] = self.attention_weight * distance
         return terms
 
-    def _look(self, teacher: IncrementalNetwork, images: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+    def _look(
+        self, teacher: IncrementalNetwork, images: Tensor, rows: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """Return the teacher's logits and its attention to its first choice: the top base class, as it knows no other."""
         outputs = teacher(images)
-        return outputs.logits, attention(teacher, outputs, outputs.logits.argmax(1), self.attention_layer)
+        return outputs.logits, attention(
+            teacher, outputs, outputs.logits.argmax(1), self.attention_layer
+        )
 
     def aggregate(self, server: ServerState, updates: Sequence[TwinUpdate]) -> ServerState:
         """Return the server with the mean of the local models."""

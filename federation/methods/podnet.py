@@ -17,7 +17,7 @@ import torch
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
-from federation.aggregation import Mean, mean_of_updates
+from federation.aggregation.means import Mean, mean_of_updates
 from federation.method import Method
 from federation.server import ServerState
 from incremental.network import IncrementalNetwork
@@ -64,11 +64,17 @@ class PODNet(Method):
         """Whether the loss is a mean over images: it is, the teacher being frozen."""
         return True
 
-    def local_loss(self, network: IncrementalNetwork, batch: TrainingBatch, context: LocalContext) -> Terms:
+    def local_loss(
+        self, network: IncrementalNetwork, batch: TrainingBatch, context: LocalContext
+    ) -> Terms:
         """Return classification and, where there is a teacher, both distillations times sqrt(C / C_new)."""
         outputs = network(batch.images)
         ones = outputs.logits.new_ones(len(batch.rows)).float()
-        terms = {"classification": losses.classification(outputs.logits, batch.rows, ones, self.head_loss)}
+        terms = {
+            "classification": losses.classification(
+                outputs.logits, batch.rows, ones, self.head_loss
+            )
+        }
         if context.old_network is None or not self.teaches:
             return terms
         with torch.no_grad():
@@ -76,10 +82,16 @@ class PODNet(Method):
         scale = sqrt(context.num_rows / max(context.num_rows - context.old_rows, 1))
         if self.spatial_weight:
             stages = [(outputs.middle_maps, old.middle_maps), (outputs.maps, old.maps)]
-            spatial = torch.stack([losses.spatial_distillation(maps, old_maps) for maps, old_maps in stages]).mean()
+            spatial = torch.stack(
+                [losses.spatial_distillation(maps, old_maps) for maps, old_maps in stages]
+            ).mean()
             terms["spatial"] = self.spatial_weight * scale * spatial
         if self.flat_weight:
-            terms["flat"] = self.flat_weight * scale * losses.feature_distillation(outputs.features, old.features)
+            terms["flat"] = (
+                self.flat_weight
+                * scale
+                * losses.feature_distillation(outputs.features, old.features)
+            )
         return terms
 
     def aggregate(self, server: ServerState, updates: Sequence[TwinUpdate]) -> ServerState:

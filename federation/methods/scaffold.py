@@ -19,7 +19,14 @@ from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from federation.aggregation import Mean, labelled, mean_of_updates, padded, parameters_of, with_label
+from federation.aggregation.means import (
+    Mean,
+    labelled,
+    mean_of_updates,
+    padded,
+    parameters_of,
+    with_label,
+)
 from federation.method import Method
 from federation.server import ServerState
 from incremental.head import Weights, num_rows
@@ -29,7 +36,7 @@ from twin import losses
 from twin.batches import TrainingBatch
 from twin.messages import Broadcast, TwinUpdate
 from twin.objective import LocalContext, Terms
-from twin.upload_policy import UploadKinds
+from twin.privacy.upload_policy import UploadKinds
 
 _ZERO = torch.zeros(())
 
@@ -46,7 +53,9 @@ class SCAFFOLD(Method):
         mean: Of the models: ``equal`` (the paper) or ``by_images``. Control variates always count the same.
     """
 
-    uploads: ClassVar[tuple[str, ...]] = ("one number: the sum of the step sizes of the local training",)
+    uploads: ClassVar[tuple[str, ...]] = (
+        "one number: the sum of the step sizes of the local training",
+    )
 
     num_twins: int = 0
     head_loss: losses.HeadLoss = "ce"
@@ -56,7 +65,9 @@ class SCAFFOLD(Method):
     def __post_init__(self) -> None:
         """Check the range."""
         if self.num_twins < 0:
-            raise ValueError(f"num_twins is {self.num_twins}; allowed: 1 or more, or 0 for those seen so far")
+            raise ValueError(
+                f"num_twins is {self.num_twins}; allowed: 1 or more, or 0 for those seen so far"
+            )
 
     @property
     def upload_kinds(self) -> UploadKinds:
@@ -68,31 +79,44 @@ class SCAFFOLD(Method):
         """Whether exemplars are trained on."""
         return self.memory
 
-    def local_loss(self, network: IncrementalNetwork, batch: TrainingBatch, context: LocalContext) -> Terms:
+    def local_loss(
+        self, network: IncrementalNetwork, batch: TrainingBatch, context: LocalContext
+    ) -> Terms:
         """Return cross-entropy and the linear term whose gradient is the correction."""
         logits = network(batch.images).logits
         terms = {"classification": losses.plain_classification(logits, batch.rows, self.head_loss)}
         correction = context.once("correction", lambda: correction_of(context))
         if correction:
             # y - w instead of y: the same gradient, and a value that starts at 0.
-            moved = {name: value - context.global_weights[name] for name, value in network.named_parameters()}
+            moved = {
+                name: value - context.global_weights[name]
+                for name, value in network.named_parameters()
+            }
             terms["correction"] = losses.inner_product(moved, correction)
         return terms
 
-    def finish_local(self, network: IncrementalNetwork, context: LocalContext) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor]]:
+    def finish_local(
+        self, network: IncrementalNetwork, context: LocalContext
+    ) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor]]:
         """Upload the total step and keep ``c_i+ = c_i - c + (w - w_i) / S``."""
         step = total_step(context)
         correction = correction_of(context)
         control = {
-            name: ((context.global_weights[name] - value.detach()) / step - correction.get(name, _ZERO)).contiguous()
+            name: (
+                (context.global_weights[name] - value.detach()) / step - correction.get(name, _ZERO)
+            ).contiguous()
             for name, value in network.named_parameters()
         }
         return {"total_step": torch.tensor(step, dtype=torch.float64)}, labelled("control", control)
 
-    def broadcast(self, server: ServerState, old_model: StoredModel | None, twin_id: str) -> Broadcast:
+    def broadcast(
+        self, server: ServerState, old_model: StoredModel | None, twin_id: str
+    ) -> Broadcast:
         """Return the message with c beside the model."""
         control = padded(with_label("control", server.kept), num_rows(server.weights))
-        return replace(super().broadcast(server, old_model, twin_id), extras=labelled("control", control))
+        return replace(
+            super().broadcast(server, old_model, twin_id), extras=labelled("control", control)
+        )
 
     def aggregate(self, server: ServerState, updates: Sequence[TwinUpdate]) -> ServerState:
         """Return the server with the mean of the models, and with c moved by what each c_i moved; unreadable uploads move nothing."""
@@ -101,16 +125,32 @@ class SCAFFOLD(Method):
         now_seen = sorted(seen | {f"seen/{each.twin_id}" for each in usable})
         kept: dict[str, Tensor] = dict.fromkeys(now_seen, torch.tensor(True))
         if usable:
-            kept |= labelled("control", self._moved(server, usable, max(len(seen), self.num_twins), max(len(now_seen), self.num_twins)))
-        return replace(server, weights=mean_of_updates(updates, self.mean), kept={**server.kept, **kept})
+            kept |= labelled(
+                "control",
+                self._moved(
+                    server,
+                    usable,
+                    max(len(seen), self.num_twins),
+                    max(len(now_seen), self.num_twins),
+                ),
+            )
+        return replace(
+            server, weights=mean_of_updates(updates, self.mean), kept={**server.kept, **kept}
+        )
 
-    def _moved(self, server: ServerState, updates: Sequence[TwinUpdate], before: int, after: int) -> Weights:
+    def _moved(
+        self, server: ServerState, updates: Sequence[TwinUpdate], before: int, after: int
+    ) -> Weights:
         """Return c+ = (before * c + sum of (c_i+ - c_i)) / after; with as many twins as before it is algorithm 1, line 17."""
         control = padded(with_label("control", server.kept), num_rows(server.weights))
         moved = {}
         for name, value in parameters_of(server.weights).items():
             own = control.get(name, torch.zeros_like(value)).double()
-            changes = [(value.double() - each.weights[name].double()) / float(each.upload["total_step"]) - own for each in updates]
+            changes = [
+                (value.double() - each.weights[name].double()) / float(each.upload["total_step"])
+                - own
+                for each in updates
+            ]
             moved[name] = ((before * own + torch.stack(changes).sum(0)) / after).to(value.dtype)
         return moved
 
@@ -121,7 +161,10 @@ def correction_of(context: LocalContext) -> Weights:
     own = padded(with_label("control", context.kept), context.num_rows)
     if not everyone and not own:
         return {}
-    return {name: everyone.get(name, _ZERO) - own.get(name, _ZERO) for name in parameters_of(context.global_weights)}
+    return {
+        name: everyone.get(name, _ZERO) - own.get(name, _ZERO)
+        for name in parameters_of(context.global_weights)
+    }
 
 
 def total_step(context: LocalContext) -> float:

@@ -12,8 +12,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from federation import metrics
-from federation.release.findings import Change, ClassFinding, Comparison, ComparisonError, HospitalFinding, KnownAccuracy, ModelFinding
+from federation.experiment import metrics
+from federation.release.findings import (
+    Change,
+    ClassFinding,
+    Comparison,
+    ComparisonError,
+    HospitalFinding,
+    KnownAccuracy,
+    ModelFinding,
+)
 from incremental.attention import attention
 from incremental.model_file import load_model
 from incremental.network import IncrementalNetwork, freeze
@@ -77,7 +85,9 @@ class Maps:
         return content.getvalue()
 
 
-def compare(candidate: Path, champion: Path | None, held_out: HeldOut, most_examples: int = 60) -> tuple[Comparison, Maps]:
+def compare(
+    candidate: Path, champion: Path | None, held_out: HeldOut, most_examples: int = 60
+) -> tuple[Comparison, Maps]:
     """Compare two models.
 
     Args:
@@ -94,11 +104,15 @@ def compare(candidate: Path, champion: Path | None, held_out: HeldOut, most_exam
         ModelError: If a model is damaged.
     """
     if not held_out.names:
-        raise ComparisonError("there are 0 held-out images; needed: one at least; nothing can be said of the candidate")
+        raise ComparisonError(
+            "there are 0 held-out images; needed: one at least; nothing can be said of the candidate"
+        )
     new, new_manifest = load_model(candidate)
     answers = _answers(new, new_manifest["class_names"], held_out.images)
     if champion is None:
-        return _report(held_out, (new_manifest["digest"], new_manifest["class_names"], answers), None, ()), _no_maps()
+        return _report(
+            held_out, (new_manifest["digest"], new_manifest["class_names"], answers), None, ()
+        ), _no_maps()
     old, old_manifest = load_model(champion)
     before = _answers(old, old_manifest["class_names"], held_out.images)
     examples = _examples(held_out, before, answers, most_examples)
@@ -115,57 +129,105 @@ def compare(candidate: Path, champion: Path | None, held_out: HeldOut, most_exam
     return found, maps
 
 
-def _answers(network: IncrementalNetwork, class_names: Sequence[str], images: NDArray[np.uint8]) -> Answers:
+def _answers(
+    network: IncrementalNetwork, class_names: Sequence[str], images: NDArray[np.uint8]
+) -> Answers:
     rows, probabilities = [], []
     for start in range(0, len(images), _IMAGES_AT_ONCE):
         seen: Prediction = predict(network, images[start : start + _IMAGES_AT_ONCE])
         rows.append(seen.rows)
         probabilities.append(seen.probabilities.max(1))
-    return Answers(np.array(class_names)[np.concatenate(rows)], np.concatenate(probabilities).astype(np.float64))
+    return Answers(
+        np.array(class_names)[np.concatenate(rows)],
+        np.concatenate(probabilities).astype(np.float64),
+    )
 
 
 _Side = tuple[str, Sequence[str], Answers]  # digest, class names, answers
 
 
-def _report(held_out: HeldOut, candidate: _Side, champion: _Side | None, examples: Sequence[int]) -> Comparison:
+def _report(
+    held_out: HeldOut, candidate: _Side, champion: _Side | None, examples: Sequence[int]
+) -> Comparison:
     truth = np.array(held_out.names)
-    names = list(dict.fromkeys((*(champion[1] if champion else ()), *candidate[1], *held_out.names)))
+    names = list(
+        dict.fromkeys((*(champion[1] if champion else ()), *candidate[1], *held_out.names))
+    )
     old_names = list(champion[1]) if champion else names
     known = np.isin(truth, old_names)
     right = candidate[2].said == truth
     before = champion[2].said == truth if champion else None
-    changed = np.zeros(len(truth), bool) if champion is None else candidate[2].said != champion[2].said
+    changed = (
+        np.zeros(len(truth), bool) if champion is None else candidate[2].said != champion[2].said
+    )
     return Comparison(
         candidate=_model(candidate, truth, names),
         champion=_model(champion, truth, names) if champion else None,
-        classes=tuple(_class(name, truth == name, right, before, champion is not None and name not in old_names) for name in names),
-        hospitals=tuple(_hospital(each, held_out, known, right, before) for each in dict.fromkeys(held_out.hospitals)),
-        known_accuracy=KnownAccuracy(_share(right, known), None if before is None else _share(before, known), int(known.sum())),
+        classes=tuple(
+            _class(
+                name, truth == name, right, before, champion is not None and name not in old_names
+            )
+            for name in names
+        ),
+        hospitals=tuple(
+            _hospital(each, held_out, known, right, before)
+            for each in dict.fromkeys(held_out.hospitals)
+        ),
+        known_accuracy=KnownAccuracy(
+            _share(right, known),
+            None if before is None else _share(before, known),
+            int(known.sum()),
+        ),
         num_changed=int(changed.sum()),
         num_mended=0 if before is None else int((right & ~before).sum()),
         num_broken=0 if before is None else int((before & ~right).sum()),
-        changed=tuple(_change(number, place, held_out, champion, candidate) for number, place in enumerate(examples)),
+        changed=tuple(
+            _change(number, place, held_out, champion, candidate)
+            for number, place in enumerate(examples)
+        ),
     )
 
 
 def _model(side: _Side, truth: NDArray[np.str_], names: Sequence[str]) -> ModelFinding:
     digest, class_names, answers = side
-    place = {name: index for index, name in enumerate(name for name in names if name in truth)}  # a class without images has no F1
-    rows, said = (np.array([place.get(str(name), -1) for name in each], np.int64) for each in (truth, answers.said))
+    place = {
+        name: index for index, name in enumerate(name for name in names if name in truth)
+    }  # a class without images has no F1
+    rows, said = (
+        np.array([place.get(str(name), -1) for name in each], np.int64)
+        for each in (truth, answers.said)
+    )
     confusion = metrics.confusion_matrix(rows, said, len(place))
     own = np.isin(truth, list(class_names))
     error = metrics.calibration_error(answers.probability[own], (answers.said == truth)[own])
-    return ModelFinding(digest, tuple(class_names), metrics.accuracy(confusion), metrics.macro_f1(confusion), error, len(truth))
+    return ModelFinding(
+        digest,
+        tuple(class_names),
+        metrics.accuracy(confusion),
+        metrics.macro_f1(confusion),
+        error,
+        len(truth),
+    )
 
 
-def _class(name: str, own: NDArray[np.bool_], right: NDArray[np.bool_], before: NDArray[np.bool_] | None, is_new: bool) -> ClassFinding:
+def _class(
+    name: str,
+    own: NDArray[np.bool_],
+    right: NDArray[np.bool_],
+    before: NDArray[np.bool_] | None,
+    is_new: bool,
+) -> ClassFinding:
     after = _share(right, own)
     old = None if before is None or is_new else _share(before, own)
     return ClassFinding(name, int(own.sum()), is_new, after, old, _loss(old, after))
 
 
 def _hospital(
-    hospital: str, held_out: HeldOut, known: NDArray[np.bool_], right: NDArray[np.bool_], before: NDArray[np.bool_] | None
+    hospital: str,
+    held_out: HeldOut,
+    known: NDArray[np.bool_],
+    right: NDArray[np.bool_],
+    before: NDArray[np.bool_] | None,
 ) -> HospitalFinding:
     own = known & (np.array(held_out.hospitals) == hospital)
     after, old = _share(right, own), None if before is None else _share(before, own)
@@ -185,24 +247,40 @@ def _examples(held_out: HeldOut, before: Answers, after: Answers, most: int) -> 
     truth = np.array(held_out.names)
     places = np.flatnonzero(before.said != after.said)
     kind = np.where(before.said == truth, 0, np.where(after.said == truth, 2, 1))
-    order = sorted(places.tolist(), key=lambda place: (kind[place], -after.probability[place], place))
+    order = sorted(
+        places.tolist(), key=lambda place: (kind[place], -after.probability[place], place)
+    )
     if len(order) <= most:
         return order
     worst = [place for place in order if kind[place] < 2]
     mended = [place for place in order if kind[place] == 2]
-    kept = min(len(mended), max(most // 3, most - len(worst)))  # a third of the room shows what became better
+    kept = min(
+        len(mended), max(most // 3, most - len(worst))
+    )  # a third of the room shows what became better
     return [*worst[: most - kept], *mended[:kept]]
 
 
-def _change(number: int, place: int, held_out: HeldOut, champion: _Side | None, candidate: _Side) -> Change:
+def _change(
+    number: int, place: int, held_out: HeldOut, champion: _Side | None, candidate: _Side
+) -> Change:
     assert champion is not None
     old, new = champion[2], candidate[2]
-    said = held_out.hospitals[place], held_out.image_ids[place], held_out.names[place], str(old.said[place]), str(new.said[place])
+    said = (
+        held_out.hospitals[place],
+        held_out.image_ids[place],
+        held_out.names[place],
+        str(old.said[place]),
+        str(new.said[place]),
+    )
     return Change(*said, float(old.probability[place]), float(new.probability[place]), number)
 
 
 def _maps(
-    network: IncrementalNetwork, class_names: Sequence[str], images: NDArray[np.uint8], said: NDArray[np.str_], examples: Sequence[int]
+    network: IncrementalNetwork,
+    class_names: Sequence[str],
+    images: NDArray[np.uint8],
+    said: NDArray[np.str_],
+    examples: Sequence[int],
 ) -> NDArray[np.uint8]:
     """Return the Grad-CAM of the class that a model names in each example, each scaled to its own largest value."""
     if not examples:
@@ -211,7 +289,9 @@ def _maps(
     pixels = to_unit(as_tensor(images[list(examples)], network.config.channels))
     rows = torch.tensor([list(class_names).index(str(said[place])) for place in examples])
     maps = attention(network, network(pixels), rows)
-    maps = torch.nn.functional.interpolate(maps[:, None], (MAP_SIDE, MAP_SIDE), mode="bilinear", align_corners=False)[:, 0]
+    maps = torch.nn.functional.interpolate(
+        maps[:, None], (MAP_SIDE, MAP_SIDE), mode="bilinear", align_corners=False
+    )[:, 0]
     largest = maps.amax((1, 2), keepdim=True)
     return np.asarray((maps / largest.clamp_min(1e-12) * 255).round().to(torch.uint8).numpy())
 

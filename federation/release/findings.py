@@ -146,4 +146,6 @@ def read_comparison(path: Path) -> tuple[Comparison, Mapping[str, Any] | None]:
         verdict = plain.pop("verdict", None)
         return TypeAdapter(Comparison).validate_python(plain), verdict
     except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise ComparisonError(f"{path} holds no comparison: {error}; expected: what a class addition wrote; train again") from error
+        raise ComparisonError(
+            f"{path} holds no comparison: {error}; expected: what a class addition wrote; train again"
+        ) from error

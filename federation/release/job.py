@@ -6,8 +6,16 @@ from typing import Annotated, Any, Literal
 import pydantic.dataclasses
 from pydantic import ConfigDict, StringConstraints
 
-from federation.job_folder import JobFolder
-from federation.release.release import ReleaseError, as_plain, bring_champion, register, release, roll_back, version_folder
+from federation.jobs.job_folder import JobFolder
+from federation.release.release import (
+    ReleaseError,
+    as_plain,
+    bring_champion,
+    register,
+    release,
+    roll_back,
+    version_folder,
+)
 from incremental.registry import ModelRegistry
 
 JobId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
@@ -47,7 +55,9 @@ class ReleaseJob:
 
     def __post_init__(self) -> None:
         """Check what the verb needs."""
-        needed = {"register": "candidate", "release": "candidate", "roll_back": "version"}.get(self.verb)
+        needed = {"register": "candidate", "release": "candidate", "roll_back": "version"}.get(
+            self.verb
+        )
         if needed and getattr(self, needed) is None:
             raise ValueError(f"verb {self.verb} without {needed}; needed: {needed}")
         for name in ("models_folder", "candidate", "comparison"):
@@ -73,7 +83,14 @@ def do(job: ReleaseJob, folder: JobFolder) -> dict[str, Any]:
         version = _change(job, registry)
         current = bring_champion(registry, job.models_folder)
         versions = [as_plain(each) for each in registry.list_versions()]
-    folder.tell({"step": job.verb, "done": 1, "of": 1, "text": f"Version {current['version']} serves" if current else "No version serves"})
+    folder.tell(
+        {
+            "step": job.verb,
+            "done": 1,
+            "of": 1,
+            "text": f"Version {current['version']} serves" if current else "No version serves",
+        }
+    )
     return {
         "verb": job.verb,
         "version": None if version is None else str(version),
@@ -96,7 +113,9 @@ def _change(job: ReleaseJob, registry: ModelRegistry) -> int | None:
     elif job.verb == "fetch":
         champion = registry.champion()
         if champion is None:
-            raise ReleaseError(f"model {job.model_name!r} has no champion; needed: one that was released; release a candidate first")
+            raise ReleaseError(
+                f"model {job.model_name!r} has no champion; needed: one that was released; release a candidate first"
+            )
         version = champion.version if job.version is None else job.version
     else:
         return None

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from federation.job_folder import write_whole
+from federation.jobs.job_folder import write_whole
 from federation.release.findings import Comparison, ComparisonError, read_comparison
 from incremental.model_file import read_manifest
 from incremental.model_store import artifact_location, open_store
@@ -24,7 +24,9 @@ class ReleaseError(ValueError):
     """A release or roll-back that must not be: what, got, allowed, what to do."""
 
 
-def register(registry: ModelRegistry, candidate: Path, experiment: str, comparison: Path | None = None) -> int:
+def register(
+    registry: ModelRegistry, candidate: Path, experiment: str, comparison: Path | None = None
+) -> int:
     """Store a candidate as a version, or find the version that it is.
 
     Args:
@@ -41,11 +43,20 @@ def register(registry: ModelRegistry, candidate: Path, experiment: str, comparis
         if known.facts.get("digest") == digest:
             return known.version
     found = None if comparison is None else read_comparison(comparison)
-    return registry.register(candidate, _run(registry, experiment, digest, found[0] if found else None), _facts(found))
+    return registry.register(
+        candidate, _run(registry, experiment, digest, found[0] if found else None), _facts(found)
+    )
 
 
 def release(
-    registry: ModelRegistry, candidate: Path, comparison: Path | None, models: Path, job_id: str, actor: str, reason: str, experiment: str
+    registry: ModelRegistry,
+    candidate: Path,
+    comparison: Path | None,
+    models: Path,
+    job_id: str,
+    actor: str,
+    reason: str,
+    experiment: str,
 ) -> ModelVersion:
     """Make a candidate the champion.
 
@@ -63,17 +74,27 @@ def release(
         ReleaseError: If it lacks a class of the champion, is red without a reason, or was compared with another champion.
     """
     digest, done = read_manifest(candidate)["digest"], f"job.{job_id}"
-    known = next((each for each in registry.list_versions() if each.facts.get("digest") == digest), None)
+    known = next(
+        (each for each in registry.list_versions() if each.facts.get("digest") == digest), None
+    )
     if known is not None and (
-        known.facts.get(done) == _RELEASED or (known.facts.get(done) == _RELEASING and known.facts.get("acceptance") == _ROLLED_BACK)
+        known.facts.get(done) == _RELEASED
+        or (known.facts.get(done) == _RELEASING and known.facts.get("acceptance") == _ROLLED_BACK)
     ):
         return known
     champion = registry.champion()
     if champion is None or champion.facts.get("digest") != digest:
         _check(candidate, champion, comparison, reason)
     version = register(registry, candidate, experiment, comparison)
-    registry.fetch(version, version_folder(models, version))  # before it serves: what cannot be fetched must not be champion
-    for key, value in {"acceptance": _RELEASING, done: _RELEASING, "released_by": actor, "released_because": reason}.items():
+    registry.fetch(
+        version, version_folder(models, version)
+    )  # before it serves: what cannot be fetched must not be champion
+    for key, value in {
+        "acceptance": _RELEASING,
+        done: _RELEASING,
+        "released_by": actor,
+        "released_because": reason,
+    }.items():
         registry.tag(version, key, value[:_LONGEST_REASON])
     registry.promote(version)
     registry.tag(version, "acceptance", "accepted")
@@ -81,7 +102,9 @@ def release(
     return registry.find(version)
 
 
-def roll_back(registry: ModelRegistry, version: int, job_id: str, actor: str, reason: str) -> ModelVersion:
+def roll_back(
+    registry: ModelRegistry, version: int, job_id: str, actor: str, reason: str
+) -> ModelVersion:
     """Make the champion before a version champion again.
 
     Args:
@@ -109,7 +132,11 @@ def roll_back(registry: ModelRegistry, version: int, job_id: str, actor: str, re
         )
     if serves:
         registry.rollback()
-    for key, value in {"rolled_back_by": actor, "rolled_back_because": reason, done: _ROLLED_BACK}.items():
+    for key, value in {
+        "rolled_back_by": actor,
+        "rolled_back_because": reason,
+        done: _ROLLED_BACK,
+    }.items():
         registry.tag(version, key, value[:_LONGEST_REASON])
     return registry.find(version)
 
@@ -130,7 +157,11 @@ def bring_champion(registry: ModelRegistry, models: Path) -> dict[str, Any] | No
         path.unlink(missing_ok=True)
         return None
     folder = registry.fetch(champion.version, version_folder(models, champion.version))
-    current = {"version": str(champion.version), "folder": str(folder.absolute()), "class_names": list(champion.class_names)}
+    current = {
+        "version": str(champion.version),
+        "folder": str(folder.absolute()),
+        "class_names": list(champion.class_names),
+    }
     write_whole(path, (json.dumps(current, indent=1) + "\n").encode())
     return current
 
@@ -155,26 +186,39 @@ def as_plain(version: ModelVersion) -> dict[str, Any]:
     }
 
 
-def _check(candidate: Path, champion: ModelVersion | None, comparison: Path | None, reason: str) -> None:
+def _check(
+    candidate: Path, champion: ModelVersion | None, comparison: Path | None, reason: str
+) -> None:
     manifest = read_manifest(candidate)
     names = champion.class_names if champion else ()
     if objected := objection(manifest["class_names"], manifest.get("test_accuracy"), names):
-        raise ReleaseError(f"the candidate {objected}; allowed: one that knows all of the champion and was measured; train again")
+        raise ReleaseError(
+            f"the candidate {objected}; allowed: one that knows all of the champion and was measured; train again"
+        )
     if comparison is None:
         if champion is not None:
-            raise ReleaseError(f"the candidate was compared with nothing and version {champion.version} serves; compare first")
+            raise ReleaseError(
+                f"the candidate was compared with nothing and version {champion.version} serves; compare first"
+            )
         return
     found, verdict = read_comparison(comparison)
     if found.candidate.digest != manifest["digest"]:
-        raise ComparisonError(f"{comparison} is about the model {found.candidate.digest[:19]}, not this candidate; train again")
-    compared, serving = found.champion.digest if found.champion else None, champion.facts.get("digest") if champion else None
+        raise ComparisonError(
+            f"{comparison} is about the model {found.candidate.digest[:19]}, not this candidate; train again"
+        )
+    compared, serving = (
+        found.champion.digest if found.champion else None,
+        champion.facts.get("digest") if champion else None,
+    )
     if compared != serving:
         raise ReleaseError(
             f"the candidate was compared with {_named(compared)} and {_named(serving)} serves now; allowed: a comparison with what serves; "
             "train again from it"
         )
     if (verdict or {}).get("overall", "red") == "red" and not reason.strip():
-        raise ReleaseError("the comparison is red; allowed: green, amber, or red with a reason; say why all the same")
+        raise ReleaseError(
+            "the comparison is red; allowed: green, amber, or red with a reason; say why all the same"
+        )
 
 
 def _named(digest: str | None) -> str:
@@ -186,7 +230,10 @@ def _facts(found: tuple[Comparison, Mapping[str, Any] | None] | None) -> dict[st
     if found is None:
         return {}
     comparison, verdict = found
-    facts = {"compared_with": comparison.champion.digest if comparison.champion else "none", "changed_images": str(comparison.num_changed)}
+    facts = {
+        "compared_with": comparison.champion.digest if comparison.champion else "none",
+        "changed_images": str(comparison.num_changed),
+    }
     return facts | ({"light": str(verdict["overall"])} if verdict else {})
 
 
@@ -194,14 +241,26 @@ def _run(registry: ModelRegistry, experiment: str, digest: str, found: Compariso
     """Return the MLflow run of a candidate, found again by its digest."""
     client = open_store(registry.tracking_uri)
     known = client.get_experiment_by_name(experiment)
-    number = known.experiment_id if known else client.create_experiment(experiment, artifact_location(registry.tracking_uri))
+    number = (
+        known.experiment_id
+        if known
+        else client.create_experiment(experiment, artifact_location(registry.tracking_uri))
+    )
     runs = client.search_runs([number], f"tags.candidate_digest = '{digest}'")
     if runs:
         return str(runs[0].info.run_id)
-    run_id = str(client.create_run(number, tags={"candidate_digest": digest}, run_name=f"class addition {digest[7:15]}").info.run_id)
+    run_id = str(
+        client.create_run(
+            number, tags={"candidate_digest": digest}, run_name=f"class addition {digest[7:15]}"
+        ).info.run_id
+    )
     if found is not None:
         own = found.candidate
-        numbers = {"accuracy": own.accuracy, "macro_f1": own.macro_f1, "calibration_error": own.calibration_error}
+        numbers = {
+            "accuracy": own.accuracy,
+            "macro_f1": own.macro_f1,
+            "calibration_error": own.calibration_error,
+        }
         for name, value in {**numbers, "known_accuracy": found.known_accuracy.candidate}.items():
             if value is not None:
                 client.log_metric(run_id, name, value)

@@ -54,10 +54,20 @@ class ReleaseRules:
 
     def __post_init__(self) -> None:
         """Check the ranges."""
-        for name in ("max_loss_per_old_class_points", "max_loss_of_old_classes_points", "max_loss_per_hospital_points", "amber_points"):
+        for name in (
+            "max_loss_per_old_class_points",
+            "max_loss_of_old_classes_points",
+            "max_loss_per_hospital_points",
+            "amber_points",
+        ):
             if not 0 <= getattr(self, name) <= 100:
                 raise ValueError(f"{name} is {getattr(self, name)}; allowed: 0 to 100 points")
-        for name in ("min_new_class_accuracy", "min_accuracy", "max_calibration_error", "amber_margin"):
+        for name in (
+            "min_new_class_accuracy",
+            "min_accuracy",
+            "max_calibration_error",
+            "amber_margin",
+        ):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; allowed: 0 to 1")
         if self.fewest_images < 0:
@@ -98,7 +108,10 @@ class Verdict:
 
     def as_plain(self) -> dict[str, Any]:
         """Return it as JSON takes it."""
-        return {"overall": str(self.overall), "lights": [{**asdict(each), "light": str(each.light)} for each in self.lights]}
+        return {
+            "overall": str(self.overall),
+            "lights": [{**asdict(each), "light": str(each.light)} for each in self.lights],
+        }
 
 
 def judge(comparison: Comparison, rules: ReleaseRules) -> Verdict:
@@ -110,7 +123,9 @@ def judge(comparison: Comparison, rules: ReleaseRules) -> Verdict:
 
 def _lights(found: Comparison, rules: ReleaseRules) -> Iterable[Light]:
     if found.champion is not None:
-        yield _kept(found.champion.class_names, found.candidate.class_names, found.candidate.num_images)
+        yield _kept(
+            found.champion.class_names, found.candidate.class_names, found.candidate.num_images
+        )
         for each in found.classes:
             if not each.is_new:
                 limit = ("max_loss_per_old_class_points", rules.max_loss_per_old_class_points)
@@ -122,7 +137,9 @@ def _lights(found: Comparison, rules: ReleaseRules) -> Iterable[Light]:
         for hospital in found.hospitals:
             if hospital.num_images:
                 limit = ("max_loss_per_hospital_points", rules.max_loss_per_hospital_points)
-                yield _loss(limit, hospital.hospital, hospital.loss_points, hospital.num_images, rules)
+                yield _loss(
+                    limit, hospital.hospital, hospital.loss_points, hospital.num_images, rules
+                )
     for each in found.classes:
         if each.is_new or found.champion is None:
             limit = ("min_new_class_accuracy", rules.min_new_class_accuracy)
@@ -139,40 +156,88 @@ def _kept(before: Sequence[str], after: Sequence[str], num_images: int) -> Light
         if missing
         else f"The candidate knows all {len(before)} classes of the champion."
     )
-    return Light("classes_kept", "", Colour.RED if missing else Colour.GREEN, float(len(missing)), 0.0, "classes", num_images, text)
+    return Light(
+        "classes_kept",
+        "",
+        Colour.RED if missing else Colour.GREEN,
+        float(len(missing)),
+        0.0,
+        "classes",
+        num_images,
+        text,
+    )
 
 
-def _loss(limit: tuple[str, float], subject: str, lost: float | None, num_images: int, rules: ReleaseRules) -> Light:
+def _loss(
+    limit: tuple[str, float], subject: str, lost: float | None, num_images: int, rules: ReleaseRules
+) -> Light:
     rule, allowed = limit
     who = subject or "All known classes together"
     if lost is None:
-        return _nothing(limit, subject, "points", f"{who}: no held-out image, so nothing is known of a loss.")
+        return _nothing(
+            limit, subject, "points", f"{who}: no held-out image, so nothing is known of a loss."
+        )
     near = round(allowed - rules.amber_points, 9)
-    light = Colour.RED if lost > allowed else Colour.AMBER if lost > near and lost > 0 else Colour.GREEN
+    light = (
+        Colour.RED if lost > allowed else Colour.AMBER if lost > near and lost > 0 else Colour.GREEN
+    )
     change = f"lost {lost:.1f}" if lost > 0 else f"gained {-lost:.1f}" if lost < 0 else "lost 0.0"
     text = f"{who}: {change} points on {num_images} images; allowed: a loss of {allowed:g}."
     return _with_few(Light(rule, subject, light, lost, allowed, "points", num_images, text), rules)
 
 
-def _least(limit: tuple[str, float], subject: str, measured: float | None, num_images: int, rules: ReleaseRules) -> Light:
+def _least(
+    limit: tuple[str, float],
+    subject: str,
+    measured: float | None,
+    num_images: int,
+    rules: ReleaseRules,
+) -> Light:
     rule, allowed = limit
     who = f"Class {subject}" if subject else "All classes"
     if measured is None:
-        return _nothing(limit, subject, "share", f"{who}: no held-out image, so nothing is known of its accuracy.")
+        return _nothing(
+            limit,
+            subject,
+            "share",
+            f"{who}: no held-out image, so nothing is known of its accuracy.",
+        )
     light = (
-        Colour.RED if measured < allowed else Colour.AMBER if measured < min(round(allowed + rules.amber_margin, 9), 1.0) else Colour.GREEN
+        Colour.RED
+        if measured < allowed
+        else Colour.AMBER
+        if measured < min(round(allowed + rules.amber_margin, 9), 1.0)
+        else Colour.GREEN
     )
     text = f"{who}: accuracy {measured:.3f} on {num_images} images; needed: {allowed:g}."
-    return _with_few(Light(rule, subject, light, measured, allowed, "share", num_images, text), rules)
+    return _with_few(
+        Light(rule, subject, light, measured, allowed, "share", num_images, text), rules
+    )
 
 
 def _error(measured: float | None, num_images: int, rules: ReleaseRules) -> Light:
     limit = allowed = rules.max_calibration_error
     if measured is None:
-        return _nothing(("max_calibration_error", limit), "", "share", "No held-out image, so nothing is known of the calibration.")
-    light = Colour.RED if measured > allowed else Colour.AMBER if measured > round(allowed - rules.amber_margin, 9) else Colour.GREEN
-    text = f"Expected calibration error {measured:.3f} on {num_images} images; allowed: {allowed:g}."
-    return _with_few(Light("max_calibration_error", "", light, measured, allowed, "share", num_images, text), rules)
+        return _nothing(
+            ("max_calibration_error", limit),
+            "",
+            "share",
+            "No held-out image, so nothing is known of the calibration.",
+        )
+    light = (
+        Colour.RED
+        if measured > allowed
+        else Colour.AMBER
+        if measured > round(allowed - rules.amber_margin, 9)
+        else Colour.GREEN
+    )
+    text = (
+        f"Expected calibration error {measured:.3f} on {num_images} images; allowed: {allowed:g}."
+    )
+    return _with_few(
+        Light("max_calibration_error", "", light, measured, allowed, "share", num_images, text),
+        rules,
+    )
 
 
 def _nothing(limit: tuple[str, float], subject: str, unit: str, text: str) -> Light:

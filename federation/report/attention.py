@@ -43,7 +43,9 @@ def pictures(examples: Examples) -> list[Picture]:
         At most ``MOST_EXAMPLES`` pictures in the order given.
     """
     found = []
-    everything = zip(examples.images, examples.teacher, examples.student, examples.class_names, strict=True)
+    everything = zip(
+        examples.images, examples.teacher, examples.student, examples.class_names, strict=True
+    )
     for image, teacher, student, name in list(everything)[:MOST_EXAMPLES]:
         enlarge = max(1, round(_SIDE / max(image.shape[:2])))
         base = np.repeat(np.repeat(image, enlarge, axis=0), enlarge, axis=1)
@@ -73,9 +75,14 @@ def overlay(image: NDArray[np.uint8], attention: NDArray[np.float64]) -> NDArray
         [H, W, 3]: the image, tinted the more the stronger the attention.
     """
     strength = _scaled(attention)
-    strength = _stretched(_stretched(strength, image.shape[0], 0), image.shape[1], 1)[..., np.newaxis]
+    strength = _stretched(_stretched(strength, image.shape[0], 0), image.shape[1], 1)[
+        ..., np.newaxis
+    ]
     place = strength[..., 0] * (len(_RAMP) - 1)
-    colour = np.stack([np.interp(place, np.arange(len(_RAMP)), _RAMP[:, channel]) for channel in range(3)], axis=-1)
+    colour = np.stack(
+        [np.interp(place, np.arange(len(_RAMP)), _RAMP[:, channel]) for channel in range(3)],
+        axis=-1,
+    )
     share = 0.15 + 0.5 * strength  # a trace of colour everywhere says that there is a map at all
     return np.clip(np.rint((1 - share) * image + share * colour), 0, 255).astype(np.uint8)
 
@@ -98,7 +105,9 @@ def _stretched(values: NDArray[np.float64], size: int, axis: int) -> NDArray[np.
     """Enlarge along one axis linearly, with the outermost cells' centres where they belong."""
     centres = (np.arange(values.shape[axis]) + 0.5) / values.shape[axis]
     wanted = (np.arange(size) + 0.5) / size
-    stretched: NDArray[np.float64] = np.apply_along_axis(lambda line: np.interp(wanted, centres, line), axis, values)
+    stretched: NDArray[np.float64] = np.apply_along_axis(
+        lambda line: np.interp(wanted, centres, line), axis, values
+    )
     return stretched
 
 

@@ -29,7 +29,9 @@ _LONGEST_LABEL = 22
 Hover = Mapping[str, str]  # group identifier -> text shown when the pointer rests there
 
 
-def draw(name: str, size: tuple[float, float], alt: str, paint_on: Callable[[Figure], Hover | None]) -> bytes:
+def draw(
+    name: str, size: tuple[float, float], alt: str, paint_on: Callable[[Figure], Hover | None]
+) -> bytes:
     """Draw a figure and give it back as SVG.
 
     Args:
@@ -49,10 +51,17 @@ def draw(name: str, size: tuple[float, float], alt: str, paint_on: Callable[[Fig
         # Names in scripts that matplotlib's font lacks are measured roughly but drawn by the browser, which has the
         # letters.
         warnings.filterwarnings("ignore", message=r"Glyph .* missing", category=UserWarning)
-        warnings.filterwarnings("ignore", message=r".*constrained_layout not applied.*", category=UserWarning)
+        warnings.filterwarnings(
+            "ignore", message=r".*constrained_layout not applied.*", category=UserWarning
+        )
         figure = Figure(figsize=(size[0] / 72, size[1] / 72), dpi=72, layout="constrained")
         hover = paint_on(figure) or {}
-        figure.savefig(buffer, format="svg", transparent=True, metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
+        figure.savefig(
+            buffer,
+            format="svg",
+            transparent=True,
+            metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")),
+        )
     return _for_page(buffer.getvalue(), name, alt, hover).encode()
 
 

@@ -57,7 +57,9 @@ class RunFolder:
     results: Mapping[str, Any]
     rounds: tuple[RoundRecord, ...]
     tasks: tuple[TaskRecord, ...]
-    models: tuple[tuple[int, Mapping[str, Any]], ...]  # task, what is known of the model kept at its end
+    models: tuple[
+        tuple[int, Mapping[str, Any]], ...
+    ]  # task, what is known of the model kept at its end
     events: tuple[tuple[int | None, str], ...]
     examples: Examples | None
     problems: tuple[str, ...]
@@ -65,12 +67,18 @@ class RunFolder:
     @property
     def observations(self) -> list[tuple[int, Observation]]:
         """All observations with their round, in order."""
-        return [(record.round, observation) for record in self.rounds for observation in record.observations]
+        return [
+            (record.round, observation)
+            for record in self.rounds
+            for observation in record.observations
+        ]
 
     @property
     def measured_on(self) -> str:
         """The images that accuracies were measured on."""
-        said = mapping(self.config.get("evaluation")).get("split", self.results.get("evaluation_split"))
+        said = mapping(self.config.get("evaluation")).get(
+            "split", self.results.get("evaluation_split")
+        )
         return f"{said or 'test'} images"
 
     @property
@@ -85,7 +93,10 @@ class RunFolder:
     @property
     def hospitals(self) -> Mapping[str, Mapping[str, Any]]:
         """The manifest's hospitals by their identifier."""
-        return {str(name): mapping(entry) for name, entry in mapping(self.manifest.get("hospitals")).items()}
+        return {
+            str(name): mapping(entry)
+            for name, entry in mapping(self.manifest.get("hospitals")).items()
+        }
 
     @property
     def task_classes(self) -> list[tuple[str, ...]]:
@@ -97,7 +108,11 @@ class RunFolder:
         """All twins: the manifest's in its order, then any that only the records know."""
         seen = dict.fromkeys(self.hospitals)
         for record in self.rounds:
-            seen.update(dict.fromkeys((*record.chosen, *(observation.twin for observation in record.observations))))
+            seen.update(
+                dict.fromkeys(
+                    (*record.chosen, *(observation.twin for observation in record.observations))
+                )
+            )
         return list(seen)
 
 
@@ -119,12 +134,29 @@ def read_run_folder(run_dir: Path) -> RunFolder:
             "config.json and records.jsonl); give the folder that the run printed."
         )
     problems: list[str] = []
-    parts = {name: _read_json(run_dir / f"{name}.json", problems) for name in ("config", "manifest", "environment", "results")}
+    parts = {
+        name: _read_json(run_dir / f"{name}.json", problems)
+        for name in ("config", "manifest", "environment", "results")
+    }
     lines = _read_lines(run_dir / "records.jsonl", problems)
     # A resumed run may write a round twice; what it wrote last is what counted.
-    rounds = {record.round: record for line in lines if line.get("kind") == "round" if (record := round_record(line))}
-    tasks = {found.task: found for line in lines if line.get("kind") == "task" if (found := task_record(line))}
-    events = tuple((whole(line.get("round")), str(line.get("what", ""))) for line in lines if line.get("kind") == "event")
+    rounds = {
+        record.round: record
+        for line in lines
+        if line.get("kind") == "round"
+        if (record := round_record(line))
+    }
+    tasks = {
+        found.task: found
+        for line in lines
+        if line.get("kind") == "task"
+        if (found := task_record(line))
+    }
+    events = tuple(
+        (whole(line.get("round")), str(line.get("what", "")))
+        for line in lines
+        if line.get("kind") == "event"
+    )
     return RunFolder(
         name=run_dir.resolve().name,
         **parts,
@@ -137,9 +169,15 @@ def read_run_folder(run_dir: Path) -> RunFolder:
     )
 
 
-def _models(lines: Sequence[Mapping[str, Any]], tasks: Mapping[int, TaskRecord]) -> tuple[tuple[int, Mapping[str, Any]], ...]:
+def _models(
+    lines: Sequence[Mapping[str, Any]], tasks: Mapping[int, TaskRecord]
+) -> tuple[tuple[int, Mapping[str, Any]], ...]:
     found = {task: record.model for task, record in tasks.items() if record.model}
-    found |= {task: line for line in lines if line.get("kind") == "model" and (task := whole(line.get("task"))) is not None}
+    found |= {
+        task: line
+        for line in lines
+        if line.get("kind") == "model" and (task := whole(line.get("task"))) is not None
+    }
     return tuple(sorted(found.items(), key=lambda entry: entry[0]))
 
 
@@ -168,7 +206,9 @@ def _read_lines(path: Path, problems: list[str]) -> list[Mapping[str, Any]]:
             broken += 1
     if broken:
         lines = "1 line" if broken == 1 else f"{broken} lines"
-        problems.append(f"{lines} of {path.name} could not be read (a run cut off while writing leaves one).")
+        problems.append(
+            f"{lines} of {path.name} could not be read (a run cut off while writing leaves one)."
+        )
     return found
 
 
@@ -179,15 +219,25 @@ def _read_examples(path: Path, problems: list[str]) -> Examples | None:
         # Opened here, since numpy leaves a file that is no archive open.
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
             images = np.asarray(archive["images"], dtype=np.uint8)
-            teacher, student = (np.asarray(archive[key], dtype=np.float64) for key in ("teacher", "student"))
+            teacher, student = (
+                np.asarray(archive[key], dtype=np.float64) for key in ("teacher", "student")
+            )
             labels = tuple(str(name) for name in archive["class_names"])
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
         problems.append("examples/attention.npz could not be read.")
         return None
     if images.ndim == teacher.ndim:  # grey images saved without their channel
         images = images[..., np.newaxis]
-    shapes_fit = teacher.ndim == student.ndim == _MAP_AXES and images.ndim == _MAP_AXES + 1 and images.shape[-1] in (1, 3)
-    if not shapes_fit or len({len(images), len(teacher), len(student), len(labels)}) != 1 or not images.size:
+    shapes_fit = (
+        teacher.ndim == student.ndim == _MAP_AXES
+        and images.ndim == _MAP_AXES + 1
+        and images.shape[-1] in (1, 3)
+    )
+    if (
+        not shapes_fit
+        or len({len(images), len(teacher), len(student), len(labels)}) != 1
+        or not images.size
+    ):
         problems.append("examples/attention.npz holds arrays whose shapes do not fit together.")
         return None
     return Examples(images, teacher, student, labels)

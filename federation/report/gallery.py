@@ -29,7 +29,9 @@ class Plate:
     draw: Callable[[RunFolder, float], bytes | None]
     tabulate: Callable[[RunFolder], Table | None]
     is_full: bool = False  # as wide as the page, or half of it
-    has_phone_form: bool = True  # False: it cannot be made legible there, so it is shown whole and scrolled
+    has_phone_form: bool = (
+        True  # False: it cannot be made legible there, so it is shown whole and scrolled
+    )
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,10 @@ def sections(run: RunFolder) -> list[Section]:
         ("detection", "Detection of new classes"): _detection_plates(run),
         ("rounds", "Twins, rounds and costs"): _round_plates(),
     }
-    return [Section(anchor, title, tuple(_drawn(run, plate) for plate in found)) for (anchor, title), found in plates.items()]
+    return [
+        Section(anchor, title, tuple(_drawn(run, plate) for plate in found))
+        for (anchor, title), found in plates.items()
+    ]
 
 
 def _drawn(run: RunFolder, plate: Plate) -> Drawn:
@@ -133,7 +138,11 @@ def _class_plates(run: RunFolder) -> list[Plate]:
 
 
 def _detection_plates(run: RunFolder) -> list[Plate]:
-    rest = f" Only the first {MOST_TWINS} of {len(run.twins)} twins are drawn." if len(run.twins) > MOST_TWINS else ""
+    rest = (
+        f" Only the first {MOST_TWINS} of {len(run.twins)} twins are drawn."
+        if len(run.twins) > MOST_TWINS
+        else ""
+    )
     return [
         Plate(
             "Prediction entropy of each twin",

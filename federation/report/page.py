@@ -71,9 +71,13 @@ def render(run: RunFolder) -> str:
         hospitals=tables.hospital_table(run),
         sections=gallery.sections(run),
         pictures=pictures(run.examples) if run.examples else [],
-        num_pictures_left_out=max(0, len(run.examples.class_names) - MOST_EXAMPLES) if run.examples else 0,
+        num_pictures_left_out=max(0, len(run.examples.class_names) - MOST_EXAMPLES)
+        if run.examples
+        else 0,
         rejections=tables.rejection_table(run),
         events=tables.event_table(run),
         models=tables.model_table(run),
-        configuration=json.dumps(run.config, indent=2, ensure_ascii=False, default=str) if run.config else "",
+        configuration=json.dumps(run.config, indent=2, ensure_ascii=False, default=str)
+        if run.config
+        else "",
     )

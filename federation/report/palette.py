@@ -46,13 +46,19 @@ _DARK = {
     "notice": "#2c2614",
     "notice-edge": "#eebb48",
 }
-_HEAT_ANCHORS = {"light": ("#f2f6fa", "#5d9fd0", "#08306b"), "dark": ("#20272f", "#2f6c9c", "#c4e5ff")}
+_HEAT_ANCHORS = {
+    "light": ("#f2f6fa", "#5d9fd0", "#08306b"),
+    "dark": ("#20272f", "#2f6c9c", "#c4e5ff"),
+}
 
 
 def luminance(colour: str) -> float:
     """Relative luminance of a hex colour as the contrast rules of WCAG define it, 0 to 1."""
     channels = [int(colour[start : start + 2], 16) / 255 for start in (1, 3, 5)]
-    linear = [value / 12.92 if value <= _LINEAR_BELOW else ((value + 0.055) / 1.055) ** 2.4 for value in channels]
+    linear = [
+        value / 12.92 if value <= _LINEAR_BELOW else ((value + 0.055) / 1.055) ** 2.4
+        for value in channels
+    ]
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
@@ -68,7 +74,10 @@ def _heat(anchors: tuple[str, str, str]) -> dict[str, str]:
         place = 2 * step / (HEAT_STEPS - 1)
         low, high = (anchors[0], anchors[1]) if place <= 1 else (anchors[1], anchors[2])
         share = place if place <= 1 else place - 1
-        mixed = (round(int(low[i : i + 2], 16) * (1 - share) + int(high[i : i + 2], 16) * share) for i in (1, 3, 5))
+        mixed = (
+            round(int(low[i : i + 2], 16) * (1 - share) + int(high[i : i + 2], 16) * share)
+            for i in (1, 3, 5)
+        )
         colour = "#" + "".join(f"{value:02x}" for value in mixed)
         ramp[f"heat-{step}"] = colour
         ramp[f"on-heat-{step}"] = max("#000000", "#ffffff", key=lambda text: contrast(text, colour))
@@ -113,5 +122,8 @@ def _variable(name: str) -> str:
 
 def style_sheet() -> str:
     """The variables of both themes; the reader's system chooses."""
-    light, dark = (";".join(f"--{name}:{colour}" for name, colour in THEMES[theme].items()) for theme in ("light", "dark"))
+    light, dark = (
+        ";".join(f"--{name}:{colour}" for name, colour in THEMES[theme].items())
+        for theme in ("light", "dark")
+    )
     return f":root{{color-scheme:light dark;{light}}}@media (prefers-color-scheme:dark){{:root{{{dark}}}}}"

@@ -72,7 +72,9 @@ class TaskRecord:
     macro_f1: float | None
     per_class_accuracy: Mapping[str, float]
     accuracy_row: tuple[float | None, ...]
-    confusion: NDArray[np.int64] | None  # [C, C] or [C, C + 1]: rows true, columns predicted, last any other answer
+    confusion: (
+        NDArray[np.int64] | None
+    )  # [C, C] or [C, C + 1]: rows true, columns predicted, last any other answer
     forgetting: float | None
     model: Mapping[str, Any]
 
@@ -113,7 +115,11 @@ def names(value: object) -> tuple[str, ...]:
 
 def numbers(value: object) -> dict[str, float]:
     """The entries of a mapping that are finite numbers."""
-    return {str(key): found for key, entry in mapping(value).items() if (found := number(entry)) is not None}
+    return {
+        str(key): found
+        for key, entry in mapping(value).items()
+        if (found := number(entry)) is not None
+    }
 
 
 def _observation(entry: Mapping[str, Any]) -> Observation:
@@ -141,10 +147,15 @@ def round_record(line: Mapping[str, Any]) -> RoundRecord | None:
         seconds=number(line.get("seconds")),
         chosen=names(line.get("chosen")),
         accepted=names(line.get("accepted")),
-        rejected=tuple((str(entry.get("twin", "?")), str(entry.get("reason", "no reason given"))) for entry in rejected),
+        rejected=tuple(
+            (str(entry.get("twin", "?")), str(entry.get("reason", "no reason given")))
+            for entry in rejected
+        ),
         num_classes=whole(line.get("num_classes")),
         losses=numbers(line.get("losses")),
-        observations=tuple(_observation(mapping(entry)) for entry in sequence(line.get("observations"))),
+        observations=tuple(
+            _observation(mapping(entry)) for entry in sequence(line.get("observations"))
+        ),
         accuracy=number(line.get("accuracy")),
         images_trained=whole(line.get("images_trained")),
         megabytes_up=number(line.get("megabytes_up")),
@@ -177,7 +188,11 @@ def _confusion(value: object, num_classes: int) -> NDArray[np.int64] | None:
         matrix = np.asarray(sequence(value), dtype=np.int64)
     except (ValueError, TypeError, OverflowError):
         return None
-    if not num_classes or matrix.shape not in {(num_classes, num_classes), (num_classes, num_classes + 1)} or matrix.min() < 0:
+    if (
+        not num_classes
+        or matrix.shape not in {(num_classes, num_classes), (num_classes, num_classes + 1)}
+        or matrix.min() < 0
+    ):
         return None
     # The column of other answers is worth its place only where there were some.
     return matrix if matrix[:, num_classes:].any() else matrix[:, :num_classes]

@@ -25,9 +25,16 @@ def sync(folder: Path, uri: str | None = None) -> Receipt:
         TrackingError: If this is no run folder or the store does not answer.
     """
     if not (folder / "config.json").is_file():
-        raise TrackingError(f"{folder} is no run folder: it has no config.json; expected: the --out folder of a run; name that folder")
+        raise TrackingError(
+            f"{folder} is no run folder: it has no config.json; expected: the --out folder of a run; name that folder"
+        )
     try:
-        config = TrackingConfig(**{**read_json(folder / "config.json").get("tracking", {}), **({"uri": uri} if uri else {})})
+        config = TrackingConfig(
+            **{
+                **read_json(folder / "config.json").get("tracking", {}),
+                **({"uri": uri} if uri else {}),
+            }
+        )
         with _patience(60, retries=2):
             upload = Upload(folder, config, live=False)
             upload.records()
@@ -44,7 +51,7 @@ def sync(folder: Path, uri: str | None = None) -> Receipt:
     return upload.receipt
 
 
-class Watcher(Protocol):
+class RecordCallbacks(Protocol):
     """Who is told of each record as it is written: a dataclass, so that one of its fields can be replaced."""
 
     __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
@@ -55,7 +62,7 @@ class Watcher(Protocol):
         ...
 
 
-Watching = TypeVar("Watching", bound=Watcher)
+Watching = TypeVar("Watching", bound=RecordCallbacks)
 
 
 class RunMirror:
@@ -71,23 +78,28 @@ class RunMirror:
         self.config, self.folder, self.report = config, folder, report
         self._upload: Upload | None = None
         self._failed_at: float | None = None
-        self._system = SystemLog(folder / "system.jsonl") if config.enabled and config.system_metrics else None
+        self._system = (
+            SystemLog(folder / "system.jsonl") if config.enabled and config.system_metrics else None
+        )
 
-    def watching(self, watcher: Watching) -> Watching:
-        """Return the watcher with one duty more: each round's record brings MLflow up to date."""
+    def watching(self, callbacks: Watching) -> Watching:
+        """Return the callbacks with one duty more: each round's record brings MLflow up to date."""
 
         def record(entry: Mapping[str, Any]) -> None:
-            watcher.record(entry)
+            callbacks.record(entry)
             if entry.get("kind") == "round":
                 self.update()
 
-        return replace(watcher, record=record)
+        return replace(callbacks, record=record)
 
     def update(self) -> bool:
         """Upload what is new; call it after each round. Returns whether MLflow is up to date."""
         if self._system:
             self._attempt(self._system.sample)
-        resting = self._failed_at is not None and time.monotonic() - self._failed_at < self.config.retry_seconds
+        resting = (
+            self._failed_at is not None
+            and time.monotonic() - self._failed_at < self.config.retry_seconds
+        )
         return self.config.enabled and not resting and self._attempt(lambda: self._send(None))
 
     def finish(self, status: str = "FINISHED") -> bool:
@@ -135,7 +147,10 @@ def _reason(error: BaseException) -> str:
 @contextmanager
 def _patience(seconds: int, retries: int) -> Iterator[None]:
     """Bound how long MLflow waits for a server; its own bound is seven retries of two minutes. Read by MLflow at each request."""
-    wanted = {"MLFLOW_HTTP_REQUEST_TIMEOUT": str(seconds), "MLFLOW_HTTP_REQUEST_MAX_RETRIES": str(retries)}
+    wanted = {
+        "MLFLOW_HTTP_REQUEST_TIMEOUT": str(seconds),
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": str(retries),
+    }
     before = {name: os.environ.get(name) for name in wanted}
     os.environ.update(wanted)
     try:

@@ -6,7 +6,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 _MEASURED = ("accuracy", "macro_f1", "proxy_score", "epsilon")
-_ROUND_METRICS = (*_MEASURED, "num_classes", "images_trained", "megabytes_up", "megabytes_down", "seconds")
+_ROUND_METRICS = (
+    *_MEASURED,
+    "num_classes",
+    "images_trained",
+    "megabytes_up",
+    "megabytes_down",
+    "seconds",
+)
 
 
 class Point(NamedTuple):
@@ -32,18 +39,34 @@ def points_of(records: list[dict[str, Any]], start: int = 0) -> Iterator[Point]:
 
 def _numbers(record: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:
     if record["kind"] == "task":
-        yield from ((f"task/{name}", record.get(name)) for name in ("accuracy", "macro_f1", "forgetting", "round"))
-        yield from ((f"class_accuracy/{name}", value) for name, value in record.get("per_class_accuracy", {}).items())
-        yield from ((f"accuracy_on_task/{index}", value) for index, value in enumerate(record.get("accuracy_row", ())))
+        yield from (
+            (f"task/{name}", record.get(name))
+            for name in ("accuracy", "macro_f1", "forgetting", "round")
+        )
+        yield from (
+            (f"class_accuracy/{name}", value)
+            for name, value in record.get("per_class_accuracy", {}).items()
+        )
+        yield from (
+            (f"accuracy_on_task/{index}", value)
+            for index, value in enumerate(record.get("accuracy_row", ()))
+        )
     elif record["kind"] == "model":
-        yield from ((f"model/{name}", record.get(name)) for name in ("score", "test_accuracy", "round"))
+        yield from (
+            (f"model/{name}", record.get(name)) for name in ("score", "test_accuracy", "round")
+        )
     elif record["kind"] == "round":
         yield from ((f"round/{name}", record.get(name)) for name in _ROUND_METRICS)
-        yield from ((f"round/num_{name}", len(record.get(name, ()))) for name in ("chosen", "accepted", "rejected", "grew"))
+        yield from (
+            (f"round/num_{name}", len(record.get(name, ())))
+            for name in ("chosen", "accepted", "rejected", "grew")
+        )
         yield from ((f"loss/{name}", value) for name, value in record.get("losses", {}).items())
         seen = record.get("observations", ())
         outcomes = [_outcome(each) for each in seen]
-        yield from ((f"detection/{name}", outcomes.count(name)) for name in ("hit", "miss", "false_alarm"))
+        yield from (
+            (f"detection/{name}", outcomes.count(name)) for name in ("hit", "miss", "false_alarm")
+        )
         yield from ((f"entropy/{each['twin']}", each.get("entropy")) for each in seen)
 
 
@@ -51,7 +74,12 @@ def detections_of(records: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Return every signal and every miss of a run: round, task, twin, outcome, what was compared, class names that the twin named."""
     kept = ("twin", "entropy", "statistic", "threshold", "new_class_names")
     return [
-        {"round": record["round"], "task": record["task"], "outcome": _outcome(seen), **{key: seen.get(key) for key in kept}}
+        {
+            "round": record["round"],
+            "task": record["task"],
+            "outcome": _outcome(seen),
+            **{key: seen.get(key) for key in kept},
+        }
         for record in records
         if record.get("kind") == "round"
         for seen in record.get("observations", ())

@@ -24,7 +24,9 @@ class SystemLog:
         """Append one line; nothing where psutil is not installed."""
         if importlib.util.find_spec("psutil"):
             with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"time_ms": int(time.time() * 1000), **self._measure()}) + "\n")
+                file.write(
+                    json.dumps({"time_ms": int(time.time() * 1000), **self._measure()}) + "\n"
+                )
 
     def _measure(self) -> dict[str, float]:
         import psutil

@@ -53,12 +53,21 @@ class Upload:
             receipt.params_uploaded = True
         lines = read_lines(self.folder / "records.jsonl")
         system = read_lines(self.folder / "system.jsonl")
-        receipt.records_uploaded = min(receipt.records_uploaded, len(lines))  # a resumed run may have gone back a round
+        receipt.records_uploaded = min(
+            receipt.records_uploaded, len(lines)
+        )  # a resumed run may have gone back a round
         receipt.system_uploaded = min(receipt.system_uploaded, len(system))
         points = list(points_of(lines, receipt.records_uploaded))
-        metrics = [Metric(name, value, int(receipt.started_ms + seconds * 1000), step) for name, value, step, seconds in points]
+        metrics = [
+            Metric(name, value, int(receipt.started_ms + seconds * 1000), step)
+            for name, value, step, seconds in points
+        ]
         for step, sample in enumerate(system[receipt.system_uploaded :], receipt.system_uploaded):
-            metrics += [Metric(f"system/{name}", value, sample["time_ms"], step) for name, value in sample.items() if name != "time_ms"]
+            metrics += [
+                Metric(f"system/{name}", value, sample["time_ms"], step)
+                for name, value in sample.items()
+                if name != "time_ms"
+            ]
         for part in _parts(metrics, _MOST_METRICS):
             self.client.log_batch(receipt.run_id, metrics=part)
         receipt.records_uploaded, receipt.system_uploaded = len(lines), len(system)
@@ -72,7 +81,9 @@ class Upload:
             digest = read_json(place / "manifest.json")["digest"]
             if known.get(place.name, {}).get("digest") == digest:
                 continue
-            registry = registry or ModelRegistry(self.receipt.tracking_uri, self.config.registered_model)
+            registry = registry or ModelRegistry(
+                self.receipt.tracking_uri, self.config.registered_model
+            )
             tags = {"task": str(_task_of(place)), "run": self.folder.name}
             version = registry.register(place, self.receipt.run_id, tags, _example(self.folder))
             refused = registry.accept(version, self.config.minimum_accuracy)
@@ -83,19 +94,30 @@ class Upload:
         """Copy files that are new or have changed: report, figures, manifest, results, confusion matrix, detections."""
         with tempfile.TemporaryDirectory() as temporary:
             derived = _derive(read_lines(self.folder / "records.jsonl"), Path(temporary))
-            own = [path for pattern in _ARTIFACTS for path in sorted(self.folder.glob(pattern)) if path.is_file()]
+            own = [
+                path
+                for pattern in _ARTIFACTS
+                for path in sorted(self.folder.glob(pattern))
+                if path.is_file()
+            ]
             for path in (*own, *derived):
                 name = path.name if path in derived else str(path.relative_to(self.folder))
                 digest = hashlib.sha256(path.read_bytes()).hexdigest()
                 if name != "mlflow.json" and self.receipt.artifacts_uploaded.get(name) != digest:
                     parent = str(Path(name).parent)
-                    self.client.log_artifact(self.receipt.run_id, str(path), None if parent == "." else parent)
+                    self.client.log_artifact(
+                        self.receipt.run_id, str(path), None if parent == "." else parent
+                    )
                     self.receipt.artifacts_uploaded[name] = digest
             self.receipt.save(self.folder)
 
     def end(self, status: str) -> None:
         """Close the run; it ended with its last record, whenever it is uploaded."""
-        written = [path.stat().st_mtime for name in ("config.json", "records.jsonl") if (path := self.folder / name).is_file()]
+        written = [
+            path.stat().st_mtime
+            for name in ("config.json", "records.jsonl")
+            if (path := self.folder / name).is_file()
+        ]
         self.client.set_terminated(self.receipt.run_id, status, end_time=int(max(written) * 1000))
 
     def _find_or_make_run(self, live: bool) -> None:
@@ -110,16 +132,32 @@ class Upload:
             except MlflowException as error:
                 if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                     raise
-            self.receipt = receipt = new_receipt(self.folder, receipt.tracking_uri)  # the store was emptied: begin again
-        self.receipt.save(self.folder)  # the key first: a run that was made just before a crash is found by it
+            self.receipt = receipt = new_receipt(
+                self.folder, receipt.tracking_uri
+            )  # the store was emptied: begin again
+        self.receipt.save(
+            self.folder
+        )  # the key first: a run that was made just before a crash is found by it
         experiment_id = self._experiment()
         found = self.client.search_runs([experiment_id], f"tags.run_key = '{receipt.run_key}'")
-        environment = read_json(self.folder / "environment.json") if (self.folder / "environment.json").is_file() else {}
-        tags = {"run_key": receipt.run_key, "code_version": str(environment.get("code_version", "unknown"))}
+        environment = (
+            read_json(self.folder / "environment.json")
+            if (self.folder / "environment.json").is_file()
+            else {}
+        )
+        tags = {
+            "run_key": receipt.run_key,
+            "code_version": str(environment.get("code_version", "unknown")),
+        }
         if found:
             receipt.run_id = found[0].info.run_id
         else:
-            made = self.client.create_run(experiment_id, start_time=receipt.started_ms, tags=tags, run_name=self.folder.absolute().name)
+            made = self.client.create_run(
+                experiment_id,
+                start_time=receipt.started_ms,
+                tags=tags,
+                run_name=self.folder.absolute().name,
+            )
             receipt.run_id = made.info.run_id
         self.receipt.save(self.folder)
 
@@ -130,7 +168,11 @@ class Upload:
         found = self.client.get_experiment_by_name(name)
         if found is None:
             try:
-                return str(self.client.create_experiment(name, artifact_location(self.receipt.tracking_uri)))
+                return str(
+                    self.client.create_experiment(
+                        name, artifact_location(self.receipt.tracking_uri)
+                    )
+                )
             except MlflowException as error:  # another run of the same moment was faster
                 if error.error_code != "RESOURCE_ALREADY_EXISTS":
                     raise
@@ -171,7 +213,9 @@ def _flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
             flat |= _flatten(value, f"{prefix}{key}.")
         else:
             text = value if isinstance(value, str) else json.dumps(value)
-            flat[prefix + key] = text if len(text) <= _LONGEST_PARAM else text[: _LONGEST_PARAM - 3] + "..."
+            flat[prefix + key] = (
+                text if len(text) <= _LONGEST_PARAM else text[: _LONGEST_PARAM - 3] + "..."
+            )
     return flat
 
 

@@ -8,8 +8,24 @@ import difflib
 from pathlib import Path
 
 from physical.datasets import cifar100, fashion_mnist, organ_mnist, phantom
-from physical.datasets.dataset import DataError, DataFile, DatasetEntry, DataSheet, ImageDataset, data_error, digest_of, hold_out_validation
-from physical.datasets.download import Progress, Report, fetch_files, find_files, no_progress, silent
+from physical.datasets.dataset import (
+    DataError,
+    DataFile,
+    DatasetEntry,
+    DataSheet,
+    ImageDataset,
+    data_error,
+    digest_of,
+    hold_out_validation,
+)
+from physical.datasets.download import (
+    Progress,
+    Report,
+    fetch_files,
+    find_files,
+    no_progress,
+    silent,
+)
 
 DATASETS: dict[str, DatasetEntry] = {
     "organamnist": DatasetEntry(organ_mnist.SHEETS["organamnist"], organ_mnist.read),
@@ -43,14 +59,20 @@ def entry_of(name: str) -> DatasetEntry:
         DataError: If there is none of that name; a similar one is suggested.
     """
     if name not in DATASETS:
-        similar = difflib.get_close_matches(name.lower().replace("-", "").replace("_", ""), DATASETS, n=1)
+        similar = difflib.get_close_matches(
+            name.lower().replace("-", "").replace("_", ""), DATASETS, n=1
+        )
         advice = f"did you mean '{similar[0]}'?" if similar else "choose one of these"
         raise data_error("data set", f"'{name}'", "one of " + ", ".join(DATASETS), advice)
     return DATASETS[name]
 
 
 def load_dataset(
-    name: str, data_dir: Path | None = None, fetch: bool = True, holdout_validation: bool = False, report: Report = silent
+    name: str,
+    data_dir: Path | None = None,
+    fetch: bool = True,
+    holdout_validation: bool = False,
+    report: Report = silent,
 ) -> ImageDataset:
     """Return a data set, its files and arrays checked.
 
@@ -71,7 +93,10 @@ def load_dataset(
     missing = [file.name for file in sheet.files if file.name not in paths]
     if missing:
         raise data_error(
-            name, f"no file {', '.join(missing)} at hand", "all files of the data sheet", f"fetch it first: fedka data fetch {name}"
+            name,
+            f"no file {', '.join(missing)} at hand",
+            "all files of the data sheet",
+            f"fetch it first: fedka data fetch {name}",
         )
     splits = entry.read(paths, sheet)
     if holdout_validation:
@@ -79,7 +104,12 @@ def load_dataset(
     return ImageDataset(sheet, splits.train, splits.validation, splits.test, digest_of(sheet.files))
 
 
-def fetch_dataset(name: str, data_dir: Path | None = None, report: Report = silent, progress: Progress = no_progress) -> dict[str, Path]:
+def fetch_dataset(
+    name: str,
+    data_dir: Path | None = None,
+    report: Report = silent,
+    progress: Progress = no_progress,
+) -> dict[str, Path]:
     """Fetch a data set's files into the cache, unless they are at hand, without reading them.
 
     Args:

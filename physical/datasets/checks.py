@@ -33,22 +33,35 @@ def read_npz(path: Path, keys: Sequence[str]) -> dict[str, NDArray[Any]]:
     try:
         with path.open("rb") as stream:
             if not zipfile.is_zipfile(stream):
-                raise data_error(path, "a file that is no npz file, or is cut short", whole, _FETCH_AGAIN)
+                raise data_error(
+                    path, "a file that is no npz file, or is cut short", whole, _FETCH_AGAIN
+                )
             stream.seek(0)
             archive = np.load(stream, allow_pickle=False)
             missing = [key for key in keys if key not in archive.files]
             if missing:
-                raise data_error(path, f"no array {', '.join(missing)} (it has {', '.join(archive.files)})", ", ".join(keys), _FETCH_AGAIN)
+                raise data_error(
+                    path,
+                    f"no array {', '.join(missing)} (it has {', '.join(archive.files)})",
+                    ", ".join(keys),
+                    _FETCH_AGAIN,
+                )
             return {key: archive[key] for key in keys}
     except DataError:
         raise
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError) as error:
         if "allow_pickle" in str(error):
-            raise data_error(path, "Python objects", "plain arrays of numbers", "do not open it; " + _FETCH_AGAIN) from error
-        raise data_error(path, f"a file that cannot be read ({error}): cut short or damaged", whole, _FETCH_AGAIN) from error
+            raise data_error(
+                path, "Python objects", "plain arrays of numbers", "do not open it; " + _FETCH_AGAIN
+            ) from error
+        raise data_error(
+            path, f"a file that cannot be read ({error}): cut short or damaged", whole, _FETCH_AGAIN
+        ) from error
 
 
-def check_images(images: NDArray[Any], size: tuple[int, int, int], what: object) -> NDArray[np.uint8]:
+def check_images(
+    images: NDArray[Any], size: tuple[int, int, int], what: object
+) -> NDArray[np.uint8]:
     """Return images as [N, H, W, C]; grey ones may come without their channel axis.
 
     Args:
@@ -65,11 +78,15 @@ def check_images(images: NDArray[Any], size: tuple[int, int, int], what: object)
     if channels == 1 and images.ndim == 3:
         images = images[..., None]
     if images.ndim != 4 or images.shape[1:] != size:
-        raise data_error(what, f"the shape {images.shape}", f"[N, {height}, {width}, {channels}]", _FETCH_AGAIN)
+        raise data_error(
+            what, f"the shape {images.shape}", f"[N, {height}, {width}, {channels}]", _FETCH_AGAIN
+        )
     return images
 
 
-def check_labels(labels: NDArray[Any], num_images: int, num_classes: int, what: object) -> NDArray[np.int64]:
+def check_labels(
+    labels: NDArray[Any], num_images: int, num_classes: int, what: object
+) -> NDArray[np.int64]:
     """Return labels as int64 [N]; they may come as [N, 1].
 
     Args:
@@ -84,10 +101,20 @@ def check_labels(labels: NDArray[Any], num_images: int, num_classes: int, what: 
     if not np.issubdtype(labels.dtype, np.integer):
         raise data_error(what, f"labels of type {labels.dtype}", "integers", _FETCH_AGAIN)
     if labels.shape not in ((num_images,), (num_images, 1)):
-        raise data_error(what, f"the shape {labels.shape}", f"({num_images},) or ({num_images}, 1): one for each image", _FETCH_AGAIN)
+        raise data_error(
+            what,
+            f"the shape {labels.shape}",
+            f"({num_images},) or ({num_images}, 1): one for each image",
+            _FETCH_AGAIN,
+        )
     flat = labels.reshape(-1).astype(np.int64)
     if num_images and (flat.min() < 0 or flat.max() >= num_classes):
-        raise data_error(what, f"labels from {flat.min()} to {flat.max()}", f"0 to {num_classes - 1}", _FETCH_AGAIN)
+        raise data_error(
+            what,
+            f"labels from {flat.min()} to {flat.max()}",
+            f"0 to {num_classes - 1}",
+            _FETCH_AGAIN,
+        )
     return flat
 
 
@@ -100,7 +127,12 @@ def check_every_class(batch: Batch, what: object) -> None:
     present = set(np.unique(batch.labels).tolist())
     missing = [name for label, name in enumerate(batch.vocabulary) if label not in present]
     if missing:
-        raise data_error(what, f"no image of {', '.join(missing)}", "at least one image of every class", _FETCH_AGAIN)
+        raise data_error(
+            what,
+            f"no image of {', '.join(missing)}",
+            "at least one image of every class",
+            _FETCH_AGAIN,
+        )
 
 
 def check_count(batch: Batch, split: str, sheet: DataSheet) -> None:
@@ -110,10 +142,14 @@ def check_count(batch: Batch, split: str, sheet: DataSheet) -> None:
         DataError: If it differs.
     """
     if len(batch) != sheet.counts[split]:
-        raise data_error(f"{sheet.name}, {split}", f"{len(batch)} images", f"{sheet.counts[split]}", _FETCH_AGAIN)
+        raise data_error(
+            f"{sheet.name}, {split}", f"{len(batch)} images", f"{sheet.counts[split]}", _FETCH_AGAIN
+        )
 
 
-def make_batch(images: NDArray[Any], labels: NDArray[Any], sheet: DataSheet, split: str, what: object) -> Batch:
+def make_batch(
+    images: NDArray[Any], labels: NDArray[Any], sheet: DataSheet, split: str, what: object
+) -> Batch:
     """Check images and labels of one split against the sheet and return them as a Batch.
 
     Args:

@@ -72,7 +72,12 @@ def read(paths: Mapping[str, Path], sheet: DataSheet) -> Splits:
 def _read_records(path: Path, sheet: DataSheet, split: str) -> Batch:
     data = np.fromfile(path, dtype=np.uint8)
     if len(data) % _RECORD_BYTES:
-        raise data_error(path, f"{len(data):,} bytes", f"a multiple of {_RECORD_BYTES:,}, one record an image", "fetch it again")
+        raise data_error(
+            path,
+            f"{len(data):,} bytes",
+            f"a multiple of {_RECORD_BYTES:,}, one record an image",
+            "fetch it again",
+        )
     records = data.reshape(-1, _RECORD_BYTES)
     planes = records[:, 2:].reshape(-1, 3, 32, 32)
     images = np.ascontiguousarray(planes.transpose(0, 2, 3, 1))

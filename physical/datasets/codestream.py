@@ -9,7 +9,9 @@ from dataclasses import dataclass
 _START_OF_IMAGE = b"\xff\xd8"
 _START_OF_CODESTREAM = b"\xff\x4f\xff\x51"
 _JPEG_2000_BOX = b"jP  "
-_SIZE_MARKERS = frozenset({*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC})  # SOF0 to SOF15 without tables; SOF55 is JPEG-LS
+_SIZE_MARKERS = frozenset(
+    {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}
+)  # SOF0 to SOF15 without tables; SOF55 is JPEG-LS
 _WITHOUT_LENGTH = frozenset({0x01, *range(0xD0, 0xD9)})
 
 
@@ -44,7 +46,11 @@ def _jpeg_size(frame: bytes) -> FrameSize | None:
         elif marker in _SIZE_MARKERS:
             # marker, length, precision, rows, columns, components
             part = frame[place + 5 : place + 10]
-            return FrameSize(_number(part[:2]), _number(part[2:4]), part[4]) if len(part) == 5 else None
+            return (
+                FrameSize(_number(part[:2]), _number(part[2:4]), part[4])
+                if len(part) == 5
+                else None
+            )
         else:
             place += 2 + max(2, _number(frame[place + 2 : place + 4]))
     return None

@@ -152,10 +152,16 @@ class DatasetEntry:
 
 def empty_batch(sheet: DataSheet) -> Batch:
     """Return a Batch without images, of the sheet's size and classes."""
-    return Batch(np.zeros((0, *sheet.image_size), dtype=np.uint8), np.zeros(0, dtype=np.int64), sheet.class_names)
+    return Batch(
+        np.zeros((0, *sheet.image_size), dtype=np.uint8),
+        np.zeros(0, dtype=np.int64),
+        sheet.class_names,
+    )
 
 
-def hold_out_validation(splits: Splits, share: float = HOLDOUT_SHARE, seed: int = HOLDOUT_SEED) -> Splits:
+def hold_out_validation(
+    splits: Splits, share: float = HOLDOUT_SHARE, seed: int = HOLDOUT_SEED
+) -> Splits:
     """Move a stratified share of train to validation; each image is in exactly one of the two.
 
     Which images move depends on labels, share and seed alone, so that it is the same in every run and for every method.
@@ -179,7 +185,11 @@ def hold_out_validation(splits: Splits, share: float = HOLDOUT_SHARE, seed: int 
         moved.append(rng.permutation(positions)[:count])
     chosen = np.zeros(len(labels), dtype=bool)
     chosen[np.concatenate(moved)] = True
-    return replace(splits, train=splits.train.take(np.flatnonzero(~chosen)), validation=splits.train.take(np.flatnonzero(chosen)))
+    return replace(
+        splits,
+        train=splits.train.take(np.flatnonzero(~chosen)),
+        validation=splits.train.take(np.flatnonzero(chosen)),
+    )
 
 
 def digest_of(files: Sequence[DataFile]) -> str:

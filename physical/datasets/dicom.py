@@ -68,7 +68,9 @@ class CtFrame:
     window: Window | None
 
 
-def read_ct(content: bytes, size: int, window: Window | None = None, limits: Limits | None = None) -> NDArray[np.uint8]:
+def read_ct(
+    content: bytes, size: int, window: Window | None = None, limits: Limits | None = None
+) -> NDArray[np.uint8]:
     """Return all slices of a DICOM file as grey squares, [F, size, size].
 
     Args:
@@ -82,7 +84,12 @@ def read_ct(content: bytes, size: int, window: Window | None = None, limits: Lim
     """
     limits = limits or Limits()
     dataset = parse_ct(content, limits)
-    return np.stack([grey_square(frame, window, size) for frame in ct_frames(dataset, stored_values(dataset, limits))])
+    return np.stack(
+        [
+            grey_square(frame, window, size)
+            for frame in ct_frames(dataset, stored_values(dataset, limits))
+        ]
+    )
 
 
 def ct_frames(dataset: "Dataset", stored: NDArray[np.integer]) -> Iterator[CtFrame]:
@@ -105,7 +112,12 @@ def ct_frames(dataset: "Dataset", stored: NDArray[np.integer]) -> Iterator[CtFra
         if transposed:
             hounsfield, rows, columns = hounsfield.T, columns, rows
         hounsfield = hounsfield[:: -1 if upside_down else 1, :: -1 if sideways else 1]
-        yield CtFrame(np.ascontiguousarray(hounsfield), (rows, columns), inverted, _own_window(dataset, number))
+        yield CtFrame(
+            np.ascontiguousarray(hounsfield),
+            (rows, columns),
+            inverted,
+            _own_window(dataset, number),
+        )
 
 
 def grey_square(frame: CtFrame, window: Window | None, size: int) -> NDArray[np.uint8]:
@@ -121,24 +133,44 @@ def grey_square(frame: CtFrame, window: Window | None, size: int) -> NDArray[np.
     """
     chosen = window or frame.window
     if chosen is None:
-        refuse_dicom(Reason.BAD_WINDOW, "no window in the file", "a centre and a width", "set a window in Hounsfield units in the config")
+        refuse_dicom(
+            Reason.BAD_WINDOW,
+            "no window in the file",
+            "a centre and a width",
+            "set a window in Hounsfield units in the config",
+        )
     grey = windowed(frame.hounsfield, chosen)
     return fitted(255 - grey if frame.inverted else grey, size, frame.spacing)
 
 
 def _rescale(dataset: "Dataset", number: int) -> tuple[float, float]:
     group = "PixelValueTransformationSequence"
-    numbers = [_numbers(_of_frame(dataset, number, group, keyword)) for keyword in ("RescaleSlope", "RescaleIntercept")]
+    numbers = [
+        _numbers(_of_frame(dataset, number, group, keyword))
+        for keyword in ("RescaleSlope", "RescaleIntercept")
+    ]
     kind = _of_frame(dataset, number, group, "RescaleType")
-    if any(each is None or len(each) != 1 for each in numbers) or numbers[0] == [0.0] or kind not in (None, "", "HU", "US"):
-        refuse_dicom(Reason.BAD_RESCALE, "no rescale to Hounsfield units", "a slope that is not 0 and an intercept", ASK_SENDER)
+    if (
+        any(each is None or len(each) != 1 for each in numbers)
+        or numbers[0] == [0.0]
+        or kind not in (None, "", "HU", "US")
+    ):
+        refuse_dicom(
+            Reason.BAD_RESCALE,
+            "no rescale to Hounsfield units",
+            "a slope that is not 0 and an intercept",
+            ASK_SENDER,
+        )
     ((slope,), (intercept,)) = (each or [0.0] for each in numbers)
     return slope, intercept
 
 
 def _padding(dataset: "Dataset", values: NDArray[np.integer]) -> NDArray[np.bool_]:
     """Return which pixels stand for nothing, [H, W]."""
-    first, last = value_of(dataset, "PixelPaddingValue"), value_of(dataset, "PixelPaddingRangeLimit")
+    first, last = (
+        value_of(dataset, "PixelPaddingValue"),
+        value_of(dataset, "PixelPaddingRangeLimit"),
+    )
     if not isinstance(first, int):
         return np.zeros(values.shape, bool)
     limits = sorted((first, last if isinstance(last, int) else first))
@@ -151,18 +183,33 @@ def _turn(dataset: "Dataset", number: int) -> tuple[bool, bool, bool]:
     The first three numbers of ImageOrientationPatient point along a row, the last three down a column; x grows to the patient's
     left and y to the back (PS3.3 C.7.6.2.1.1).
     """
-    numbers = _numbers(_of_frame(dataset, number, "PlaneOrientationSequence", "ImageOrientationPatient"))
+    numbers = _numbers(
+        _of_frame(dataset, number, "PlaneOrientationSequence", "ImageOrientationPatient")
+    )
     if numbers is None or len(numbers) != 6:
-        refuse_dicom(Reason.BAD_GEOMETRY, "no orientation of six numbers", "ImageOrientationPatient", ASK_SENDER)
+        refuse_dicom(
+            Reason.BAD_GEOMETRY,
+            "no orientation of six numbers",
+            "ImageOrientationPatient",
+            ASK_SENDER,
+        )
     along, down = np.array(numbers[:3]), np.array(numbers[3:])
     if not np.allclose([along @ along, down @ down, along @ down], [1, 1, 0], atol=0.02):
         refuse_dicom(
-            Reason.BAD_GEOMETRY, "two directions that are not at right angles and of length 1", "ImageOrientationPatient", ASK_SENDER
+            Reason.BAD_GEOMETRY,
+            "two directions that are not at right angles and of length 1",
+            "ImageOrientationPatient",
+            ASK_SENDER,
         )
     transposed = bool(abs(along[1]) > abs(along[0]))
     across, upright = (down, along) if transposed else (along, down)
     if abs(across[0]) < _LEAST_COSINE or abs(upright[1]) < _LEAST_COSINE:
-        refuse_dicom(Reason.BAD_GEOMETRY, "a slice that is not axial", "axial slices, tilted by at most 30 degrees", ASK_SENDER)
+        refuse_dicom(
+            Reason.BAD_GEOMETRY,
+            "a slice that is not axial",
+            "axial slices, tilted by at most 30 degrees",
+            ASK_SENDER,
+        )
     return transposed, bool(upright[1] < 0), bool(across[0] < 0)
 
 
@@ -171,30 +218,52 @@ def _spacing(dataset: "Dataset", number: int) -> tuple[float, float]:
     if value is None:
         return 1.0, 1.0
     numbers = _numbers(value)
-    if numbers is None or len(numbers) != 2 or min(numbers) <= 0 or max(numbers) > 100 * min(numbers):
-        refuse_dicom(Reason.BAD_GEOMETRY, "a pixel spacing that cannot be", "two numbers above 0 [mm]", ASK_SENDER)
+    if (
+        numbers is None
+        or len(numbers) != 2
+        or min(numbers) <= 0
+        or max(numbers) > 100 * min(numbers)
+    ):
+        refuse_dicom(
+            Reason.BAD_GEOMETRY,
+            "a pixel spacing that cannot be",
+            "two numbers above 0 [mm]",
+            ASK_SENDER,
+        )
     return numbers[0], numbers[1]
 
 
 def _own_window(dataset: "Dataset", number: int) -> Window | None:
     group = "FrameVOILUTSequence"
-    centre, width = (_numbers(_of_frame(dataset, number, group, keyword)) for keyword in ("WindowCenter", "WindowWidth"))
+    centre, width = (
+        _numbers(_of_frame(dataset, number, group, keyword))
+        for keyword in ("WindowCenter", "WindowWidth")
+    )
     function = _of_frame(dataset, number, group, "VOILUTFunction") or "LINEAR"
     if not centre or not width or function not in ("LINEAR", "LINEAR_EXACT", "SIGMOID"):
         return None
     try:
-        return Window(centre[0], width[0], cast(WindowFunction, str(function)))  # of several, the first is the sender's choice
+        return Window(
+            centre[0], width[0], cast(WindowFunction, str(function))
+        )  # of several, the first is the sender's choice
     except ValueError:
         return None
 
 
 def _of_frame(dataset: "Dataset", number: int, group: str, keyword: str) -> Any:
     """Return a value of one frame: from its own functional group, the shared one, or the data set (PS3.3 C.7.6.16)."""
-    for place, index in (("PerFrameFunctionalGroupsSequence", number), ("SharedFunctionalGroupsSequence", 0)):
+    for place, index in (
+        ("PerFrameFunctionalGroupsSequence", number),
+        ("SharedFunctionalGroupsSequence", 0),
+    ):
         items = value_of(dataset, place)
         if items is not None and index < len(items):
             inner = value_of(items[index], group)
-            if inner is not None and len(inner) and (value := value_of(inner[0], keyword)) is not None:
+            if (
+                inner is not None
+                and len(inner)
+                and (value := value_of(inner[0], keyword)) is not None
+            ):
                 return value
     return value_of(dataset, keyword)
 
@@ -202,7 +271,12 @@ def _of_frame(dataset: "Dataset", number: int, group: str, keyword: str) -> Any:
 def _numbers(value: Any) -> list[float] | None:
     """Return finite numbers; None if one is missing or is no number."""
     try:
-        numbers = [float(each) for each in (value if hasattr(value, "__iter__") and not isinstance(value, str) else [value])]
+        numbers = [
+            float(each)
+            for each in (
+                value if hasattr(value, "__iter__") and not isinstance(value, str) else [value]
+            )
+        ]
     except (TypeError, ValueError):
         return None
     return numbers if numbers and all(map(math.isfinite, numbers)) else None

@@ -27,7 +27,9 @@ def no_progress(_name: str, _done: int, _total: int | None) -> None:
     """Show nothing."""
 
 
-def find_files(sheet: DataSheet, data_dir: Path | None = None, report: Report = silent) -> dict[str, Path]:
+def find_files(
+    sheet: DataSheet, data_dir: Path | None = None, report: Report = silent
+) -> dict[str, Path]:
     """Return those of a data set's files that are at hand, checked; nothing is fetched.
 
     A gzipped file in a person's folder is unpacked into the cache. A damaged file in the cache counts as absent.
@@ -43,14 +45,19 @@ def find_files(sheet: DataSheet, data_dir: Path | None = None, report: Report = 
     cache = cache_folder() / sheet.name
     found: dict[str, Path] = {}
     for file in sheet.files:
-        path = _in_own_folders(file, sheet, data_dir, cache, report) or _in_cache(file, cache, report)
+        path = _in_own_folders(file, sheet, data_dir, cache, report) or _in_cache(
+            file, cache, report
+        )
         if path is not None:
             found[file.name] = path
     return found
 
 
 def fetch_files(
-    sheet: DataSheet, data_dir: Path | None = None, report: Report = silent, progress: Progress = no_progress
+    sheet: DataSheet,
+    data_dir: Path | None = None,
+    report: Report = silent,
+    progress: Progress = no_progress,
 ) -> dict[str, Path]:
     """Return all of a data set's files, fetched where needed.
 
@@ -103,14 +110,24 @@ def search_folders(data_dir: Path | None) -> tuple[Path, ...]:
 
 def _named_folders(data_dir: Path | None) -> tuple[Path, ...]:
     from_environment = os.environ.get(DATA_DIR_VARIABLE, "").strip()
-    named = {"--data-dir": data_dir, DATA_DIR_VARIABLE: Path(from_environment) if from_environment else None}
+    named = {
+        "--data-dir": data_dir,
+        DATA_DIR_VARIABLE: Path(from_environment) if from_environment else None,
+    }
     for where, folder in named.items():
         if folder is not None and not folder.is_dir():
-            raise data_error(f"{where} {folder}", "no such folder", "a folder with data files", f"make it or change {where}")
+            raise data_error(
+                f"{where} {folder}",
+                "no such folder",
+                "a folder with data files",
+                f"make it or change {where}",
+            )
     return tuple(dict.fromkeys(folder for folder in named.values() if folder is not None))
 
 
-def _in_own_folders(file: DataFile, sheet: DataSheet, data_dir: Path | None, cache: Path, report: Report) -> Path | None:
+def _in_own_folders(
+    file: DataFile, sheet: DataSheet, data_dir: Path | None, cache: Path, report: Report
+) -> Path | None:
     """Return the file from a person's folder, or the laboratory's; there may be a folder of the data set in it."""
     for folder in search_folders(data_dir):
         for home in (folder, folder / sheet.name):
@@ -121,7 +138,9 @@ def _in_own_folders(file: DataFile, sheet: DataSheet, data_dir: Path | None, cac
                 except DataError as error:
                     if folder != LAB_FOLDER:
                         raise
-                    report(f"not used: {error}")  # nobody named this folder: another data set's file may have the same name
+                    report(
+                        f"not used: {error}"
+                    )  # nobody named this folder: another data set's file may have the same name
                     continue
                 report(f"found {path}; digest is right")
                 return path

@@ -35,14 +35,32 @@ SHEET = DataSheet(
         "arXiv:1708.07747, 2017"
     ),
     description="Grey images of ten kinds of clothing, 28 x 28. Validation, where asked for, is a fixed tenth of train.",
-    class_names=("t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle-boot"),
+    class_names=(
+        "t-shirt",
+        "trouser",
+        "pullover",
+        "dress",
+        "coat",
+        "sandal",
+        "shirt",
+        "sneaker",
+        "bag",
+        "ankle-boot",
+    ),
     counts={"train": 60_000, "validation": 0, "test": 10_000},
     image_size=(28, 28, 1),
     has_left_and_right=False,
     files=_FILES,
     sources=(
-        SystemFolder(Path("/usr/share/datasets/fashion-mnist"), "on Debian or Ubuntu: apt-get install dataset-fashion-mnist"),
-        WebFiles("Zalando's address", {file.name: f"{_HOME}{file.name}.gz" for file in _FILES}, packed=True),
+        SystemFolder(
+            Path("/usr/share/datasets/fashion-mnist"),
+            "on Debian or Ubuntu: apt-get install dataset-fashion-mnist",
+        ),
+        WebFiles(
+            "Zalando's address",
+            {file.name: f"{_HOME}{file.name}.gz" for file in _FILES},
+            packed=True,
+        ),
     ),
 )
 
@@ -58,12 +76,16 @@ def read(paths: Mapping[str, Path], sheet: DataSheet) -> Splits:
         DataError: If a file is no idx file of bytes, or labels, classes or counts are not the sheet's.
     """
     return Splits(
-        train=_read_split(paths, sheet, "train", "train"), validation=empty_batch(sheet), test=_read_split(paths, sheet, "test", "t10k")
+        train=_read_split(paths, sheet, "train", "train"),
+        validation=empty_batch(sheet),
+        test=_read_split(paths, sheet, "test", "t10k"),
     )
 
 
 def _read_split(paths: Mapping[str, Path], sheet: DataSheet, split: str, prefix: str) -> Batch:
-    images, labels = (paths[f"{prefix}-{kind}"] for kind in ("images-idx3-ubyte", "labels-idx1-ubyte"))
+    images, labels = (
+        paths[f"{prefix}-{kind}"] for kind in ("images-idx3-ubyte", "labels-idx1-ubyte")
+    )
     return make_batch(read_idx(images), read_idx(labels), sheet, split, images)
 
 
@@ -78,13 +100,26 @@ def read_idx(path: Path) -> NDArray[Any]:
     """
     data = path.read_bytes()
     if len(data) < 4 or data[:2] != b"\0\0" or data[2] != _UNSIGNED_BYTE:
-        raise data_error(path, f"the first bytes {data[:4].hex(' ')}", "00 00 08: an idx file of bytes", "replace it by the published file")
+        raise data_error(
+            path,
+            f"the first bytes {data[:4].hex(' ')}",
+            "00 00 08: an idx file of bytes",
+            "replace it by the published file",
+        )
     start = 4 + 4 * data[3]
     if len(data) < start:
-        raise data_error(path, f"{len(data)} bytes", f"at least {start} bytes, its head", "fetch it again: it was cut short")
+        raise data_error(
+            path,
+            f"{len(data)} bytes",
+            f"at least {start} bytes, its head",
+            "fetch it again: it was cut short",
+        )
     shape = tuple(int(length) for length in np.frombuffer(data[4:start], dtype=">u4"))
     if len(data) - start != int(np.prod(shape)):
         raise data_error(
-            path, f"{len(data) - start:,} values", f"{shape}: {int(np.prod(shape)):,} values", "fetch it again: it was cut short"
+            path,
+            f"{len(data) - start:,} values",
+            f"{shape}: {int(np.prod(shape)):,} values",
+            "fetch it again: it was cut short",
         )
     return np.frombuffer(data, dtype=np.uint8, offset=start).reshape(shape)

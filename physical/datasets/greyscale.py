@@ -56,13 +56,19 @@ def windowed(hounsfield: NDArray[np.floating], window: Window) -> NDArray[np.uin
     elif window.function == "LINEAR":
         centre, width = window.centre - 0.5, window.width - 1
         # of width 1 only a step is left
-        grey = np.where(values > centre, 255.0, 0.0) if width == 0 else 255 * ((values - centre) / width + 0.5)
+        grey = (
+            np.where(values > centre, 255.0, 0.0)
+            if width == 0
+            else 255 * ((values - centre) / width + 0.5)
+        )
     else:
         grey = 255 * ((values - window.centre) / window.width + 0.5)
     return np.asarray(np.clip(grey, 0, 255).astype(np.uint8))
 
 
-def fitted(grey: NDArray[np.uint8], size: int, spacing: tuple[float, float] = (1.0, 1.0)) -> NDArray[np.uint8]:
+def fitted(
+    grey: NDArray[np.uint8], size: int, spacing: tuple[float, float] = (1.0, 1.0)
+) -> NDArray[np.uint8]:
     """Return an image resized to [size, size]; what is not square is centred on black, nothing is stretched or cut off.
 
     Args:

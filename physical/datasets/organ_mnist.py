@@ -31,7 +31,13 @@ _SPLITS = {"train": "train", "validation": "val", "test": "test"}
 
 
 def _sheet(
-    name: str, title: str, plane: str, *, file: DataFile, counts: tuple[int, int, int], mirrors: tuple[Source, ...] = ()
+    name: str,
+    title: str,
+    plane: str,
+    *,
+    file: DataFile,
+    counts: tuple[int, int, int],
+    mirrors: tuple[Source, ...] = (),
 ) -> DataSheet:
     return DataSheet(
         name=name,
@@ -48,7 +54,10 @@ def _sheet(
         image_size=(28, 28, 1),
         has_left_and_right=True,
         files=(file,),
-        sources=(WebFiles("MedMNIST's home at zenodo.org", {file.name: _ADDRESS.format(name=name)}), *mirrors),
+        sources=(
+            WebFiles("MedMNIST's home at zenodo.org", {file.name: _ADDRESS.format(name=name)}),
+            *mirrors,
+        ),
     )
 
 
@@ -59,7 +68,13 @@ SHEETS = {
         "axial",
         file=DataFile("organamnist.npz", "68e3f8846a6bd62f0c9bf841c0d9eacc", 38_247_708),
         counts=(34_561, 6_491, 17_778),
-        mirrors=(WheelMember("kosmos-core==0.6.2", "3.13", {"organamnist.npz": "kosmos/ml/datasets/data/organamnist.npz"}),),
+        mirrors=(
+            WheelMember(
+                "kosmos-core==0.6.2",
+                "3.13",
+                {"organamnist.npz": "kosmos/ml/datasets/data/organamnist.npz"},
+            ),
+        ),
     ),
     "organcmnist": _sheet(
         "organcmnist",
@@ -93,7 +108,10 @@ def read(paths: Mapping[str, Path], sheet: DataSheet) -> Splits:
     keys = [f"{prefix}_{kind}" for prefix in _SPLITS.values() for kind in ("images", "labels")]
     arrays = read_npz(path, keys)
     batches = {
-        split: make_batch(arrays[f"{prefix}_images"], arrays[f"{prefix}_labels"], sheet, split, path) for split, prefix in _SPLITS.items()
+        split: make_batch(
+            arrays[f"{prefix}_images"], arrays[f"{prefix}_labels"], sheet, split, path
+        )
+        for split, prefix in _SPLITS.items()
     }
     return Splits(**batches)
 
@@ -111,5 +129,7 @@ def write_npz(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
             member.create_system = 3  # the same on every system
             member.external_attr = 0o644 << 16
             buffer = BytesIO()
-            np.lib.format.write_array(buffer, np.ascontiguousarray(array), version=(1, 0), allow_pickle=False)
+            np.lib.format.write_array(
+                buffer, np.ascontiguousarray(array), version=(1, 0), allow_pickle=False
+            )
             archive.writestr(member, buffer.getvalue())

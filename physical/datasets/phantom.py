@@ -19,7 +19,16 @@ from numpy.typing import NDArray
 
 from physical.datasets.dataset import DataFile, DataSheet
 from physical.datasets.organ_mnist import write_npz
-from physical.datasets.phantom_anatomy import BONE_HU, CLASS_NAMES, FAT_HU, MARROW_HU, MUSCLE_HU, Patient, Shape, make_patient
+from physical.datasets.phantom_anatomy import (
+    BONE_HU,
+    CLASS_NAMES,
+    FAT_HU,
+    MARROW_HU,
+    MUSCLE_HU,
+    Patient,
+    Shape,
+    make_patient,
+)
 from physical.datasets.sources import Generated
 
 Plane = Literal["axial", "coronal", "sagittal"]
@@ -49,7 +58,10 @@ _NUM_BYTES = 1_857_951
 
 
 def make_phantom(
-    plane: Plane, seed: int = SEED, patients: dict[str, int] | None = None, slices_per_organ: int = SLICES_PER_ORGAN
+    plane: Plane,
+    seed: int = SEED,
+    patients: dict[str, int] | None = None,
+    slices_per_organ: int = SLICES_PER_ORGAN,
 ) -> dict[str, NDArray[np.uint8]]:
     """Return images and labels of all splits, with OrganMNIST's keys; equal arguments give equal bytes.
 
@@ -71,7 +83,9 @@ def make_phantom(
     return arrays
 
 
-def _scan(numbers: range, plane: Plane, seed: int, slices_per_organ: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+def _scan(
+    numbers: range, plane: Plane, seed: int, slices_per_organ: int
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     images, labels = [], []
     plane_number = list(_AXES).index(plane)
     for number in numbers:
@@ -79,14 +93,20 @@ def _scan(numbers: range, plane: Plane, seed: int, slices_per_organ: int) -> tup
         rng = np.random.default_rng([seed, number, 1 + plane_number])
         for label, name in enumerate(CLASS_NAMES):
             for depth in range(slices_per_organ):
-                low, high = _crop_box(patient.organs[name], plane, (depth + 0.5) / slices_per_organ, rng)
+                low, high = _crop_box(
+                    patient.organs[name], plane, (depth + 0.5) / slices_per_organ, rng
+                )
                 images.append(_slice(patient, plane, low, high, rng))
                 labels.append(label)
-    order = np.argsort(np.random.default_rng([seed, numbers.start, 99]).random(len(images)), kind="stable")
+    order = np.argsort(
+        np.random.default_rng([seed, numbers.start, 99]).random(len(images)), kind="stable"
+    )
     return np.stack(images)[order], np.array(labels, dtype=np.uint8)[order]
 
 
-def _crop_box(shapes: tuple[Shape, ...], plane: Plane, depth: float, rng: np.random.Generator) -> tuple[Floats, Floats]:
+def _crop_box(
+    shapes: tuple[Shape, ...], plane: Plane, depth: float, rng: np.random.Generator
+) -> tuple[Floats, Floats]:
     """Return two corners of a flat box around an organ: [3] and [3], equal along the axis that is cut across."""
     low = np.min([np.array(shape.centre) - shape.reach() for shape in shapes], axis=0)
     high = np.max([np.array(shape.centre) + shape.reach() for shape in shapes], axis=0)
@@ -101,17 +121,26 @@ def _crop_box(shapes: tuple[Shape, ...], plane: Plane, depth: float, rng: np.ran
     return centre - half, centre + half
 
 
-def _slice(patient: Patient, plane: Plane, low: Floats, high: Floats, rng: np.random.Generator) -> NDArray[np.uint8]:
+def _slice(
+    patient: Patient, plane: Plane, low: Floats, high: Floats, rng: np.random.Generator
+) -> NDArray[np.uint8]:
     across, down, along, upside_down = _AXES[plane]
-    steps = (np.arange(2 * SIZE_PIXELS) + 0.5) / (2 * SIZE_PIXELS)  # two samples a pixel in each direction: soft edges
-    rows, columns = low[down] + (high[down] - low[down]) * steps, low[along] + (high[along] - low[along]) * steps
+    steps = (np.arange(2 * SIZE_PIXELS) + 0.5) / (
+        2 * SIZE_PIXELS
+    )  # two samples a pixel in each direction: soft edges
+    rows, columns = (
+        low[down] + (high[down] - low[down]) * steps,
+        low[along] + (high[along] - low[along]) * steps,
+    )
     if upside_down:
         rows = rows[::-1]
     axes: list[Floats] = [np.empty(0)] * 3
     axes[across] = np.full((1, 1), low[across])
     axes[down], axes[along] = rows[:, None], columns[None, :]
     density = _density(patient, (axes[0], axes[1], axes[2]), low, high)
-    pooled = (density[0::2, 0::2] + density[1::2, 0::2] + density[0::2, 1::2] + density[1::2, 1::2]) / 4
+    pooled = (
+        density[0::2, 0::2] + density[1::2, 0::2] + density[0::2, 1::2] + density[1::2, 1::2]
+    ) / 4
     draws = rng.random((4, SIZE_PIXELS, SIZE_PIXELS))
     # the sum of four uniform draws has a variance of a third, and is close to a normal deviate
     noisy = pooled + patient.noise * 1.732 * (draws[0] + draws[1] + draws[2] + draws[3] - 2)
@@ -119,7 +148,9 @@ def _slice(patient: Patient, plane: Plane, low: Floats, high: Floats, rng: np.ra
     return np.asarray(np.floor(np.clip(grey, 0, 255)).astype(np.uint8))
 
 
-def _density(patient: Patient, axes: tuple[Floats, Floats, Floats], low: Floats, high: Floats) -> Floats:
+def _density(
+    patient: Patient, axes: tuple[Floats, Floats, Floats], low: Floats, high: Floats
+) -> Floats:
     """Return Hounsfield units at all points of a flat grid, [56, 56]."""
     x, y, z = axes
     rough = _noise(patient.coarse, axes, 24.0)
@@ -134,7 +165,9 @@ def _density(patient: Patient, axes: tuple[Floats, Floats, Floats], low: Floats,
         filled = shape.density + shape.texture * grain
         if shape.shell:
             inner = (1 - shape.shell) * edge
-            filled = np.where(distance < inner * inner, filled, shape.shell_density + shape.texture * grain)
+            filled = np.where(
+                distance < inner * inner, filled, shape.shell_density + shape.texture * grain
+            )
         density = np.where(inside, filled, density)
     return density
 

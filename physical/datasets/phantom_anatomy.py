@@ -127,18 +127,36 @@ class _Builder:
         self.shapes: list[Shape] = []
         self.organs: dict[str, tuple[Shape, ...]] = {}
 
-    def place(self, centre: Point, radii: Point, density: float, *, wander: float = 6.0, vary: float = 0.18, **look: float) -> Shape:
+    def place(
+        self,
+        centre: Point,
+        radii: Point,
+        density: float,
+        *,
+        wander: float = 6.0,
+        vary: float = 0.18,
+        **look: float,
+    ) -> Shape:
         """Add a shape near a nominal place; ``wander`` is in millimetres, ``vary`` a fraction of the radii."""
         dice = self.dice
-        moved = [dice.about(value * scale, wander) for value, scale in zip(centre, self.scale, strict=True)]
-        sized = [value * scale * dice.about(1, vary) for value, scale in zip(radii, self.scale, strict=True)]
+        moved = [
+            dice.about(value * scale, wander)
+            for value, scale in zip(centre, self.scale, strict=True)
+        ]
+        sized = [
+            value * scale * dice.about(1, vary)
+            for value, scale in zip(radii, self.scale, strict=True)
+        ]
         return self.add(Shape(_point(moved), _point(sized), dice.about(density, 8), **look))  # type: ignore[arg-type]
 
-    def inside(self, host: Shape, offset: Point, fraction: Point, density: float, **look: float) -> Shape:
+    def inside(
+        self, host: Shape, offset: Point, fraction: Point, density: float, **look: float
+    ) -> Shape:
         """Add a shape at an offset, and of a size, that are fractions of another one's radii: it moves with its host."""
         centre = [c + o * r for c, o, r in zip(host.centre, offset, host.radii, strict=True)]
         radii = [f * r for f, r in zip(fraction, host.radii, strict=True)]
-        return self.add(Shape(_point(centre), _point(radii), density, **{"turn": host.turn, **look}))  # type: ignore[arg-type]
+        look = {"turn": host.turn, **look}
+        return self.add(Shape(_point(centre), _point(radii), density, **look))  # type: ignore[arg-type]
 
     def add(self, shape: Shape) -> Shape:
         self.shapes.append(shape)
@@ -183,11 +201,27 @@ def _pelvis(builder: _Builder) -> None:
     dice = builder.dice
     for side, name in ((1, "femur-left"), (-1, "femur-right")):
         builder.place((side * 98, -8, 20), (34, 40, 60), MUSCLE_HU, roughness=0.15)  # thigh
-        builder.place((side * 92, 62, 30), (42, 34, 60), MUSCLE_HU, roughness=0.12, texture=25)  # buttock
-        builder.place((side * 66, 6, 56), (13, 30, 26), MARROW_HU, shell=0.25, texture=50)  # hip socket
-        builder.place((side * 76, 30, 128), (30, 9, 52), MARROW_HU, turn=side * 0.35, shell=0.3, texture=60)  # iliac wing
-        builder.place((side * 34, -42, 38), (30, 8, 10), MARROW_HU, turn=side * 0.15, shell=0.3, texture=60)  # pubic bone
-        head = builder.place((side * 88, 4, 50), (24, 24, 23), dice.between(160, 330), wander=4, shell=0.13, roughness=0.03, texture=70)
+        builder.place(
+            (side * 92, 62, 30), (42, 34, 60), MUSCLE_HU, roughness=0.12, texture=25
+        )  # buttock
+        builder.place(
+            (side * 66, 6, 56), (13, 30, 26), MARROW_HU, shell=0.25, texture=50
+        )  # hip socket
+        builder.place(
+            (side * 76, 30, 128), (30, 9, 52), MARROW_HU, turn=side * 0.35, shell=0.3, texture=60
+        )  # iliac wing
+        builder.place(
+            (side * 34, -42, 38), (30, 8, 10), MARROW_HU, turn=side * 0.15, shell=0.3, texture=60
+        )  # pubic bone
+        head = builder.place(
+            (side * 88, 4, 50),
+            (24, 24, 23),
+            dice.between(160, 330),
+            wander=4,
+            shell=0.13,
+            roughness=0.03,
+            texture=70,
+        )
         builder.add(
             Shape(
                 (head.centre[0] + side * 20, head.centre[1] + 8, head.centre[2] - 42),
@@ -198,10 +232,21 @@ def _pelvis(builder: _Builder) -> None:
                 texture=50,
             )
         )
-        builder.inside(head, (-side * 0.1, -2.0, 0), (0.25, 0.25, 2.0), dice.between(60, 190))  # femoral vessels
+        builder.inside(
+            head, (-side * 0.1, -2.0, 0), (0.25, 0.25, 2.0), dice.between(60, 190)
+        )  # femoral vessels
         builder.organs[name] = (replace(head, roughness=0.3),)  # the head and what is close to it
     builder.place((0, 78, 88), (42, 12, 42), MARROW_HU, shell=0.25, texture=60)  # sacrum
-    bladder = builder.place((0, -22, 72), (40, 32, 30), 8, vary=0.4, roughness=0.14, texture=4, shell=0.08, shell_density=30)
+    bladder = builder.place(
+        (0, -22, 72),
+        (40, 32, 30),
+        8,
+        vary=0.4,
+        roughness=0.14,
+        texture=4,
+        shell=0.08,
+        shell_density=30,
+    )
     builder.organs["bladder"] = (bladder,)
     rectum = builder.place((0, 42, 66), (20, 18, 34), 40, roughness=0.12)
     if dice.between(0, 1) < 0.5:
@@ -212,7 +257,16 @@ def _spine(builder: _Builder) -> None:
     """Vertebrae with arches and discs between them, and the canal."""
     for level in range(13):
         height = 112 + 32 * level
-        builder.place((0, 56, height), (23, 17, 13), MARROW_HU, wander=1.5, vary=0.06, power=4, shell=0.16, texture=60)
+        builder.place(
+            (0, 56, height),
+            (23, 17, 13),
+            MARROW_HU,
+            wander=1.5,
+            vary=0.06,
+            power=4,
+            shell=0.16,
+            texture=60,
+        )
         builder.place((0, 56, height + 16), (22, 16, 4.5), 80, wander=1.5, vary=0.06)
         builder.place((0, 88, height), (36, 6, 8), MARROW_HU, wander=2, shell=0.35, texture=60)
         builder.place((0, 102, height), (5, 18, 8), MARROW_HU, wander=2, shell=0.35, texture=60)
@@ -226,55 +280,98 @@ def _bowel(builder: _Builder) -> None:
         place = (dice.between(-100, 100), dice.between(-82, 30), dice.between(78, 310))
         size = dice.between(10, 22)
         radii = (size * dice.between(0.8, 2), size, size * dice.between(0.8, 2))
-        loop = builder.add(Shape(place, radii, 45, turn=dice.between(-0.8, 0.8), roughness=0.15, texture=20))
+        loop = builder.add(
+            Shape(place, radii, 45, turn=dice.between(-0.8, 0.8), roughness=0.15, texture=20)
+        )
         filling = dice.between(0, 1)
         if filling < 0.7:
-            density = GAS_HU if filling < 0.2 else dice.between(0, 30) if filling < 0.5 else dice.between(100, 320)
+            density = (
+                GAS_HU
+                if filling < 0.2
+                else dice.between(0, 30)
+                if filling < 0.5
+                else dice.between(100, 320)
+            )
             builder.inside(loop, (0, 0, 0), (0.72, 0.72, 0.72), density, texture=15)
 
 
 def _vessels_and_muscles(builder: _Builder, enhancement: float) -> None:
     for side in (1, -1):
         builder.place((side * 42, 52, 175), (19, 20, 85), MUSCLE_HU, turn=side * 0.1)  # psoas
-        builder.place((side * 42, 98, 270), (32, 18, 190), MUSCLE_HU, texture=30, roughness=0.1)  # along the back
+        builder.place(
+            (side * 42, 98, 270), (32, 18, 190), MUSCLE_HU, texture=30, roughness=0.1
+        )  # along the back
         builder.place((side * 80, 80, 190), (30, 14, 70), MUSCLE_HU, turn=-side * 0.2, texture=25)
-    builder.place((10, 26, 320), (11, 11, 200), 45 + 190 * enhancement, wander=3, roughness=0.03, texture=4)  # aorta
-    builder.place((-20, 24, 260), (13, 10, 150), 45 + 110 * enhancement, wander=3, texture=4)  # vena cava
+    builder.place(
+        (10, 26, 320), (11, 11, 200), 45 + 190 * enhancement, wander=3, roughness=0.03, texture=4
+    )  # aorta
+    builder.place(
+        (-20, 24, 260), (13, 10, 150), 45 + 110 * enhancement, wander=3, texture=4
+    )  # vena cava
 
 
 def _chest(builder: _Builder, enhancement: float) -> None:
     """Lungs with their vessels, then the heart between them."""
     dice = builder.dice
     for side, name, width in ((1, "lung-left", 56), (-1, "lung-right", 64)):
-        lung = builder.place((side * 78, 6, 452), (width, 84, 108), LUNG_HU, texture=18, roughness=0.05, power=2)
+        lung = builder.place(
+            (side * 78, 6, 452), (width, 84, 108), LUNG_HU, texture=18, roughness=0.05, power=2
+        )
         builder.organs[name] = (lung,)
         for _ in range(70):
             spot = (dice.about(-side * 0.2, 0.75), dice.about(0.1, 0.75), dice.about(0, 0.8))
             size = (dice.between(0.04, 0.11), dice.between(0.03, 0.09), dice.between(0.03, 0.09))
-            builder.inside(lung, spot, size, dice.between(-100, 120), turn=dice.between(-0.9, 0.9), texture=0)
+            builder.inside(
+                lung, spot, size, dice.between(-100, 120), turn=dice.between(-0.9, 0.9), texture=0
+            )
     builder.place((0, -5, 470), (26, 34, 80), 40, roughness=0.15, texture=40)  # between the lungs
-    heart = builder.place((22, -26, 415), (56, 46, 52), 70 + 40 * enhancement, wander=8, turn=dice.between(-0.45, -0.15), roughness=0.05)
+    heart = builder.place(
+        (22, -26, 415),
+        (56, 46, 52),
+        70 + 40 * enhancement,
+        wander=8,
+        turn=dice.between(-0.45, -0.15),
+        roughness=0.05,
+    )
     blood = 45 + 190 * enhancement
     builder.inside(heart, (0.38, 0.12, -0.05), (0.42, 0.66, 0.7), blood)
     builder.inside(heart, (-0.42, -0.1, -0.05), (0.42, 0.7, 0.72), blood - 30 * dice.between(0, 1))
     builder.inside(heart, (-0.05, 0.7, 0.5), (0.5, 0.28, 0.35), blood)
     builder.organs["heart"] = (heart,)
-    builder.place((10, 30, 460), (11, 11, 75), blood, wander=3, roughness=0.03, texture=4)  # aorta in the chest
+    builder.place(
+        (10, 30, 460), (11, 11, 75), blood, wander=3, roughness=0.03, texture=4
+    )  # aorta in the chest
 
 
 def _upper_abdomen(builder: _Builder, enhancement: float) -> None:
     """Liver, spleen, stomach, pancreas, kidneys: each pushes the one painted before it aside."""
     dice = builder.dice
     liver_density = 58 + 60 * enhancement
-    right = builder.place((-66, -2, 318), (74, 82, 76), liver_density, wander=9, roughness=0.1, texture=9)
-    left = builder.place((0, -52, 338), (70, 32, 42), liver_density, wander=9, roughness=0.12, texture=9)
+    right = builder.place(
+        (-66, -2, 318), (74, 82, 76), liver_density, wander=9, roughness=0.1, texture=9
+    )
+    left = builder.place(
+        (0, -52, 338), (70, 32, 42), liver_density, wander=9, roughness=0.12, texture=9
+    )
     for _ in range(9):
         spot = (dice.about(0.1, 0.6), dice.about(0, 0.6), dice.about(0, 0.6))
-        builder.inside(right, spot, (dice.between(0.06, 0.3), 0.045, dice.between(0.05, 0.2)), liver_density + 45 * enhancement)
+        builder.inside(
+            right,
+            spot,
+            (dice.between(0.06, 0.3), 0.045, dice.between(0.05, 0.2)),
+            liver_density + 45 * enhancement,
+        )
     builder.inside(right, (0.35, -0.55, -0.55), (0.22, 0.25, 0.3), 12, texture=4)  # gall bladder
     builder.organs["liver"] = (right, left)
     spleen = builder.place(
-        (100, 36, 328), (32, 50, 54), 55 + 80 * enhancement, wander=14, vary=0.35, turn=dice.between(0.1, 0.4), roughness=0.12, texture=7
+        (100, 36, 328),
+        (32, 50, 54),
+        55 + 80 * enhancement,
+        wander=14,
+        vary=0.35,
+        turn=dice.between(0.1, 0.4),
+        roughness=0.12,
+        texture=7,
     )
     builder.organs["spleen"] = (spleen,)
     stomach = builder.place((62, -18, 335), (42, 44, 48), 50, wander=9, vary=0.25, roughness=0.08)
@@ -284,9 +381,22 @@ def _upper_abdomen(builder: _Builder, enhancement: float) -> None:
     _kidneys(builder, enhancement)
     tone = 42 + 65 * enhancement
     slope = dice.between(-0.3, 0.02)
-    body = builder.place((14, -8, 288), (52, 14, 16), tone, wander=6, vary=0.25, turn=slope, roughness=0.28, texture=30)
-    head = builder.inside(body, (-0.8, 0.5, -0.6), (0.42, 1.3, 1.3), tone, roughness=0.28, texture=30)
-    builder.inside(body, (0.0, 1.2, -0.2), (0.8, 0.34, 0.3), tone + 70 * enhancement, roughness=0.15)  # splenic vein
+    body = builder.place(
+        (14, -8, 288),
+        (52, 14, 16),
+        tone,
+        wander=6,
+        vary=0.25,
+        turn=slope,
+        roughness=0.28,
+        texture=30,
+    )
+    head = builder.inside(
+        body, (-0.8, 0.5, -0.6), (0.42, 1.3, 1.3), tone, roughness=0.28, texture=30
+    )
+    builder.inside(
+        body, (0.0, 1.2, -0.2), (0.8, 0.34, 0.3), tone + 70 * enhancement, roughness=0.15
+    )  # splenic vein
     builder.organs["pancreas"] = (body, head)
 
 
@@ -297,12 +407,34 @@ def _kidneys(builder: _Builder, enhancement: float) -> None:
         builder.place((side * 70, 46, height), (34, 32, 62), FAT_HU, wander=10, vary=0.25)
         cortex = 35 + 190 * enhancement
         kidney = builder.place(
-            (side * 68, 46, height), (28, 26, 54), cortex, wander=10, vary=0.28, turn=side * dice.between(0.1, 0.35), roughness=0.05
+            (side * 68, 46, height),
+            (28, 26, 54),
+            cortex,
+            wander=10,
+            vary=0.28,
+            turn=side * dice.between(0.1, 0.35),
+            roughness=0.05,
         )
-        builder.inside(kidney, (-side * 0.1, 0, 0), (0.66, 0.66, 0.74), cortex - 70 * enhancement, roughness=0.2, texture=45)
-        builder.inside(kidney, (-side * 0.62, -0.1, 0), (0.6, 0.3, 0.42), FAT_HU + 60, texture=70, roughness=0.2)
+        builder.inside(
+            kidney,
+            (-side * 0.1, 0, 0),
+            (0.66, 0.66, 0.74),
+            cortex - 70 * enhancement,
+            roughness=0.2,
+            texture=45,
+        )
+        builder.inside(
+            kidney,
+            (-side * 0.62, -0.1, 0),
+            (0.6, 0.3, 0.42),
+            FAT_HU + 60,
+            texture=70,
+            roughness=0.2,
+        )
         if dice.between(0, 1) < 0.15:
-            builder.inside(kidney, (side * 0.5, 0.3, dice.between(-0.5, 0.5)), (0.7, 0.7, 0.5), 6, texture=3)  # cyst
+            builder.inside(
+                kidney, (side * 0.5, 0.3, dice.between(-0.5, 0.5)), (0.7, 0.7, 0.5), 6, texture=3
+            )  # cyst
         builder.organs[name] = (kidney,)
 
 

@@ -23,7 +23,16 @@ if TYPE_CHECKING:
 BODY_PARTS = {name.upper().replace("-", "_"): name for name in CLASS_NAMES}
 """BodyPartExamined, as a code string may be written -> class name; a config's ``class_names`` for these files."""
 SLOPE, INTERCEPT = 1.0, -1024.0
-_FAMILY = ("ACKERMANN", "BELLWETHER", "CASTLEMAINE", "DUNNOCK", "EVERGREEN", "FAIRWEATHER", "GREENSLADE", "HOLLOWAY")
+_FAMILY = (
+    "ACKERMANN",
+    "BELLWETHER",
+    "CASTLEMAINE",
+    "DUNNOCK",
+    "EVERGREEN",
+    "FAIRWEATHER",
+    "GREENSLADE",
+    "HOLLOWAY",
+)
 _GIVEN = ("ADA", "BRUNO", "CLARA", "DESMOND", "EDITH", "FELIX", "GRETA", "HUGO")
 _CT_IMAGE_STORAGE = "1.2.840.10008.5.1.4.1.1.2"
 
@@ -68,7 +77,14 @@ def make_identity(rng: np.random.Generator) -> MadePatient:
     """Return a made-up patient; names and numbers are drawn, nobody is meant."""
     name = f"{_FAMILY[rng.integers(len(_FAMILY))]}^{_GIVEN[rng.integers(len(_GIVEN))]}{rng.integers(10_000):04d}"
     born = f"{rng.integers(1930, 2000)}{rng.integers(1, 13):02d}{rng.integers(1, 29):02d}"
-    return MadePatient(name, f"MADE-{rng.integers(10**8):08d}", born, "FM"[rng.integers(2)], make_uid(rng), make_uid(rng))
+    return MadePatient(
+        name,
+        f"MADE-{rng.integers(10**8):08d}",
+        born,
+        "FM"[rng.integers(2)],
+        make_uid(rng),
+        make_uid(rng),
+    )
 
 
 def make_uid(rng: np.random.Generator) -> str:
@@ -77,7 +93,12 @@ def make_uid(rng: np.random.Generator) -> str:
 
 
 def phantom_slices(
-    rng: np.random.Generator, organs: Collection[str], patients: range, slices_per_organ: int = 1, size: int = 64, seed: int = phantom.SEED
+    rng: np.random.Generator,
+    organs: Collection[str],
+    patients: range,
+    slices_per_organ: int = 1,
+    size: int = 64,
+    seed: int = phantom.SEED,
 ) -> Iterator[PhantomSlice]:
     """Yield axial slices, patient by patient and organ by organ.
 
@@ -93,17 +114,29 @@ def phantom_slices(
         patient = make_patient(seed, number)
         for organ in organs:
             for step in range(slices_per_organ):
-                low, high = phantom._crop_box(patient.organs[organ], "axial", (step + 0.5) / slices_per_organ, rng)
-                places = (np.arange(2 * size) + 0.5) / (2 * size)  # two samples a pixel in each direction: soft edges
+                low, high = phantom._crop_box(
+                    patient.organs[organ], "axial", (step + 0.5) / slices_per_organ, rng
+                )
+                places = (np.arange(2 * size) + 0.5) / (
+                    2 * size
+                )  # two samples a pixel in each direction: soft edges
                 x, y = (low[axis] + (high[axis] - low[axis]) * places for axis in (0, 1))
-                density = phantom._density(patient, (x[None, :], y[:, None], np.full((1, 1), low[2])), low, high)
+                density = phantom._density(
+                    patient, (x[None, :], y[:, None], np.full((1, 1), low[2])), low, high
+                )
                 pooled = density.reshape(size, 2, size, 2).mean(axis=(1, 3))
-                noise = patient.noise * 1.732 * (rng.random((4, size, size)).sum(axis=0) - 2)  # close to a normal deviate
+                noise = (
+                    patient.noise * 1.732 * (rng.random((4, size, size)).sum(axis=0) - 2)
+                )  # close to a normal deviate
                 yield PhantomSlice(number, organ, pooled + noise)
 
 
 def ct_dataset(
-    hounsfield: NDArray[np.floating], identity: MadePatient, sop_uid: str, body_part: str | None = None, number: int = 1
+    hounsfield: NDArray[np.floating],
+    identity: MadePatient,
+    sop_uid: str,
+    body_part: str | None = None,
+    number: int = 1,
 ) -> "Dataset":
     """Return a CT image as a scanner writes it, with its patient's identity in many places.
 
@@ -118,26 +151,52 @@ def ct_dataset(
     from pydicom.uid import ExplicitVRLittleEndian
 
     data = Dataset()
-    data.SpecificCharacterSet, data.SOPClassUID, data.SOPInstanceUID = "ISO_IR 100", _CT_IMAGE_STORAGE, sop_uid
-    data.ImageType, data.Modality, data.Manufacturer = ["ORIGINAL", "PRIMARY", "AXIAL"], "CT", "Made scanner"
+    data.SpecificCharacterSet, data.SOPClassUID, data.SOPInstanceUID = (
+        "ISO_IR 100",
+        _CT_IMAGE_STORAGE,
+        sop_uid,
+    )
+    data.ImageType, data.Modality, data.Manufacturer = (
+        ["ORIGINAL", "PRIMARY", "AXIAL"],
+        "CT",
+        "Made scanner",
+    )
     data.StudyDate = data.SeriesDate = data.AcquisitionDate = data.ContentDate = "20240219"
     data.StudyTime = data.ContentTime = "083000"
     data.AccessionNumber, data.StudyID = f"A{identity.number[-6:]}", identity.number[-6:]
-    data.InstitutionName, data.StationName, data.OperatorsName = "Made hospital", "CT7", "OPERATOR^MADE"
-    data.ReferringPhysicianName, data.StudyDescription = "REFERRER^MADE", f"Abdomen of {identity.name}"
+    data.InstitutionName, data.StationName, data.OperatorsName = (
+        "Made hospital",
+        "CT7",
+        "OPERATOR^MADE",
+    )
+    data.ReferringPhysicianName, data.StudyDescription = (
+        "REFERRER^MADE",
+        f"Abdomen of {identity.name}",
+    )
     data.PatientName, data.PatientID = identity.name, identity.number
-    data.PatientBirthDate, data.PatientSex, data.PatientComments = identity.birth_date, identity.sex, f"{identity.name} was here"
+    data.PatientBirthDate, data.PatientSex, data.PatientComments = (
+        identity.birth_date,
+        identity.sex,
+        f"{identity.name} was here",
+    )
     data.StudyInstanceUID, data.SeriesInstanceUID = identity.study_uid, identity.series_uid
     data.FrameOfReferenceUID, data.PositionReferenceIndicator = f"{identity.series_uid}.1"[:64], ""
     data.SeriesNumber, data.AcquisitionNumber, data.InstanceNumber = 1, 1, number
     data.KVP, data.SliceThickness, data.PatientPosition = 120, 5, "HFS"
-    data.ImagePositionPatient, data.ImageOrientationPatient, data.PixelSpacing = [0, 0, 5 * number], [1, 0, 0, 0, 1, 0], [1, 1]
+    data.ImagePositionPatient, data.ImageOrientationPatient, data.PixelSpacing = (
+        [0, 0, 5 * number],
+        [1, 0, 0, 0, 1, 0],
+        [1, 1],
+    )
     if body_part is not None:
         data.BodyPartExamined = body_part
     _add_private(data, identity)
     _add_pixels(data, hounsfield)
     data.file_meta = FileMetaDataset()
-    data.file_meta.MediaStorageSOPClassUID, data.file_meta.MediaStorageSOPInstanceUID = data.SOPClassUID, data.SOPInstanceUID
+    data.file_meta.MediaStorageSOPClassUID, data.file_meta.MediaStorageSOPInstanceUID = (
+        data.SOPClassUID,
+        data.SOPInstanceUID,
+    )
     data.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     return data
 
@@ -178,9 +237,13 @@ def write_phantom_dicom(
     identities = {number: make_identity(rng) for number in patients}
     codes = {name: code for code, name in BODY_PARTS.items()}
     written: list[Path] = []
-    for count, part in enumerate(phantom_slices(rng, list(organs), patients, slices_per_organ, size, seed), start=1):
+    for count, part in enumerate(
+        phantom_slices(rng, list(organs), patients, slices_per_organ, size, seed), start=1
+    ):
         body_part = codes[part.organ] if organs[part.organ] else None
-        data = ct_dataset(part.hounsfield, identities[part.patient], make_uid(rng), body_part, count)
+        data = ct_dataset(
+            part.hounsfield, identities[part.patient], make_uid(rng), body_part, count
+        )
         path = folder / f"{data.SOPInstanceUID}.ready.dcm"
         temporary = path.with_name(f".{path.name}.part")
         temporary.write_bytes(dicom_bytes(data))

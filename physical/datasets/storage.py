@@ -27,7 +27,9 @@ def chunks_of(path: Path) -> Iterator[bytes]:
             yield chunk
 
 
-def check_file(path: Path, file: DataFile, advice: str = "remove the file or replace it by the published one") -> None:
+def check_file(
+    path: Path, file: DataFile, advice: str = "remove the file or replace it by the published one"
+) -> None:
     """Compare a file's size and digest with what they must be; ``advice`` is what a person should do if they differ.
 
     Raises:
@@ -37,7 +39,9 @@ def check_file(path: Path, file: DataFile, advice: str = "remove the file or rep
     size = path.stat().st_size
     if file.num_bytes is not None and size != file.num_bytes:
         hint = " (cut short?)" if size < file.num_bytes else ""
-        raise data_error(path, f"{size:,} bytes{hint}", f"{file.num_bytes:,} bytes, md5 {file.md5}", advice)
+        raise data_error(
+            path, f"{size:,} bytes{hint}", f"{file.num_bytes:,} bytes, md5 {file.md5}", advice
+        )
     digest = new_md5(chunks_of(path))
     if digest != file.md5:
         raise data_error(path, f"md5 {digest}", f"md5 {file.md5}", advice)
@@ -76,7 +80,9 @@ def adopt(temporary: Path, file: DataFile, folder: Path) -> Path:
     Raises:
         DataError: If its digest is another one; the temporary file stays where it is.
     """
-    check_file(temporary, file, "nothing of it was kept: try again, or get the published file by hand")
+    check_file(
+        temporary, file, "nothing of it was kept: try again, or get the published file by hand"
+    )
     temporary.chmod(0o644)
     target = folder / file.name
     temporary.replace(target)

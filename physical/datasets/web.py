@@ -47,7 +47,9 @@ def partial_file(target: Path) -> Iterator[Path]:
 def _lock(stream: BinaryIO) -> bool:
     try:
         import fcntl
-    except ImportError:  # a system without such locks: every process downloads under a name of its own
+    except (
+        ImportError
+    ):  # a system without such locks: every process downloads under a name of its own
         return False
     try:
         fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -56,7 +58,9 @@ def _lock(stream: BinaryIO) -> bool:
     return True
 
 
-def download(address: str, part: Path, progress: Progress, timeout_seconds: float = TIMEOUT_SECONDS) -> None:
+def download(
+    address: str, part: Path, progress: Progress, timeout_seconds: float = TIMEOUT_SECONDS
+) -> None:
     """Fetch what is missing of ``part``.
 
     A connection that breaks is opened again for the rest as long as each attempt brings at least one byte.
@@ -88,13 +92,18 @@ def download(address: str, part: Path, progress: Progress, timeout_seconds: floa
         if _size(part) <= before:
             break
     raise data_error(
-        address, f"{_size(part):,} bytes, then the end", "the whole file", "give the same command again: it goes on from there"
+        address,
+        f"{_size(part):,} bytes, then the end",
+        "the whole file",
+        "give the same command again: it goes on from there",
     )
 
 
 def _fetch_rest(address: str, part: Path, progress: Progress, timeout_seconds: float) -> int | None:
     start = _size(part)
-    request = urllib.request.Request(address, headers={"User-Agent": "fedka", "Accept-Encoding": "identity"})
+    request = urllib.request.Request(
+        address, headers={"User-Agent": "fedka", "Accept-Encoding": "identity"}
+    )
     if start:
         request.add_header("Range", f"bytes={start}-")
     try:

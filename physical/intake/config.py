@@ -52,7 +52,9 @@ class IntakeConfig:
             raise ValueError(
                 f"intake: class_names leads to {sorted(self.class_names.values())}; allowed: names without blanks around them; correct them"
             )
-        if not (8 <= self.image_size <= 1024 and self.settle_seconds >= 0 and self.most_attempts >= 1):
+        if not (
+            8 <= self.image_size <= 1024 and self.settle_seconds >= 0 and self.most_attempts >= 1
+        ):
             raise ValueError(
                 f"intake: got image_size {self.image_size}, settle_seconds {self.settle_seconds}, most_attempts {self.most_attempts}; "
                 "allowed: 8 to 1024, 0 and more, 1 and more; correct them"
@@ -75,4 +77,6 @@ class IntakeConfig:
             return None
         if not self.class_names:
             return word if len(word) <= _LONGEST_NAME and word.isprintable() else None
-        return {" ".join(key.split()).lower(): name for key, name in self.class_names.items()}.get(word)
+        return {" ".join(key.split()).lower(): name for key, name in self.class_names.items()}.get(
+            word
+        )

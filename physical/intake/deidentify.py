@@ -41,23 +41,43 @@ def _all(action: Action, keywords: str) -> dict[str, Action]:
 
 
 TABLE: dict[str, Action] = {
-    **_all(Action.REPLACE_UID, "SOPInstanceUID StudyInstanceUID SeriesInstanceUID FrameOfReferenceUID"),
+    **_all(
+        Action.REPLACE_UID, "SOPInstanceUID StudyInstanceUID SeriesInstanceUID FrameOfReferenceUID"
+    ),
     **_all(Action.PSEUDONYM, "PatientName PatientID"),
     **_all(
         Action.EMPTY,  # a CT must have them, but may have them without a value
         "StudyDate StudyTime AccessionNumber ReferringPhysicianName PatientBirthDate PatientSex StudyID SeriesNumber Manufacturer "
         "PositionReferenceIndicator",
     ),
-    **_all(Action.KEEP, "SOPClassUID Modality ImageType BodyPartExamined Laterality ImageLaterality PatientPosition BurnedInAnnotation"),
     **_all(
-        Action.KEEP, "KVP SliceThickness SpacingBetweenSlices GantryDetectorTilt ReconstructionDiameter AcquisitionNumber InstanceNumber"
+        Action.KEEP,
+        "SOPClassUID Modality ImageType BodyPartExamined Laterality ImageLaterality PatientPosition BurnedInAnnotation",
+    ),
+    **_all(
+        Action.KEEP,
+        "KVP SliceThickness SpacingBetweenSlices GantryDetectorTilt ReconstructionDiameter AcquisitionNumber InstanceNumber",
     ),
     **_all(Action.KEEP, "ImagePositionPatient ImageOrientationPatient SliceLocation PixelSpacing"),
-    **_all(Action.KEEP, "SamplesPerPixel NumberOfFrames Rows Columns BitsAllocated BitsStored HighBit PixelRepresentation"),
-    **_all(Action.KEEP, "PhotometricInterpretation PixelPaddingValue PixelPaddingRangeLimit LossyImageCompression"),
-    **_all(Action.KEEP, "RescaleSlope RescaleIntercept RescaleType WindowCenter WindowWidth VOILUTFunction"),
-    **_all(Action.KEEP, "SharedFunctionalGroupsSequence PerFrameFunctionalGroupsSequence PlaneOrientationSequence PlanePositionSequence"),
-    **_all(Action.KEEP, "PixelMeasuresSequence PixelValueTransformationSequence FrameVOILUTSequence"),
+    **_all(
+        Action.KEEP,
+        "SamplesPerPixel NumberOfFrames Rows Columns BitsAllocated BitsStored HighBit PixelRepresentation",
+    ),
+    **_all(
+        Action.KEEP,
+        "PhotometricInterpretation PixelPaddingValue PixelPaddingRangeLimit LossyImageCompression",
+    ),
+    **_all(
+        Action.KEEP,
+        "RescaleSlope RescaleIntercept RescaleType WindowCenter WindowWidth VOILUTFunction",
+    ),
+    **_all(
+        Action.KEEP,
+        "SharedFunctionalGroupsSequence PerFrameFunctionalGroupsSequence PlaneOrientationSequence PlanePositionSequence",
+    ),
+    **_all(
+        Action.KEEP, "PixelMeasuresSequence PixelValueTransformationSequence FrameVOILUTSequence"
+    ),
 }
 """Keyword -> action; what is not in it is removed, at every depth."""
 _NUMBERS = frozenset({"DS", "IS", "US", "SS", "UL", "SL", "FD", "FL"})
@@ -69,7 +89,9 @@ def action_of(keyword: str) -> Action:
     return TABLE.get(keyword, Action.REMOVE)
 
 
-def deidentified(dataset: "Dataset", stored: NDArray[np.integer], pseudonyms: Pseudonyms) -> "Dataset":
+def deidentified(
+    dataset: "Dataset", stored: NDArray[np.integer], pseudonyms: Pseudonyms
+) -> "Dataset":
     """Return a new data set of the same image, without identity, its pixels uncompressed.
 
     The same input and key give the same bytes.
@@ -91,11 +113,20 @@ def deidentified(dataset: "Dataset", stored: NDArray[np.integer], pseudonyms: Ps
         clean.DeidentificationMethodCodeSequence = [_basic_profile()]
         kind = f"<u{stored.dtype.itemsize}"
         clean.BitsAllocated = 8 * stored.dtype.itemsize
-        pixels = stored.astype(stored.dtype.newbyteorder("<")).view(kind) & ((1 << int(clean.BitsStored)) - 1)
+        pixels = stored.astype(stored.dtype.newbyteorder("<")).view(kind) & (
+            (1 << int(clean.BitsStored)) - 1
+        )
         content = pixels.astype(kind).tobytes()
-        clean.add_new("PixelData", "OW" if stored.dtype.itemsize > 1 else "OB", content + b"\0" * (len(content) % 2))
+        clean.add_new(
+            "PixelData",
+            "OW" if stored.dtype.itemsize > 1 else "OB",
+            content + b"\0" * (len(content) % 2),
+        )
         meta = FileMetaDataset()
-        meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = clean.SOPClassUID, clean.SOPInstanceUID
+        meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = (
+            clean.SOPClassUID,
+            clean.SOPInstanceUID,
+        )
         meta.TransferSyntaxUID = ExplicitVRLittleEndian
         meta.ImplementationClassUID, meta.ImplementationVersionName = IMPLEMENTATION_UID, "FEDKA"  # type: ignore[assignment]
         clean.file_meta = meta
@@ -116,8 +147,12 @@ def _patient(dataset: "Dataset", pseudonyms: Pseudonyms) -> str:
     """Return the patient's pseudonym; where the sender gives no number, a patient is as long as a study."""
     number = str(value_of(dataset, "PatientID") or "").strip()
     if number:
-        return pseudonyms.of("patient", number, str(value_of(dataset, "IssuerOfPatientID") or "").strip())
-    return pseudonyms.of("patient of study", str(value_of(dataset, "StudyInstanceUID") or dataset.SOPInstanceUID))
+        return pseudonyms.of(
+            "patient", number, str(value_of(dataset, "IssuerOfPatientID") or "").strip()
+        )
+    return pseudonyms.of(
+        "patient of study", str(value_of(dataset, "StudyInstanceUID") or dataset.SOPInstanceUID)
+    )
 
 
 def _cleaned(dataset: "Dataset", pseudonyms: Pseudonyms) -> "Dataset":
@@ -133,8 +168,14 @@ def _cleaned(dataset: "Dataset", pseudonyms: Pseudonyms) -> "Dataset":
                 clean.add_new(element.tag, "UI", pseudonyms.uid(str(element.value)))
         elif action is Action.KEEP:
             if element.VR == "SQ":
-                clean.add_new(element.tag, "SQ", [_cleaned(item, pseudonyms) for item in element.value])
-            elif element.VR in _NUMBERS or element.keyword == "SOPClassUID" or _is_code(element.value):
+                clean.add_new(
+                    element.tag, "SQ", [_cleaned(item, pseudonyms) for item in element.value]
+                )
+            elif (
+                element.VR in _NUMBERS
+                or element.keyword == "SOPClassUID"
+                or _is_code(element.value)
+            ):
                 clean.add_new(element.tag, element.VR, element.value)
     return clean
 

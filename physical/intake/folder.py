@@ -21,11 +21,11 @@ from pathlib import Path
 
 from physical.datasets.refusal import Reason, RefusalError
 from physical.intake.config import IntakeConfig
+from physical.intake.conversion import take
 from physical.intake.files import PART, read_up_to, remove_parts, write_whole
 from physical.intake.pseudonyms import Pseudonyms
 from physical.intake.quarantine import Quarantine
 from physical.intake.report import IntakeReport
-from physical.intake.taking import take
 from physical.mirror import Mirror
 
 READY = ".ready.dcm"
@@ -63,12 +63,26 @@ class FolderIntake:
     """
 
     def __init__(
-        self, folder: Path, mirror: Mirror, pseudonyms: Pseudonyms, config: IntakeConfig, clock: Callable[[], datetime] = utc_now
+        self,
+        folder: Path,
+        mirror: Mirror,
+        pseudonyms: Pseudonyms,
+        config: IntakeConfig,
+        clock: Callable[[], datetime] = utc_now,
     ) -> None:
         self.inbox, self.archive = folder / "inbox", folder / "archive"
         self.quarantine = Quarantine(folder / "quarantine", pseudonyms, clock)
-        self._mirror, self._pseudonyms, self._config, self._clock = mirror, pseudonyms, config, clock
-        self._claims, self._waiting_room, self._lock = self.inbox / ".taking", self.archive / ".waiting", folder / ".intake.lock"
+        self._mirror, self._pseudonyms, self._config, self._clock = (
+            mirror,
+            pseudonyms,
+            config,
+            clock,
+        )
+        self._claims, self._waiting_room, self._lock = (
+            self.inbox / ".taking",
+            self.archive / ".waiting",
+            folder / ".intake.lock",
+        )
         self._seen: dict[Path, tuple[Mark, datetime]] = {}
         for each in (self._claims, self._waiting_room):
             each.mkdir(parents=True, exist_ok=True)
@@ -106,7 +120,9 @@ class FolderIntake:
         sleep(self._config.settle_seconds)
         return report + self.look()
 
-    def watch(self, stop: threading.Event, tell: Callable[[IntakeReport], None], seconds: float = 1.0) -> None:
+    def watch(
+        self, stop: threading.Event, tell: Callable[[IntakeReport], None], seconds: float = 1.0
+    ) -> None:
         """Look again and again until told to stop; a full disk or a locked mirror is logged and tried again.
 
         Args:
@@ -121,7 +137,12 @@ class FolderIntake:
                     tell(report)
             except (OSError, sqlite3.Error) as error:
                 # not its text: it may quote a file's name, which may be a patient's
-                _LOG.warning("intake stopped by %s (%s); trying again in %g s", type(error).__name__, getattr(error, "errno", ""), seconds)
+                _LOG.warning(
+                    "intake stopped by %s (%s); trying again in %g s",
+                    type(error).__name__,
+                    getattr(error, "errno", ""),
+                    seconds,
+                )
             stop.wait(seconds)
 
     def _check(self, folder: Path) -> None:
@@ -130,7 +151,10 @@ class FolderIntake:
                 f"intake {folder}: config.image_size is {self._config.image_size}, the mirror's {self._mirror.image_size}; "
                 "allowed: the same; correct the config"
             )
-        if len({each.stat().st_dev for each in (self.inbox, self.archive, self.quarantine.folder)}) > 1:
+        if (
+            len({each.stat().st_dev for each in (self.inbox, self.archive, self.quarantine.folder)})
+            > 1
+        ):
             raise IntakeError(
                 f"intake {folder}: inbox, archive and quarantine are on different file systems; allowed: one, so that files move at "
                 "once; mount all of them together"
@@ -153,7 +177,9 @@ class FolderIntake:
     def _left_over(self) -> Iterator[tuple[Path, int]]:
         """Yield what was claimed and not finished, and how often processes died over it."""
         for folder in sorted(each for each in self._claims.iterdir() if each.name.isdecimal()):
-            for path in sorted(each for each in folder.rglob("*") if each.is_file() and not each.is_symlink()):
+            for path in sorted(
+                each for each in folder.rglob("*") if each.is_file() and not each.is_symlink()
+            ):
                 yield path, int(folder.name)
 
     def _complete(self) -> tuple[list[Path], int]:
@@ -165,7 +191,9 @@ class FolderIntake:
             before = self._seen.get(path)
             since = before[1] if before and before[0] == mark else now
             found[path] = (mark, since)
-            if path.name.endswith(READY) or now - since >= timedelta(seconds=self._config.settle_seconds):
+            if path.name.endswith(READY) or now - since >= timedelta(
+                seconds=self._config.settle_seconds
+            ):
                 ready.append(path)
         self._seen = found
         return ready, len(found) - len(ready)
@@ -176,7 +204,12 @@ class FolderIntake:
             folders[:] = sorted(each for each in folders if not each.startswith("."))
             for name in sorted(names):
                 path = Path(folder) / name
-                if name.startswith(".") or name.endswith(_UNFINISHED) or path.is_symlink() or not path.is_file():
+                if (
+                    name.startswith(".")
+                    or name.endswith(_UNFINISHED)
+                    or path.is_symlink()
+                    or not path.is_file()
+                ):
                     continue
                 with suppress(FileNotFoundError):  # the sender has taken it back
                     facts = path.stat()
@@ -212,7 +245,8 @@ class FolderIntake:
         try:
             if attempt > self._config.most_attempts:
                 raise RefusalError(
-                    Reason.READER_DIED, f"file: {attempt - 1} processes died over it; allowed: none; do not open it before a specialist has"
+                    Reason.READER_DIED,
+                    f"file: {attempt - 1} processes died over it; allowed: none; do not open it before a specialist has",
                 )
             new = self._file_away(self._content(claimed), original)
         except RefusalError as refusal:
@@ -229,13 +263,16 @@ class FolderIntake:
             raise _UnreadableError from error
         if content is None:
             raise RefusalError(
-                Reason.TOO_LARGE, f"file: got more than {most:,} bytes; allowed: {most:,}; raise limits.file_bytes if it is wanted"
+                Reason.TOO_LARGE,
+                f"file: got more than {most:,} bytes; allowed: {most:,}; raise limits.file_bytes if it is wanted",
             )
         return content
 
     def _file_away(self, content: bytes, original: str) -> int:
         """Put a file into archive and mirror; return how many images the mirror had not."""
-        taken = take(content, Path(original), self._config, self._pseudonyms, self._clock().isoformat())
+        taken = take(
+            content, Path(original), self._config, self._pseudonyms, self._clock().isoformat()
+        )
         place = self.archive / taken.archive_name
         archived = place.read_bytes() if place.exists() else b""
         if archived != taken.copy:

@@ -63,11 +63,24 @@ def read_picture(content: bytes, size: int, limits: Limits) -> Picture:
             warnings.simplefilter("ignore")
             image = Image.open(BytesIO(content), formats=["PNG", "JPEG"])  # reads the header alone
     except Image.DecompressionBombError:
-        _refuse(Reason.TOO_LARGE, "a picture of more pixels than Pillow opens", f"sides of {limits.side_pixels}", "send it smaller")
+        _refuse(
+            Reason.TOO_LARGE,
+            "a picture of more pixels than Pillow opens",
+            f"sides of {limits.side_pixels}",
+            "send it smaller",
+        )
     except Exception:
         _refuse(Reason.NOT_AN_IMAGE, "a file that is no PNG or JPEG", "PNG and JPEG", "remove it")
-    if max(image.size) > limits.side_pixels or image.width * image.height * 4 > limits.decoded_bytes:
-        _refuse(Reason.TOO_LARGE, f"{image.height} x {image.width} pixels", f"sides of {limits.side_pixels}", "send it smaller")
+    if (
+        max(image.size) > limits.side_pixels
+        or image.width * image.height * 4 > limits.decoded_bytes
+    ):
+        _refuse(
+            Reason.TOO_LARGE,
+            f"{image.height} x {image.width} pixels",
+            f"sides of {limits.side_pixels}",
+            "send it smaller",
+        )
     source: Literal["png", "jpeg"] = "png" if image.format == "PNG" else "jpeg"
     try:
         with warnings.catch_warnings():
@@ -75,7 +88,12 @@ def read_picture(content: bytes, size: int, limits: Limits) -> Picture:
             image.load()
             grey = _grey(ImageOps.exif_transpose(image))
     except Exception:
-        _refuse(Reason.TRUNCATED, "a picture that is cut short or damaged", "a whole file", "send it again")
+        _refuse(
+            Reason.TRUNCATED,
+            "a picture that is cut short or damaged",
+            "a whole file",
+            "send it again",
+        )
     stream = BytesIO()
     Image.fromarray(grey).save(stream, "PNG")
     return Picture(fitted(grey, size)[None], stream.getvalue(), source, ".png")
@@ -108,14 +126,23 @@ def read_volume(content: bytes, size: int, window: Window | None, limits: Limits
     Raises:
         ImageFileError: If it cannot be taken.
     """
-    volume = _volume(_unpacked(content, limits) if content.startswith(GZIP_MARK) else content, limits)
+    volume = _volume(
+        _unpacked(content, limits) if content.startswith(GZIP_MARK) else content, limits
+    )
     chosen = window or _own_window(volume)
     try:
-        squares = [fitted(windowed(plane, chosen), size, spacing) for plane, spacing in _planes(volume)]
+        squares = [
+            fitted(windowed(plane, chosen), size, spacing) for plane, spacing in _planes(volume)
+        ]
     except RefusalError:
         raise
     except Exception:
-        _refuse(Reason.BAD_PIXELS, "voxels that cannot be read", "whole or real numbers", "write it again")
+        _refuse(
+            Reason.BAD_PIXELS,
+            "voxels that cannot be read",
+            "whole or real numbers",
+            "write it again",
+        )
     return Picture(np.stack(squares), _stripped(volume), "nifti", ".nii")
 
 
@@ -127,7 +154,10 @@ def _unpacked(content: bytes, limits: Limits) -> bytes:
         _refuse(Reason.TRUNCATED, "a damaged gzip file", "a whole file", "send it again")
     if stream.unconsumed_tail:
         _refuse(
-            Reason.TOO_LARGE, "a volume that unpacks to too much", f"{limits.decoded_bytes:,} bytes", "raise the limits if it is wanted"
+            Reason.TOO_LARGE,
+            "a volume that unpacks to too much",
+            f"{limits.decoded_bytes:,} bytes",
+            "raise the limits if it is wanted",
         )
     if not stream.eof:
         _refuse(Reason.TRUNCATED, "a gzip file that is cut short", "a whole file", "send it again")
@@ -145,21 +175,48 @@ def _volume(content: bytes, limits: Limits) -> Any:
             volume: Any = Nifti1Image.from_bytes(content)
             shape, kind, offset = volume.shape, volume.get_data_dtype(), int(volume.dataobj.offset)
     except Exception:
-        _refuse(Reason.NOT_AN_IMAGE, "a file that is no NIfTI volume", "NIfTI-1 in one file", "remove it")
-    if len(shape) < 3 or min(shape) < 1 or math.prod(shape) != math.prod(shape[:3]) or kind.kind not in "iuf":
-        _refuse(Reason.NOT_AN_IMAGE, f"an array of {len(shape)} axes", "a volume of one number a voxel", "split or convert it")
+        _refuse(
+            Reason.NOT_AN_IMAGE,
+            "a file that is no NIfTI volume",
+            "NIfTI-1 in one file",
+            "remove it",
+        )
+    if (
+        len(shape) < 3
+        or min(shape) < 1
+        or math.prod(shape) != math.prod(shape[:3])
+        or kind.kind not in "iuf"
+    ):
+        _refuse(
+            Reason.NOT_AN_IMAGE,
+            f"an array of {len(shape)} axes",
+            "a volume of one number a voxel",
+            "split or convert it",
+        )
     decoded = math.prod(shape) * kind.itemsize
     if max(shape) > max(limits.side_pixels, limits.frames) or decoded > limits.decoded_bytes:
-        _refuse(Reason.TOO_LARGE, f"{shape[:3]} voxels, {decoded:,} bytes", f"{limits.decoded_bytes:,}", "raise the limits if it is wanted")
+        _refuse(
+            Reason.TOO_LARGE,
+            f"{shape[:3]} voxels, {decoded:,} bytes",
+            f"{limits.decoded_bytes:,}",
+            "raise the limits if it is wanted",
+        )
     if len(content) < offset + decoded:
-        _refuse(Reason.TRUNCATED, f"{len(content):,} bytes", f"{offset + decoded:,}", "send it again")
+        _refuse(
+            Reason.TRUNCATED, f"{len(content):,} bytes", f"{offset + decoded:,}", "send it again"
+        )
     return volume
 
 
 def _own_window(volume: Any) -> Window:
     low, high = float(volume.header["cal_min"]), float(volume.header["cal_max"])
     if not (math.isfinite(low) and math.isfinite(high) and high > low):
-        _refuse(Reason.BAD_WINDOW, "no cal_min below cal_max", "a window", "set a window in Hounsfield units in the config")
+        _refuse(
+            Reason.BAD_WINDOW,
+            "no cal_min below cal_max",
+            "a window",
+            "set a window in Hounsfield units in the config",
+        )
     return Window((low + high) / 2, high - low)
 
 
@@ -168,11 +225,25 @@ def _planes(volume: Any) -> Iterator[tuple[NDArray[np.float64], tuple[float, flo
     from nibabel import io_orientation
 
     if not (int(volume.header["qform_code"]) or int(volume.header["sform_code"])):
-        _refuse(Reason.BAD_GEOMETRY, "a volume that does not say how it lies", "a qform or an sform", "write it with its orientation")
+        _refuse(
+            Reason.BAD_GEOMETRY,
+            "a volume that does not say how it lies",
+            "a qform or an sform",
+            "write it with its orientation",
+        )
     columns = np.asarray(volume.affine, np.float64)[:3, :3]
     lengths = np.linalg.norm(columns, axis=0)
-    if not (np.isfinite(lengths).all() and lengths.min() > 0 and (np.abs(columns / lengths).max(axis=0) >= _LEAST_COSINE).all()):
-        _refuse(Reason.BAD_GEOMETRY, "axes that are not the body's", "a tilt of at most 30 degrees", "resample it")
+    if not (
+        np.isfinite(lengths).all()
+        and lengths.min() > 0
+        and (np.abs(columns / lengths).max(axis=0) >= _LEAST_COSINE).all()
+    ):
+        _refuse(
+            Reason.BAD_GEOMETRY,
+            "axes that are not the body's",
+            "a tilt of at most 30 degrees",
+            "resample it",
+        )
     orientation = io_orientation(volume.affine)  # type: ignore[no-untyped-call]  # nibabel has no types here; input axis -> body axis (right, front, up) and sign
     place = {int(body): axis for axis, (body, _) in enumerate(orientation)}
     signs = [int(orientation[place[body]][1]) for body in range(3)]

@@ -29,7 +29,9 @@ class Pseudonyms:
 
     def __init__(self, key: bytes) -> None:
         if len(key) != KEY_BYTES:
-            raise PseudonymError(f"pseudonym key: got {len(key)} bytes; allowed: {KEY_BYTES}; restore the key file, never type one")
+            raise PseudonymError(
+                f"pseudonym key: got {len(key)} bytes; allowed: {KEY_BYTES}; restore the key file, never type one"
+            )
         self._key = key
 
     def __repr__(self) -> str:
@@ -49,7 +51,9 @@ class Pseudonyms:
         """Return the pseudonym of bytes; see ``of``."""
         digest = hmac.new(self._key, digestmod=hashlib.sha256)
         for part in (kind.encode(), *parts):
-            digest.update(len(part).to_bytes(8, "big"))  # so that ("a", "bc") and ("ab", "c") differ
+            digest.update(
+                len(part).to_bytes(8, "big")
+            )  # so that ("a", "bc") and ("ab", "c") differ
             digest.update(part)
         return digest.hexdigest()[:_ID_HEX]
 
@@ -80,7 +84,9 @@ def read_or_make_key(path: Path) -> Pseudonyms:
     try:
         key = bytes.fromhex(path.read_text("ascii").strip())
     except ValueError:
-        raise PseudonymError(f"pseudonym key {path}: got no key; allowed: 64 hexadecimal digits; restore it from your backup") from None
+        raise PseudonymError(
+            f"pseudonym key {path}: got no key; allowed: 64 hexadecimal digits; restore it from your backup"
+        ) from None
     return Pseudonyms(key)
 
 

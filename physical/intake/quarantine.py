@@ -75,10 +75,18 @@ class Quarantine:
         original_name = self._pseudonyms.of("file name", original)
         name = self._pseudonyms.of("quarantined file", original, digest)
         note = QuarantineNote(
-            name, refusal.reason.value, str(refusal), original_name, self._clock().isoformat(), digest, path.stat().st_size
+            name,
+            refusal.reason.value,
+            str(refusal),
+            original_name,
+            self._clock().isoformat(),
+            digest,
+            path.stat().st_size,
         )
         home = self.folder / refusal.reason.value
-        write_whole(home / (name + _NOTE), json.dumps(asdict(note), indent=1).encode(), self.waiting_room)
+        write_whole(
+            home / (name + _NOTE), json.dumps(asdict(note), indent=1).encode(), self.waiting_room
+        )
         with suppress(PermissionError):  # another user's file: the folder alone must do
             path.chmod(0o600)
         path.replace(home / (name + _FILE))
@@ -87,10 +95,16 @@ class Quarantine:
 
     def notes(self) -> list[QuarantineNote]:
         """Return the notes of all files that are here, the oldest first."""
-        found = [QuarantineNote(**json.loads(path.with_suffix(_NOTE).read_text())) for path in self.folder.glob(f"*/*{_FILE}")]
+        found = [
+            QuarantineNote(**json.loads(path.with_suffix(_NOTE).read_text()))
+            for path in self.folder.glob(f"*/*{_FILE}")
+        ]
         return sorted(found, key=lambda note: (note.time, note.name))
 
     def counts(self) -> dict[str, int]:
         """Return reason -> number of files that are here."""
-        counts = {reason.value: len(list((self.folder / reason.value).glob(f"*{_FILE}"))) for reason in Reason}
+        counts = {
+            reason.value: len(list((self.folder / reason.value).glob(f"*{_FILE}")))
+            for reason in Reason
+        }
         return {reason: count for reason, count in counts.items() if count}

@@ -48,7 +48,9 @@ class Receiver:
         most_senders: int = 8,
     ) -> None:
         if not [title for title in allowed if title.strip()]:
-            raise ValueError("receiver: got no allowed sender; allowed: one title and more; name the PACS that may send")
+            raise ValueError(
+                "receiver: got no allowed sender; allowed: one title and more; name the PACS that may send"
+            )
         self._inbox, self._pseudonyms, self._most_bytes = inbox, pseudonyms, most_bytes
         self._title, self._allowed, self._most_senders = ae_title, list(allowed), most_senders
 
@@ -67,7 +69,11 @@ class Receiver:
 
         self._inbox.mkdir(parents=True, exist_ok=True)
         remove_parts(self._inbox)
-        handlers: list[Any] = [(evt.EVT_CONN_OPEN, without_delay), (evt.EVT_C_STORE, self._store), (evt.EVT_C_ECHO, _echo)]
+        handlers: list[Any] = [
+            (evt.EVT_CONN_OPEN, without_delay),
+            (evt.EVT_C_STORE, self._store),
+            (evt.EVT_C_ECHO, _echo),
+        ]
         server = self._entity().start_server((address, port), block=False, evt_handlers=handlers)
         assert server is not None  # it is None only where the call blocks
         try:
@@ -97,7 +103,9 @@ class Receiver:
         if len(content) > self._most_bytes:
             return OUT_OF_RESOURCES
         try:
-            write_whole(self._inbox / f"{self._pseudonyms.of_bytes('received', content)}{READY}", content)
+            write_whole(
+                self._inbox / f"{self._pseudonyms.of_bytes('received', content)}{READY}", content
+            )
         except OSError:
             return OUT_OF_RESOURCES
         return SUCCESS

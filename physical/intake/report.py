@@ -34,6 +34,9 @@ class IntakeReport:
             self.added + other.added,
             self.images + other.images,
             self.repeated + other.repeated,
-            {reason: self.quarantined.get(reason, 0) + other.quarantined.get(reason, 0) for reason in reasons},
+            {
+                reason: self.quarantined.get(reason, 0) + other.quarantined.get(reason, 0)
+                for reason in reasons
+            },
             other.waiting,
         )

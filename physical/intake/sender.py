@@ -17,7 +17,9 @@ class SendError(OSError):
     """A receiver cannot be reached, or refuses. The message says what, what came, what is allowed and what to do."""
 
 
-def send(files: Iterable["Path | Dataset"], address: str, port: int, calling: str, called: str) -> list[int]:
+def send(
+    files: Iterable["Path | Dataset"], address: str, port: int, calling: str, called: str
+) -> list[int]:
     """Send files in one connection.
 
     Args:
@@ -37,17 +39,28 @@ def send(files: Iterable["Path | Dataset"], address: str, port: int, calling: st
     from pynetdicom import AE, evt
 
     entity = AE(calling)
-    entity.acse_timeout = entity.dimse_timeout = entity.network_timeout = entity.connection_timeout = _SECONDS
+    entity.acse_timeout = entity.dimse_timeout = entity.network_timeout = (
+        entity.connection_timeout
+    ) = _SECONDS
     for each in sorted(CT_CLASSES):
         for syntax in transfer_syntaxes():
             entity.add_requested_context(each, syntax)
-    association = entity.associate(address, port, ae_title=called, evt_handlers=[(evt.EVT_CONN_OPEN, without_delay)])
+    association = entity.associate(
+        address, port, ae_title=called, evt_handlers=[(evt.EVT_CONN_OPEN, without_delay)]
+    )
     if not association.is_established:
         raise SendError(
             f"receiver {called} at {address}:{port}: no connection for {calling}; expected an open receiver that allows it; "
             "check address, port and both titles"
         )
     try:
-        return [int(association.send_c_store(dcmread(each) if isinstance(each, Path) else each).get("Status", 0xFFFF)) for each in files]
+        return [
+            int(
+                association.send_c_store(dcmread(each) if isinstance(each, Path) else each).get(
+                    "Status", 0xFFFF
+                )
+            )
+            for each in files
+        ]
     finally:
         association.release()

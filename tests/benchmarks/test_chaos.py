@@ -9,7 +9,16 @@ import torch
 from benchmarks.chaos import experiment, main, missed_check, recovered_check, rounds_for
 from benchmarks.chaos_faults import FAULTS, newest_state
 from benchmarks.chaos_plan import BY_NAME, KINDS, Fault, plan
-from benchmarks.chaos_report import Episode, Happened, around, check_table, cost_table, diary, seconds_lost, usual_seconds
+from benchmarks.chaos_report import (
+    Episode,
+    Happened,
+    around,
+    check_table,
+    cost_table,
+    diary,
+    seconds_lost,
+    usual_seconds,
+)
 from benchmarks.chaos_run import whole_round
 from benchmarks.chaos_verdict import Check, attempts, differing, facts_of
 from physical.batch import Batch
@@ -29,7 +38,10 @@ def event(second, kind="round", **more):
 
 
 def episode(*kinds, began=100.0, lasted=0.0, recovered=130.0):
-    happened = [Happened(Fault(kind, ("north",), 1.0, lasted, False), "2 processes", began, began + lasted) for kind in kinds]
+    happened = [
+        Happened(Fault(kind, ("north",), 1.0, lasted, False), "2 processes", began, began + lasted)
+        for kind in kinds
+    ]
     return Episode(tuple(happened), recovered, 3, 4)
 
 
@@ -50,7 +62,9 @@ def test_every_kind_comes_once_before_any_comes_again(seed):
 def test_a_fault_befalls_as_many_hospitals_as_its_kind_says_for_as_long_as_it_may(seed):
     for fault in planned(seed):
         kind = BY_NAME[fault.kind]
-        assert len(set(fault.victims)) == len(fault.victims) == kind.victims and set(fault.victims) <= set(HOSPITALS)
+        assert len(set(fault.victims)) == len(fault.victims) == kind.victims and set(
+            fault.victims
+        ) <= set(HOSPITALS)
         assert 20 * kind.least - 0.01 <= fault.seconds <= 20 * kind.most + 0.01 and fault.after >= 0
 
 
@@ -68,22 +82,37 @@ def test_only_what_needs_no_session_comes_while_the_federation_recovers_and_neve
 
 
 def test_there_are_rounds_for_the_time_that_faults_leave():
-    assert rounds_for(1200, 2.0) > rounds_for(600, 2.0) > rounds_for(600, 3.0) > rounds_for(600, 8.0) == rounds_for(600, 80.0) == 43
+    assert (
+        rounds_for(1200, 2.0)
+        > rounds_for(600, 2.0)
+        > rounds_for(600, 3.0)
+        > rounds_for(600, 8.0)
+        == rounds_for(600, 80.0)
+        == 43
+    )
     assert rounds_for(1, 8.0) == 3
 
 
 def test_the_experiment_is_tracked_where_nobody_answers_and_has_arrivals_in_every_task():
     config = experiment(rounds_per_task=5, epochs=3)
     assert config.tracking.enabled and config.tracking.uri.startswith("http://127.0.0.1")
-    assert (config.scenario.arrivals_per_task, config.training.epochs, len(config.hospitals)) == (5, 3, 4)
+    assert (config.scenario.arrivals_per_task, config.training.epochs, len(config.hospitals)) == (
+        5,
+        3,
+        4,
+    )
 
 
 # ----- the verdict
 
 
 def test_two_mappings_are_the_same_or_what_differs_is_named():
-    assert differing("all", {"a": 1, "b": 2}, {"b": 2, "a": 1}) == Check("all", "2 compared, all equal", True)
-    assert differing("all", {"a": 1, "b": 2}, {"a": 1, "b": 3, "c": 4}) == Check("all", "2 compared, differ: b, c", False)
+    assert differing("all", {"a": 1, "b": 2}, {"b": 2, "a": 1}) == Check(
+        "all", "2 compared, all equal", True
+    )
+    assert differing("all", {"a": 1, "b": 2}, {"a": 1, "b": 3, "c": 4}) == Check(
+        "all", "2 compared, differ: b, c", False
+    )
     assert not differing("all", {"a": 1}, {}).good
 
 
@@ -96,33 +125,55 @@ def test_states_are_the_same_where_their_images_are_whatever_the_positions():
     all_of_them = Batch(images, np.array([0, 0, 1, 1, 0, 1]), ("liver", "heart"))
     own = Batch(images[[1, 3, 4]], np.array([0, 1, 0]), ("liver", "heart"))
     memory = {"liver": np.array([4, 1]), "heart": np.array([3])}
-    state = TwinState(ExemplarMemory(5, memory), 2, current=np.array([3]), kept={"control": torch.ones(2)})
-    here = TwinState(ExemplarMemory(5, {"liver": np.array([2, 0]), "heart": np.array([1])}), 2, current=np.array([1]), kept=state.kept)
+    state = TwinState(
+        ExemplarMemory(5, memory), 2, current=np.array([3]), kept={"control": torch.ones(2)}
+    )
+    here = TwinState(
+        ExemplarMemory(5, {"liver": np.array([2, 0]), "heart": np.array([1])}),
+        2,
+        current=np.array([1]),
+        kept=state.kept,
+    )
     assert facts_of(state, all_of_them.take) == facts_of(here, own.take)
     for lost in (
         replace(here, memory=ExemplarMemory(5, {"liver": np.array([2]), "heart": np.array([1])})),
-        replace(here, memory=ExemplarMemory(5, {"liver": np.array([0, 2]), "heart": np.array([1])})),
+        replace(
+            here, memory=ExemplarMemory(5, {"liver": np.array([0, 2]), "heart": np.array([1])})
+        ),
         replace(here, current=np.array([0])),
         replace(here, kept={"control": torch.zeros(2)}),
         replace(here, observed_until=1),
     ):
-        assert not differing("state", facts_of(state, all_of_them.take), facts_of(lost, own.take)).good
+        assert not differing(
+            "state", facts_of(state, all_of_them.take), facts_of(lost, own.take)
+        ).good
 
 
 def test_sessions_and_repeated_rounds_are_counted_from_the_feed():
-    begun = [event(1, round=number) for number in (0, 1, 1, 2, 2, 2, 3)]  # round 3 is the last look of a run of three rounds
-    running = [event(1, "state", state=state) for state in ("running", "waiting", "running", "finished")]
+    begun = [
+        event(1, round=number) for number in (0, 1, 1, 2, 2, 2, 3)
+    ]  # round 3 is the last look of a run of three rounds
+    running = [
+        event(1, "state", state=state) for state in ("running", "waiting", "running", "finished")
+    ]
     assert attempts([*begun, *running], 3) == (2, 3)
 
 
 def test_only_a_round_that_begins_after_a_fault_shows_a_recovery():
     begun, done = event(1, "round"), event(2, "aggregated")
     assert whole_round([begun, event(1, "observe"), done])
-    assert not whole_round([done, begun]) and not whole_round([done, begun, begun]) and not whole_round([])
+    assert (
+        not whole_round([done, begun])
+        and not whole_round([done, begun, begun])
+        and not whole_round([])
+    )
 
 
 def test_mlflow_that_is_down_must_be_missed():
-    assert missed_check("...\nMLflow is behind: MlflowException: ...").good and not missed_check("finished").good
+    assert (
+        missed_check("...\nMLflow is behind: MlflowException: ...").good
+        and not missed_check("finished").good
+    )
 
 
 # ----- the report
@@ -135,7 +186,9 @@ def test_a_round_would_have_ended_half_a_round_after_a_fault_that_did_not_come()
 
 
 def test_rounds_that_were_finished_all_the_same_are_not_lost():
-    unmoved = replace(episode("slow hospital", began=100, recovered=130), rounds_after=8)  # it had not joined yet
+    unmoved = replace(
+        episode("slow hospital", began=100, recovered=130), rounds_after=8
+    )  # it had not joined yet
     assert seconds_lost(unmoved, 6.0) == 3
 
 
@@ -146,9 +199,16 @@ def test_the_usual_round_is_the_median_of_those_in_the_feed():
 
 def test_costs_stand_by_kind_and_faults_that_came_together_stand_for_themselves():
     shown = cost_table(
-        [episode("server killed"), episode("server killed", "hospital killed"), episode("slow hospital", recovered=None)], 0.0
+        [
+            episode("server killed"),
+            episode("server killed", "hospital killed"),
+            episode("slow hospital", recovered=None),
+        ],
+        0.0,
     )
-    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in shown.splitlines()[2:]]
+    rows = [
+        [cell.strip() for cell in line.strip("|").split("|")] for line in shown.splitlines()[2:]
+    ]
     assert rows == [
         ["server killed", "1", "0", "30", "30"],
         ["slow hospital", "1", "0", "never", "0"],
@@ -157,7 +217,13 @@ def test_costs_stand_by_kind_and_faults_that_came_together_stand_for_themselves(
 
 
 def test_the_feed_around_a_fault_is_what_was_said_until_the_recovery_and_repetitions_are_counted():
-    feed = [event(99), event(100), *(event(each, text="the same") for each in (101, 102, 103)), event(130), event(140)]
+    feed = [
+        event(99),
+        event(100),
+        *(event(each, text="the same") for each in (101, 102, 103)),
+        event(130),
+        event(140),
+    ]
     lines = around(feed, 100.5, 130.2)
     assert [line[10:] for line in lines] == ["round at 100", "the same  (x 3)", "round at 130"]
 
@@ -180,7 +246,13 @@ def test_the_newest_state_is_the_last_whole_one_and_no_part_of_it(tmp_path):
     assert newest_state(tmp_path, "north") is None
     folder = tmp_path / "run" / "north"
     folder.mkdir(parents=True)
-    for name in ("00003.safetensors", "00011.safetensors", "00012.kept.safetensors", "00013.damaged", ".00014.safetensors.ab"):
+    for name in (
+        "00003.safetensors",
+        "00011.safetensors",
+        "00012.kept.safetensors",
+        "00013.damaged",
+        ".00014.safetensors.ab",
+    ):
         (folder / name).touch()
     assert newest_state(tmp_path, "north") == folder / "00011.safetensors"
 

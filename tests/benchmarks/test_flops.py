@@ -3,10 +3,16 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.budget import CLASS_COUNTS, CONFIGS, MARKS, protocol_of, write_between_marks
-from benchmarks.flops import count_bytes, forward_flops_per_image, model_flops_per_image, model_step, traffic
+from benchmarks.flops import (
+    count_bytes,
+    forward_flops_per_image,
+    model_flops_per_image,
+    model_step,
+    traffic,
+)
 from benchmarks.measuring import alternately, duration, scaled, table
 from benchmarks.round_tables import ROUNDS_PER_TASK, task_seconds
-from federation.config import load_experiment
+from federation.experiment.config import load_experiment
 from incremental.network import IncrementalNetwork, NetworkConfig
 
 SMALL = NetworkConfig(backbone="resnet10", width=4, image_size=16)
@@ -20,12 +26,20 @@ def test_operations_of_a_look_are_those_of_convolutions_and_head_by_hand() -> No
     width, side = SMALL.width, SMALL.image_size
     convolutions = first_convolution(SMALL)
     for stage in range(4):
-        before, channels, places = width * 2 ** max(stage - 1, 0), width * 2**stage, (side // 2**stage) ** 2
-        convolutions += 2 * places * channels * 9 * (before + channels) + (2 * places * channels * before if stage else 0)
+        before, channels, places = (
+            width * 2 ** max(stage - 1, 0),
+            width * 2**stage,
+            (side // 2**stage) ** 2,
+        )
+        convolutions += 2 * places * channels * 9 * (before + channels) + (
+            2 * places * channels * before if stage else 0
+        )
     assert forward_flops_per_image(SMALL, 6) == convolutions + 2 * 8 * width * 6
 
 
-def test_operations_of_a_step_are_three_looks_less_the_images_gradient_and_one_of_the_teacher() -> None:
+def test_operations_of_a_step_are_three_looks_less_the_images_gradient_and_one_of_the_teacher() -> (
+    None
+):
     student, teacher = forward_flops_per_image(SMALL, 6), forward_flops_per_image(SMALL, 3)
     assert model_flops_per_image(SMALL, 6, 3) == 3 * student - first_convolution(SMALL) + teacher
     assert model_flops_per_image(SMALL, 6, 0) == 3 * student - first_convolution(SMALL)
@@ -54,7 +68,12 @@ def test_the_traffic_of_a_step_lies_on_a_line() -> None:
 def test_the_budget_knows_the_protocol() -> None:
     config = load_experiment(CONFIGS / "cifar100_t10_paper")
     second = protocol_of(config, 4)
-    assert (second.twins, second.rows, second.old_rows, second.prototypes_per_twin) == (50, 50, 40, 6)
+    assert (second.twins, second.rows, second.old_rows, second.prototypes_per_twin) == (
+        50,
+        50,
+        40,
+        6,
+    )
     assert second.arrivals <= 3000
     assert second.exemplars <= 2000
     assert sum(CLASS_COUNTS["organamnist"]) == 34_561
@@ -84,9 +103,25 @@ def test_a_table_is_markdown() -> None:
     assert duration(1200) == "20 min"
 
 
-def test_a_task_is_its_first_round_and_the_others_and_only_the_twins_part_grows_with_the_images() -> None:
-    first = {"observe": 2.0, "score": 1.0, "train": 10.0, "prototypes": 1.0, "aggregate": 5.0, "all": 20.0}
-    later = {"observe": 1.0, "score": 1.0, "train": 10.0, "prototypes": 0.0, "aggregate": 1.0, "all": 13.5}
+def test_a_task_is_its_first_round_and_the_others_and_only_the_twins_part_grows_with_the_images() -> (
+    None
+):
+    first = {
+        "observe": 2.0,
+        "score": 1.0,
+        "train": 10.0,
+        "prototypes": 1.0,
+        "aggregate": 5.0,
+        "all": 20.0,
+    }
+    later = {
+        "observe": 1.0,
+        "score": 1.0,
+        "train": 10.0,
+        "prototypes": 0.0,
+        "aggregate": 1.0,
+        "all": 13.5,
+    }
     others = ROUNDS_PER_TASK - 1
     same, more = task_seconds(first, later), task_seconds(first, later, images=10)
     assert same["all"] == pytest.approx(20.0 + others * 13.5)

@@ -3,11 +3,20 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from benchmarks.novelty import COLUMNS, Size, auroc, judge, mean_and_spread, measure_cases, tables, trained_model
+from benchmarks.novelty import (
+    COLUMNS,
+    Size,
+    auroc,
+    judge,
+    mean_and_spread,
+    measure_cases,
+    tables,
+    trained_model,
+)
 from physical.batch import Batch
 from physical.datasets import entry_of
 from physical.datasets.dataset import ImageDataset
-from twin.review.novelty import SCORES
+from twin.review.novelty_scores import SCORES
 from twin.review.triage import TriageConfig
 
 ORGANS = ("heart", "liver", "lung", "spleen")
@@ -21,7 +30,9 @@ def made_dataset() -> ImageDataset:
 
     def batch(count: int) -> Batch:
         labels = rng.permutation(np.arange(count) % 4)
-        images = np.stack([patterns[label] for label in labels]) * 150 + rng.integers(0, 90, (count, 28, 28))
+        images = np.stack([patterns[label] for label in labels]) * 150 + rng.integers(
+            0, 90, (count, 28, 28)
+        )
         return Batch(images[..., None].astype(np.uint8), labels.astype(np.int64), ORGANS)
 
     sheet = replace(entry_of("organamnist").sheet, class_names=ORGANS)
@@ -55,15 +66,25 @@ def test_without_a_case_nothing_is_right_and_purity_is_unknown() -> None:
 
 
 def test_a_model_is_trained_once_and_every_score_is_reported(tmp_path) -> None:
-    data, size, config = made_dataset(), Size(training_images=180, images=200, epochs=2, seed=1), TriageConfig()
+    data, size, config = (
+        made_dataset(),
+        Size(training_images=180, images=200, epochs=2, seed=1),
+        TriageConfig(),
+    )
     told: list[str] = []
     model = trained_model(data, "lung", size, tmp_path, told.append)
     assert trained_model(data, "lung", size, tmp_path, told.append) == model
     assert told == ["training without lung"]
     outcomes = judge(data, "lung", model, size, config)
     assert [each.score for each in outcomes] == list(SCORES)
-    assert all(0 <= each.in_largest_right_case <= each.in_right_case <= each.found <= 1 for each in outcomes)
+    assert all(
+        0 <= each.in_largest_right_case <= each.in_right_case <= each.found <= 1
+        for each in outcomes
+    )
     report = "\n".join(tables(outcomes, size, config))
     assert report.count("| lung |") == len(SCORES)
     assert all(title in report for title in COLUMNS.values())
-    assert mean_and_spread([replace(outcomes[0], auroc=value) for value in (0.5, 0.7)], "auroc") == "0.600 ± 0.141"
+    assert (
+        mean_and_spread([replace(outcomes[0], auroc=value) for value in (0.5, 0.7)], "auroc")
+        == "0.600 ± 0.141"
+    )

@@ -19,7 +19,9 @@ from benchmarks.run_all import PARTS, report
         ("aten::relu", [], "pointwise"),
     ],
 )
-def test_an_operator_belongs_to_the_nearest_name_around_it_or_to_its_own(name: str, ancestors: list[str], group: str) -> None:
+def test_an_operator_belongs_to_the_nearest_name_around_it_or_to_its_own(
+    name: str, ancestors: list[str], group: str
+) -> None:
     assert group_of(name, ancestors) == group
 
 

@@ -7,7 +7,14 @@ from torch import Tensor
 
 from federation.methods.fedka import FedKA
 from incremental.head import grow_head
-from incremental.network import IncrementalNetwork, NetworkConfig, build_network, freeze, initial_weights, weights_of
+from incremental.network import (
+    IncrementalNetwork,
+    NetworkConfig,
+    build_network,
+    freeze,
+    initial_weights,
+    weights_of,
+)
 from twin.batches import TrainingBatch
 from twin.memory import herd
 from twin.objective import LocalContext
@@ -22,7 +29,11 @@ from benchmarks.reference_round import PlainRules, average, herd_plainly, invert
 
 GROUPS = ((0, 1, 2), (3, 4, 5))
 NETWORK = NetworkConfig(backbone="resnet10", width=4, image_size=16)
-EVERY_HABIT = [Habits(), *(Habits(**{name: False}) for name in ("teacher_graph", "library_maps")), Habits(True, False, False, True)]
+EVERY_HABIT = [
+    Habits(),
+    *(Habits(**{name: False}) for name in ("teacher_graph", "library_maps")),
+    Habits(True, False, False, True),
+]
 
 
 def networks() -> tuple[IncrementalNetwork, IncrementalNetwork]:
@@ -30,7 +41,9 @@ def networks() -> tuple[IncrementalNetwork, IncrementalNetwork]:
     old = grow_head(initial_weights(NETWORK, 1), 3, generator)
     teacher = build_network(NETWORK, old)
     with torch.no_grad():
-        teacher.train()(torch.rand(32, 3, 16, 16, generator=generator))  # statistics of batch normalisation that are not a newborn's
+        teacher.train()(
+            torch.rand(32, 3, 16, 16, generator=generator)
+        )  # statistics of batch normalisation that are not a newborn's
         for value in teacher.parameters():
             value.add_(0.05 * torch.randn(value.shape, generator=generator))
     return build_network(NETWORK, grow_head(old, 3, generator)), freeze(teacher)
@@ -42,22 +55,35 @@ def batch() -> tuple[Tensor, Tensor]:
 
 
 def ours(
-    student: IncrementalNetwork, teacher: IncrementalNetwork | None, groups: tuple[tuple[int, ...], ...] = GROUPS
+    student: IncrementalNetwork,
+    teacher: IncrementalNetwork | None,
+    groups: tuple[tuple[int, ...], ...] = GROUPS,
 ) -> dict[str, Tensor]:
     images, rows = batch()
-    context = LocalContext(num_rows=6, groups=groups, global_weights=weights_of(student), old_network=teacher, old_rows=3)
+    context = LocalContext(
+        num_rows=6,
+        groups=groups,
+        global_weights=weights_of(student),
+        old_network=teacher,
+        old_rows=3,
+    )
     return FedKA().local_loss(student.train(), TrainingBatch(images, rows), context)
 
 
 def plain(
-    student: IncrementalNetwork, teacher: IncrementalNetwork | None, habits: Habits, groups: tuple[tuple[int, ...], ...] = GROUPS
+    student: IncrementalNetwork,
+    teacher: IncrementalNetwork | None,
+    habits: Habits,
+    groups: tuple[tuple[int, ...], ...] = GROUPS,
 ) -> dict[str, Tensor]:
     images, rows = batch()
     old = None
     if teacher is not None:
         old = PlainNetwork(teacher.requires_grad_(True))
     loss = PlainLoss(PlainNetwork(student.train()), old, PlainTask(groups), habits)
-    return loss(student.normalise(images), rows)  # hooks stay: the package's way to remove them cuts the graph
+    return loss(
+        student.normalise(images), rows
+    )  # hooks stay: the package's way to remove them cuts the graph
 
 
 @pytest.mark.parametrize("habits", EVERY_HABIT)
@@ -91,7 +117,9 @@ def test_without_a_teacher_only_classification_is_left_on_both_sides() -> None:
     groups = ((0, 1, 2, 3, 4, 5),)
     wanted, found = ours(student, None, groups), plain(student, None, Habits(), groups)
     assert found.keys() == wanted.keys() == {"classification"}
-    assert float(found["classification"].detach()) == pytest.approx(float(wanted["classification"].detach()), rel=1e-5)
+    assert float(found["classification"].detach()) == pytest.approx(
+        float(wanted["classification"].detach()), rel=1e-5
+    )
 
 
 def test_the_plain_transform_gives_what_the_network_gives_its_backbone() -> None:
@@ -105,12 +133,17 @@ def test_the_plain_transform_gives_what_the_network_gives_its_backbone() -> None
 
 
 def test_plain_herding_chooses_what_ours_chooses() -> None:
-    features = torch.nn.functional.normalize(torch.randn(40, 6, generator=torch.Generator().manual_seed(2)).abs(), dim=1)
+    features = torch.nn.functional.normalize(
+        torch.randn(40, 6, generator=torch.Generator().manual_seed(2)).abs(), dim=1
+    )
     assert herd_plainly(features.numpy(), 12) == herd(features, 12).tolist()
 
 
 def test_the_plain_average_is_the_mean_and_leaves_its_parts_alone() -> None:
-    parts = [{"a": torch.tensor([1.0, 2.0]), "n": torch.tensor(2)}, {"a": torch.tensor([3.0, 6.0]), "n": torch.tensor(4)}]
+    parts = [
+        {"a": torch.tensor([1.0, 2.0]), "n": torch.tensor(2)},
+        {"a": torch.tensor([3.0, 6.0]), "n": torch.tensor(4)},
+    ]
     mean = average(parts)
     assert torch.equal(mean["a"], torch.tensor([2.0, 4.0]))
     assert mean["n"].dtype == torch.int64

@@ -16,9 +16,15 @@ from hypothesis import strategies as st
 from federation.class_addition.addition import AdditionConfig
 from federation.class_addition.first import make_first_champion
 from federation.class_addition.hospitals import shrink
-from federation.class_addition.images import AdditionError, AdditionHospital, Limits, hold_out, make_plan
+from federation.class_addition.images import (
+    AdditionError,
+    AdditionHospital,
+    Limits,
+    hold_out,
+    make_plan,
+)
 from federation.class_addition.job import AdditionJob, do
-from federation.job_folder import JobFolder, run_job
+from federation.jobs.job_folder import JobFolder, run_job
 from federation.methods.fedka import FedKA
 from federation.release.findings import Comparison, read_comparison
 from incremental.model_file import load_model
@@ -27,11 +33,17 @@ from physical.mirror import Mirror, MirrorError, MirrorImage
 from twin.local_training import TrainingConfig
 
 KNOWN, NEW, SIDE = ("heart", "liver", "spleen"), "pancreas", 16
-LIMITS = Limits(images_per_class=100, held_out_fraction=0.25, held_out_per_class=100, held_out_by="image")
+LIMITS = Limits(
+    images_per_class=100, held_out_fraction=0.25, held_out_per_class=100, held_out_by="image"
+)
 CONFIG: dict[str, Any] = {
     "rounds": 3,
     "network": {"backbone": "lenet", "width": 4, "image_size": SIDE},
-    "training": {"epochs": 2, "batch_size": 8, "augmentation": {"crop_padding_pixels": 0, "brightness": 0.0}},
+    "training": {
+        "epochs": 2,
+        "batch_size": 8,
+        "augmentation": {"crop_padding_pixels": 0, "brightness": 0.0},
+    },
 }
 
 
@@ -44,7 +56,9 @@ def picture(name: str, number: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
     return np.clip((clean.T if kind < 2 else clean) + noise, 0, 255).astype(np.uint8)
 
 
-def images(hospital: str, name: str, count: int, named: bool = True, first: int = 0) -> list[MirrorImage]:
+def images(
+    hospital: str, name: str, count: int, named: bool = True, first: int = 0
+) -> list[MirrorImage]:
     shift = {"north": 0, "east": 1000, "south": 2000}[hospital]
     return [
         MirrorImage(
@@ -76,7 +90,11 @@ class Federation:
         return self
 
     def job(
-        self, folder: str, champion: Path | None, approved: Mapping[str, Mapping[str, Sequence[str]]] | None = None, **more: Any
+        self,
+        folder: str,
+        champion: Path | None,
+        approved: Mapping[str, Mapping[str, Sequence[str]]] | None = None,
+        **more: Any,
     ) -> Path:
         hospitals = [
             {
@@ -88,13 +106,20 @@ class Federation:
         ]
         path = self.root / folder
         path.mkdir()
-        job = {"job_id": folder, "champion": champion and str(champion), "hospitals": hospitals, "config": CONFIG, **more}
+        job = {
+            "job_id": folder,
+            "champion": champion and str(champion),
+            "hospitals": hospitals,
+            "config": CONFIG,
+            **more,
+        }
         (path / "job.json").write_text(json.dumps(job))
         return path
 
     def approved(self, name: str = NEW) -> dict[str, dict[str, list[str]]]:
         return {
-            hospital: {name: [each.image_id for each in images(hospital, NEW, count)]} for hospital, count in (("north", 24), ("east", 16))
+            hospital: {name: [each.image_id for each in images(hospital, NEW, count)]}
+            for hospital, count in (("north", 24), ("east", 16))
         }
 
 
@@ -154,7 +179,9 @@ def test_new_class_is_learned_and_old_ones_are_not_forgotten(second: Path, first
     assert result["light"] in ("green", "amber")
 
 
-def test_progress_has_a_line_per_round_with_losses_accuracy_and_the_time_that_is_left(second: Path) -> None:
+def test_progress_has_a_line_per_round_with_losses_accuracy_and_the_time_that_is_left(
+    second: Path,
+) -> None:
     rounds = [line for line in progress(second) if line["step"] == "round"]
     assert [(line["done"], line["of"]) for line in rounds] == [(1, 3), (2, 3), (3, 3)]
     assert {"classification", "semantic", "attention", "total"} <= set(rounds[0]["losses"])
@@ -169,21 +196,36 @@ def test_every_hospital_trains_and_nobody_trains_on_what_is_held_out(second: Pat
     (last, *_) = [line for line in progress(second) if line["step"] == "round"]
     plan = json.loads((second / "plan.json").read_text())["hospitals"]
     for each in plan:
-        train = [image_id for group in (each["known"], each["approved"]) for ids in group.values() for image_id in ids]
+        train = [
+            image_id
+            for group in (each["known"], each["approved"])
+            for ids in group.values()
+            for image_id in ids
+        ]
         held_out = [image_id for ids in each["held_out"].values() for image_id in ids]
         assert last["images_trained"][each["hospital_id"]] == len(train)
         assert not set(train) & set(held_out)
         assert all(each["held_out"].get(name) for name in KNOWN)
 
 
-def test_what_was_held_out_from_the_champion_is_held_out_from_the_candidate(first: Path, second: Path) -> None:
-    before, after = (json.loads((path / "plan.json").read_text())["hospitals"] for path in (first, second))
+def test_what_was_held_out_from_the_champion_is_held_out_from_the_candidate(
+    first: Path, second: Path
+) -> None:
+    before, after = (
+        json.loads((path / "plan.json").read_text())["hospitals"] for path in (first, second)
+    )
     for one, other in zip(before, after, strict=True):
         assert all(one["held_out"][name] == other["held_out"][name] for name in KNOWN)
 
 
-def test_head_grows_from_the_champions_head_bit_for_bit(federation: Federation, first: Path) -> None:
-    still = {**CONFIG, "rounds": 1, "training": {**CONFIG["training"], "learning_rate": 1e-30, "weight_decay": 0.0}}
+def test_head_grows_from_the_champions_head_bit_for_bit(
+    federation: Federation, first: Path
+) -> None:
+    still = {
+        **CONFIG,
+        "rounds": 1,
+        "training": {**CONFIG["training"], "learning_rate": 1e-30, "weight_decay": 0.0},
+    }
     path = federation.job("still", first / "candidate", federation.approved(), config=still)
     assert run(path)["ok"]
     champion, candidate = (load_model(each / "candidate")[0] for each in (first, path))
@@ -209,7 +251,9 @@ def run_to_death(path: Path) -> None:
         do(TypeAdapter(AdditionJob).validate_json((path / "job.json").read_bytes()), folder)
 
 
-def test_killed_process_that_starts_again_makes_the_same_candidate_though_images_arrived(tmp_path: Path, first: Path, second: Path) -> None:
+def test_killed_process_that_starts_again_makes_the_same_candidate_though_images_arrived(
+    tmp_path: Path, first: Path, second: Path
+) -> None:
     federation = Federation(tmp_path).fill()
     path = federation.job("second", first / "candidate", federation.approved())
     process = multiprocessing.get_context("spawn").Process(target=run_to_death, args=(path,))
@@ -225,16 +269,27 @@ def test_killed_process_that_starts_again_makes_the_same_candidate_though_images
 def test_job_that_ended_well_is_not_run_again(second: Path) -> None:
     before = (second / "result.json").stat().st_mtime_ns, (second / "progress.jsonl").read_bytes()
     run(second)
-    assert ((second / "result.json").stat().st_mtime_ns, (second / "progress.jsonl").read_bytes()) == before
+    assert (
+        (second / "result.json").stat().st_mtime_ns,
+        (second / "progress.jsonl").read_bytes(),
+    ) == before
 
 
-def test_images_of_a_known_class_are_trained_without_growth(federation: Federation, first: Path) -> None:
+def test_images_of_a_known_class_are_trained_without_growth(
+    federation: Federation, first: Path
+) -> None:
     path = federation.job("merged", first / "candidate", federation.approved("heart"))
     result, found = run(path), comparison(path)
     assert (result["class_names"], result["grew"]) == (list(KNOWN), [])
-    assert {line["done"]: line["grew"] for line in progress(path) if line["step"] == "round"} == {1: [], 2: [], 3: []}
+    assert {line["done"]: line["grew"] for line in progress(path) if line["step"] == "round"} == {
+        1: [],
+        2: [],
+        3: [],
+    }
     assert {"semantic", "attention"} <= set(progress(path)[2]["losses"])
-    assert load_model(path / "candidate")[1]["digest"] != load_model(first / "candidate")[1]["digest"]
+    assert (
+        load_model(path / "candidate")[1]["digest"] != load_model(first / "candidate")[1]["digest"]
+    )
     heart = next(each for each in found.classes if each.class_name == "heart")
     assert (heart.loss_points or 0) < -10
 
@@ -254,13 +309,19 @@ def test_images_of_one_patient_go_the_same_way_where_that_is_asked(federation: F
     plan = make_plan([AdditionHospital("south", federation.root / "south", None)], [], limits, {})
     (south,) = plan.hospitals
     for name in KNOWN:
-        sides = [{int(image_id.rsplit("-", 1)[1]) % 5 for image_id in group[name]} for group in (south.approved, south.held_out)]
+        sides = [
+            {int(image_id.rsplit("-", 1)[1]) % 5 for image_id in group[name]}
+            for group in (south.approved, south.held_out)
+        ]
         assert sides[0] and sides[1] and not sides[0] & sides[1]
 
 
 def test_number_of_images_is_bounded_and_the_choice_stays(federation: Federation) -> None:
     hospitals = [AdditionHospital("south", federation.root / "south", None)]
-    all_of_them, few = (make_plan(hospitals, [], Limits(most, 0.25, 3, "image"), {}).hospitals[0] for most in (100, 5))
+    all_of_them, few = (
+        make_plan(hospitals, [], Limits(most, 0.25, 3, "image"), {}).hospitals[0]
+        for most in (100, 5)
+    )
     for name in KNOWN:
         assert len(few.approved[name]) == 5 and len(few.held_out[name]) <= 3
         assert set(few.approved[name]) <= set(all_of_them.approved[name])
@@ -273,19 +334,30 @@ def test_number_of_images_is_bounded_and_the_choice_stays(federation: Federation
         ({}, "nothing is approved in north"),
         ({NEW: []}, "nothing is approved"),
         ({NEW: ["north-pancreas-0"]}, "'pancreas' has 1 images; needed: two in one hospital"),
-        ({NEW: ["north-pancreas-0", "north-pancreas-1"], "tumour": ["north-pancreas-1"]}, "approved as 'pancreas' and as 'tumour'"),
+        (
+            {NEW: ["north-pancreas-0", "north-pancreas-1"], "tumour": ["north-pancreas-1"]},
+            "approved as 'pancreas' and as 'tumour'",
+        ),
         ({NEW: ["north-pancreas-0", "nobody"]}, "nobody"),
         ({"Liver": ["north-pancreas-0", "north-pancreas-1"]}, "'Liver' is 'liver' to the champion"),
     ],
 )
-def test_approval_that_cannot_be_trained_is_refused(federation: Federation, new_images: dict[str, list[str]], message: str) -> None:
+def test_approval_that_cannot_be_trained_is_refused(
+    federation: Federation, new_images: dict[str, list[str]], message: str
+) -> None:
     with pytest.raises((AdditionError, MirrorError), match=message):
-        make_plan([AdditionHospital("north", federation.root / "north", new_images)], KNOWN, LIMITS, {})
+        make_plan(
+            [AdditionHospital("north", federation.root / "north", new_images)], KNOWN, LIMITS, {}
+        )
 
 
-def test_image_that_moved_from_a_known_class_to_a_new_one_is_counted_once(federation: Federation) -> None:
+def test_image_that_moved_from_a_known_class_to_a_new_one_is_counted_once(
+    federation: Federation,
+) -> None:
     moved = [f"north-liver-{number}" for number in range(10)]
-    (north,) = make_plan([AdditionHospital("north", federation.root / "north", {NEW: moved})], KNOWN, LIMITS, {}).hospitals
+    (north,) = make_plan(
+        [AdditionHospital("north", federation.root / "north", {NEW: moved})], KNOWN, LIMITS, {}
+    ).hospitals
     assert not set(moved) & set(north.known["liver"])
     assert set(north.approved[NEW]) | set(north.held_out[NEW]) == set(moved)
 
@@ -299,10 +371,19 @@ def test_image_that_moved_from_a_known_class_to_a_new_one_is_counted_once(federa
         ({"champion": "models/version-1"}, "allowed: absolute paths"),
         ({"champion": "/nowhere"}, "/nowhere/manifest.json cannot be read"),
         ({"hospitals": []}, "hospitals: "),
-        ({"hospitals": [{"hospital_id": "../north", "mirror": "/m", "new_images": {}}]}, "hospitals.0.hospital_id"),
-        ({"hospitals": [{"hospital_id": "north", "mirror": "/m", "new_images": {"<b>": []}}]}, "class name '<b>' is not allowed"),
+        (
+            {"hospitals": [{"hospital_id": "../north", "mirror": "/m", "new_images": {}}]},
+            "hospitals.0.hospital_id",
+        ),
+        (
+            {"hospitals": [{"hospital_id": "north", "mirror": "/m", "new_images": {"<b>": []}}]},
+            "class name '<b>' is not allowed",
+        ),
         ({"hospitals": [{"hospital_id": "north", "mirror": "/m"}] * 2}, "allowed: each once"),
-        ({"hospitals": [{"hospital_id": "north", "mirror": "/m"}]}, "new_images is missing although there is a champion"),
+        (
+            {"hospitals": [{"hospital_id": "north", "mirror": "/m"}]},
+            "new_images is missing although there is a champion",
+        ),
         ({"rules": {"min_accuracy": 2}}, "min_accuracy is 2"),
     ],
 )
@@ -310,7 +391,10 @@ def test_job_that_cannot_be_run_says_why_in_its_result(
     federation: Federation, first: Path, tmp_path: Path, change: dict[str, Any], message: str
 ) -> None:
     job = json.loads((first / "job.json").read_text())
-    job |= {"champion": str(first / "candidate"), "hospitals": [{**each, "new_images": {}} for each in job["hospitals"]]}
+    job |= {
+        "champion": str(first / "candidate"),
+        "hospitals": [{**each, "new_images": {}} for each in job["hospitals"]],
+    }
     (tmp_path / "job.json").write_text(json.dumps({**job, **change}))
     result = run(tmp_path)
     assert result["ok"] is False
@@ -330,7 +414,11 @@ def test_damaged_champion_is_refused(federation: Federation, second: Path, tmp_p
 
 
 def test_training_that_comes_to_nothing_is_an_error(federation: Federation, first: Path) -> None:
-    wild = {**CONFIG, "rounds": 1, "training": {**CONFIG["training"], "learning_rate": 1e30, "gradient_clip": None}}
+    wild = {
+        **CONFIG,
+        "rounds": 1,
+        "training": {**CONFIG["training"], "learning_rate": 1e30, "gradient_clip": None},
+    }
     path = federation.job("wild", first / "candidate", federation.approved(), config=wild)
     assert "no twin's update was usable in 1 rounds" in run(path)["error"]
 
@@ -342,23 +430,41 @@ def test_mirrored_images_of_sided_organs_are_refused(tmp_path: Path) -> None:
     mirror.name([each.image_id for each in images("north", "liver", 12)], "lung-left")
     for hospital in ("east", "south"):
         Mirror(tmp_path / hospital, SIDE)
-    flipped = {**CONFIG, "training": {**CONFIG["training"], "augmentation": {"horizontal_flip": True}}}
-    assert "horizontal_flip is true and lung-left has a side" in run(federation.job("flip", None, config=flipped))["error"]
+    flipped = {
+        **CONFIG,
+        "training": {**CONFIG["training"], "augmentation": {"horizontal_flip": True}},
+    }
+    assert (
+        "horizontal_flip is true and lung-left has a side"
+        in run(federation.job("flip", None, config=flipped))["error"]
+    )
 
 
 def test_part_of_the_settings_keeps_the_rest() -> None:
     config = AdditionConfig(training={"epochs": 5}, method={"semantic_weight": 3.0})  # type: ignore[arg-type]
     assert isinstance(config.training, TrainingConfig) and isinstance(config.method, FedKA)
-    assert (config.training.epochs, config.training.learning_rate, config.training.momentum) == (5, 0.05, 0.9)
-    assert (config.method.semantic_weight, config.method.head_loss, config.method.reconstruction) == (3.0, "ce", None)
+    assert (config.training.epochs, config.training.learning_rate, config.training.momentum) == (
+        5,
+        0.05,
+        0.9,
+    )
+    assert (
+        config.method.semantic_weight,
+        config.method.head_loss,
+        config.method.reconstruction,
+    ) == (3.0, "ce", None)
 
 
 def test_large_images_are_shrunk_as_the_network_would_shrink_them() -> None:
-    network = IncrementalNetwork(NetworkConfig(backbone="lenet", width=4, image_size=28, channels=1), rows=1)
+    network = IncrementalNetwork(
+        NetworkConfig(backbone="lenet", width=4, image_size=28, channels=1), rows=1
+    )
     large = np.random.default_rng(1).integers(0, 256, (3, 64, 64)).astype(np.uint8)
     direct = network.normalise(torch.from_numpy(large)[:, None].float() / 255)
     small = network.normalise(torch.from_numpy(shrink(large, 28))[:, None].float() / 255)
-    assert float((direct - small).abs().max()) <= 2 * 0.5 / 255 + 1e-6  # half a grey level, and the network divides by 0.5
+    assert (
+        float((direct - small).abs().max()) <= 2 * 0.5 / 255 + 1e-6
+    )  # half a grey level, and the network divides by 0.5
     assert shrink(large, 64) is large
 
 
@@ -372,11 +478,18 @@ def test_some_are_held_out_but_never_all(numbers: list[float], fraction: float) 
     assert all(len(set(kept_out[order == number])) == 1 for number in numbers)
 
 
-@given(st.lists(st.floats(0, 1, exclude_max=True), min_size=2, max_size=30, unique=True), st.floats(0, 1, exclude_max=True))
-def test_arrival_never_moves_an_image_from_training_to_the_held_out_ones_but_the_last(numbers: list[float], arrived: float) -> None:
+@given(
+    st.lists(st.floats(0, 1, exclude_max=True), min_size=2, max_size=30, unique=True),
+    st.floats(0, 1, exclude_max=True),
+)
+def test_arrival_never_moves_an_image_from_training_to_the_held_out_ones_but_the_last(
+    numbers: list[float], arrived: float
+) -> None:
     before = hold_out(np.array(numbers), 0.25)
     after = hold_out(np.array([*numbers, arrived]), 0.25)[:-1]
-    moved = [number for number, was, now in zip(numbers, before, after, strict=True) if now and not was]
+    moved = [
+        number for number, was, now in zip(numbers, before, after, strict=True) if now and not was
+    ]
     assert moved in ([], [max(numbers)])
 
 
@@ -386,7 +499,9 @@ def test_first_champion_is_trained_and_serves_and_a_second_call_changes_nothing(
 ) -> None:
     mirrors = {each: federation.root / each for each in ("north", "east", "south")}
     store = (f"sqlite:///{tmp_path / 'mlflow.db'}", "organs", tmp_path / "models")
-    released, again = (make_first_champion(mirrors, tmp_path / "jobs", *store, config=CONFIG) for _ in range(2))
+    released, again = (
+        make_first_champion(mirrors, tmp_path / "jobs", *store, config=CONFIG) for _ in range(2)
+    )
     assert released == again
     assert released["current"]["version"] == "1"
     assert load_model(Path(released["current"]["folder"]))[1]["digest"] == run(first)["digest"]

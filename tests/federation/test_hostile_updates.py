@@ -5,18 +5,26 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.hostile import HOSTILE, KINDS, HostileEngine, Kind, Misled, Sent, round_without_defence
-from federation.evaluation import Evaluator
+from benchmarks.hostile import (
+    HOSTILE,
+    KINDS,
+    HostileEngine,
+    Kind,
+    Misled,
+    Sent,
+    round_without_defence,
+)
+from federation.aggregation.robust import RobustConfig
+from federation.engines.simulated_hospitals import SimulatedHospitals
+from federation.experiment.evaluation import Evaluator
 from federation.method import Method
 from federation.methods import METHODS
 from federation.methods.fedavg import FedAvg
 from federation.methods.fedka import FedKA
 from federation.methods.glfc import GLFC
 from federation.methods.lga import LGA
-from federation.robust import RobustConfig
 from federation.round import RoundConfig, RoundRecord, run_round
 from federation.server import ServerState, new_server
-from federation.ward import Ward
 from incremental.head import Weights
 from incremental.network import NetworkConfig
 from incremental.proxy import ProxyConfig, ProxyServer
@@ -32,8 +40,21 @@ NETWORK = NetworkConfig(backbone="lenet", width=4, image_size=16, channels=1)
 NAMES = ("bladder", "heart", "liver", "spleen")
 IDS = (HOSTILE, *(f"hospital-{index:03d}" for index in range(1, 5)))
 ROUNDS = 4
-RULES = {"median": RobustConfig("median"), "trimmed_mean": RobustConfig("trimmed_mean"), "krum": RobustConfig("krum")}
-SCREENED = ("NaN", "huge norm (x 1e6)", "wrong shape", "wrong dtype", "extra tensor", "other class list", "2 GiB tensor", "pickle bytes")
+RULES = {
+    "median": RobustConfig("median"),
+    "trimmed_mean": RobustConfig("trimmed_mean"),
+    "krum": RobustConfig("krum"),
+}
+SCREENED = (
+    "NaN",
+    "huge norm (x 1e6)",
+    "wrong shape",
+    "wrong dtype",
+    "extra tensor",
+    "other class list",
+    "2 GiB tensor",
+    "pickle bytes",
+)
 TWELVE = (*SCREENED, "replayed first round", "label-flipped", "sign-flipped (x -5)", "scaled x 100")
 FEW_STEPS = ReconstructionConfig(perturb_steps=2, invert_steps=2)
 Damage = Callable[[Sent], TwinUpdate]
@@ -51,12 +72,27 @@ def images() -> Batch:
 
 
 @pytest.fixture(scope="module")
-def ward(images: Batch) -> Ward:
+def hospitals(images: Batch) -> SimulatedHospitals:
     """Five hospitals of 24 images each; the other 200 are for measuring."""
     plain = AugmentationConfig(crop_padding_pixels=0, brightness=0.0)
-    training = TrainingConfig(epochs=2, batch_size=8, learning_rate=0.1, momentum=0.9, schedule="constant", augmentation=plain)
-    arrivals = {name: (Arrival(0, np.arange(24 * index, 24 * index + 24)),) for index, name in enumerate(IDS)}
-    return Ward(images, arrivals, dict.fromkeys(IDS, 0), TwinSetting(TwinConfig(memory_capacity=8), NETWORK, training, ROUNDS))
+    training = TrainingConfig(
+        epochs=2,
+        batch_size=8,
+        learning_rate=0.1,
+        momentum=0.9,
+        schedule="constant",
+        augmentation=plain,
+    )
+    arrivals = {
+        name: (Arrival(0, np.arange(24 * index, 24 * index + 24)),)
+        for index, name in enumerate(IDS)
+    }
+    return SimulatedHospitals(
+        images,
+        arrivals,
+        dict.fromkeys(IDS, 0),
+        TwinSetting(TwinConfig(memory_capacity=8), NETWORK, training, ROUNDS),
+    )
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +102,7 @@ def trained() -> dict[bytes, TwinUpdate]:
 
 
 def play(
-    ward: Ward,
+    hospitals: SimulatedHospitals,
     kind: Kind,
     config: RobustConfig | None,
     trained: dict[bytes, TwinUpdate] | None = None,
@@ -74,7 +110,11 @@ def play(
     rounds: int = ROUNDS,
 ) -> tuple[ServerState, list[RoundRecord]]:
     method = method or FedAvg()
-    engine = HostileEngine(Misled(ward, HOSTILE) if kind.flips else ward, kind.damage, trained={} if trained is None else trained)
+    engine = HostileEngine(
+        Misled(hospitals, HOSTILE) if kind.flips else hospitals,
+        kind.damage,
+        trained={} if trained is None else trained,
+    )
     server, proxy, records = new_server(NETWORK, seed=3), ProxyServer(ProxyConfig()), []
     for _ in range(rounds):
         if config is None:
@@ -86,12 +126,18 @@ def play(
 
 
 def accuracy(server: ServerState, images: Batch) -> float:
-    return Evaluator(images.take(np.arange(120, 320)), [NAMES], NETWORK).evaluate(server.weights, server.class_names, 0).accuracy
+    return (
+        Evaluator(images.take(np.arange(120, 320)), [NAMES], NETWORK)
+        .evaluate(server.weights, server.class_names, 0)
+        .accuracy
+    )
 
 
 def is_sound(weights: Weights, like: Weights) -> bool:
     return weights.keys() == like.keys() and all(
-        value.dtype == like[name].dtype and value.shape == like[name].shape and bool(torch.isfinite(value).all())
+        value.dtype == like[name].dtype
+        and value.shape == like[name].shape
+        and bool(torch.isfinite(value).all())
         for name, value in weights.items()
     )
 
@@ -105,16 +151,23 @@ def silent(sent: Sent) -> TwinUpdate:
 
 
 @pytest.fixture(scope="module")
-def honest(ward: Ward, trained: dict[bytes, TwinUpdate]) -> ServerState:
-    return play(ward, KINDS["honest"], RobustConfig(), trained)[0]
+def honest(hospitals: SimulatedHospitals, trained: dict[bytes, TwinUpdate]) -> ServerState:
+    return play(hospitals, KINDS["honest"], RobustConfig(), trained)[0]
 
 
 @pytest.mark.parametrize("rule", RULES)
-@pytest.mark.parametrize("kind", [*TWELVE, *(name for name in KINDS if name not in (*TWELVE, "honest"))])
+@pytest.mark.parametrize(
+    "kind", [*TWELVE, *(name for name in KINDS if name not in (*TWELVE, "honest"))]
+)
 def test_no_kind_of_hostile_update_stops_or_poisons_a_defended_federation(
-    ward: Ward, images: Batch, trained: dict[bytes, TwinUpdate], honest: ServerState, kind: str, rule: str
+    hospitals: SimulatedHospitals,
+    images: Batch,
+    trained: dict[bytes, TwinUpdate],
+    honest: ServerState,
+    kind: str,
+    rule: str,
 ) -> None:
-    server, records = play(ward, KINDS[kind], RULES[rule], trained)
+    server, records = play(hospitals, KINDS[kind], RULES[rule], trained)
     assert server.round == ROUNDS == len(records)
     assert is_sound(server.weights, honest.weights)
     assert accuracy(honest, images) >= 0.95
@@ -123,58 +176,84 @@ def test_no_kind_of_hostile_update_stops_or_poisons_a_defended_federation(
 
 @pytest.mark.parametrize("kind", SCREENED)
 def test_what_screening_turns_away_changes_the_model_as_silence_does_bit_for_bit(
-    ward: Ward, trained: dict[bytes, TwinUpdate], kind: str
+    hospitals: SimulatedHospitals, trained: dict[bytes, TwinUpdate], kind: str
 ) -> None:
-    expected, _ = play(ward, Kind(silent), RobustConfig(), trained)
-    server, records = play(ward, KINDS[kind], RobustConfig(), trained)
+    expected, _ = play(hospitals, Kind(silent), RobustConfig(), trained)
+    server, records = play(hospitals, KINDS[kind], RobustConfig(), trained)
     assert same(server.weights, expected.weights)
     for record in records:
         assert HOSTILE not in {each.twin_id for each in record.accepted}
-        assert [each.twin_id for each in record.rejected] == ([] if kind == "pickle bytes" else [HOSTILE])
+        assert [each.twin_id for each in record.rejected] == (
+            [] if kind == "pickle bytes" else [HOSTILE]
+        )
 
 
-@pytest.mark.parametrize("kind", ["NaN", "huge norm (x 1e6)", "scaled x 100", "sign-flipped, hidden under screening's norm"])
-def test_without_a_defence_the_same_update_ruins_the_model(ward: Ward, images: Batch, trained: dict[bytes, TwinUpdate], kind: str) -> None:
-    server, _ = play(ward, KINDS[kind], None, trained)
+@pytest.mark.parametrize(
+    "kind",
+    ["NaN", "huge norm (x 1e6)", "scaled x 100", "sign-flipped, hidden under screening's norm"],
+)
+def test_without_a_defence_the_same_update_ruins_the_model(
+    hospitals: SimulatedHospitals, images: Batch, trained: dict[bytes, TwinUpdate], kind: str
+) -> None:
+    server, _ = play(hospitals, KINDS[kind], None, trained)
     assert accuracy(server, images) < 0.6
 
 
 @pytest.mark.parametrize("kind", ["wrong shape", "extra tensor"])
-def test_without_a_defence_the_same_update_stops_the_run(ward: Ward, trained: dict[bytes, TwinUpdate], kind: str) -> None:
+def test_without_a_defence_the_same_update_stops_the_run(
+    hospitals: SimulatedHospitals, trained: dict[bytes, TwinUpdate], kind: str
+) -> None:
     with pytest.raises((RuntimeError, KeyError)):
-        play(ward, KINDS[kind], None, trained)
+        play(hospitals, KINDS[kind], None, trained)
 
 
-def test_a_hidden_update_passes_the_screening_and_not_the_rules(ward: Ward, images: Batch, trained: dict[bytes, TwinUpdate]) -> None:
+def test_a_hidden_update_passes_the_screening_and_not_the_rules(
+    hospitals: SimulatedHospitals, images: Batch, trained: dict[bytes, TwinUpdate]
+) -> None:
     kind = KINDS["sign-flipped, hidden under screening's norm"]
-    server, records = play(ward, kind, RobustConfig(), trained)
+    server, records = play(hospitals, kind, RobustConfig(), trained)
     assert not any(record.rejected for record in records)
     assert accuracy(server, images) < 0.6
-    _, records = play(ward, kind, RULES["krum"], trained)
+    _, records = play(hospitals, kind, RULES["krum"], trained)
     assert all(HOSTILE in {each.twin_id for each in record.rejected} for record in records)
 
 
-def test_a_strangers_and_a_second_answer_change_nothing(ward: Ward, honest: ServerState, trained: dict[bytes, TwinUpdate]) -> None:
+def test_a_strangers_and_a_second_answer_change_nothing(
+    hospitals: SimulatedHospitals, honest: ServerState, trained: dict[bytes, TwinUpdate]
+) -> None:
     class Crowded(HostileEngine):
         def train(self, method, broadcasts):  # type: ignore[no-untyped-def]
             updates = super().train(method, broadcasts)
-            wild = [replace(each, weights={name: value * 0 for name, value in each.weights.items()}) for each in updates]
+            wild = [
+                replace(each, weights={name: value * 0 for name, value in each.weights.items()})
+                for each in updates
+            ]
             return [replace(wild[0], twin_id="elsewhere"), *updates, *wild]
 
-    engine, server, proxy = Crowded(ward, lambda sent: sent.update, trained=trained), new_server(NETWORK, 3), ProxyServer(ProxyConfig())
+    engine, server, proxy = (
+        Crowded(hospitals, lambda sent: sent.update, trained=trained),
+        new_server(NETWORK, 3),
+        ProxyServer(ProxyConfig()),
+    )
     for _ in range(ROUNDS):
         server, record = run_round(server, engine, FedAvg(), proxy, RoundConfig())
         assert [each.twin_id for each in record.rejected] == ["elsewhere", *IDS]
     assert same(server.weights, honest.weights)
 
 
-def test_with_two_answers_left_a_robust_round_keeps_the_model_and_the_run_goes_on(ward: Ward) -> None:
+def test_with_two_answers_left_a_robust_round_keeps_the_model_and_the_run_goes_on(
+    hospitals: SimulatedHospitals,
+) -> None:
     class Late(HostileEngine):
         def train(self, method, broadcasts):  # type: ignore[no-untyped-def]
             return super().train(method, broadcasts)[:2]
 
     for rule in RULES.values():
-        engine, server, proxy = Late(ward, lambda sent: sent.update), new_server(NETWORK, 3), ProxyServer(ProxyConfig())
+        engine, server, proxy = (
+            Late(hospitals, lambda sent: sent.update),
+            new_server(NETWORK, 3),
+            ProxyServer(ProxyConfig()),
+        )
         before, record = run_round(server, engine, FedAvg(), proxy, RoundConfig(robust=rule))
         assert [each.twin_id for each in record.rejected] == list(IDS[:2]) and not record.accepted
         after, _ = run_round(before, engine, FedAvg(), proxy, RoundConfig(robust=rule))
@@ -183,16 +262,30 @@ def test_with_two_answers_left_a_robust_round_keeps_the_model_and_the_run_goes_o
 
 def wild_uploads(sent: Sent) -> TwinUpdate:
     update = sent.moved(-5.0)
-    return replace(update, upload={name: -1e6 * value if value.is_floating_point() else value for name, value in update.upload.items()})
+    return replace(
+        update,
+        upload={
+            name: -1e6 * value if value.is_floating_point() else value
+            for name, value in update.upload.items()
+        },
+    )
 
 
 DEFENDED = {name: kind for name, kind in METHODS.items() if not kind.needs_exact_weights}
 
 
 @pytest.mark.parametrize(
-    ("name", "rule"), [(name, rule) for name, kind in DEFENDED.items() for rule in ("median", "krum") if rule == "median" or kind.uploads]
+    ("name", "rule"),
+    [
+        (name, rule)
+        for name, kind in DEFENDED.items()
+        for rule in ("median", "krum")
+        if rule == "median" or kind.uploads
+    ],
 )
-def test_every_method_learns_under_every_rule_beside_a_twin_with_wild_uploads(ward: Ward, images: Batch, name: str, rule: str) -> None:
+def test_every_method_learns_under_every_rule_beside_a_twin_with_wild_uploads(
+    hospitals: SimulatedHospitals, images: Batch, name: str, rule: str
+) -> None:
     method = METHODS[name]()
     if isinstance(method, FedKA | GLFC | LGA):
         method = replace(method, reconstruction=FEW_STEPS)  # type: ignore[type-var]
@@ -200,9 +293,17 @@ def test_every_method_learns_under_every_rule_beside_a_twin_with_wild_uploads(wa
         method = replace(method, head_loss="ce")  # type: ignore[type-var]
     if hasattr(method, "warm_up_rounds"):
         method = replace(method, warm_up_rounds=2)  # type: ignore[type-var]
-    server, records = play(ward, Kind(wild_uploads), RULES[rule], method=method, rounds=3)
-    assert is_sound(server.weights, new_server(NETWORK, 3).weights | {n: server.weights[n] for n in ("head.weight", "head.bias")})
-    assert all(bool(torch.isfinite(value).all()) for value in server.kept.values() if value.is_floating_point())
+    server, records = play(hospitals, Kind(wild_uploads), RULES[rule], method=method, rounds=3)
+    assert is_sound(
+        server.weights,
+        new_server(NETWORK, 3).weights
+        | {n: server.weights[n] for n in ("head.weight", "head.bias")},
+    )
+    assert all(
+        bool(torch.isfinite(value).all())
+        for value in server.kept.values()
+        if value.is_floating_point()
+    )
     assert any(record.accepted for record in records)
     # The centre of Gram matrices need not be one, and a head solved from it need not be good: see docs/security.md.
     assert name == "analytic" or accuracy(server, images) > 0.5

@@ -4,16 +4,21 @@ from pathlib import Path
 
 import pytest
 
-from federation.config import from_plain, load_experiment
-from federation.config_file import ConfigError
-from federation.experiment import Watcher, run_experiment
-from federation.run_folder import RunFolder
-from federation.study import prepare_study
-from federation.twin_states import StateFolder
-from twin.differential_privacy import PrivacyError, PrivacySpent, epsilon_of
+from federation.engines.twin_states import StateFolder
+from federation.experiment.config import from_plain, load_experiment
+from federation.experiment.config_file import ConfigError
+from federation.experiment.loop import RunCallbacks, run_experiment
+from federation.experiment.run_folder import RunFolder
+from federation.experiment.setup import prepare_experiment
+from twin.privacy.differential_privacy import PrivacyError, PrivacySpent, epsilon_of
 
 TINY = Path(__file__).parents[2] / "hospital_configs" / "phantom_tiny"
-PLAIN = ["training.epochs=1", "tracking.enabled=false", "method={name: fedavg, memory: true}", "network.norm=group"]
+PLAIN = [
+    "training.epochs=1",
+    "tracking.enabled=false",
+    "method={name: fedavg, memory: true}",
+    "network.norm=group",
+]
 NOISY = {
     "private training": ["training.private={noise_multiplier: 1.1, max_grad_norm: 0.5}"],
     "noise on updates": ["outgoing={noise: {clip_norm: 0.5, noise_multiplier: 0.2}}"],
@@ -30,7 +35,11 @@ def config(which, *changes):
 def comparable(out):
     results = json.loads((out / "results.json").read_text())
     models = [path.read_bytes() for path in sorted(out.glob("models/*/weights.safetensors"))]
-    rounds = [{**record, "seconds": 0} for record in RunFolder(out).read_records() if record["kind"] == "round"]
+    rounds = [
+        {**record, "seconds": 0}
+        for record in RunFolder(out).read_records()
+        if record["kind"] == "round"
+    ]
     return {name: value for name, value in results.items() if name not in VARYING}, models, rounds
 
 
@@ -56,7 +65,9 @@ def test_a_round_records_the_epsilon_of_the_twin_that_has_spent_most_and_no_loss
 
 
 @pytest.mark.parametrize("when", [1, 4])
-def test_a_resumed_run_has_spent_what_an_uninterrupted_one_has_and_ends_in_the_same_bits(finished, tmp_path, when):
+def test_a_resumed_run_has_spent_what_an_uninterrupted_one_has_and_ends_in_the_same_bits(
+    finished, tmp_path, when
+):
     which, out = finished
 
     class Stop(Exception):
@@ -66,8 +77,10 @@ def test_a_resumed_run_has_spent_what_an_uninterrupted_one_has_and_ends_in_the_s
         if record["kind"] == "round" and record["round"] == when:
             raise Stop
 
-    with pytest.raises(Stop):  # between the round's record and its checkpoint: the round is repeated
-        run_experiment(config(which), tmp_path, watcher=Watcher(record=stop))
+    with pytest.raises(
+        Stop
+    ):  # between the round's record and its checkpoint: the round is repeated
+        run_experiment(config(which), tmp_path, callbacks=RunCallbacks(record=stop))
     run_experiment(config(which), tmp_path, resume=True)
     assert accounts(tmp_path) == accounts(out)
     assert comparable(tmp_path) == comparable(out)
@@ -83,15 +96,21 @@ def test_worker_processes_draw_the_same_noise(finished, tmp_path):
 def test_noise_of_the_system_makes_a_run_that_cannot_be_repeated(tmp_path):
     runs = []
     for name in ("one", "other"):
-        run_experiment(config("noise on updates", "outgoing.noise.noise_source=system"), tmp_path / name)
+        run_experiment(
+            config("noise on updates", "outgoing.noise.noise_source=system"), tmp_path / name
+        )
         runs.append(comparable(tmp_path / name)[1])
     assert runs[0] != runs[1]
-    assert not any(each.seeded for account in accounts(tmp_path / "one").values() for each in account)
+    assert not any(
+        each.seeded for account in accounts(tmp_path / "one").values() for each in account
+    )
 
 
 def test_a_run_whose_twins_have_spent_their_budget_ends_all_the_same(tmp_path):
     budget = epsilon_of([PrivacySpent(0.1, 1.0, 2, True)], 1e-5)
-    results = run_experiment(config("noise on updates", f"outgoing.noise.epsilon_budget={budget}"), tmp_path)
+    results = run_experiment(
+        config("noise on updates", f"outgoing.noise.epsilon_budget={budget}"), tmp_path
+    )
     rounds = [record for record in RunFolder(tmp_path).read_records() if record["kind"] == "round"]
     assert len(rounds) == 6 and rounds[0]["chosen"] and not rounds[-1]["chosen"]
     assert "epsilon" not in rounds[-1] and results["rejected_updates"] == 0
@@ -103,19 +122,34 @@ def test_a_run_whose_twins_have_spent_their_budget_ends_all_the_same(tmp_path):
 
 def test_an_experiment_without_privacy_keeps_its_digest_and_privacy_changes_it():
     base = load_experiment(TINY, PLAIN)
-    assert base.digest() == load_experiment(TINY, [*PLAIN, "training.private=null", "outgoing.noise=null"]).digest()
+    assert (
+        base.digest()
+        == load_experiment(TINY, [*PLAIN, "training.private=null", "outgoing.noise=null"]).digest()
+    )
     private = [load_experiment(TINY, [*PLAIN, *changes]) for changes in NOISY.values()]
     assert len({base.digest(), *(each.digest() for each in private)}) == 3
     assert [from_plain(json.loads(json.dumps(each.as_plain()))) for each in private] == private
 
 
 REFUSED = {
-    "batch normalisation": ([*NOISY["private training"], "network.norm=batch"], "network.norm is batch"),
-    "fedka": ([*NOISY["private training"], "method={name: fedka}"], "the loss of FedKA with these settings is no mean over images"),
-    "uploads": ([*NOISY["noise on updates"], "method={name: fedka}"], "uploads prototype_gradients"),
+    "batch normalisation": (
+        [*NOISY["private training"], "network.norm=batch"],
+        "network.norm is batch",
+    ),
+    "fedka": (
+        [*NOISY["private training"], "method={name: fedka}"],
+        "the loss of FedKA with these settings is no mean over images",
+    ),
+    "uploads": (
+        [*NOISY["noise on updates"], "method={name: fedka}"],
+        "uploads prototype_gradients",
+    ),
     "both": ([*NOISY["private training"], *NOISY["noise on updates"]], "choose one"),
     "no noise": (["training.private={noise_multiplier: 0}"], "without noise there is no privacy"),
-    "half precision": ([*NOISY["private training"], "training.precision=bfloat16"], "set precision to float32"),
+    "half precision": (
+        [*NOISY["private training"], "training.precision=bfloat16"],
+        "set precision to float32",
+    ),
     "typo": (["training.private={noise: 1}"], "training.private.noise is not a known key"),
     "typo in noise": (["outgoing={noise: {clip: 1}}"], "outgoing.noise.clip is not a known key"),
 }
@@ -135,7 +169,9 @@ def test_a_run_stops_before_its_first_round_where_opacus_is_missing(monkeypatch,
     with pytest.raises(PrivacyError, match=r"fedka\[privacy\]"):
         run_experiment(private, tmp_path)
     assert not list(tmp_path.rglob("records.jsonl"))
-    prepare_study(private, None)  # what a run that is over holds can be looked at without Opacus
+    prepare_experiment(
+        private, None
+    )  # what a run that is over holds can be looked at without Opacus
 
 
 def test_seeded_noise_is_not_deployed():

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from federation.engines import EngineConfig, SequentialEngine, make_engine
+from federation.engines.sequential import EngineConfig, SequentialEngine, make_engine
+from federation.engines.simulated_hospitals import SimulatedHospitals
+from federation.engines.twin_states import StateFolder
 from federation.methods.fedavg import FedAvg
 from federation.methods.fedka import FedKA
 from federation.round import RoundConfig, choose_observers, choose_twins, run_round
 from federation.server import new_server
-from federation.twin_states import StateFolder
-from federation.ward import Ward
 from incremental.detection import DetectionConfig
 from incremental.network import NetworkConfig
 from incremental.proxy import ProxyConfig, ProxyServer
@@ -26,7 +26,7 @@ FEW_STEPS = ReconstructionConfig(perturb_steps=3, invert_steps=5)
 
 
 @pytest.fixture(scope="module")
-def ward():
+def hospitals():
     rng = np.random.default_rng(0)
     labels = np.repeat(np.arange(4), 150)
     centres = rng.integers(40, 216, (4, 16, 16, 1))
@@ -38,16 +38,33 @@ def ward():
         name: (Arrival(0, np.sort(first[index::3])), Arrival(3, np.sort(second[index::3])))
         for index, name in enumerate(("north", "east", "south"))
     }
-    twin = TwinConfig(memory_capacity=12, held_back_fraction=0.25, detection=DetectionConfig(rule="calibrated"))
+    twin = TwinConfig(
+        memory_capacity=12, held_back_fraction=0.25, detection=DetectionConfig(rule="calibrated")
+    )
     training = TrainingConfig(epochs=2, batch_size=8, learning_rate=0.05, momentum=0.9)
-    return Ward(archive, arrivals, dict.fromkeys(arrivals, 0), TwinSetting(twin, NETWORK, training, rounds_per_task=3))
+    return SimulatedHospitals(
+        archive,
+        arrivals,
+        dict.fromkeys(arrivals, 0),
+        TwinSetting(twin, NETWORK, training, rounds_per_task=3),
+    )
 
 
-def play(ward, method, rounds, engine=None, poison=None, config=None):
-    engine = engine or SequentialEngine(ward)
-    server, proxy, records = new_server(NETWORK, seed=3), ProxyServer(ProxyConfig(settle_rounds=0)), []
+def play(hospitals, method, rounds, engine=None, poison=None, config=None):
+    engine = engine or SequentialEngine(hospitals)
+    server, proxy, records = (
+        new_server(NETWORK, seed=3),
+        ProxyServer(ProxyConfig(settle_rounds=0)),
+        [],
+    )
     for _ in range(rounds):
-        server, record = run_round(server, Poisoned(engine, poison) if poison else engine, method, proxy, config or RoundConfig())
+        server, record = run_round(
+            server,
+            Poisoned(engine, poison) if poison else engine,
+            method,
+            proxy,
+            config or RoundConfig(),
+        )
         records.append(record)
     return server, proxy, records
 
@@ -65,22 +82,25 @@ class Poisoned:
         return self.engine.observe(model, twin_ids)
 
     def train(self, method, broadcasts):
-        return [self.damage(each) if each.twin_id == "east" else each for each in self.engine.train(method, broadcasts)]
+        return [
+            self.damage(each) if each.twin_id == "east" else each
+            for each in self.engine.train(method, broadcasts)
+        ]
 
 
 def same(one, other):
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
-def test_first_round_grows_the_head_from_nothing_because_twins_announce_classes(ward):
-    server, _, (record,) = play(ward, FedAvg(), 1)
+def test_first_round_grows_the_head_from_nothing_because_twins_announce_classes(hospitals):
+    server, _, (record,) = play(hospitals, FedAvg(), 1)
     assert set(server.class_names) == {"liver", "heart"} == set(record.grew)
     assert server.weights["head.weight"].shape[0] == 2
     assert all(each.signal for each in record.observations)
 
 
-def test_growth_is_driven_by_detection_and_closes_the_task(ward):
-    server, proxy, records = play(ward, FedKA(head_loss="ce", reconstruction=FEW_STEPS), 5)
+def test_growth_is_driven_by_detection_and_closes_the_task(hospitals):
+    server, proxy, records = play(hospitals, FedKA(head_loss="ce", reconstruction=FEW_STEPS), 5)
     assert set(records[3].grew) == {"spleen", "bladder"}
     assert records[3].closed is not None and proxy.old_model is records[3].closed
     assert set(proxy.old_model.class_names) == {"liver", "heart"}
@@ -88,8 +108,13 @@ def test_growth_is_driven_by_detection_and_closes_the_task(ward):
     assert {"semantic", "attention"} <= records[4].accepted[0].metrics.keys()
 
 
-def test_without_detection_nothing_grows_and_images_wait(ward):
-    deaf = replace(ward, setting=replace(ward.setting, twin=TwinConfig(detection=DetectionConfig(jump_fraction=0.999))))
+def test_without_detection_nothing_grows_and_images_wait(hospitals):
+    deaf = replace(
+        hospitals,
+        setting=replace(
+            hospitals.setting, twin=TwinConfig(detection=DetectionConfig(jump_fraction=0.999))
+        ),
+    )
     engine = SequentialEngine(deaf)
     server, _, records = play(deaf, FedAvg(), 5, engine)
     assert set(server.class_names) == {"liver", "heart"}
@@ -97,117 +122,178 @@ def test_without_detection_nothing_grows_and_images_wait(ward):
     assert not any(record.grew for record in records[1:])
 
 
-def test_the_same_seed_gives_the_same_weights_twice(ward):
+def test_the_same_seed_gives_the_same_weights_twice(hospitals):
     method = FedKA(head_loss="ce", reconstruction=FEW_STEPS)
-    assert same(play(ward, method, 5)[0].weights, play(ward, method, 5)[0].weights)
+    assert same(play(hospitals, method, 5)[0].weights, play(hospitals, method, 5)[0].weights)
 
 
-def test_processes_debug_and_a_dictionary_equal_sequential_bit_for_bit(ward, tmp_path):
+def test_processes_debug_and_a_dictionary_equal_sequential_bit_for_bit(hospitals, tmp_path):
     method = FedKA(head_loss="ce", reconstruction=FEW_STEPS)
-    expected, _, _ = play(ward, method, 5, make_engine(EngineConfig(threads=1), ward, StateFolder(tmp_path / "sequential")))
-    debug, _, _ = play(ward, method, 5, make_engine(EngineConfig(name="debug", threads=1), ward, StateFolder(tmp_path / "debug")))
-    assert same(expected.weights, play(ward, method, 5, SequentialEngine(ward))[0].weights)
-    engine = make_engine(EngineConfig(name="processes", threads=1, workers=2), ward, StateFolder(tmp_path / "processes"))
+    expected, _, _ = play(
+        hospitals,
+        method,
+        5,
+        make_engine(EngineConfig(threads=1), hospitals, StateFolder(tmp_path / "sequential")),
+    )
+    debug, _, _ = play(
+        hospitals,
+        method,
+        5,
+        make_engine(
+            EngineConfig(name="debug", threads=1), hospitals, StateFolder(tmp_path / "debug")
+        ),
+    )
+    assert same(
+        expected.weights, play(hospitals, method, 5, SequentialEngine(hospitals))[0].weights
+    )
+    engine = make_engine(
+        EngineConfig(name="processes", threads=1, workers=2),
+        hospitals,
+        StateFolder(tmp_path / "processes"),
+    )
     try:
-        processes, _, _ = play(ward, method, 5, engine)
+        processes, _, _ = play(hospitals, method, 5, engine)
     finally:
         engine.close()
     assert same(expected.weights, debug.weights)
     assert same(expected.weights, processes.weights)
 
 
-def test_debug_engine_says_which_twin_failed_in_which_round_and_stage(ward):
-    broken = replace(ward, arrivals={**ward.arrivals, "east": (Arrival(0, np.array([10_000])),)})
+def test_debug_engine_says_which_twin_failed_in_which_round_and_stage(hospitals):
+    broken = replace(
+        hospitals, arrivals={**hospitals.arrivals, "east": (Arrival(0, np.array([10_000])),)}
+    )
     with pytest.raises(IndexError) as caught:
         play(broken, FedAvg(), 1, SequentialEngine(broken, explain=True))
     assert caught.value.__notes__ == ["raised in twin east, round 0, stage observe"]
 
 
-def test_fedka_without_distillation_and_weights_is_fedavg_bit_for_bit(ward):
-    plain = FedKA(1.0, 0.0, 0.0, head_loss="ce", weighting="none", mean="by_images", reconstruction=FEW_STEPS)
-    assert same(play(ward, plain, 5)[0].weights, play(ward, FedAvg(memory=True), 5)[0].weights)
+def test_fedka_without_distillation_and_weights_is_fedavg_bit_for_bit(hospitals):
+    plain = FedKA(
+        1.0, 0.0, 0.0, head_loss="ce", weighting="none", mean="by_images", reconstruction=FEW_STEPS
+    )
+    assert same(
+        play(hospitals, plain, 5)[0].weights, play(hospitals, FedAvg(memory=True), 5)[0].weights
+    )
 
 
-def test_a_twin_that_sends_nan_is_rejected_with_the_reason_and_the_round_goes_on(ward):
+def test_a_twin_that_sends_nan_is_rejected_with_the_reason_and_the_round_goes_on(hospitals):
     def damage(update):
         return replace(
-            update, weights={name: value * float("nan") if value.is_floating_point() else value for name, value in update.weights.items()}
+            update,
+            weights={
+                name: value * float("nan") if value.is_floating_point() else value
+                for name, value in update.weights.items()
+            },
         )
 
-    server, _, records = play(ward, FedAvg(), 2, poison=damage)
+    server, _, records = play(hospitals, FedAvg(), 2, poison=damage)
     assert [each.twin_id for each in records[0].rejected] == ["east"]
     assert "not finite" in records[0].rejected[0].reason
     assert [each.twin_id for each in records[0].accepted] == ["north", "south"]
     assert all(bool(torch.isfinite(value).all()) for value in server.weights.values())
 
 
-def test_a_round_without_any_good_update_keeps_the_model(ward):
-    grown, _, _ = play(ward, FedAvg(), 1, config=RoundConfig(twins_per_round=3))
-    engine = Poisoned(SequentialEngine(ward), lambda each: each)
-    engine.train = lambda method, broadcasts: [replace(each, round=99) for each in engine.engine.train(method, broadcasts)]
-    server, record = run_round(new_server(NETWORK, 3), engine, FedAvg(), ProxyServer(ProxyConfig()), RoundConfig())
+def test_a_round_without_any_good_update_keeps_the_model(hospitals):
+    grown, _, _ = play(hospitals, FedAvg(), 1, config=RoundConfig(twins_per_round=3))
+    engine = Poisoned(SequentialEngine(hospitals), lambda each: each)
+    engine.train = lambda method, broadcasts: [
+        replace(each, round=99) for each in engine.engine.train(method, broadcasts)
+    ]
+    server, record = run_round(
+        new_server(NETWORK, 3), engine, FedAvg(), ProxyServer(ProxyConfig()), RoundConfig()
+    )
     assert len(record.rejected) == 3 and server.round == 1
     assert server.weights["head.weight"].shape == grown.weights["head.weight"].shape
 
 
 def test_only_twins_with_something_to_learn_are_drawn_and_none_twice():
-    observations = [Observation(f"t{index}", 0, 0, False, num_trainable=index % 2) for index in range(20)]
+    observations = [
+        Observation(f"t{index}", 0, 0, False, num_trainable=index % 2) for index in range(20)
+    ]
     chosen = choose_twins(observations, new_server(NETWORK, 1), RoundConfig(twins_per_round=6))
     assert len(set(chosen)) == 6 and all(int(name[1:]) % 2 for name in chosen)
-    assert chosen == choose_twins(observations, new_server(NETWORK, 1), RoundConfig(twins_per_round=6))
+    assert chosen == choose_twins(
+        observations, new_server(NETWORK, 1), RoundConfig(twins_per_round=6)
+    )
 
 
 def test_every_twin_looks_unless_some_are_drawn_in_the_order_of_the_twins():
     present, server = [f"t{index}" for index in range(20)], new_server(NETWORK, 1)
     for observers in (None, 20, 30):
-        assert choose_observers(present, server, RoundConfig(observers_per_round=observers)) == present
-    drawn = [choose_observers(present, replace(server, round=number), RoundConfig(observers_per_round=6)) for number in range(40)]
-    assert all(len(set(each)) == 6 and list(each) == sorted(each, key=present.index) for each in drawn)
+        assert (
+            choose_observers(present, server, RoundConfig(observers_per_round=observers)) == present
+        )
+    drawn = [
+        choose_observers(present, replace(server, round=number), RoundConfig(observers_per_round=6))
+        for number in range(40)
+    ]
+    assert all(
+        len(set(each)) == 6 and list(each) == sorted(each, key=present.index) for each in drawn
+    )
     assert {name for each in drawn for name in each} == set(present)
-    assert drawn[3] == choose_observers(present, replace(server, round=3), RoundConfig(observers_per_round=6)) != drawn[4]
+    assert (
+        drawn[3]
+        == choose_observers(present, replace(server, round=3), RoundConfig(observers_per_round=6))
+        != drawn[4]
+    )
 
 
-def test_who_trains_is_drawn_among_those_who_looked(ward):
+def test_who_trains_is_drawn_among_those_who_looked(hospitals):
     config = RoundConfig(twins_per_round=1, observers_per_round=2)
-    engine = SequentialEngine(ward)
-    _, _, records = play(ward, FedAvg(), 4, engine, config=config)
+    engine = SequentialEngine(hospitals)
+    _, _, records = play(hospitals, FedAvg(), 4, engine, config=config)
     assert all(len(record.observations) == 2 for record in records)
-    assert all(set(record.chosen) <= {each.twin_id for each in record.observations} for record in records)
-    assert records[0].bytes_down < play(ward, FedAvg(), 1)[2][0].bytes_down
+    assert all(
+        set(record.chosen) <= {each.twin_id for each in record.observations} for record in records
+    )
+    assert records[0].bytes_down < play(hospitals, FedAvg(), 1)[2][0].bytes_down
 
 
-def test_a_twin_that_was_not_drawn_catches_up_when_it_is(ward):
+def test_a_twin_that_was_not_drawn_catches_up_when_it_is(hospitals):
     config = RoundConfig(twins_per_round=1, observers_per_round=1)
-    engine = SequentialEngine(ward)
-    _, _, records = play(ward, FedAvg(), 8, engine, config=config)
+    engine = SequentialEngine(hospitals)
+    _, _, records = play(hospitals, FedAvg(), 8, engine, config=config)
     first = {}
     for record in records:
         first.setdefault(record.observations[0].twin_id, record.round)
-    arrived = {name: sum(len(each.positions) for each in ward.arrivals[name] if each.round <= 7) for name in first}
+    arrived = {
+        name: sum(len(each.positions) for each in hospitals.arrivals[name] if each.round <= 7)
+        for name in first
+    }
     for name, state in engine.states.items():
         until = state.observed_until
-        seen = sum(each.num_new_images for record in records for each in record.observations if each.twin_id == name)
-        assert seen == sum(len(each.positions) for each in ward.arrivals[name] if each.round <= until)
+        seen = sum(
+            each.num_new_images
+            for record in records
+            for each in record.observations
+            if each.twin_id == name
+        )
+        assert seen == sum(
+            len(each.positions) for each in hospitals.arrivals[name] if each.round <= until
+        )
         assert state.events[0] == {"round": first[name], "what": "joined the federation"}
     assert max(first.values()) > 0 and any(seen == arrived[name] for name in first)
 
 
 def test_more_twins_training_than_looking_is_refused():
-    with pytest.raises(ValueError, match="observers_per_round is 3; allowed: at least twins_per_round, which is 5"):
+    with pytest.raises(
+        ValueError, match="observers_per_round is 3; allowed: at least twins_per_round, which is 5"
+    ):
         RoundConfig(observers_per_round=3)
 
 
-def test_a_hospital_that_joins_later_is_not_asked_before(ward):
-    late = replace(ward, joins={**ward.joins, "south": 2})
+def test_a_hospital_that_joins_later_is_not_asked_before(hospitals):
+    late = replace(hospitals, joins={**hospitals.joins, "south": 2})
     _, _, records = play(late, FedAvg(), 3)
     assert [len(record.observations) for record in records] == [2, 2, 3]
 
 
-def test_a_watched_rule_is_reported_and_changes_nothing(ward):
+def test_a_watched_rule_is_reported_and_changes_nothing(hospitals):
     deaf = DetectionConfig(rule="entropy_jump", jump_fraction=0.99)
-    twin = replace(ward.setting.twin, watched=(deaf, ward.setting.twin.detection))
-    watching = replace(ward, setting=replace(ward.setting, twin=twin))
-    expected, _, _ = play(ward, FedAvg(), 5)
+    twin = replace(hospitals.setting.twin, watched=(deaf, hospitals.setting.twin.detection))
+    watching = replace(hospitals, setting=replace(hospitals.setting, twin=twin))
+    expected, _, _ = play(hospitals, FedAvg(), 5)
     server, _, records = play(watching, FedAvg(), 5)
     assert same(server.weights, expected.weights)
     seen = [each for record in records for each in record.observations]
@@ -215,8 +301,10 @@ def test_a_watched_rule_is_reported_and_changes_nothing(ward):
     assert any(each.signal and not each.watched[0] for each in seen)
 
 
-def test_fedka_without_reconstruction_uploads_weights_alone_and_is_judged_on_held_back_images(ward):
-    server, proxy, records = play(ward, FedKA(head_loss="ce", reconstruction=None), 2)
+def test_fedka_without_reconstruction_uploads_weights_alone_and_is_judged_on_held_back_images(
+    hospitals,
+):
+    server, proxy, records = play(hospitals, FedKA(head_loss="ce", reconstruction=None), 2)
     assert all(not update.upload for record in records for update in record.accepted)
     assert not server.kept
     assert proxy.best.score.test.startswith("held-back images")

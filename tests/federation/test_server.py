@@ -28,11 +28,17 @@ def test_a_new_server_knows_no_class(server: ServerState) -> None:
 def test_servers_of_one_seed_are_equal(tiny_network: NetworkConfig, server: ServerState) -> None:
     same, other = new_server(tiny_network, 1), new_server(tiny_network, 2)
     assert all(torch.equal(value, same.weights[name]) for name, value in server.weights.items())
-    assert not torch.equal(server.weights["backbone.first.0.weight"], other.weights["backbone.first.0.weight"])
+    assert not torch.equal(
+        server.weights["backbone.first.0.weight"], other.weights["backbone.first.0.weight"]
+    )
 
 
-def test_each_announced_class_gets_one_row_in_the_order_of_announcement(server: ServerState) -> None:
-    grown, added = grow_for_new_classes(server, [saw("lung", "liver"), saw(), saw("heart", "lung", twin="south")])
+def test_each_announced_class_gets_one_row_in_the_order_of_announcement(
+    server: ServerState,
+) -> None:
+    grown, added = grow_for_new_classes(
+        server, [saw("lung", "liver"), saw(), saw("heart", "lung", twin="south")]
+    )
     assert added == grown.class_names == ("lung", "liver", "heart")
     assert grown.weights["head.weight"].shape == (3, 8)
 
@@ -66,7 +72,12 @@ def test_growing_leaves_the_old_state_as_it_was(server: ServerState) -> None:
 def test_new_rows_depend_on_the_seed_and_the_names(server: ServerState) -> None:
     rows = [
         grow_for_new_classes(each, [saw(name)])[0].weights["head.weight"]
-        for each, name in ((server, "liver"), (server, "liver"), (server, "lung"), (replace(server, seed=2), "liver"))
+        for each, name in (
+            (server, "liver"),
+            (server, "liver"),
+            (server, "lung"),
+            (replace(server, seed=2), "liver"),
+        )
     ]
     assert torch.equal(rows[0], rows[1])
     assert not torch.equal(rows[0], rows[2])
@@ -74,10 +85,20 @@ def test_new_rows_depend_on_the_seed_and_the_names(server: ServerState) -> None:
 
 
 def test_the_message_to_the_twins_is_the_servers_model(server: ServerState) -> None:
-    grown = replace(grow_for_new_classes(server, [saw("liver")])[0], round=3, usual_entropy=(0.5,), usual_images=7)
+    grown = replace(
+        grow_for_new_classes(server, [saw("liver")])[0],
+        round=3,
+        usual_entropy=(0.5,),
+        usual_images=7,
+    )
     message = grown.model
     assert message.weights is grown.weights
-    assert (message.class_names, message.round, message.usual_entropy, message.usual_images) == (("liver",), 3, (0.5,), 7)
+    assert (message.class_names, message.round, message.usual_entropy, message.usual_images) == (
+        ("liver",),
+        3,
+        (0.5,),
+        7,
+    )
 
 
 def test_usual_entropies_are_a_mean_over_twins_counted_by_their_images(server: ServerState) -> None:

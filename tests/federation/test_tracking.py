@@ -25,8 +25,20 @@ MEASURED = {"round/accuracy", "loss/total", "detection/hit", "entropy/north", "r
 
 
 def round_record(number: int, task: int) -> dict[str, Any]:
-    north = {"twin": "north", "signal": number == 1, "entropy": 0.5 + number / 10, "statistic": 0.2, "threshold": 0.1}
-    south = {"twin": "south", "signal": number == 0, "entropy": None, "statistic": None, "threshold": 0.1}
+    north = {
+        "twin": "north",
+        "signal": number == 1,
+        "entropy": 0.5 + number / 10,
+        "statistic": 0.2,
+        "threshold": 0.1,
+    }
+    south = {
+        "twin": "south",
+        "signal": number == 0,
+        "entropy": None,
+        "statistic": None,
+        "threshold": 0.1,
+    }
     return {
         "kind": "round",
         "round": number,
@@ -39,7 +51,12 @@ def round_record(number: int, task: int) -> dict[str, Any]:
         "num_classes": 2 + 2 * task,
         "losses": {"total": 1.0 / (number + 1)},
         "observations": [
-            {**north, "is_boundary": number == 1, "new_class_names": ["heart"], "num_new_images": 7},
+            {
+                **north,
+                "is_boundary": number == 1,
+                "new_class_names": ["heart"],
+                "num_new_images": 7,
+            },
             {**south, "is_boundary": False, "new_class_names": [], "num_new_images": 0},
         ],
         "proxy_score": None,
@@ -76,7 +93,12 @@ class FakeRun:
 
     def begin(self) -> None:
         self.folder.mkdir(parents=True)
-        config = {"name": "made", "seed": 1, "method": {"name": "fedka", "weight": 0.5}, "hospitals": [{"id": "h" * 7000}]}
+        config = {
+            "name": "made",
+            "seed": 1,
+            "method": {"name": "fedka", "weight": 0.5},
+            "hospitals": [{"id": "h" * 7000}],
+        }
         self.write("config.json", {**config, "tracking": {}})
         self.write("manifest.json", {"tasks": [ORGANS[:2], ORGANS[2:]]})
         self.write("environment.json", {"code_version": "abc"})
@@ -90,16 +112,30 @@ class FakeRun:
 
     def keep_model(self, task: int, seed: int = 1) -> None:
         names = ORGANS[: 2 + 2 * task]
-        weights = grow_head(initial_weights(self.network, seed), len(names), torch.Generator().manual_seed(seed))
+        weights = grow_head(
+            initial_weights(self.network, seed), len(names), torch.Generator().manual_seed(seed)
+        )
         facts = {"round": task, "score": None, "test_accuracy": 0.7}
-        digest = save_model(self.folder / "models" / f"task-{task}", weights, self.network, names, facts)
-        self.append({"kind": "model", "task": task, "digest": digest, "folder": f"models/task-{task}", **facts})
+        digest = save_model(
+            self.folder / "models" / f"task-{task}", weights, self.network, names, facts
+        )
+        self.append(
+            {
+                "kind": "model",
+                "task": task,
+                "digest": digest,
+                "folder": f"models/task-{task}",
+                **facts,
+            }
+        )
 
     def end(self) -> None:
         self.write("results.json", {"last_accuracy": 0.7})
         (self.folder / "report.html").write_text("<html></html>")
         (self.folder / "examples").mkdir()
-        np.savez(self.folder / "examples" / "attention.npz", images=np.zeros((2, 16, 16, 3), np.uint8))
+        np.savez(
+            self.folder / "examples" / "attention.npz", images=np.zeros((2, 16, 16, 3), np.uint8)
+        )
 
     def whole(self) -> None:
         self.begin()
@@ -160,10 +196,16 @@ def test_configuration_that_cannot_work_is_refused(settings: dict[str, Any]) -> 
 
 
 def test_round_numbers_have_the_round_as_step_and_task_numbers_the_task() -> None:
-    points = list(points_of([round_record(6, 1), task_record(1), {"kind": "event", "round": 6, "what": "resumed"}]))
+    points = list(
+        points_of(
+            [round_record(6, 1), task_record(1), {"kind": "event", "round": 6, "what": "resumed"}]
+        )
+    )
     steps = {point.name: point.step for point in points}
     assert steps["round/accuracy"] == steps["loss/total"] == steps["entropy/north"] == 6
-    assert steps["task/accuracy"] == steps["class_accuracy/liver"] == steps["accuracy_on_task/1"] == 1
+    assert (
+        steps["task/accuracy"] == steps["class_accuracy/liver"] == steps["accuracy_on_task/1"] == 1
+    )
     assert "entropy/south" not in steps
     assert "round/proxy_score" not in steps
 
@@ -175,7 +217,10 @@ def test_time_of_a_record_is_the_same_when_it_is_read_later() -> None:
 
 
 def test_detections_list_signals_and_misses() -> None:
-    assert [(each["round"], each["twin"], each["outcome"]) for each in detections_of([round_record(0, 0), round_record(1, 0)])] == [
+    assert [
+        (each["round"], each["twin"], each["outcome"])
+        for each in detections_of([round_record(0, 0), round_record(1, 0)])
+    ] == [
         (0, "south", "false_alarm"),
         (1, "north", "hit"),
     ]
@@ -187,7 +232,9 @@ def test_line_that_is_still_being_written_waits(tmp_path: Path) -> None:
     assert read_lines(tmp_path / "absent.jsonl") == []
 
 
-def test_running_experiment_is_mirrored_round_by_round(run: FakeRun, store: Callable[[], Any]) -> None:
+def test_running_experiment_is_mirrored_round_by_round(
+    run: FakeRun, store: Callable[[], Any]
+) -> None:
     said: list[str] = []
     mirror = RunMirror(TrackingConfig(minimum_accuracy=0.6), run.folder, said.append)
     run.begin()
@@ -208,11 +255,23 @@ def test_running_experiment_is_mirrored_round_by_round(run: FakeRun, store: Call
     assert data.data.params["method.name"] == "fedka"
     assert data.data.params["seed"] == "1"
     assert data.data.tags["code_version"] == "abc"
-    assert set(data.data.metrics) >= MEASURED | {"task/forgetting", "model/test_accuracy", "system/process_memory_megabytes"}
+    assert set(data.data.metrics) >= MEASURED | {
+        "task/forgetting",
+        "model/test_accuracy",
+        "system/process_memory_megabytes",
+    }
     history = store().get_metric_history(receipt_of(run)["run_id"], "round/accuracy")
     assert [(each.step, each.value) for each in history] == [(0, 0.5), (1, 0.6)]
     names = {each.path for each in store().list_artifacts(receipt_of(run)["run_id"])}
-    assert names >= {"report.html", "results.json", "manifest.json", "confusion_matrix.csv", "detections.json", "records.jsonl", "examples"}
+    assert names >= {
+        "report.html",
+        "results.json",
+        "manifest.json",
+        "confusion_matrix.csv",
+        "detections.json",
+        "records.jsonl",
+        "examples",
+    }
     assert "mlflow.json" not in names
     first, second = ModelRegistry(receipt_of(run)["tracking_uri"], "fedka").list_versions()
     assert (first.aliases, second.aliases) == (("previous",), ("champion",))
@@ -223,11 +282,19 @@ def test_running_experiment_is_mirrored_round_by_round(run: FakeRun, store: Call
 def test_model_below_the_minimum_is_registered_but_refused(run: FakeRun) -> None:
     run.whole()
     RunMirror(TrackingConfig(minimum_accuracy=0.8), run.folder, lambda text: None).finish()
-    assert [each.aliases for each in ModelRegistry(receipt_of(run)["tracking_uri"], "fedka").list_versions()] == [(), ()]
-    assert receipt_of(run)["versions"]["task-0"]["refused"] == "has an accuracy of 0.7000; the least allowed is 0.8000"
+    assert [
+        each.aliases
+        for each in ModelRegistry(receipt_of(run)["tracking_uri"], "fedka").list_versions()
+    ] == [(), ()]
+    assert (
+        receipt_of(run)["versions"]["task-0"]["refused"]
+        == "has an accuracy of 0.7000; the least allowed is 0.8000"
+    )
 
 
-def test_sync_of_a_run_that_is_there_changes_nothing(run: FakeRun, store: Callable[[], Any]) -> None:
+def test_sync_of_a_run_that_is_there_changes_nothing(
+    run: FakeRun, store: Callable[[], Any]
+) -> None:
     run.whole()
     first = sync(run.folder)
     second = sync(run.folder)
@@ -237,7 +304,9 @@ def test_sync_of_a_run_that_is_there_changes_nothing(run: FakeRun, store: Callab
     assert len(store().search_runs([store().get_run(first.run_id).info.experiment_id])) == 1
 
 
-def test_crash_before_anything_was_noted_doubles_nothing(run: FakeRun, store: Callable[[], Any]) -> None:
+def test_crash_before_anything_was_noted_doubles_nothing(
+    run: FakeRun, store: Callable[[], Any]
+) -> None:
     run.whole()
     before = sync(run.folder)
     forgotten = {
@@ -263,7 +332,9 @@ def test_interrupted_run_goes_on_as_the_same_run(run: FakeRun, store: Callable[[
     assert RunMirror(TrackingConfig(), run.folder, lambda text: None).finish("KILLED")
     run_id = receipt_of(run)["run_id"]
     assert store().get_run(run_id).info.status == "KILLED"
-    (run.folder / "records.jsonl").write_text(json.dumps(round_record(0, 0)) + "\n")  # resumed from the round before
+    (run.folder / "records.jsonl").write_text(
+        json.dumps(round_record(0, 0)) + "\n"
+    )  # resumed from the round before
     mirror = RunMirror(TrackingConfig(), run.folder, lambda text: None)
     run.append(round_record(1, 0))
     run.append(round_record(2, 0))
@@ -285,7 +356,11 @@ def test_server_that_does_not_answer_is_told_once_and_the_run_is_uploaded_later(
     run: FakeRun, store: Callable[[], Any], dead_port: int
 ) -> None:
     said: list[str] = []
-    mirror = RunMirror(TrackingConfig(uri=f"http://127.0.0.1:{dead_port}", timeout_seconds=1), run.folder, said.append)
+    mirror = RunMirror(
+        TrackingConfig(uri=f"http://127.0.0.1:{dead_port}", timeout_seconds=1),
+        run.folder,
+        said.append,
+    )
     run.whole()
     started = time.monotonic()
     assert [mirror.update() for _ in range(5)] == [False] * 5
@@ -301,7 +376,9 @@ def test_server_that_does_not_answer_is_told_once_and_the_run_is_uploaded_later(
     assert set(receipt.versions) == {"task-0", "task-1"}
 
 
-def test_store_that_answers_again_gets_what_it_missed(run: FakeRun, store: Callable[[], Any]) -> None:
+def test_store_that_answers_again_gets_what_it_missed(
+    run: FakeRun, store: Callable[[], Any]
+) -> None:
     said: list[str] = []
     mirror = RunMirror(TrackingConfig(retry_seconds=0), run.folder, said.append)
     run.begin()
@@ -314,7 +391,10 @@ def test_store_that_answers_again_gets_what_it_missed(run: FakeRun, store: Calla
     aside.rename(database)
     run.append(round_record(1, 0))
     assert mirror.update()
-    assert [text.split(":")[0] for text in said] == ["MLflow is behind", "the MLflow store answers again; the run is up to date there"]
+    assert [text.split(":")[0] for text in said] == [
+        "MLflow is behind",
+        "the MLflow store answers again; the run is up to date there",
+    ]
     assert len(store().get_metric_history(receipt_of(run)["run_id"], "round/accuracy")) == 2
 
 
@@ -327,7 +407,9 @@ def test_damaged_model_never_stops_a_run(run: FakeRun) -> None:
     assert receipt_of(run)["records_uploaded"] == 6
 
 
-def test_store_that_was_emptied_gets_the_run_anew(run: FakeRun, store: Callable[[], Any], empty_store: Path) -> None:
+def test_store_that_was_emptied_gets_the_run_anew(
+    run: FakeRun, store: Callable[[], Any], empty_store: Path
+) -> None:
     run.whole()
     gone = sync(run.folder, f"sqlite:///{run.folder.parent / 'other.db'}")
     here = sync(run.folder)
@@ -340,18 +422,20 @@ def test_store_that_was_emptied_gets_the_run_anew(run: FakeRun, store: Callable[
 
 def test_watcher_is_told_first_and_rounds_are_uploaded(run: FakeRun) -> None:
     @dataclass(frozen=True)
-    class Watcher:
+    class RunCallbacks:
         record: Callable[[Mapping[str, Any]], None]
         name: str = "untouched"
 
     told: list[str] = []
-    watcher = RunMirror(TrackingConfig(), run.folder, told.append).watching(Watcher(lambda record: told.append(record["kind"])))
+    callbacks = RunMirror(TrackingConfig(), run.folder, told.append).watching(
+        RunCallbacks(lambda record: told.append(record["kind"]))
+    )
     run.begin()
     for record in (task_record(0), round_record(0, 0)):
         run.append(record)
-        watcher.record(record)
+        callbacks.record(record)
     assert told == ["task", "round"]
-    assert watcher.name == "untouched"
+    assert callbacks.name == "untouched"
     assert receipt_of(run)["records_uploaded"] == 2
 
 
@@ -370,7 +454,9 @@ def test_run_that_never_began_leaves_no_trace(run: FakeRun) -> None:
     assert not run.folder.exists()
 
 
-def test_waiting_less_is_for_our_requests_alone(run: FakeRun, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_waiting_less_is_for_our_requests_alone(
+    run: FakeRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import os
 
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "77")

@@ -3,7 +3,13 @@ import torch
 
 from incremental.attention import AttentionLayer, attention
 from incremental.head import grow_head
-from incremental.network import IncrementalNetwork, NetworkConfig, build_network, freeze, initial_weights
+from incremental.network import (
+    IncrementalNetwork,
+    NetworkConfig,
+    build_network,
+    freeze,
+    initial_weights,
+)
 
 CLASSES = 7
 LAYERS: tuple[AttentionLayer, ...] = ("last", "middle")
@@ -14,7 +20,9 @@ def network_of(seed: int) -> IncrementalNetwork:
     weights = grow_head(initial_weights(config, seed), CLASSES, torch.Generator().manual_seed(seed))
     network = build_network(config, weights)
     with torch.no_grad():
-        network.train()(images_of(16))  # statistics of batch normalisation that are not those of a newborn
+        network.train()(
+            images_of(16)
+        )  # statistics of batch normalisation that are not those of a newborn
     return network.eval()
 
 
@@ -30,11 +38,17 @@ def network() -> IncrementalNetwork:
 ROWS = torch.tensor([0, 6, 3, 3, 1])
 
 
-def grad_cam_of_one(network: IncrementalNetwork, image: torch.Tensor, row: int, layer: AttentionLayer) -> torch.Tensor:
+def grad_cam_of_one(
+    network: IncrementalNetwork, image: torch.Tensor, row: int, layer: AttentionLayer
+) -> torch.Tensor:
     """Equations 1 and 2 of Grad-CAM, for one image and one class, by autograd and two loops."""
     with torch.enable_grad():
         middle = network.backbone.lower(network.normalise(image[None])).detach().requires_grad_()
-        maps = middle if layer == "middle" else network.backbone.upper(middle).detach().requires_grad_()
+        maps = (
+            middle
+            if layer == "middle"
+            else network.backbone.upper(middle).detach().requires_grad_()
+        )
         last = network.backbone.upper(maps) if layer == "middle" else maps
         score = network.head(last.mean((2, 3)))[0, row]
         (gradient,) = torch.autograd.grad(score, maps)
@@ -46,15 +60,22 @@ def grad_cam_of_one(network: IncrementalNetwork, image: torch.Tensor, row: int, 
 
 
 @pytest.mark.parametrize("layer", LAYERS)
-def test_attention_is_grad_cam_of_each_image_alone(network: IncrementalNetwork, layer: AttentionLayer) -> None:
+def test_attention_is_grad_cam_of_each_image_alone(
+    network: IncrementalNetwork, layer: AttentionLayer
+) -> None:
     maps = attention(network, network(images_of()), ROWS, layer)
-    expected = [grad_cam_of_one(network, image, int(row), layer) for image, row in zip(images_of(), ROWS, strict=True)]
+    expected = [
+        grad_cam_of_one(network, image, int(row), layer)
+        for image, row in zip(images_of(), ROWS, strict=True)
+    ]
     torch.testing.assert_close(maps, torch.stack(expected), rtol=1e-5, atol=1e-6)
     assert float(maps.detach().max()) > 1e-3
 
 
 @pytest.mark.parametrize("layer", LAYERS)
-def test_attention_agrees_with_the_package_grad_cam(network: IncrementalNetwork, layer: AttentionLayer) -> None:
+def test_attention_agrees_with_the_package_grad_cam(
+    network: IncrementalNetwork, layer: AttentionLayer
+) -> None:
     package = pytest.importorskip("pytorch_grad_cam")
     targets = pytest.importorskip("pytorch_grad_cam.utils.model_targets")
     scale = pytest.importorskip("pytorch_grad_cam.utils.image").scale_cam_image
@@ -73,7 +94,9 @@ def test_attention_agrees_with_the_package_grad_cam(network: IncrementalNetwork,
         with package.GradCAM(model=Logits(), target_layers=[stage]) as cam:
             expected = cam(images_of(), [targets.ClassifierOutputTarget(int(row)) for row in rows])
         ours = attention(network, network(images_of()), rows, layer).detach().numpy()
-        scaled = scale(scale(ours, (32, 32)))  # the package scales each layer, and their mean once more
+        scaled = scale(
+            scale(ours, (32, 32))
+        )  # the package scales each layer, and their mean once more
         assert abs(scaled - expected).max() < 1e-5
         assert expected.max() > 0.9
 
@@ -103,7 +126,9 @@ def test_the_channel_weights_of_the_middle_layer_are_constants(network: Incremen
 
 
 @pytest.mark.parametrize("layer", LAYERS)
-def test_a_teacher_without_a_graph_attends_as_one_with(network: IncrementalNetwork, layer: AttentionLayer) -> None:
+def test_a_teacher_without_a_graph_attends_as_one_with(
+    network: IncrementalNetwork, layer: AttentionLayer
+) -> None:
     with_graph = attention(network, network(images_of()), ROWS, layer).detach()
     teacher = freeze(network)
     with torch.no_grad():
@@ -116,7 +141,9 @@ def test_a_teacher_without_a_graph_attends_as_one_with(network: IncrementalNetwo
 
 
 @pytest.mark.parametrize("layer", LAYERS)
-def test_looking_at_attention_leaves_the_students_graph_whole(network: IncrementalNetwork, layer: AttentionLayer) -> None:
+def test_looking_at_attention_leaves_the_students_graph_whole(
+    network: IncrementalNetwork, layer: AttentionLayer
+) -> None:
     outputs = network(images_of())
     maps = attention(network, outputs, ROWS, layer)
     (maps.sum() + outputs.logits.sum()).backward()
@@ -124,9 +151,16 @@ def test_looking_at_attention_leaves_the_students_graph_whole(network: Increment
 
 
 @pytest.mark.parametrize("layer", LAYERS)
-def test_attention_is_never_negative_and_differs_by_class(network: IncrementalNetwork, layer: AttentionLayer) -> None:
+def test_attention_is_never_negative_and_differs_by_class(
+    network: IncrementalNetwork, layer: AttentionLayer
+) -> None:
     outputs = network(images_of())
-    maps = torch.stack([attention(network, outputs, torch.full((5,), row), layer).detach() for row in range(CLASSES)])
+    maps = torch.stack(
+        [
+            attention(network, outputs, torch.full((5,), row), layer).detach()
+            for row in range(CLASSES)
+        ]
+    )
     assert float(maps.min()) >= 0
     assert float((maps[0] - maps[1]).abs().max()) > 0
     assert maps.shape == (CLASSES, 5, *((4, 4) if layer == "last" else (8, 8)))

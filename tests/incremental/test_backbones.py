@@ -20,7 +20,11 @@ def test_resnet18_has_as_many_weights_as_that_of_the_papers() -> None:
 
 @pytest.mark.parametrize(
     ("name", "middle", "last"),
-    [("resnet18", (16, 8, 8), (32, 4, 4)), ("resnet10", (16, 8, 8), (32, 4, 4)), ("lenet", (4, 16, 16), (8, 4, 4))],
+    [
+        ("resnet18", (16, 8, 8), (32, 4, 4)),
+        ("resnet10", (16, 8, 8), (32, 4, 4)),
+        ("lenet", (4, 16, 16), (8, 4, 4)),
+    ],
 )
 @pytest.mark.parametrize("channels", [1, 3])
 def test_an_image_of_32_pixels_leaves_a_last_map_of_4_by_4(
@@ -85,7 +89,9 @@ def test_group_normalisation_keeps_images_apart(name: str) -> None:
 
 @pytest.mark.parametrize("width", [2, 4, 11, 13, 16, 20, 64])
 def test_every_allowed_width_can_have_group_normalisation(width: int) -> None:
-    config = NetworkConfig(backbone="resnet10", width=width, norm="group")  # the wall: a width that cannot be is refused here
+    config = NetworkConfig(
+        backbone="resnet10", width=width, norm="group"
+    )  # the wall: a width that cannot be is refused here
     with torch.device("meta"):
         backbone = BACKBONES[config.backbone](config.width, config.channels, config.norm)
     assert backbone.num_features == 8 * width

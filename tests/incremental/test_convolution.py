@@ -24,13 +24,27 @@ def in_bfloat16(convolution, *maps):
 def test_small_maps_are_convolved_as_the_definition_says(side, stride, count):
     convolution, maps = layer(stride=stride), torch.randn(count, 6, side, side)
     found = in_bfloat16(convolution, maps).detach()
-    padded, weight = functional.pad(maps, (1, 1, 1, 1)).bfloat16().double(), convolution.weight.detach().bfloat16().double()
+    padded, weight = (
+        functional.pad(maps, (1, 1, 1, 1)).bfloat16().double(),
+        convolution.weight.detach().bfloat16().double(),
+    )
     for image in range(count):
         for channel in range(5):
             for row in range(found.shape[2]):
                 for column in range(found.shape[3]):
-                    window = padded[image, :, row * stride : row * stride + 3, column * stride : column * stride + 3]
-                    assert abs(float((window * weight[channel]).sum()) - float(found[image, channel, row, column])) < 0.02
+                    window = padded[
+                        image,
+                        :,
+                        row * stride : row * stride + 3,
+                        column * stride : column * stride + 3,
+                    ]
+                    assert (
+                        abs(
+                            float((window * weight[channel]).sum())
+                            - float(found[image, channel, row, column])
+                        )
+                        < 0.02
+                    )
 
 
 @pytest.mark.parametrize(("side", "stride"), [(4, 1), (5, 1), (7, 2), (8, 2), (9, 3)])
@@ -56,7 +70,9 @@ def test_gradients_of_small_maps_in_bfloat16_are_those_of_the_library(side, stri
     convolution = layer(stride=stride)
     maps = torch.randn(3, 6, side, side, requires_grad=True)
     aim = torch.randn(3, 5, 4, 4)
-    ours = torch.autograd.grad((in_bfloat16(convolution, maps).float() * aim).sum(), [maps, convolution.weight])
+    ours = torch.autograd.grad(
+        (in_bfloat16(convolution, maps).float() * aim).sum(), [maps, convolution.weight]
+    )
     library = functional.conv2d(maps, convolution.weight, None, stride, 1)
     theirs = torch.autograd.grad((library * aim).sum(), [maps, convolution.weight])
     for mine, its in zip(ours, theirs, strict=True):
@@ -66,7 +82,11 @@ def test_gradients_of_small_maps_in_bfloat16_are_those_of_the_library(side, stri
 def test_medium_maps_are_laid_side_by_side_where_channels_are_many(monkeypatch):
     seen = []
     monkeypatch.setattr(
-        room, "side_by_side", lambda maps, weight, *rest: seen.append(len(weight)) or functional.conv2d(maps, weight, None, 1, 1)
+        room,
+        "side_by_side",
+        lambda maps, weight, *rest: (
+            seen.append(len(weight)) or functional.conv2d(maps, weight, None, 1, 1)
+        ),
     )
     for channels in (room.MANY_CHANNELS - 1, room.MANY_CHANNELS):
         in_bfloat16(layer(2, channels), torch.randn(1, 2, 8, 8))
@@ -78,7 +98,9 @@ def test_float32_and_large_maps_are_the_librarys_bit_for_bit():
     assert torch.equal(convolution(small), functional.conv2d(small, convolution.weight, None, 1, 1))
     assert MEDIUM_MAP < 9 * 9
     with torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(convolution(large), functional.conv2d(large, convolution.weight, None, 1, 1))
+        assert torch.equal(
+            convolution(large), functional.conv2d(large, convolution.weight, None, 1, 1)
+        )
 
 
 def norm_of(channels=5):
@@ -107,7 +129,9 @@ def folded_case(kind, side, stride):
 @pytest.mark.parametrize("rectify", [True, False])
 @pytest.mark.parametrize("adds", [True, False])
 @pytest.mark.parametrize("bfloat16", [True, False])
-def test_a_folded_convolution_is_convolution_norm_sum_and_rectifier(kind, side, stride, rectify, adds, bfloat16):
+def test_a_folded_convolution_is_convolution_norm_sum_and_rectifier(
+    kind, side, stride, rectify, adds, bfloat16
+):
     (convolution, maps), norm = folded_case(kind, side, stride), norm_of()
     with torch.no_grad():
         expected = norm(convolution(maps))
@@ -119,7 +143,11 @@ def test_a_folded_convolution_is_convolution_norm_sum_and_rectifier(kind, side, 
             assert torch.allclose(folded(maps, added), expected, rtol=1e-5, atol=1e-5)
             return
         for _ in range(2):  # the second time from weights that were cast the first time
-            beside = None if added is None else added.bfloat16().contiguous(memory_format=torch.channels_last)
+            beside = (
+                None
+                if added is None
+                else added.bfloat16().contiguous(memory_format=torch.channels_last)
+            )
             found = in_bfloat16(folded, maps, beside)
             assert found.dtype == torch.bfloat16
             assert torch.allclose(found.float(), expected, rtol=0.03, atol=0.08)

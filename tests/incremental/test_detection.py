@@ -23,7 +23,11 @@ from incremental.detection import (
 
 NONE = np.empty(0, np.float32)
 CALIBRATED = DetectionConfig(rule="calibrated")
-logits = arrays.arrays(np.float32, st.tuples(st.integers(1, 6), st.integers(1, 12)), elements=st.floats(-1000, 1000, width=32))
+logits = arrays.arrays(
+    np.float32,
+    st.tuples(st.integers(1, 6), st.integers(1, 12)),
+    elements=st.floats(-1000, 1000, width=32),
+)
 
 
 def nats(values: Any) -> NDArray[np.float32]:
@@ -67,7 +71,9 @@ def test_a_model_without_classes_makes_everything_new() -> None:
 def test_uniform_logits_over_3_classes_signal_at_four_tenths_of_a_nat_and_not_at_1_2() -> None:
     uniform = float(entropy(np.zeros((1, 3), np.float32))[0])
     assert detect(jump_evidence(uniform, 0.0), DetectionConfig(jump_fraction=0.364)).signal
-    assert not detect(jump_evidence(uniform, 0.0), DetectionConfig(jump_fraction=0.521, reference_classes=10)).signal
+    assert not detect(
+        jump_evidence(uniform, 0.0), DetectionConfig(jump_fraction=0.521, reference_classes=10)
+    ).signal
 
 
 def test_a_threshold_that_three_classes_cannot_reach_is_an_error_with_both_numbers() -> None:
@@ -75,8 +81,13 @@ def test_a_threshold_that_three_classes_cannot_reach_is_an_error_with_both_numbe
         DetectionConfig(jump_fraction=0.521, reference_classes=10).check_reachable(3)
 
 
-@pytest.mark.parametrize(("fraction", "reference", "classes"), [(0.364, 3, 3), (0.364, None, 3), (0.521, 10, 10), (0.521, None, 2)])
-def test_a_threshold_below_the_largest_entropy_can_be_reached(fraction: float, reference: int | None, classes: int) -> None:
+@pytest.mark.parametrize(
+    ("fraction", "reference", "classes"),
+    [(0.364, 3, 3), (0.364, None, 3), (0.521, 10, 10), (0.521, None, 2)],
+)
+def test_a_threshold_below_the_largest_entropy_can_be_reached(
+    fraction: float, reference: int | None, classes: int
+) -> None:
     DetectionConfig(jump_fraction=fraction, reference_classes=reference).check_reachable(classes)
 
 
@@ -89,7 +100,9 @@ def test_one_class_has_no_entropy_and_no_rule_that_can_fire(config: DetectionCon
 def test_thresholds_are_those_of_the_paper() -> None:
     assert DetectionConfig(jump_fraction=0.521).jump_nats(10) == pytest.approx(1.2, abs=1e-3)
     assert DetectionConfig(jump_fraction=0.364).jump_nats(3) == pytest.approx(0.4, abs=1e-3)
-    assert DetectionConfig(jump_fraction=0.521, reference_classes=10).jump_nats(100) == pytest.approx(1.2, abs=1e-3)
+    assert DetectionConfig(jump_fraction=0.521, reference_classes=10).jump_nats(
+        100
+    ) == pytest.approx(1.2, abs=1e-3)
 
 
 def test_a_fresh_twin_rises_from_zero() -> None:
@@ -125,7 +138,12 @@ def test_nothing_to_look_at_gives_no_signal(config: DetectionConfig) -> None:
 
 def test_the_calibrated_rule_rarely_fires_on_equal_distributions() -> None:
     rng = np.random.default_rng(1)
-    fired = [detect(Evidence(10, nats(rng.gamma(2, 0.3, 40)), NONE, nats(rng.gamma(2, 0.3, 30))), CALIBRATED).signal for _ in range(200)]
+    fired = [
+        detect(
+            Evidence(10, nats(rng.gamma(2, 0.3, 40)), NONE, nats(rng.gamma(2, 0.3, 30))), CALIBRATED
+        ).signal
+        for _ in range(200)
+    ]
     assert sum(fired) < 10
 
 
@@ -162,7 +180,9 @@ def test_a_twin_without_a_history_uses_that_of_the_federation() -> None:
     new = nats(np.linspace(2.0, 2.2, 40))
     usual = nats(np.quantile(np.linspace(0.1, 0.5, 100), USUAL_LEVELS))
     assert not detect(Evidence(10, new, NONE, NONE), CALIBRATED).signal
-    assert detect(Evidence(10, new, NONE, NONE, usual_elsewhere=usual, images_elsewhere=100), CALIBRATED).signal
+    assert detect(
+        Evidence(10, new, NONE, NONE, usual_elsewhere=usual, images_elsewhere=100), CALIBRATED
+    ).signal
     for count, signal in ((FEWEST_OWN - 1, True), (FEWEST_OWN, False)):
         own = nats(np.linspace(2.0, 2.2, count))
         evidence = Evidence(10, new, NONE, own, usual_elsewhere=usual, images_elsewhere=100)
@@ -173,22 +193,43 @@ def test_the_federations_quantiles_of_the_same_distribution_alarm_nobody() -> No
     rng = np.random.default_rng(3)
     usual = nats(np.quantile(rng.gamma(2, 0.3, 400), USUAL_LEVELS))
     fired = [
-        detect(Evidence(10, nats(rng.gamma(2, 0.3, 60)), NONE, NONE, usual_elsewhere=usual, images_elsewhere=400), CALIBRATED).signal
+        detect(
+            Evidence(
+                10,
+                nats(rng.gamma(2, 0.3, 60)),
+                NONE,
+                NONE,
+                usual_elsewhere=usual,
+                images_elsewhere=400,
+            ),
+            CALIBRATED,
+        ).signal
         for _ in range(200)
     ]
     assert sum(fired) < 10
 
 
-@given(values=st.lists(st.integers(0, 6), min_size=1, max_size=20), others=st.lists(st.integers(0, 6), min_size=1, max_size=20))
-def test_the_distance_of_two_distributions_is_that_of_kolmogorov_and_smirnov(values: list[int], others: list[int]) -> None:
+@given(
+    values=st.lists(st.integers(0, 6), min_size=1, max_size=20),
+    others=st.lists(st.integers(0, 6), min_size=1, max_size=20),
+)
+def test_the_distance_of_two_distributions_is_that_of_kolmogorov_and_smirnov(
+    values: list[int], others: list[int]
+) -> None:
     expected = max(
-        abs(sum(value <= at for value in values) / len(values) - sum(other <= at for other in others) / len(others)) for at in range(7)
+        abs(
+            sum(value <= at for value in values) / len(values)
+            - sum(other <= at for other in others) / len(others)
+        )
+        for at in range(7)
     )
     assert distribution_distance(nats(values), nats(others)) == pytest.approx(expected)
 
 
 def test_the_distance_that_chance_allows_falls_with_the_number_of_images() -> None:
-    assert chance_distance(100, 100, 0.05) == pytest.approx(1.358 * (200 / 10_000) ** 0.5, abs=1e-3)  # the tables' c(0.05) = 1.358
+    assert chance_distance(100, 100, 0.05) == pytest.approx(
+        1.358 * (200 / 10_000) ** 0.5, abs=1e-3
+    )  # the tables' c(0.05) = 1.358
     distances = [chance_distance(count, 50, 0.001) for count in (1, 10, 100, 1000)]
     assert distances == sorted(distances, reverse=True)
 

@@ -1,7 +1,15 @@
 import pytest
 import torch
 
-from incremental.device import CPU, DeviceError, born_on, device_title, generator_on, moved, pick_device
+from incremental.device import (
+    CPU,
+    DeviceError,
+    born_on,
+    device_title,
+    generator_on,
+    moved,
+    pick_device,
+)
 
 
 @pytest.fixture
@@ -37,7 +45,10 @@ def test_tensors_are_moved_and_those_that_are_there_stay_the_same_objects():
 
 
 def test_draws_on_the_cpu_are_those_of_the_seed():
-    assert torch.equal(torch.rand(3, generator=generator_on(CPU, 5)), torch.rand(3, generator=torch.Generator().manual_seed(5)))
+    assert torch.equal(
+        torch.rand(3, generator=generator_on(CPU, 5)),
+        torch.rand(3, generator=torch.Generator().manual_seed(5)),
+    )
 
 
 def test_a_device_has_a_name_for_people(monkeypatch):

@@ -16,9 +16,13 @@ ROWS = [0, 1, 2, 3, 1]
 @pytest.fixture(params=["resnet10", "lenet"])
 def network(request: pytest.FixtureRequest) -> IncrementalNetwork:
     config = NetworkConfig(backbone=request.param, width=8, image_size=16)
-    made = build_network(config, grow_head(initial_weights(config, 1), 4, torch.Generator().manual_seed(1)))
+    made = build_network(
+        config, grow_head(initial_weights(config, 1), 4, torch.Generator().manual_seed(1))
+    )
     with torch.no_grad():
-        made.train()(images_of(16))  # statistics of batch normalisation that are not those of a newborn
+        made.train()(
+            images_of(16)
+        )  # statistics of batch normalisation that are not those of a newborn
     return made.eval()
 
 
@@ -39,7 +43,11 @@ def test_an_explanation_is_what_the_package_shows(network: IncrementalNetwork) -
             logits: torch.Tensor = self.network(images).logits
             return logits
 
-    last = network.backbone.upper_stage if hasattr(network.backbone, "upper_stage") else network.backbone.second
+    last = (
+        network.backbone.upper_stage
+        if hasattr(network.backbone, "upper_stage")
+        else network.backbone.second
+    )
     with package.GradCAM(model=Logits(), target_layers=[last]) as cam:
         expected = cam(images_of(), [targets.ClassifierOutputTarget(row) for row in ROWS])
     shown = explain(network, images_of(), ROWS)
@@ -53,13 +61,19 @@ def test_an_explanation_is_what_the_package_shows(network: IncrementalNetwork) -
 def test_an_explanation_is_the_closed_form_scaled_to_the_image(network: IncrementalNetwork) -> None:
     scale = pytest.importorskip("pytorch_grad_cam.utils.image").scale_cam_image
     raw = attention(network, network(images_of()), torch.tensor(ROWS)).detach().numpy()
-    expected = scale(scale(raw, (16, 16)))  # the package scales each layer, and their mean once more
+    expected = scale(
+        scale(raw, (16, 16))
+    )  # the package scales each layer, and their mean once more
     assert abs(explain(network, images_of(), ROWS) - expected).max() < 1e-5
 
 
-def test_where_nothing_speaks_for_a_class_the_explanation_is_empty(network: IncrementalNetwork) -> None:
+def test_where_nothing_speaks_for_a_class_the_explanation_is_empty(
+    network: IncrementalNetwork,
+) -> None:
     with torch.no_grad():
-        network.head.weight[1] = -network.head.weight[1].abs()  # features are never negative: all speaks against row 1
+        network.head.weight[1] = -network.head.weight[
+            1
+        ].abs()  # features are never negative: all speaks against row 1
     against, pro = explain(network, images_of(2), [1, 2])
     assert not against.any()
     assert pro.any()
@@ -75,4 +89,9 @@ def test_explaining_leaves_the_network_as_it_was(network: IncrementalNetwork) ->
 
 def test_the_package_is_loaded_only_when_a_map_is_asked_for() -> None:
     code = "import sys, incremental.explanation; print('pytorch_grad_cam' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        ).stdout
+        == "False\n"
+    )

@@ -22,11 +22,18 @@ def made(rows: int, features: int) -> Weights:
     }
 
 
-sizes = {"rows": st.integers(0, 12), "new": st.integers(0, 7), "features": st.integers(1, 16), "seed": st.integers(0, 2**31)}
+sizes = {
+    "rows": st.integers(0, 12),
+    "new": st.integers(0, 7),
+    "features": st.integers(1, 16),
+    "seed": st.integers(0, 2**31),
+}
 
 
 @given(**sizes)
-def test_a_grown_head_keeps_its_old_rows_bit_for_bit(rows: int, new: int, features: int, seed: int) -> None:
+def test_a_grown_head_keeps_its_old_rows_bit_for_bit(
+    rows: int, new: int, features: int, seed: int
+) -> None:
     weights = made(rows, features)
     grown = grow_head(weights, new, seeded(seed))
     assert num_rows(grown) == rows + new
@@ -45,7 +52,9 @@ def test_a_grown_head_keeps_old_logits(rows: int, new: int, features: int, seed:
 
 
 @given(**sizes)
-def test_new_rows_are_those_of_a_fresh_linear_layer(rows: int, new: int, features: int, seed: int) -> None:
+def test_new_rows_are_those_of_a_fresh_linear_layer(
+    rows: int, new: int, features: int, seed: int
+) -> None:
     grown = grow_head(made(rows, features), new, seeded(seed))
     for name in HEAD_ROWS:
         assert bool((grown[name][rows:].abs() <= 1 / sqrt(features) + 1e-6).all())
@@ -62,7 +71,9 @@ def test_everything_but_the_head_is_shared() -> None:
 
 def test_new_rows_depend_on_the_generator_alone() -> None:
     state = torch.get_rng_state()
-    first, second, other = (grow_head(made(2, 3), 2, seeded(seed))["head.weight"] for seed in (1, 1, 2))
+    first, second, other = (
+        grow_head(made(2, 3), 2, seeded(seed))["head.weight"] for seed in (1, 1, 2)
+    )
     assert torch.equal(first, second)
     assert not torch.equal(first, other)
     assert torch.equal(state, torch.get_rng_state())
@@ -73,8 +84,12 @@ def test_a_head_never_shrinks() -> None:
         grow_head(made(2, 3), -1, seeded())
 
 
-@given(have=st.integers(0, 6), want=st.integers(0, 9), trailing=st.lists(st.integers(1, 3), max_size=2))
-def test_padding_adds_zero_rows_and_never_takes_one_away(have: int, want: int, trailing: list[int]) -> None:
+@given(
+    have=st.integers(0, 6), want=st.integers(0, 9), trailing=st.lists(st.integers(1, 3), max_size=2)
+)
+def test_padding_adds_zero_rows_and_never_takes_one_away(
+    have: int, want: int, trailing: list[int]
+) -> None:
     values = torch.randn(have, *trailing, generator=seeded())
     padded = pad_rows(values, want)
     assert padded.shape == (max(have, want), *trailing)

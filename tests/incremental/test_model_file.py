@@ -18,11 +18,19 @@ def weights(tiny_network: NetworkConfig) -> Weights:
 
 @pytest.fixture
 def folder(tmp_path: Path, weights: Weights, tiny_network: NetworkConfig) -> Path:
-    save_model(tmp_path / "models" / "task-0", weights, tiny_network, NAMES, {"round": 4, "score": None, "dataset": "made"})
+    save_model(
+        tmp_path / "models" / "task-0",
+        weights,
+        tiny_network,
+        NAMES,
+        {"round": 4, "score": None, "dataset": "made"},
+    )
     return tmp_path / "models" / "task-0"
 
 
-def test_loaded_model_holds_the_saved_bits(folder: Path, weights: Weights, tiny_network: NetworkConfig) -> None:
+def test_loaded_model_holds_the_saved_bits(
+    folder: Path, weights: Weights, tiny_network: NetworkConfig
+) -> None:
     network, _ = load_model(folder)
     assert network.config == tiny_network
     assert not network.training
@@ -37,20 +45,28 @@ def test_manifest_says_names_architecture_digest_and_facts(folder: Path) -> None
     assert (manifest["round"], manifest["score"], manifest["dataset"]) == (4, None, "made")
 
 
-def test_digest_depends_on_the_weights_alone(tmp_path: Path, weights: Weights, tiny_network: NetworkConfig) -> None:
+def test_digest_depends_on_the_weights_alone(
+    tmp_path: Path, weights: Weights, tiny_network: NetworkConfig
+) -> None:
     first = save_model(tmp_path / "a", weights, tiny_network, NAMES, {"round": 1})
     same = save_model(tmp_path / "b", weights, tiny_network, NAMES, {"round": 2})
-    other = save_model(tmp_path / "c", {**weights, "head.bias": weights["head.bias"] + 1}, tiny_network, NAMES, {})
+    other = save_model(
+        tmp_path / "c", {**weights, "head.bias": weights["head.bias"] + 1}, tiny_network, NAMES, {}
+    )
     assert first == same != other
 
 
-def test_saving_again_replaces_the_model_and_leaves_nothing_beside_it(folder: Path, weights: Weights, tiny_network: NetworkConfig) -> None:
+def test_saving_again_replaces_the_model_and_leaves_nothing_beside_it(
+    folder: Path, weights: Weights, tiny_network: NetworkConfig
+) -> None:
     save_model(folder, weights, tiny_network, NAMES[::-1], {"round": 9})
     assert load_model(folder)[1]["class_names"] == list(NAMES[::-1])
     assert [each.name for each in folder.parent.iterdir()] == [folder.name]
 
 
-def test_number_that_is_none_becomes_null(tmp_path: Path, weights: Weights, tiny_network: NetworkConfig) -> None:
+def test_number_that_is_none_becomes_null(
+    tmp_path: Path, weights: Weights, tiny_network: NetworkConfig
+) -> None:
     save_model(tmp_path / "model", weights, tiny_network, NAMES, {"score": float("nan")})
     assert read_manifest(tmp_path / "model")["score"] is None
 
@@ -64,12 +80,16 @@ def test_names_that_do_not_fit_the_head_are_refused(
     assert not list(tmp_path.iterdir())
 
 
-def test_facts_cannot_overrule_the_manifest(tmp_path: Path, weights: Weights, tiny_network: NetworkConfig) -> None:
+def test_facts_cannot_overrule_the_manifest(
+    tmp_path: Path, weights: Weights, tiny_network: NetworkConfig
+) -> None:
     with pytest.raises(ModelError, match="facts hold digest"):
         save_model(tmp_path / "model", weights, tiny_network, NAMES, {"digest": "sha256:0"})
 
 
-def test_disk_that_refuses_is_an_error_of_ours(tmp_path: Path, weights: Weights, tiny_network: NetworkConfig) -> None:
+def test_disk_that_refuses_is_an_error_of_ours(
+    tmp_path: Path, weights: Weights, tiny_network: NetworkConfig
+) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(ModelError, match="could not be written"):
         save_model(tmp_path / "file" / "model", weights, tiny_network, NAMES, {})
@@ -107,7 +127,9 @@ def test_missing_file_is_named(folder: Path, name: str) -> None:
         ({"architecture": None}, "do not fit together"),
     ],
 )
-def test_manifest_that_does_not_fit_the_weights_is_refused(folder: Path, change: dict[str, object], message: str) -> None:
+def test_manifest_that_does_not_fit_the_weights_is_refused(
+    folder: Path, change: dict[str, object], message: str
+) -> None:
     (folder / "manifest.json").write_text(json.dumps({**read_manifest(folder), **change}))
     with pytest.raises(ModelError, match=message):
         load_model(folder)

@@ -7,7 +7,16 @@ import torch
 
 from incremental.backbones import BACKBONES
 from incremental.head import grow_head, num_rows
-from incremental.network import IncrementalNetwork, NetworkConfig, build_network, freeze, initial_weights, resize, weights_of, with_channels
+from incremental.network import (
+    IncrementalNetwork,
+    NetworkConfig,
+    build_network,
+    freeze,
+    initial_weights,
+    resize,
+    weights_of,
+    with_channels,
+)
 
 
 def images_of(count: int = 4, side: int = 16, channels: int = 3) -> torch.Tensor:
@@ -35,15 +44,21 @@ def test_a_network_is_drawn_from_its_seed_alone(tiny_network: NetworkConfig) -> 
     assert not all(torch.equal(first[name], other[name]) for name in first)
 
 
-def test_features_are_the_mean_of_the_maps_and_logits_their_linear_image(network: IncrementalNetwork) -> None:
+def test_features_are_the_mean_of_the_maps_and_logits_their_linear_image(
+    network: IncrementalNetwork,
+) -> None:
     outputs = network(images_of())
     torch.testing.assert_close(outputs.features, outputs.maps.mean((2, 3)))
-    torch.testing.assert_close(outputs.logits, outputs.features @ network.head.weight.T + network.head.bias)
+    torch.testing.assert_close(
+        outputs.logits, outputs.features @ network.head.weight.T + network.head.bias
+    )
     torch.testing.assert_close(network.forward_upper(outputs.middle_maps).logits, outputs.logits)
 
 
 def test_growing_the_head_keeps_the_old_logits(network: IncrementalNetwork) -> None:
-    grown = build_network(network.config, grow_head(weights_of(network), 3, torch.Generator().manual_seed(2))).eval()
+    grown = build_network(
+        network.config, grow_head(weights_of(network), 3, torch.Generator().manual_seed(2))
+    ).eval()
     torch.testing.assert_close(grown(images_of()).logits[:, :5], network(images_of()).logits)
 
 
@@ -53,7 +68,9 @@ def test_a_grey_image_is_repeated_over_the_channels(network: IncrementalNetwork)
 
 
 @pytest.mark.parametrize(("mean", "std"), [((0.5,), (0.25,)), ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))])
-def test_images_are_centred_and_scaled_per_channel(tiny_network: NetworkConfig, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+def test_images_are_centred_and_scaled_per_channel(
+    tiny_network: NetworkConfig, mean: tuple[float, ...], std: tuple[float, ...]
+) -> None:
     network = IncrementalNetwork(replace(tiny_network, mean=mean, std=std), 1)
     seen = network.normalise(images_of())
     for channel in range(3):
@@ -71,7 +88,9 @@ def test_resizing_keeps_a_plain_image_plain(network: IncrementalNetwork) -> None
     torch.testing.assert_close(network.normalise(plain), torch.full((1, 3, 16, 16), 0.5))
 
 
-def test_weights_are_a_copy_with_buffers_and_without_normalisation(network: IncrementalNetwork) -> None:
+def test_weights_are_a_copy_with_buffers_and_without_normalisation(
+    network: IncrementalNetwork,
+) -> None:
     weights = weights_of(network)
     assert weights["backbone.first.1.num_batches_tracked"].dtype == torch.int64
     assert not {"mean", "std"} & weights.keys()
@@ -82,7 +101,9 @@ def test_weights_are_a_copy_with_buffers_and_without_normalisation(network: Incr
     assert not any(value.requires_grad for value in weights.values())
 
 
-def test_a_built_network_holds_a_copy(tiny_network: NetworkConfig, network: IncrementalNetwork) -> None:
+def test_a_built_network_holds_a_copy(
+    tiny_network: NetworkConfig, network: IncrementalNetwork
+) -> None:
     weights = weights_of(network)
     built = build_network(tiny_network, weights)
     with torch.no_grad():
@@ -91,7 +112,9 @@ def test_a_built_network_holds_a_copy(tiny_network: NetworkConfig, network: Incr
     assert all(torch.equal(weights[name], value) for name, value in weights_of(network).items())
 
 
-def test_weights_survive_the_way_into_a_network_and_out_again_in_any_memory_format(network: IncrementalNetwork) -> None:
+def test_weights_survive_the_way_into_a_network_and_out_again_in_any_memory_format(
+    network: IncrementalNetwork,
+) -> None:
     weights = weights_of(network)
     through = build_network(network.config, weights).to(memory_format=torch.channels_last)
     for name, value in weights_of(through).items():
@@ -112,7 +135,9 @@ def test_a_teacher_is_in_evaluation_mode_and_has_no_gradients(network: Increment
 @pytest.mark.parametrize("norm", ["batch", "group"])
 def test_every_backbone_becomes_a_network(backbone: Any, norm: Any) -> None:
     config = NetworkConfig(backbone=backbone, width=4, norm=norm, image_size=16)
-    outputs = build_network(config, grow_head(initial_weights(config, 1), 2, torch.Generator().manual_seed(1)))(images_of())
+    outputs = build_network(
+        config, grow_head(initial_weights(config, 1), 2, torch.Generator().manual_seed(1))
+    )(images_of())
     assert outputs.logits.shape == (4, 2)
     assert bool(torch.isfinite(outputs.logits).all())
 
@@ -142,9 +167,13 @@ def test_a_configuration_can_be_had_for_other_channels(tiny_network: NetworkConf
 
 @pytest.mark.parametrize("backbone", sorted(BACKBONES))
 @pytest.mark.parametrize("norm", ["batch", "group"])
-def test_a_frozen_network_says_what_it_said_and_has_no_batch_normalisation_left(backbone: str, norm: Any) -> None:
+def test_a_frozen_network_says_what_it_said_and_has_no_batch_normalisation_left(
+    backbone: str, norm: Any
+) -> None:
     config = NetworkConfig(backbone=backbone, width=8, image_size=16, norm=norm)
-    network = build_network(config, grow_head(initial_weights(config, 1), 5, torch.Generator().manual_seed(1)))
+    network = build_network(
+        config, grow_head(initial_weights(config, 1), 5, torch.Generator().manual_seed(1))
+    )
     with torch.no_grad():
         for _ in range(3):
             network.train()(images_of(8))  # running statistics that are not 0 and 1
@@ -154,13 +183,20 @@ def test_a_frozen_network_says_what_it_said_and_has_no_batch_normalisation_left(
     assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in network.modules())
     assert not any(parameter.requires_grad for parameter in network.parameters())
     for name in ("logits", "maps", "middle_maps"):
-        torch.testing.assert_close(getattr(after, name), getattr(before, name), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(
+            getattr(after, name), getattr(before, name), rtol=1e-4, atol=1e-5
+        )
 
 
 def test_large_images_are_smoothed_before_they_shrink_so_that_no_pixel_is_skipped() -> None:
     image = torch.zeros(1, 1, 64, 64)
     image[..., ::4] = 1.0  # plain bilinear interpolation sees these lines here and there only
     small = resize(image, 16)
-    torch.testing.assert_close(small[..., 1:-1], torch.full((1, 1, 16, 14), 0.25), atol=0.02, rtol=0)
+    torch.testing.assert_close(
+        small[..., 1:-1], torch.full((1, 1, 16, 14), 0.25), atol=0.02, rtol=0
+    )
     assert resize(image, 64) is image
-    torch.testing.assert_close(resize(image, 96), torch.nn.functional.interpolate(image, (96, 96), mode="bilinear", align_corners=False))
+    torch.testing.assert_close(
+        resize(image, 96),
+        torch.nn.functional.interpolate(image, (96, 96), mode="bilinear", align_corners=False),
+    )

@@ -13,10 +13,15 @@ from physical.transforms import to_tensor
 
 @pytest.fixture(scope="module")
 def network(tiny_network: NetworkConfig) -> IncrementalNetwork:
-    return build_network(tiny_network, grow_head(initial_weights(tiny_network, 1), 9, torch.Generator().manual_seed(2)))
+    return build_network(
+        tiny_network,
+        grow_head(initial_weights(tiny_network, 1), 9, torch.Generator().manual_seed(2)),
+    )
 
 
-def test_rows_and_probabilities_follow_the_evaluation_code_bit_for_bit(network: IncrementalNetwork, tiny_batch: Batch) -> None:
+def test_rows_and_probabilities_follow_the_evaluation_code_bit_for_bit(
+    network: IncrementalNetwork, tiny_batch: Batch
+) -> None:
     for images in (tiny_batch.images, tiny_batch.images[..., :1]):
         logits = logits_of(network, to_tensor(images))
         assert torch.equal(logits_of(network, as_tensor(images, 3)), logits)
@@ -25,15 +30,21 @@ def test_rows_and_probabilities_follow_the_evaluation_code_bit_for_bit(network: 
         assert np.allclose(seen.probabilities, logits.softmax(1).numpy(), rtol=0, atol=1e-6)
 
 
-def test_entropy_is_a_fraction_of_the_largest_possible(network: IncrementalNetwork, tiny_batch: Batch) -> None:
+def test_entropy_is_a_fraction_of_the_largest_possible(
+    network: IncrementalNetwork, tiny_batch: Batch
+) -> None:
     seen = predict(network, tiny_batch.images)
     by_hand = -(seen.probabilities * np.log(seen.probabilities)).sum(1) / np.log(9)
     assert np.allclose(seen.entropy_fractions, by_hand, atol=1e-5)
 
 
-def test_grey_images_may_come_without_an_axis_of_channels(network: IncrementalNetwork, tiny_batch: Batch) -> None:
+def test_grey_images_may_come_without_an_axis_of_channels(
+    network: IncrementalNetwork, tiny_batch: Batch
+) -> None:
     grey = tiny_batch.images[..., 0]
-    assert np.array_equal(predict(network, grey).probabilities, predict(network, grey[..., None]).probabilities)
+    assert np.array_equal(
+        predict(network, grey).probabilities, predict(network, grey[..., None]).probabilities
+    )
 
 
 def test_images_may_be_read_only(network: IncrementalNetwork, tiny_batch: Batch) -> None:
@@ -47,7 +58,10 @@ def test_no_image_gives_no_line(network: IncrementalNetwork) -> None:
 
 
 def test_model_of_one_class_is_sure(tiny_network: NetworkConfig, tiny_batch: Batch) -> None:
-    alone = build_network(tiny_network, grow_head(initial_weights(tiny_network, 1), 1, torch.Generator().manual_seed(2)))
+    alone = build_network(
+        tiny_network,
+        grow_head(initial_weights(tiny_network, 1), 1, torch.Generator().manual_seed(2)),
+    )
     seen = predict(alone, tiny_batch.images[:2])
     assert (seen.probabilities == 1).all()
     assert (seen.entropy_fractions == 0).all()
@@ -60,7 +74,12 @@ def test_model_of_no_class_is_refused(tiny_network: NetworkConfig, tiny_batch: B
 
 @pytest.mark.parametrize(
     "images",
-    [np.zeros((1, 16, 16, 3)), np.zeros((1, 16, 16, 2), np.uint8), np.zeros((16, 16), np.uint8), np.zeros((1, 3, 16, 16), np.uint8)],
+    [
+        np.zeros((1, 16, 16, 3)),
+        np.zeros((1, 16, 16, 2), np.uint8),
+        np.zeros((16, 16), np.uint8),
+        np.zeros((1, 3, 16, 16), np.uint8),
+    ],
 )
 def test_what_is_no_image_is_refused(network: IncrementalNetwork, images: np.ndarray) -> None:
     with pytest.raises(ModelError, match=r"allowed: uint8 of shape \[N, H, W\]"):

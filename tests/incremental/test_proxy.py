@@ -5,9 +5,16 @@ import torch
 from incremental.proxy import ProxyConfig, ProxyServer, Score, StoredModel
 
 
-def model(round_number: int, value: float | None = None, test: str = "task 1", names: tuple[str, ...] = ("liver",)) -> StoredModel:
+def model(
+    round_number: int,
+    value: float | None = None,
+    test: str = "task 1",
+    names: tuple[str, ...] = ("liver",),
+) -> StoredModel:
     score = None if value is None else Score(value, test)
-    return StoredModel({"head.bias": torch.tensor([float(round_number)])}, names, round_number, score)
+    return StoredModel(
+        {"head.bias": torch.tensor([float(round_number)])}, names, round_number, score
+    )
 
 
 def best_round(proxy: ProxyServer, *models: StoredModel) -> int | None:
@@ -34,7 +41,9 @@ def test_a_score_of_another_test_is_not_compared(proxy: ProxyServer) -> None:
 
 
 @pytest.mark.parametrize("values", [(None, 0.1), (0.9, None), (None, None)])
-def test_without_a_score_the_latest_is_kept(proxy: ProxyServer, values: tuple[float | None, float | None]) -> None:
+def test_without_a_score_the_latest_is_kept(
+    proxy: ProxyServer, values: tuple[float | None, float | None]
+) -> None:
     assert best_round(proxy, model(1, values[0]), model(2, values[1])) == 2
 
 
@@ -43,10 +52,15 @@ def test_a_model_that_knows_nothing_is_no_candidate(proxy: ProxyServer) -> None:
 
 
 def test_the_last_global_model_can_be_the_teacher() -> None:
-    assert best_round(ProxyServer(ProxyConfig(teacher="last_global")), model(1, 0.9), model(2, 0.1)) == 2
+    assert (
+        best_round(ProxyServer(ProxyConfig(teacher="last_global")), model(1, 0.9), model(2, 0.1))
+        == 2
+    )
 
 
-def test_a_closed_tasks_best_model_becomes_the_old_one_and_its_score_is_forgotten(proxy: ProxyServer) -> None:
+def test_a_closed_tasks_best_model_becomes_the_old_one_and_its_score_is_forgotten(
+    proxy: ProxyServer,
+) -> None:
     assert proxy.close_task(0) is None
     assert best_round(proxy, model(8, 0.9), model(9, 0.4)) == 8
     closed = proxy.close_task(10)

@@ -9,16 +9,25 @@ NAMES = ("heart", "liver", "lung")
 
 
 def made(labels: list[int], channels: int = 1) -> Batch:
-    images = np.arange(len(labels) * 4 * channels, dtype=np.uint8).reshape(len(labels), 2, 2, channels)
+    images = np.arange(len(labels) * 4 * channels, dtype=np.uint8).reshape(
+        len(labels), 2, 2, channels
+    )
     return Batch(images, np.array(labels, np.int64), NAMES)
 
 
 @pytest.mark.parametrize(
     "images",
-    [np.zeros((2, 4, 4, 1), np.float32), np.zeros((2, 4, 4), np.uint8), np.zeros((2, 4, 4, 2), np.uint8), np.zeros((2, 1, 4, 4), np.uint8)],
+    [
+        np.zeros((2, 4, 4, 1), np.float32),
+        np.zeros((2, 4, 4), np.uint8),
+        np.zeros((2, 4, 4, 2), np.uint8),
+        np.zeros((2, 1, 4, 4), np.uint8),
+    ],
 )
 def test_images_of_another_type_or_shape_are_refused(images: np.ndarray) -> None:
-    with pytest.raises((ValueError, TypeError), match="uint8"):  # of another type: the type checker may be first
+    with pytest.raises(
+        (ValueError, TypeError), match="uint8"
+    ):  # of another type: the type checker may be first
         Batch(images, np.zeros(2, np.int64), NAMES)
 
 

@@ -17,7 +17,11 @@ def archive() -> Batch:
 
 @pytest.fixture
 def hospital(archive: Batch) -> Hospital:
-    arrivals = (Arrival(0, np.array([4, 1])), Arrival(3, np.array([7])), Arrival(3, np.array([9, 2])))
+    arrivals = (
+        Arrival(0, np.array([4, 1])),
+        Arrival(3, np.array([7])),
+        Arrival(3, np.array([9, 2])),
+    )
     return Hospital("north", archive, arrivals, joins_at_round=1)
 
 
@@ -35,7 +39,9 @@ def test_nothing_new_is_an_empty_array_of_positions(hospital: Hospital) -> None:
 @given(looks=st.lists(st.integers(0, 12), max_size=6))
 def test_every_image_arrives_once_however_often_somebody_looks(looks: list[int]) -> None:
     archive = Batch(np.zeros((12, 1, 1, 1), np.uint8), np.zeros(12, np.int64), ("heart",))
-    hospital = Hospital("north", archive, [Arrival(position, np.array([position])) for position in range(12)])
+    hospital = Hospital(
+        "north", archive, [Arrival(position, np.array([position])) for position in range(12)]
+    )
     moments = [-1, *sorted(looks), 12]
     seen = np.concatenate([hospital.new_images(*pair) for pair in pairwise(moments)])
     assert seen.tolist() == list(range(12))

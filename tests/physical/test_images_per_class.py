@@ -12,9 +12,22 @@ NAMES = [f"class-{index}" for index in range(CLASSES)]
 
 
 def used(images_per_class, seed=1, images="disjoint"):
-    config = ScenarioConfig("made", 2, 3, 4, images=images, heterogeneity=0.67, arrivals_per_task=2, images_per_class=images_per_class)
+    config = ScenarioConfig(
+        "made",
+        2,
+        3,
+        4,
+        images=images,
+        heterogeneity=0.67,
+        arrivals_per_task=2,
+        images_per_class=images_per_class,
+    )
     plans = plan_scenario(LABELS, NAMES, config, generate_hospitals(4, 1, 2), seed).hospitals
-    return {name: np.sort(np.concatenate([each.positions for each in plan.arrivals])) for name, plan in plans.items() if plan.arrivals}
+    return {
+        name: np.sort(np.concatenate([each.positions for each in plan.arrivals]))
+        for name, plan in plans.items()
+        if plan.arrivals
+    }
 
 
 @given(count=st.integers(1, IMAGES), seed=st.integers(0, 2**31))
@@ -35,7 +48,10 @@ def test_more_images_than_there_are_is_all_of_them_and_none_changes_nothing():
 
 
 def test_the_seed_draws_the_images_and_fewer_are_among_more():
-    few, more, others = (set(np.concatenate(list(used(*key, "shared").values())).tolist()) for key in ((5, 1), (9, 1), (5, 2)))
+    few, more, others = (
+        set(np.concatenate(list(used(*key, "shared").values())).tolist())
+        for key in ((5, 1), (9, 1), (5, 2))
+    )
     assert few < more and few != others
 
 

@@ -23,14 +23,24 @@ def mirror(tmp_path: Path) -> Mirror:
 
 
 def image(number: int, class_name: str | None = None, arrived: str = NOON) -> MirrorImage:
-    return MirrorImage(f"image{number}", arrived, "patient", "study", class_name, np.full((SIZE, SIZE), number % 256, np.uint8), "dicom")
+    return MirrorImage(
+        f"image{number}",
+        arrived,
+        "patient",
+        "study",
+        class_name,
+        np.full((SIZE, SIZE), number % 256, np.uint8),
+        "dicom",
+    )
 
 
 def test_images_come_back_as_they_went_in_and_in_the_order_asked(mirror: Mirror) -> None:
     assert mirror.add([image(3), image(1), image(2)]) == 3
     assert mirror.ids() == ["image3", "image1", "image2"]
     assert mirror.pixels(["image2", "image3", "image2"])[:, 0, 0].tolist() == [2, 3, 2]
-    assert mirror.facts(["image1"]) == [ImageFacts("image1", NOON, "patient", "study", None, "dicom")]
+    assert mirror.facts(["image1"]) == [
+        ImageFacts("image1", NOON, "patient", "study", None, "dicom")
+    ]
 
 
 def test_adding_twice_adds_once_and_changes_nothing(mirror: Mirror) -> None:
@@ -72,7 +82,11 @@ def test_names_that_people_give_are_taken_back_without_losing_the_senders(mirror
     mirror.add([image(1, "liver"), image(2), image(3)])
     mirror.name(["image1", "image2"], "spleen")
     assert mirror.class_counts() == {"spleen": 2}
-    assert [facts.class_name for facts in mirror.facts(["image1", "image2", "image3"])] == ["spleen", "spleen", None]
+    assert [facts.class_name for facts in mirror.facts(["image1", "image2", "image3"])] == [
+        "spleen",
+        "spleen",
+        None,
+    ]
     mirror.name(["image1", "image2"], None)
     assert mirror.class_counts() == {"liver": 1}
     assert mirror.ids(named=False) == ["image2", "image3"]
@@ -124,7 +138,9 @@ def test_empty_questions_have_empty_answers(mirror: Mirror) -> None:
 
 def test_a_mirror_keeps_its_size_and_can_be_opened_without_knowing_it(mirror: Mirror) -> None:
     mirror.add([image(1)])
-    with pytest.raises(MirrorError, match=f"it holds images of {SIZE}; open it with image_size={SIZE}"):
+    with pytest.raises(
+        MirrorError, match=f"it holds images of {SIZE}; open it with image_size={SIZE}"
+    ):
         Mirror(mirror.folder, 64)
     again = Mirror.at(mirror.folder)
     assert again.image_size == SIZE
@@ -165,7 +181,10 @@ def _add_own(folder: Path, first: int) -> None:
 
 def test_processes_that_open_a_new_mirror_together_share_it(tmp_path: Path) -> None:
     context = multiprocessing.get_context("spawn")
-    workers = [context.Process(target=_add_own, args=(tmp_path / "mirror", 100 * part)) for part in range(1, 4)]
+    workers = [
+        context.Process(target=_add_own, args=(tmp_path / "mirror", 100 * part))
+        for part in range(1, 4)
+    ]
     for worker in workers:
         worker.start()
     for worker in workers:
@@ -174,7 +193,9 @@ def test_processes_that_open_a_new_mirror_together_share_it(tmp_path: Path) -> N
     assert len(Mirror.at(tmp_path / "mirror")) == 61
 
 
-def test_a_forked_process_opens_its_own_connection(mirror: Mirror, in_fork: Callable[[Callable[[], object]], int]) -> None:
+def test_a_forked_process_opens_its_own_connection(
+    mirror: Mirror, in_fork: Callable[[Callable[[], object]], int]
+) -> None:
     mirror.add([image(1)])
     assert in_fork(lambda: mirror.add([image(2)])) == 0
     mirror.add([image(3)])
@@ -197,7 +218,9 @@ def in_fork() -> Callable[[Callable[[], object]], int]:
 
 
 @given(st.lists(st.lists(st.integers(0, 15), max_size=6), max_size=6))
-def test_order_is_that_of_first_arrival_whatever_comes_again(tmp_path_factory: pytest.TempPathFactory, batches: list[list[int]]) -> None:
+def test_order_is_that_of_first_arrival_whatever_comes_again(
+    tmp_path_factory: pytest.TempPathFactory, batches: list[list[int]]
+) -> None:
     mirror = Mirror(tmp_path_factory.mktemp("mirror"), SIZE)
     new = sum(mirror.add([image(number) for number in batch]) for batch in batches)
     first = list(dict.fromkeys(f"image{number}" for batch in batches for number in batch))

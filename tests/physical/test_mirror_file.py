@@ -30,10 +30,14 @@ def test_what_is_no_mirror_is_not_opened(tmp_path: Path) -> None:
         Mirror(tmp_path / "other", 4)
 
 
-def test_a_file_keeps_the_image_size_that_it_was_made_with(file: MirrorFile, tmp_path: Path) -> None:
+def test_a_file_keeps_the_image_size_that_it_was_made_with(
+    file: MirrorFile, tmp_path: Path
+) -> None:
     assert image_size_of(tmp_path) == SIZE
     assert settings_of(MirrorFile(tmp_path, SIZE)) == {"image_size": str(SIZE)}
-    with pytest.raises(MirrorError, match=f"asked for images of 16 pixels; it holds images of {SIZE}"):
+    with pytest.raises(
+        MirrorError, match=f"asked for images of 16 pixels; it holds images of {SIZE}"
+    ):
         MirrorFile(tmp_path, 16)
 
 

@@ -20,21 +20,34 @@ def mirror(tmp_path):
 
 def seen(hospital, positions):
     batch = hospital.images(positions)
-    return [(int(each[0, 0, 0]), batch.vocabulary[label]) for each, label in zip(batch.images, batch.labels, strict=True)]
+    return [
+        (int(each[0, 0, 0]), batch.vocabulary[label])
+        for each, label in zip(batch.images, batch.labels, strict=True)
+    ]
 
 
 def test_what_has_a_name_arrives_once_in_the_round_that_finds_it(mirror, tmp_path):
     hospital = MirrorHospital("north", mirror, tmp_path / "stream.jsonl")
-    assert isinstance(hospital, Hospital) and hospital.new_images(-1, 0).tolist() == [] and hospital.vocabulary == ()
+    assert (
+        isinstance(hospital, Hospital)
+        and hospital.new_images(-1, 0).tolist() == []
+        and hospital.vocabulary == ()
+    )
     mirror.add([image(1, "liver"), image(2, None), image(3, "spleen")])
     first = hospital.new_images(0, 1)
-    assert seen(hospital, first) == [(1, "liver"), (3, "spleen")] and hospital.vocabulary == ("liver", "spleen")
+    assert seen(hospital, first) == [(1, "liver"), (3, "spleen")] and hospital.vocabulary == (
+        "liver",
+        "spleen",
+    )
     mirror.add([image(4, "heart")])
     mirror.name(["i2"], "liver")  # an older image that is named later comes later
     later = hospital.new_images(1, 2)
     assert seen(hospital, later) == [(2, "liver"), (4, "heart")] and later.tolist() == [2, 3]
     assert seen(hospital, first) == [(1, "liver"), (3, "spleen")]
-    assert hospital.new_images(-1, 2).tolist() == [0, 1, 2, 3] and hospital.new_images(2, 3).tolist() == []
+    assert (
+        hospital.new_images(-1, 2).tolist() == [0, 1, 2, 3]
+        and hospital.new_images(2, 3).tolist() == []
+    )
 
 
 def test_a_round_that_is_repeated_finds_the_same_images_also_after_a_restart(mirror, tmp_path):
@@ -46,7 +59,9 @@ def test_a_round_that_is_repeated_finds_the_same_images_also_after_a_restart(mir
     assert again.new_images(5, 6).tolist() == [1]
 
 
-def test_an_image_is_called_what_people_say_now_and_keeps_its_name_if_they_take_it_back(mirror, tmp_path):
+def test_an_image_is_called_what_people_say_now_and_keeps_its_name_if_they_take_it_back(
+    mirror, tmp_path
+):
     mirror.add([image(1, "liver"), image(2, "spleen")])
     hospital = MirrorHospital("north", mirror, tmp_path / "stream.jsonl")
     both = hospital.new_images(-1, 0)
@@ -60,7 +75,12 @@ def test_an_image_is_called_what_people_say_now_and_keeps_its_name_if_they_take_
 
 
 def test_more_images_than_are_asked_for_at_once_are_all_there(mirror, tmp_path):
-    mirror.add([image(number % 200, "liver") if number < 200 else image(number, "liver") for number in range(250)])
+    mirror.add(
+        [
+            image(number % 200, "liver") if number < 200 else image(number, "liver")
+            for number in range(250)
+        ]
+    )
     hospital = MirrorHospital("north", mirror, tmp_path / "stream.jsonl")
     positions = np.tile(hospital.new_images(-1, 0), 5)
     assert len(hospital.images(positions)) == 1250

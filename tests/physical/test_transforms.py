@@ -48,7 +48,9 @@ def test_no_augmentation_changes_nothing() -> None:
     channels=st.sampled_from([1, 3]),
     seed=st.integers(0, 2**31),
 )
-def test_augmented_images_keep_shape_and_range(padding: int, flip: bool, brightness: float, count: int, channels: int, seed: int) -> None:
+def test_augmented_images_keep_shape_and_range(
+    padding: int, flip: bool, brightness: float, count: int, channels: int, seed: int
+) -> None:
     images = made(count, channels)
     varied = augment(images, AugmentationConfig(padding, flip, brightness), seeded(seed))
     assert varied.shape == images.shape
@@ -77,8 +79,12 @@ def test_a_crop_is_a_window_of_its_own_padded_image() -> None:
 def test_a_flip_mirrors_about_half_of_the_images_from_left_to_right() -> None:
     images = made(400)
     flipped = augment(images, AugmentationConfig(horizontal_flip=True, **OFF), seeded())
-    mirrored = torch.tensor([torch.equal(after, before.flip(2)) for before, after in zip(images, flipped, strict=True)])
-    kept = torch.tensor([torch.equal(after, before) for before, after in zip(images, flipped, strict=True)])
+    mirrored = torch.tensor(
+        [torch.equal(after, before.flip(2)) for before, after in zip(images, flipped, strict=True)]
+    )
+    kept = torch.tensor(
+        [torch.equal(after, before) for before, after in zip(images, flipped, strict=True)]
+    )
     assert bool((mirrored ^ kept).all())
     assert 150 < int(mirrored.sum()) < 250
 
@@ -101,7 +107,15 @@ def test_the_same_seed_gives_the_same_images_and_no_global_draw_is_used() -> Non
     assert torch.equal(before, torch.get_rng_state())
 
 
-@pytest.mark.parametrize("wrong", [{"crop_padding_pixels": -1}, {"crop_padding_pixels": 17}, {"brightness": 1.0}, {"brightness": -0.1}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"crop_padding_pixels": -1},
+        {"crop_padding_pixels": 17},
+        {"brightness": 1.0},
+        {"brightness": -0.1},
+    ],
+)
 def test_a_value_out_of_range_is_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(pydantic.ValidationError, match="allowed: 0 to"):
         AugmentationConfig(**wrong)

@@ -24,7 +24,10 @@ from twin.objective import LocalContext, Terms
 from twin.twin import DigitalTwin
 
 METHOD = FedAvg(memory=True)
-FIRST, SECOND = (1, 2), (0, 3)  # red stripes arrive in round 0, plain images, which look like neither, in round 2
+FIRST, SECOND = (
+    (1, 2),
+    (0, 3),
+)  # red stripes arrive in round 0, plain images, which look like neither, in round 2
 
 
 @dataclass
@@ -39,11 +42,15 @@ class Witness:
     contexts: list[LocalContext] = field(default_factory=list)
     prototypes: tuple[Tensor, Tensor] | None = None
 
-    def local_loss(self, network: IncrementalNetwork, batch: TrainingBatch, context: LocalContext) -> Terms:
+    def local_loss(
+        self, network: IncrementalNetwork, batch: TrainingBatch, context: LocalContext
+    ) -> Terms:
         self.batches.append(batch)
         return {"fit": torch.nn.functional.cross_entropy(network(batch.images).logits, batch.rows)}
 
-    def finish_local(self, network: IncrementalNetwork, context: LocalContext) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor]]:
+    def finish_local(
+        self, network: IncrementalNetwork, context: LocalContext
+    ) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor]]:
         self.contexts.append(context)
         assert context.prototypes is not None
         self.prototypes = context.prototypes(network)
@@ -65,16 +72,32 @@ def named(batch: Batch, labels: tuple[int, ...]) -> tuple[str, ...]:
     return tuple(batch.vocabulary[label] for label in labels)
 
 
-def hospital_of(batch: Batch, *arrivals: tuple[int, tuple[int, ...]], name: str = "north") -> Hospital:
-    return Hospital(name, batch, [Arrival(when, positions_of(batch, labels)) for when, labels in arrivals])
+def hospital_of(
+    batch: Batch, *arrivals: tuple[int, tuple[int, ...]], name: str = "north"
+) -> Hospital:
+    return Hospital(
+        name, batch, [Arrival(when, positions_of(batch, labels)) for when, labels in arrivals]
+    )
 
 
 def with_twin(setting: TwinSetting, **changes: Any) -> TwinSetting:
-    return replace(setting, twin=TwinConfig(**{"memory_capacity": 12, "settle_rounds": 0, "detection": setting.twin.detection, **changes}))
+    return replace(
+        setting,
+        twin=TwinConfig(
+            **{
+                "memory_capacity": 12,
+                "settle_rounds": 0,
+                "detection": setting.twin.detection,
+                **changes,
+            }
+        ),
+    )
 
 
 def deaf(setting: TwinSetting, **changes: Any) -> TwinSetting:
-    return with_twin(setting, detection=DetectionConfig(jump_fraction=0.99, reference_classes=1000), **changes)
+    return with_twin(
+        setting, detection=DetectionConfig(jump_fraction=0.99, reference_classes=1000), **changes
+    )
 
 
 def look(twin: DigitalTwin, server: ServerState) -> Observation:
@@ -85,7 +108,9 @@ def broadcast(server: ServerState, seed: int = 1) -> Broadcast:
     return replace(METHOD.broadcast(server, None, "any"), seed=seed)
 
 
-def live(twin: DigitalTwin, server: ServerState, rounds: int) -> tuple[ServerState, list[Observation]]:
+def live(
+    twin: DigitalTwin, server: ServerState, rounds: int
+) -> tuple[ServerState, list[Observation]]:
     """Rounds of a federation of one: look, grow, train, and take what comes back for the global model."""
     observations = []
     for _ in range(rounds):
@@ -97,12 +122,21 @@ def live(twin: DigitalTwin, server: ServerState, rounds: int) -> tuple[ServerSta
 
 
 def share_named_rightly(server: ServerState, batch: Batch, positions: NDArray[np.int64]) -> float:
-    rows = logits_of(build_network(server.network, server.weights), to_tensor(batch.images[positions])).argmax(1)
+    rows = logits_of(
+        build_network(server.network, server.weights), to_tensor(batch.images[positions])
+    ).argmax(1)
     return float(
-        np.mean([server.class_names[row] == batch.vocabulary[label] for row, label in zip(rows, batch.labels[positions], strict=True)])
+        np.mean(
+            [
+                server.class_names[row] == batch.vocabulary[label]
+                for row, label in zip(rows, batch.labels[positions], strict=True)
+            ]
+        )
     )
 
 
 def announce(server: ServerState, batch: Batch, labels: tuple[int, ...]) -> ServerState:
     """Return the server after another hospital has announced these classes."""
-    return grow_for_new_classes(server, [Observation("south", server.round, 1, True, named(batch, labels))])[0]
+    return grow_for_new_classes(
+        server, [Observation("south", server.round, 1, True, named(batch, labels))]
+    )[0]

@@ -23,10 +23,16 @@ def places_in(images):
 
 
 @pytest.mark.parametrize("augmentation", [STILL, MIRRORED], ids=["still", "varied"])
-@pytest.mark.parametrize(("count", "batch_size"), [(600, 32), (600, 50), (256, 256), (300, 299), (700, 400), (5, 32)])
-def test_an_epoch_has_every_image_once_in_batches_of_the_size_that_was_asked_for(augmentation, count, batch_size):
+@pytest.mark.parametrize(
+    ("count", "batch_size"), [(600, 32), (600, 50), (256, 256), (300, 299), (700, 400), (5, 32)]
+)
+def test_an_epoch_has_every_image_once_in_batches_of_the_size_that_was_asked_for(
+    augmentation, count, batch_size
+):
     drawn = list(batches(count, batch_size, augmentation).epoch())
-    assert [len(batch.rows) for batch in drawn] == [batch_size] * (count // batch_size) + [count % batch_size] * bool(count % batch_size)
+    assert [len(batch.rows) for batch in drawn] == [batch_size] * (count // batch_size) + [
+        count % batch_size
+    ] * bool(count % batch_size)
     places = torch.cat([places_in(batch.images) for batch in drawn])
     assert sorted(places.tolist()) == list(range(count))
     assert torch.equal(torch.cat([batch.rows for batch in drawn]), places % 7)
@@ -53,14 +59,19 @@ def test_images_that_do_not_change_are_looked_at_once_in_all_epochs_and_varied_o
         looked = []
         source = batches(augmentation=augmentation)
         for batch in [*source.epoch(), *source.epoch()]:
-            batch.ask("rows", lambda images, rows, looked=looked: (looked.append(len(rows)) or rows,))
+            batch.ask(
+                "rows", lambda images, rows, looked=looked: (looked.append(len(rows)) or rows,)
+            )
         assert sum(looked) == looks
 
 
 def test_two_questions_are_two_and_a_batch_by_itself_is_asked_by_itself():
     stretch = Stretch(lambda: (torch.ones(4, 1, 2, 2), torch.arange(4)))
     batch = TrainingBatch(torch.ones(2, 1, 2, 2), torch.arange(2), stretch, torch.tensor([3, 1]))
-    assert [batch.ask(name, lambda images, rows, add=add: (rows + add,))[0].tolist() for name, add in (("a", 0), ("b", 10))] == [
+    assert [
+        batch.ask(name, lambda images, rows, add=add: (rows + add,))[0].tolist()
+        for name, add in (("a", 0), ("b", 10))
+    ] == [
         [3, 1],
         [13, 11],
     ]
@@ -70,7 +81,12 @@ def test_two_questions_are_two_and_a_batch_by_itself_is_asked_by_itself():
 
 def test_the_draws_follow_from_the_seed():
     def drawn(seed):
-        return torch.cat([batch.images for batch in batches(augmentation=AugmentationConfig(), seed=seed).epoch()])
+        return torch.cat(
+            [
+                batch.images
+                for batch in batches(augmentation=AugmentationConfig(), seed=seed).epoch()
+            ]
+        )
 
     assert torch.equal(drawn(1), drawn(1))
     assert not torch.equal(drawn(1), drawn(2))

@@ -28,8 +28,13 @@ from twin.twin import DigitalTwin
 
 
 @pytest.mark.parametrize("fraction", [0.1, 0.25, 0.5])
-def test_held_back_images_are_never_trained_on(tiny_batch: Batch, setting: TwinSetting, server: ServerState, fraction: float) -> None:
-    twin = DigitalTwin(hospital_of(tiny_batch, (0, FIRST), (2, SECOND)), with_twin(setting, held_back_fraction=fraction))
+def test_held_back_images_are_never_trained_on(
+    tiny_batch: Batch, setting: TwinSetting, server: ServerState, fraction: float
+) -> None:
+    twin = DigitalTwin(
+        hospital_of(tiny_batch, (0, FIRST), (2, SECOND)),
+        with_twin(setting, held_back_fraction=fraction),
+    )
     witness, held = Witness(), set[int]()
     for _ in range(3):
         server, _ = grow_for_new_classes(server, [look(twin, server)])
@@ -40,7 +45,9 @@ def test_held_back_images_are_never_trained_on(tiny_batch: Batch, setting: TwinS
     assert len(held) == 80 * fraction
     assert set(tiny_batch.labels[twin.state.held_back]) == set(SECOND)  # the open task's
     assert not held & set(twin.state.memory.all_positions().tolist())
-    assert not witness.images() & {bytes_of(image) for image in to_unit(to_tensor(tiny_batch.images[sorted(held)]))}
+    assert not witness.images() & {
+        bytes_of(image) for image in to_unit(to_tensor(tiny_batch.images[sorted(held)]))
+    }
     assert len(witness.images()) == 80 - len(held)
 
 
@@ -48,24 +55,35 @@ def test_held_back_images_are_never_trained_on(tiny_batch: Batch, setting: TwinS
 def test_the_share_that_is_held_back_is_the_one_asked_for(
     tiny_batch: Batch, setting: TwinSetting, server: ServerState, fraction: float
 ) -> None:
-    twin = DigitalTwin(hospital_of(tiny_batch, (0, FIRST)), with_twin(setting, held_back_fraction=fraction))
+    twin = DigitalTwin(
+        hospital_of(tiny_batch, (0, FIRST)), with_twin(setting, held_back_fraction=fraction)
+    )
     look(twin, server)
     assert len(twin.state.held_back) == pytest.approx(40 * fraction, abs=1)
 
 
 @pytest.mark.parametrize("order", ["class by class", "alternating"])
-def test_every_class_is_held_back_alike(tiny_batch: Batch, setting: TwinSetting, server: ServerState, order: str) -> None:
+def test_every_class_is_held_back_alike(
+    tiny_batch: Batch, setting: TwinSetting, server: ServerState, order: str
+) -> None:
     own = positions_of(tiny_batch, FIRST)
     if order == "alternating":
         tiny_batch = tiny_batch.take(own.reshape(2, 20).T.flatten())
         own = np.arange(40)
-    twin = DigitalTwin(Hospital("north", tiny_batch, [Arrival(0, own)]), with_twin(setting, held_back_fraction=0.25))
+    twin = DigitalTwin(
+        Hospital("north", tiny_batch, [Arrival(0, own)]),
+        with_twin(setting, held_back_fraction=0.25),
+    )
     look(twin, server)
     assert np.bincount(tiny_batch.labels[twin.state.held_back]).tolist() == [0, 5, 5]
 
 
-def test_accuracy_is_told_of_images_that_were_held_back(tiny_batch: Batch, setting: TwinSetting, server: ServerState) -> None:
-    twin = DigitalTwin(hospital_of(tiny_batch, (0, FIRST)), with_twin(setting, held_back_fraction=0.5))
+def test_accuracy_is_told_of_images_that_were_held_back(
+    tiny_batch: Batch, setting: TwinSetting, server: ServerState
+) -> None:
+    twin = DigitalTwin(
+        hospital_of(tiny_batch, (0, FIRST)), with_twin(setting, held_back_fraction=0.5)
+    )
     server, (first, second, *_) = live(twin, server, 3)
     assert (first.num_held_back, first.num_correct, first.usual_entropy) == (0, 0, None)
     assert second.num_held_back == 20
@@ -77,8 +95,12 @@ def test_accuracy_is_told_of_images_that_were_held_back(tiny_batch: Batch, setti
     assert list(last.usual_entropy) == sorted(last.usual_entropy)
 
 
-def test_a_handful_of_held_back_entropies_is_not_told(tiny_batch: Batch, setting: TwinSetting, server: ServerState) -> None:
-    twin = DigitalTwin(hospital_of(tiny_batch, (0, FIRST)), with_twin(setting, held_back_fraction=0.25))
+def test_a_handful_of_held_back_entropies_is_not_told(
+    tiny_batch: Batch, setting: TwinSetting, server: ServerState
+) -> None:
+    twin = DigitalTwin(
+        hospital_of(tiny_batch, (0, FIRST)), with_twin(setting, held_back_fraction=0.25)
+    )
     server, _ = live(twin, server, 2)
     observation = look(twin, server)
     assert observation.num_held_back == 10
@@ -90,13 +112,27 @@ def test_the_calibrated_rule_needs_images_that_are_held_back() -> None:
         TwinConfig(detection=DetectionConfig(rule="calibrated"))
 
 
-def test_the_calibrated_rule_notices_new_classes_and_no_known_ones(tiny_batch: Batch, setting: TwinSetting, server: ServerState) -> None:
-    setting = with_twin(setting, held_back_fraction=0.5, detection=DetectionConfig(rule="calibrated"))
+def test_the_calibrated_rule_notices_new_classes_and_no_known_ones(
+    tiny_batch: Batch, setting: TwinSetting, server: ServerState
+) -> None:
+    setting = with_twin(
+        setting, held_back_fraction=0.5, detection=DetectionConfig(rule="calibrated")
+    )
     own = positions_of(tiny_batch, FIRST)
-    arrivals = [Arrival(0, own[: 2 * 10]), Arrival(0, own[20:]), Arrival(5, positions_of(tiny_batch, (0, 3, 6, 7)))]
+    arrivals = [
+        Arrival(0, own[: 2 * 10]),
+        Arrival(0, own[20:]),
+        Arrival(5, positions_of(tiny_batch, (0, 3, 6, 7))),
+    ]
     twin = DigitalTwin(Hospital("north", tiny_batch, arrivals), setting)
     server, observations = live(twin, server, 5)
-    assert [observation.signal for observation in observations] == [True, False, False, False, False]
+    assert [observation.signal for observation in observations] == [
+        True,
+        False,
+        False,
+        False,
+        False,
+    ]
     found = look(twin, server)
     assert found.signal
     assert found.new_class_names == named(tiny_batch, (0, 3, 6, 7))

@@ -6,7 +6,11 @@ from hypothesis import strategies as st
 from twin.hold_out import hold_out
 
 
-@given(counts=st.lists(st.integers(0, 40), min_size=1, max_size=5), fraction=st.floats(0.01, 0.5), seed=st.integers(0, 99))
+@given(
+    counts=st.lists(st.integers(0, 40), min_size=1, max_size=5),
+    fraction=st.floats(0.01, 0.5),
+    seed=st.integers(0, 99),
+)
 def test_as_many_of_each_class_are_kept_out_and_some_of_each_stay(counts, fraction, seed):
     rng = np.random.default_rng(seed)
     labels = np.repeat(np.arange(len(counts)), counts)
@@ -15,7 +19,9 @@ def test_as_many_of_each_class_are_kept_out_and_some_of_each_stay(counts, fracti
     usable = [count for count in counts if count > 1]
     expected = max(1, int(fraction * min(usable))) if usable else 0
     assert out.tolist() == [expected if count > 1 else 0 for count in counts]
-    assert all(left >= 1 for left, count in zip(np.array(counts) - out, counts, strict=True) if count)
+    assert all(
+        left >= 1 for left, count in zip(np.array(counts) - out, counts, strict=True) if count
+    )
 
 
 def test_which_images_depends_on_the_images_and_not_on_their_order():

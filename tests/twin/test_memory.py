@@ -23,7 +23,11 @@ def icarl(features: Tensor, count: int) -> list[int]:
         for candidate in range(len(unit)):
             if candidate in chosen:
                 continue
-            distance = float(np.linalg.norm(mean - (unit[candidate] + sum(unit[other] for other in chosen)) / step))
+            distance = float(
+                np.linalg.norm(
+                    mean - (unit[candidate] + sum(unit[other] for other in chosen)) / step
+                )
+            )
             if distance < best_distance:
                 best, best_distance = candidate, distance
         chosen.append(best)
@@ -37,8 +41,16 @@ def test_herding_is_that_of_icarl_without_replacement(seed: int, count: int) -> 
     assert herd(features, count).tolist() == icarl(features, count)
 
 
-@given(size=st.integers(0, 30), count=st.integers(0, 40), width=st.integers(1, 4), seed=st.integers(0, 99), dead=st.booleans())
-def test_nobody_is_chosen_twice_and_nobody_who_does_not_exist(size: int, count: int, width: int, seed: int, dead: bool) -> None:
+@given(
+    size=st.integers(0, 30),
+    count=st.integers(0, 40),
+    width=st.integers(1, 4),
+    seed=st.integers(0, 99),
+    dead=st.booleans(),
+)
+def test_nobody_is_chosen_twice_and_nobody_who_does_not_exist(
+    size: int, count: int, width: int, seed: int, dead: bool
+) -> None:
     features = features_of(size, width, seed) * (0 if dead else 1)
     chosen = herd(features, count)
     assert chosen.dtype == np.int64
@@ -58,13 +70,18 @@ def test_the_length_of_features_does_not_matter() -> None:
 
 
 def ranked(names: list[str], images_each: int, start: int = 0) -> dict[str, NDArray[np.int64]]:
-    return {name: np.arange(start + index * images_each, start + (index + 1) * images_each) for index, name in enumerate(names)}
+    return {
+        name: np.arange(start + index * images_each, start + (index + 1) * images_each)
+        for index, name in enumerate(names)
+    }
 
 
 def test_room_of_a_class_falls_as_in_the_paper() -> None:
     memory, room = ExemplarMemory(2000), []
     for task in range(9):
-        memory = memory.with_classes(ranked([f"{task}-{index}" for index in range(6)], 500, task * 3000))
+        memory = memory.with_classes(
+            ranked([f"{task}-{index}" for index in range(6)], 500, task * 3000)
+        )
         assert len({len(positions) for positions in memory.positions.values()}) == 1
         room.append(len(memory.positions["0-0"]))
         assert len(memory) <= 2000
@@ -77,12 +94,22 @@ def test_a_class_never_has_more_exemplars_than_images() -> None:
     assert [len(positions) for positions in memory.positions.values()] == [500, 500, 500]
 
 
-@given(capacity=st.integers(0, 60), tasks=st.lists(st.lists(st.tuples(st.integers(0, 8), st.integers(0, 20)), max_size=3), max_size=5))
-def test_memory_never_exceeds_its_capacity_and_keeps_the_best(capacity: int, tasks: list[list[tuple[int, int]]]) -> None:
+@given(
+    capacity=st.integers(0, 60),
+    tasks=st.lists(
+        st.lists(st.tuples(st.integers(0, 8), st.integers(0, 20)), max_size=3), max_size=5
+    ),
+)
+def test_memory_never_exceeds_its_capacity_and_keeps_the_best(
+    capacity: int, tasks: list[list[tuple[int, int]]]
+) -> None:
     memory, start = ExemplarMemory(capacity), 0
     latest: dict[str, NDArray[np.int64]] = {}
     for task in tasks:
-        new = {f"class-{label}": np.arange(start + 100 * label, start + 100 * label + count) for label, count in task}
+        new = {
+            f"class-{label}": np.arange(start + 100 * label, start + 100 * label + count)
+            for label, count in task
+        }
         start += 1000
         memory = memory.with_classes(new)
         latest |= new

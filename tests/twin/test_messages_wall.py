@@ -27,7 +27,10 @@ from twin.messages import Broadcast, GlobalModel, Observation, TwinUpdate, num_b
 from twin.twin import DigitalTwin
 
 DECLARED = {FedAvg: set[str](), FedKA: {"prototype_gradients", "prototype_shape"}}
-METHODS = [FedAvg(memory=True), FedKA(reconstruction=ReconstructionConfig(perturb_steps=3), attention_weight=0.1)]
+METHODS = [
+    FedAvg(memory=True),
+    FedKA(reconstruction=ReconstructionConfig(perturb_steps=3), attention_weight=0.1),
+]
 
 
 @dataclass(frozen=True)
@@ -45,11 +48,21 @@ class Traffic:
 
 
 @pytest.fixture(scope="module", params=METHODS, ids=lambda method: type(method).__name__)
-def traffic(request: pytest.FixtureRequest, tiny_batch: Batch, tiny_setting: TwinSetting) -> Traffic:
+def traffic(
+    request: pytest.FixtureRequest, tiny_batch: Batch, tiny_setting: TwinSetting
+) -> Traffic:
     method: Method = request.param
     detection = DetectionConfig(jump_fraction=0.05)
-    setting = replace(tiny_setting, twin=TwinConfig(memory_capacity=12, settle_rounds=0, held_back_fraction=0.5, detection=detection))
-    arrivals = [Arrival(0, np.arange(20, 60)), Arrival(2, np.concatenate([np.arange(20), np.arange(60, 80)]))]
+    setting = replace(
+        tiny_setting,
+        twin=TwinConfig(
+            memory_capacity=12, settle_rounds=0, held_back_fraction=0.5, detection=detection
+        ),
+    )
+    arrivals = [
+        Arrival(0, np.arange(20, 60)),
+        Arrival(2, np.concatenate([np.arange(20), np.arange(60, 80)])),
+    ]
     twin = DigitalTwin(Hospital("north", tiny_batch, arrivals), setting)
     server, old_model = new_server(setting.network, 1), None
     down: list[GlobalModel | Broadcast] = []
@@ -58,7 +71,12 @@ def traffic(request: pytest.FixtureRequest, tiny_batch: Batch, tiny_setting: Twi
         down.append(server.model)
         observation = twin.observe(server.model, build_network(server.network, server.weights))
         if server.class_names and observation.new_class_names:
-            old_model = StoredModel(server.weights, server.class_names, server.round, method.score(server, [observation]))
+            old_model = StoredModel(
+                server.weights,
+                server.class_names,
+                server.round,
+                method.score(server, [observation]),
+            )
         server, _ = grow_for_new_classes(server, [observation])
         server = with_usual_entropy(server, [observation])
         broadcast = method.broadcast(server, old_model, "north")
@@ -94,7 +112,14 @@ def traces_of(images: np.ndarray) -> set[bytes]:
     for form in (images, images.transpose(0, 3, 1, 2)):
         rows = form.reshape(-1, 16)
         unit = rows.astype(np.float32) / 255
-        for each in (rows, rows.astype(np.int64), rows.astype(np.float32), unit, (unit - 0.5) / 0.5, unit.astype(np.float64)):
+        for each in (
+            rows,
+            rows.astype(np.int64),
+            rows.astype(np.float32),
+            unit,
+            (unit - 0.5) / 0.5,
+            unit.astype(np.float64),
+        ):
             traces |= {row.tobytes() for row in each if len(set(row.tolist())) > 3}
     return traces
 
@@ -103,7 +128,11 @@ def holds_pixels(tensor: Tensor, traces: set[bytes]) -> bool:
     raw = tensor.detach().contiguous().numpy().tobytes()
     widths = {len(trace) for trace in traces}
     size = tensor.element_size()
-    return any(raw[start : start + width] in traces for start in range(0, len(raw), size) for width in widths)
+    return any(
+        raw[start : start + width] in traces
+        for start in range(0, len(raw), size)
+        for width in widths
+    )
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +140,9 @@ def traces(tiny_batch: Batch) -> set[bytes]:
     return traces_of(tiny_batch.images[:80])
 
 
-def test_the_search_for_pixels_finds_those_that_are_hidden(traces: set[bytes], tiny_batch: Batch) -> None:
+def test_the_search_for_pixels_finds_those_that_are_hidden(
+    traces: set[bytes], tiny_batch: Batch
+) -> None:
     image = to_tensor(tiny_batch.images[:1])
     noise = torch.rand(5)
     assert holds_pixels(image, traces)
@@ -122,7 +153,9 @@ def test_the_search_for_pixels_finds_those_that_are_hidden(traces: set[bytes], t
 def test_only_names_numbers_and_tensors_cross_the_wall(traffic: Traffic) -> None:
     for message in traffic.up + traffic.down:
         for path, leaf in leaves(message):
-            assert leaf is None or type(leaf) in (str, int, float, bool, Tensor), f"{path} is {type(leaf)}"
+            assert leaf is None or type(leaf) in (str, int, float, bool, Tensor), (
+                f"{path} is {type(leaf)}"
+            )
 
 
 def test_no_message_holds_a_pixel_of_the_hospital(traffic: Traffic, traces: set[bytes]) -> None:
@@ -132,16 +165,22 @@ def test_no_message_holds_a_pixel_of_the_hospital(traffic: Traffic, traces: set[
                 assert not holds_pixels(leaf, traces), path
 
 
-def test_an_update_holds_the_global_models_tensors_and_declared_uploads_alone(traffic: Traffic) -> None:
+def test_an_update_holds_the_global_models_tensors_and_declared_uploads_alone(
+    traffic: Traffic,
+) -> None:
     broadcasts = [message for message in traffic.down if isinstance(message, Broadcast)]
     declared = DECLARED[type(traffic.method)]
     assert bool(declared) == bool(traffic.method.uploads)
     for update, broadcast in zip(traffic.updates, broadcasts, strict=True):
         assert update.weights.keys() == broadcast.weights.keys()
-        assert all(value.shape == broadcast.weights[name].shape for name, value in update.weights.items())
+        assert all(
+            value.shape == broadcast.weights[name].shape for name, value in update.weights.items()
+        )
         assert update.upload.keys() in (set(), declared)
         assert all(isinstance(value, float) for value in update.metrics.values())
-    assert [bool(update.upload) for update in traffic.updates] == ([True, False, True, False] if declared else [False] * 4)
+    assert [bool(update.upload) for update in traffic.updates] == (
+        [True, False, True, False] if declared else [False] * 4
+    )
 
 
 def test_no_tensor_has_the_shape_of_images(traffic: Traffic) -> None:
@@ -152,7 +191,9 @@ def test_no_tensor_has_the_shape_of_images(traffic: Traffic) -> None:
                 assert leaf.shape[-3:] != (16, 16, 3), path
 
 
-def test_an_uploaded_gradient_is_as_long_as_the_public_network_and_there_is_one_per_new_class(traffic: Traffic) -> None:
+def test_an_uploaded_gradient_is_as_long_as_the_public_network_and_there_is_one_per_new_class(
+    traffic: Traffic,
+) -> None:
     for update in traffic.updates:
         if update.upload:
             rows = len(update.weights["head.bias"])
@@ -161,7 +202,9 @@ def test_an_uploaded_gradient_is_as_long_as_the_public_network_and_there_is_one_
             assert update.upload["prototype_shape"].tolist() == [3, 16, 16]
 
 
-def test_an_observation_holds_names_and_numbers_without_a_tensor(traffic: Traffic, tiny_batch: Batch) -> None:
+def test_an_observation_holds_names_and_numbers_without_a_tensor(
+    traffic: Traffic, tiny_batch: Batch
+) -> None:
     observations = [message for message in traffic.up if isinstance(message, Observation)]
     for observation in observations:
         for path, leaf in leaves(observation):
@@ -178,13 +221,19 @@ def test_a_broadcast_holds_models_alone(traffic: Traffic) -> None:
             if isinstance(leaf, Tensor):
                 assert path.partition("[")[2].rstrip("]") in names, path
         assert isinstance(message, GlobalModel) or not message.extras
-    taught = [message.old_model is not None for message in traffic.down if isinstance(message, Broadcast)]
+    taught = [
+        message.old_model is not None for message in traffic.down if isinstance(message, Broadcast)
+    ]
     assert taught == [False, False, traffic.method.teaches, traffic.method.teaches]
 
 
 def test_reconstructions_stay_with_the_proxy_server(traffic: Traffic) -> None:
     for message in traffic.down:
-        assert not [path for path, leaf in leaves(message) if "prototype" in path or leaf == "prototype_images"]
+        assert not [
+            path
+            for path, leaf in leaves(message)
+            if "prototype" in path or leaf == "prototype_images"
+        ]
 
 
 def test_a_twins_report_holds_neither_pixels_nor_positions(traffic: Traffic) -> None:
@@ -195,7 +244,13 @@ def test_a_twins_report_holds_neither_pixels_nor_positions(traffic: Traffic) -> 
 
 
 def test_the_size_on_the_wire_is_that_of_the_elements() -> None:
-    assert num_bytes({"a": torch.zeros(3), "b": torch.zeros((), dtype=torch.int64)}, {"c": torch.zeros(2, 2, dtype=torch.uint8)}) == 24
+    assert (
+        num_bytes(
+            {"a": torch.zeros(3), "b": torch.zeros((), dtype=torch.int64)},
+            {"c": torch.zeros(2, 2, dtype=torch.uint8)},
+        )
+        == 24
+    )
     assert num_bytes() == 0
 
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from safetensors.torch import load, save
 
-from twin.differential_privacy import PrivacySpent
 from twin.memory import ExemplarMemory
+from twin.privacy.differential_privacy import PrivacySpent
 from twin.state import TwinState, from_plain, to_plain
 
 
@@ -41,7 +41,10 @@ def assert_equal(found: TwinState, expected: TwinState) -> None:
         elif field.name == "memory":
             assert mine.capacity == theirs.capacity
             assert list(mine.positions) == list(theirs.positions)
-            assert all(mine.positions[name].tolist() == each.tolist() for name, each in theirs.positions.items())
+            assert all(
+                mine.positions[name].tolist() == each.tolist()
+                for name, each in theirs.positions.items()
+            )
         elif field.name == "kept":
             assert mine.keys() == theirs.keys()
             assert all(torch.equal(mine[name], each) for name, each in theirs.items())
@@ -50,10 +53,15 @@ def assert_equal(found: TwinState, expected: TwinState) -> None:
             assert type(mine) is type(theirs)
 
 
-@pytest.mark.parametrize("state", [full_state(), TwinState(ExemplarMemory(0))], ids=["full", "newborn"])
+@pytest.mark.parametrize(
+    "state", [full_state(), TwinState(ExemplarMemory(0))], ids=["full", "newborn"]
+)
 def test_a_state_survives_the_way_through_json_and_safetensors(state: TwinState) -> None:
     plain, tensors = to_plain(state)
-    restored = from_plain(json.loads(json.dumps(plain)), load(save({name: value.contiguous() for name, value in tensors.items()})))
+    restored = from_plain(
+        json.loads(json.dumps(plain)),
+        load(save({name: value.contiguous() for name, value in tensors.items()})),
+    )
     assert_equal(restored, state)
     assert_equal(from_plain(*to_plain(restored)), state)
 
@@ -67,7 +75,9 @@ def test_a_state_written_before_privacy_was_counted_can_be_read() -> None:
 def test_every_field_of_a_full_state_differs_from_a_newborns() -> None:
     newborn = TwinState(ExemplarMemory(0))
     for field in fields(TwinState):
-        assert str(getattr(full_state(), field.name)) != str(getattr(newborn, field.name)), field.name
+        assert str(getattr(full_state(), field.name)) != str(getattr(newborn, field.name)), (
+            field.name
+        )
 
 
 def test_a_restored_state_does_not_share_the_memory_it_came_from() -> None:

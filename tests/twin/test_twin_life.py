@@ -32,7 +32,9 @@ from twin.twin import DigitalTwin
 # --- a life over two tasks ---
 
 
-def test_a_twin_lives_through_two_tasks(tiny_batch: Batch, setting: TwinSetting, server: ServerState) -> None:
+def test_a_twin_lives_through_two_tasks(
+    tiny_batch: Batch, setting: TwinSetting, server: ServerState
+) -> None:
     twin = DigitalTwin(hospital_of(tiny_batch, (0, FIRST), (2, SECOND)), setting)
     server, (first, quiet) = live(twin, server, 2)
     assert first.signal
@@ -53,7 +55,9 @@ def test_a_twin_lives_through_two_tasks(tiny_batch: Batch, setting: TwinSetting,
     assert state.finished == (named(tiny_batch, FIRST),)
     assert state.current_names == named(tiny_batch, SECOND)
     assert sorted(state.current) == positions_of(tiny_batch, SECOND).tolist()
-    assert {name: len(each) for name, each in state.memory.positions.items()} == dict.fromkeys(named(tiny_batch, FIRST), 6)
+    assert {name: len(each) for name, each in state.memory.positions.items()} == dict.fromkeys(
+        named(tiny_batch, FIRST), 6
+    )
     for name, each in state.memory.positions.items():
         assert {tiny_batch.vocabulary[label] for label in tiny_batch.labels[each]} == {name}
 
@@ -62,7 +66,9 @@ def test_a_twin_lives_through_two_tasks(tiny_batch: Batch, setting: TwinSetting,
     assert update.num_images == 40 + 12
     assert update.weights["head.bias"].shape == (4,)
     assert (update.twin_id, update.round) == ("north", 2)
-    assert [event["round"] for event in twin.state.events] == sorted(event["round"] for event in twin.state.events)
+    assert [event["round"] for event in twin.state.events] == sorted(
+        event["round"] for event in twin.state.events
+    )
     assert [when for when, _, signal in twin.state.entropy_history if signal] == [0, 2]
 
 
@@ -75,13 +81,17 @@ def test_exemplars_are_those_that_herding_chooses_with_the_global_model(
     network = build_network(server.network, server.weights)
     for label in FIRST:
         own = positions_of(tiny_batch, (label,))
-        features = torch.nn.functional.normalize(features_of(network, to_tensor(tiny_batch.images[own])).double(), dim=1)
+        features = torch.nn.functional.normalize(
+            features_of(network, to_tensor(tiny_batch.images[own])).double(), dim=1
+        )
         kept = twin.state.memory.positions[tiny_batch.vocabulary[label]]
         nearest = own[int((features - features.mean(0)).norm(dim=1).argmin())]
         assert kept[0] == nearest
 
 
-def test_a_third_task_cuts_the_exemplars_of_the_first_to_their_best(tiny_batch: Batch, setting: TwinSetting, server: ServerState) -> None:
+def test_a_third_task_cuts_the_exemplars_of_the_first_to_their_best(
+    tiny_batch: Batch, setting: TwinSetting, server: ServerState
+) -> None:
     twin = DigitalTwin(hospital_of(tiny_batch, (0, (0, 1)), (1, (2, 3)), (2, (4,))), deaf(setting))
     server = announce(server, tiny_batch, (0, 1, 2, 3, 4))
     kept = []
@@ -94,7 +104,9 @@ def test_a_third_task_cuts_the_exemplars_of_the_first_to_their_best(tiny_batch: 
     assert len(twin.state.finished) == 2
 
 
-def test_a_twin_that_detects_nothing_learns_from_the_class_list(tiny_batch: Batch, setting: TwinSetting, server: ServerState) -> None:
+def test_a_twin_that_detects_nothing_learns_from_the_class_list(
+    tiny_batch: Batch, setting: TwinSetting, server: ServerState
+) -> None:
     twin = DigitalTwin(hospital_of(tiny_batch, (0, FIRST), (2, SECOND)), deaf(setting))
     server, _ = live(twin, server, 2)
     server = announce(server, tiny_batch, SECOND)
@@ -107,12 +119,18 @@ def test_a_twin_that_detects_nothing_learns_from_the_class_list(tiny_batch: Batc
     assert not twin.state.fresh_task  # whoever detected sends prototypes
 
 
-def test_images_wait_in_the_inbox_while_nobody_knows_their_class(tiny_batch: Batch, setting: TwinSetting, server: ServerState) -> None:
+def test_images_wait_in_the_inbox_while_nobody_knows_their_class(
+    tiny_batch: Batch, setting: TwinSetting, server: ServerState
+) -> None:
     twin = DigitalTwin(hospital_of(tiny_batch, (0, FIRST), (2, SECOND)), deaf(setting))
     server, _ = live(twin, server, 2)
     for _ in range(2):
         observation = look(twin, server)
-        assert (observation.signal, observation.new_class_names, observation.num_trainable) == (False, (), 40)
+        assert (observation.signal, observation.new_class_names, observation.num_trainable) == (
+            False,
+            (),
+            40,
+        )
         assert sorted(twin.state.inbox) == positions_of(tiny_batch, SECOND).tolist()
         assert twin.state.current_names == named(tiny_batch, FIRST)
         assert not twin.report()["converged"]
@@ -123,7 +141,9 @@ def test_images_wait_in_the_inbox_while_nobody_knows_their_class(tiny_batch: Bat
     assert twin.report()["converged"]
 
 
-def test_only_what_the_federation_knows_leaves_the_inbox(tiny_batch: Batch, setting: TwinSetting, server: ServerState) -> None:
+def test_only_what_the_federation_knows_leaves_the_inbox(
+    tiny_batch: Batch, setting: TwinSetting, server: ServerState
+) -> None:
     twin = DigitalTwin(hospital_of(tiny_batch, (0, FIRST), (2, SECOND)), deaf(setting))
     server, _ = live(twin, server, 2)
     look(twin, announce(server, tiny_batch, (0,)))
@@ -132,7 +152,9 @@ def test_only_what_the_federation_knows_leaves_the_inbox(tiny_batch: Batch, sett
     assert sorted(twin.state.inbox) == positions_of(tiny_batch, (3,)).tolist()
 
 
-def test_further_images_of_the_same_classes_begin_no_task(tiny_batch: Batch, setting: TwinSetting, server: ServerState) -> None:
+def test_further_images_of_the_same_classes_begin_no_task(
+    tiny_batch: Batch, setting: TwinSetting, server: ServerState
+) -> None:
     own = positions_of(tiny_batch, FIRST)
     hospital = Hospital("north", tiny_batch, [Arrival(0, own[::2]), Arrival(1, own[1::2])])
     twin = DigitalTwin(hospital, setting)
@@ -141,21 +163,40 @@ def test_further_images_of_the_same_classes_begin_no_task(tiny_batch: Batch, set
     assert sorted(twin.state.current) == own.tolist()
 
 
-def test_a_second_look_in_a_round_changes_nothing(tiny_batch: Batch, setting: TwinSetting, server: ServerState) -> None:
+def test_a_second_look_in_a_round_changes_nothing(
+    tiny_batch: Batch, setting: TwinSetting, server: ServerState
+) -> None:
     twin = DigitalTwin(hospital_of(tiny_batch, (0, FIRST), (2, SECOND)), setting)
     server, _ = live(twin, server, 2)
     look(twin, server)
     before = twin.state
     again = look(twin, server)
-    assert (again.signal, again.new_class_names, again.num_new_images, again.num_trainable) == (False, (), 0, 40)
-    for name in ("memory", "current", "held_back", "finished", "current_names", "events", "fresh_task"):
-        assert getattr(twin.state, name) is getattr(before, name) or getattr(twin.state, name) == getattr(before, name), name
+    assert (again.signal, again.new_class_names, again.num_new_images, again.num_trainable) == (
+        False,
+        (),
+        0,
+        40,
+    )
+    for name in (
+        "memory",
+        "current",
+        "held_back",
+        "finished",
+        "current_names",
+        "events",
+        "fresh_task",
+    ):
+        assert getattr(twin.state, name) is getattr(before, name) or getattr(
+            twin.state, name
+        ) == getattr(before, name), name
 
 
 def test_a_second_look_with_a_model_that_knows_nothing_changes_nothing(
     tiny_batch: Batch, setting: TwinSetting, server: ServerState
 ) -> None:
-    twin = DigitalTwin(hospital_of(tiny_batch, (0, FIRST)), with_twin(setting, held_back_fraction=0.5))
+    twin = DigitalTwin(
+        hospital_of(tiny_batch, (0, FIRST)), with_twin(setting, held_back_fraction=0.5)
+    )
     look(twin, server)
     before = twin.state
     again = look(twin, server)
@@ -164,7 +205,9 @@ def test_a_second_look_with_a_model_that_knows_nothing_changes_nothing(
     assert twin.state.held_back is before.held_back
 
 
-def test_a_twin_that_sees_nothing_new_keeps_its_task(tiny_batch: Batch, setting: TwinSetting, server: ServerState) -> None:
+def test_a_twin_that_sees_nothing_new_keeps_its_task(
+    tiny_batch: Batch, setting: TwinSetting, server: ServerState
+) -> None:
     twin = DigitalTwin(hospital_of(tiny_batch, (0, FIRST)), setting)
     server, _ = live(twin, server, 2)
     server = announce(server, tiny_batch, SECOND)
@@ -175,16 +218,23 @@ def test_a_twin_that_sees_nothing_new_keeps_its_task(tiny_batch: Batch, setting:
     assert update.num_images == 40
 
 
-def test_a_late_hospital_notes_when_it_joined(tiny_batch: Batch, setting: TwinSetting, server: ServerState) -> None:
+def test_a_late_hospital_notes_when_it_joined(
+    tiny_batch: Batch, setting: TwinSetting, server: ServerState
+) -> None:
     twin = DigitalTwin(hospital_of(tiny_batch, (4, FIRST)), setting)
     look(twin, replace(announce(server, tiny_batch, FIRST), round=4))
     assert twin.state.events[0] == {"round": 4, "what": "joined the federation"}
     assert twin.state.current_names == named(tiny_batch, FIRST)
 
 
-def test_an_entropy_is_told_as_a_fraction_that_never_exceeds_1(tiny_batch: Batch, setting: TwinSetting, server: ServerState) -> None:
+def test_an_entropy_is_told_as_a_fraction_that_never_exceeds_1(
+    tiny_batch: Batch, setting: TwinSetting, server: ServerState
+) -> None:
     server = announce(server, tiny_batch, (0, 1, 2))
-    server = replace(server, weights={**server.weights, "head.weight": torch.zeros(3, 8), "head.bias": torch.zeros(3)})
+    server = replace(
+        server,
+        weights={**server.weights, "head.weight": torch.zeros(3, 8), "head.bias": torch.zeros(3)},
+    )
     observation = look(DigitalTwin(hospital_of(tiny_batch, (0, FIRST)), setting), server)
     assert observation.entropy == pytest.approx(1)
     assert observation.entropy is not None
@@ -206,7 +256,9 @@ def test_classes_noticed_soon_after_a_task_began_belong_to_it_and_lose_no_image(
 # --- what a twin tells about itself ---
 
 
-def test_a_report_is_plain_data_of_names_and_numbers(tiny_batch: Batch, setting: TwinSetting, server: ServerState) -> None:
+def test_a_report_is_plain_data_of_names_and_numbers(
+    tiny_batch: Batch, setting: TwinSetting, server: ServerState
+) -> None:
     twin = DigitalTwin(hospital_of(tiny_batch, (0, FIRST), (2, SECOND)), setting)
     server, _ = live(twin, server, 3)
     report = json.loads(json.dumps(twin.report()))

@@ -30,21 +30,34 @@ from twin.state import from_plain, to_plain
 from twin.twin import DigitalTwin
 
 
-def test_training_twice_with_one_broadcast_gives_identical_weights(tiny_batch: Batch, setting: TwinSetting, server: ServerState) -> None:
-    setting = replace(setting, training=replace(setting.training, augmentation=type(setting.training.augmentation)(2, True, 0.2)))
+def test_training_twice_with_one_broadcast_gives_identical_weights(
+    tiny_batch: Batch, setting: TwinSetting, server: ServerState
+) -> None:
+    setting = replace(
+        setting,
+        training=replace(
+            setting.training, augmentation=type(setting.training.augmentation)(2, True, 0.2)
+        ),
+    )
     twin = DigitalTwin(hospital_of(tiny_batch, (0, FIRST)), setting)
     server, _ = grow_for_new_classes(server, [look(twin, server)])
     message = broadcast(server)
     first, second = twin.train(message, METHOD), twin.train(message, METHOD)
-    restored = DigitalTwin(hospital_of(tiny_batch, (0, FIRST)), setting, from_plain(*to_plain(twin.state)))
+    restored = DigitalTwin(
+        hospital_of(tiny_batch, (0, FIRST)), setting, from_plain(*to_plain(twin.state))
+    )
     third, other = restored.train(message, METHOD), twin.train(replace(message, seed=2), METHOD)
     for update in (second, third):
-        assert all(torch.equal(first.weights[name], value) for name, value in update.weights.items())
+        assert all(
+            torch.equal(first.weights[name], value) for name, value in update.weights.items()
+        )
         assert update.metrics == first.metrics
     assert not all(torch.equal(first.weights[name], value) for name, value in other.weights.items())
 
 
-def test_training_leaves_the_broadcast_as_it_was(tiny_batch: Batch, setting: TwinSetting, server: ServerState) -> None:
+def test_training_leaves_the_broadcast_as_it_was(
+    tiny_batch: Batch, setting: TwinSetting, server: ServerState
+) -> None:
     twin = DigitalTwin(hospital_of(tiny_batch, (0, FIRST)), setting)
     server, _ = grow_for_new_classes(server, [look(twin, server)])
     before = {name: value.clone() for name, value in server.weights.items()}
@@ -53,7 +66,9 @@ def test_training_leaves_the_broadcast_as_it_was(tiny_batch: Batch, setting: Twi
     assert not torch.equal(update.weights["head.weight"], before["head.weight"])
 
 
-def test_a_twin_learns_its_classes(tiny_batch: Batch, setting: TwinSetting, server: ServerState) -> None:
+def test_a_twin_learns_its_classes(
+    tiny_batch: Batch, setting: TwinSetting, server: ServerState
+) -> None:
     twin = DigitalTwin(hospital_of(tiny_batch, (0, FIRST)), setting)
     server, _ = live(twin, server, 3)
     assert share_named_rightly(server, tiny_batch, positions_of(tiny_batch, FIRST)) > 0.95
@@ -68,26 +83,39 @@ def test_exemplars_are_trained_on_where_the_method_replays(
     server, _ = grow_for_new_classes(server, [look(twin, server)])
     witness = Witness(replays)
     update = twin.train(broadcast(server), witness)
-    expected = np.concatenate([twin.state.current, *(twin.state.memory.positions.values() if replays else ())])
+    expected = np.concatenate(
+        [twin.state.current, *(twin.state.memory.positions.values() if replays else ())]
+    )
     assert update.num_images == len(expected)
     pixels = to_unit(to_tensor(tiny_batch.images[expected]))
     assert witness.images() == {bytes_of(image) for image in pixels}
 
 
-def test_rows_are_those_of_the_broadcasts_class_list(tiny_batch: Batch, setting: TwinSetting, server: ServerState) -> None:
+def test_rows_are_those_of_the_broadcasts_class_list(
+    tiny_batch: Batch, setting: TwinSetting, server: ServerState
+) -> None:
     twin = DigitalTwin(hospital_of(tiny_batch, (0, FIRST)), setting)
-    server = announce(server, tiny_batch, (5, 2, 1))  # another hospital's class first, and the twin's two the other way round
+    server = announce(
+        server, tiny_batch, (5, 2, 1)
+    )  # another hospital's class first, and the twin's two the other way round
     look(twin, server)
     witness = Witness()
     twin.train(broadcast(server), witness)
-    labels = {bytes_of(image): label for image, label in zip(to_unit(to_tensor(tiny_batch.images)), tiny_batch.labels, strict=True)}
+    labels = {
+        bytes_of(image): label
+        for image, label in zip(
+            to_unit(to_tensor(tiny_batch.images)), tiny_batch.labels, strict=True
+        )
+    }
     for batch in witness.batches:
         for image, row in zip(batch.images, batch.rows, strict=True):
             assert server.class_names[row] == tiny_batch.vocabulary[labels[bytes_of(image)]]
     assert witness.contexts[0].groups == ((2, 1),)
 
 
-def test_a_method_is_told_the_groups_of_its_twins_tasks(tiny_batch: Batch, setting: TwinSetting, server: ServerState) -> None:
+def test_a_method_is_told_the_groups_of_its_twins_tasks(
+    tiny_batch: Batch, setting: TwinSetting, server: ServerState
+) -> None:
     twin = DigitalTwin(hospital_of(tiny_batch, (0, FIRST), (2, SECOND)), setting)
     server, _ = live(twin, server, 2)
     server, _ = grow_for_new_classes(server, [look(twin, server)])
@@ -103,7 +131,9 @@ def test_a_method_is_told_the_groups_of_its_twins_tasks(tiny_batch: Batch, setti
     assert context.learning_rates == (0.2,) * 6
 
 
-def test_a_task_is_fresh_until_its_twin_has_trained(tiny_batch: Batch, setting: TwinSetting, server: ServerState) -> None:
+def test_a_task_is_fresh_until_its_twin_has_trained(
+    tiny_batch: Batch, setting: TwinSetting, server: ServerState
+) -> None:
     twin = DigitalTwin(hospital_of(tiny_batch, (0, FIRST)), setting)
     server, _ = grow_for_new_classes(server, [look(twin, server)])
     witness = Witness()
@@ -112,7 +142,9 @@ def test_a_task_is_fresh_until_its_twin_has_trained(tiny_batch: Batch, setting: 
     assert [context.fresh_task for context in witness.contexts] == [True, False]
 
 
-def test_a_method_uploads_and_keeps_what_it_says(tiny_batch: Batch, setting: TwinSetting, server: ServerState) -> None:
+def test_a_method_uploads_and_keeps_what_it_says(
+    tiny_batch: Batch, setting: TwinSetting, server: ServerState
+) -> None:
     twin = DigitalTwin(hospital_of(tiny_batch, (0, FIRST)), setting)
     server, _ = grow_for_new_classes(server, [look(twin, server)])
     witness = Witness(upload={"drift": torch.ones(2)}, keep={"control": torch.zeros(3)})
@@ -141,7 +173,9 @@ def test_prototypes_are_the_images_nearest_to_the_mean_of_each_current_class(
         torch.testing.assert_close(image, to_unit(pixels)[nearest])
 
 
-def test_a_twin_without_an_image_of_a_known_class_says_so(tiny_batch: Batch, setting: TwinSetting, server: ServerState) -> None:
+def test_a_twin_without_an_image_of_a_known_class_says_so(
+    tiny_batch: Batch, setting: TwinSetting, server: ServerState
+) -> None:
     twin = DigitalTwin(hospital_of(tiny_batch, (0, FIRST)), deaf(setting))
     server = announce(server, tiny_batch, (5,))
     look(twin, server)
@@ -149,7 +183,9 @@ def test_a_twin_without_an_image_of_a_known_class_says_so(tiny_batch: Batch, set
         twin.train(broadcast(server), METHOD)
 
 
-def test_an_update_is_a_copy_of_the_local_model(tiny_batch: Batch, setting: TwinSetting, server: ServerState) -> None:
+def test_an_update_is_a_copy_of_the_local_model(
+    tiny_batch: Batch, setting: TwinSetting, server: ServerState
+) -> None:
     twin = DigitalTwin(hospital_of(tiny_batch, (0, FIRST)), setting)
     server, _ = grow_for_new_classes(server, [look(twin, server)])
     update: TwinUpdate = twin.train(broadcast(server), METHOD)

@@ -6,7 +6,9 @@ import unicodedata
 from twin.review.workflow import SYSTEM, Role
 
 ACCOUNT_ROLES = (Role.CLINICIAN, Role.APPROVER, Role.OPERATOR, Role.AUDITOR)
-HOSPITAL_ROLES = frozenset({Role.CLINICIAN, Role.APPROVER})  # these see one hospital's images; the others see none
+HOSPITAL_ROLES = frozenset(
+    {Role.CLINICIAN, Role.APPROVER}
+)  # these see one hospital's images; the others see none
 SHORTEST_PASSWORD, LONGEST_PASSWORD = 12, 1024  # characters
 _NAME = re.compile(r"[a-z0-9][a-z0-9._@+-]{0,63}")
 
@@ -60,7 +62,9 @@ def check_password(name: str, password: str) -> None:
         AccountError: Says what is allowed; never the password.
     """
     if not SHORTEST_PASSWORD <= len(password) <= LONGEST_PASSWORD:
-        raise AccountError(f"password has {len(password)} characters; allowed: {SHORTEST_PASSWORD} to {LONGEST_PASSWORD}")
+        raise AccountError(
+            f"password has {len(password)} characters; allowed: {SHORTEST_PASSWORD} to {LONGEST_PASSWORD}"
+        )
     if plain(password) == name:
         raise AccountError("password is the user name; choose another one")
 

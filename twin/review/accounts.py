@@ -14,7 +14,7 @@ from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
 from sqlalchemy import Connection, insert, select, update
 
-from twin.review import attempts, sessions
+from twin.review import login_delays, sessions
 from twin.review.account_rules import (
     ACCOUNT_ROLES,
     HOSPITAL_ROLES,
@@ -79,10 +79,14 @@ class Accounts:
         self.audit = AuditLog(url, clock, anchor)
         self._engine = self.audit.engine
         self._clock = clock
-        self._hasher = hasher or PasswordHasher()  # Argon2id with RFC 9106's second recommendation: 64 MiB, 3 passes
+        self._hasher = (
+            hasher or PasswordHasher()
+        )  # Argon2id with RFC 9106's second recommendation: 64 MiB, 3 passes
         self._lifetime = Lifetime(idle, absolute)
 
-    def add(self, user: str, password: str, role: Role, hospital: str | None = None, by: Actor = SYSTEM) -> Account:
+    def add(
+        self, user: str, password: str, role: Role, hospital: str | None = None, by: Actor = SYSTEM
+    ) -> Account:
         """Make an account.
 
         Args:
@@ -101,9 +105,18 @@ class Accounts:
         password_hash = self._hash(name, password)
         with self.audit.writing() as connection:
             if _row(connection, name) is not None:
-                raise AccountError(f"user {name!r} exists; choose another name, or give that account a new password")
-            made = {"role": role.value, "hospital": hospital, "disabled": False, "created": stamp(self._clock())}
-            connection.execute(insert(USERS), {"user": name, "password_hash": password_hash, **made})
+                raise AccountError(
+                    f"user {name!r} exists; choose another name, or give that account a new password"
+                )
+            made = {
+                "role": role.value,
+                "hospital": hospital,
+                "disabled": False,
+                "created": stamp(self._clock()),
+            }
+            connection.execute(
+                insert(USERS), {"user": name, "password_hash": password_hash, **made}
+            )
             self._log(connection, by, "add", name, hospital, {"role": role.value})
         return self.get(name)
 
@@ -117,16 +130,16 @@ class Accounts:
         """
         name, now = plain(user), self._clock()
         with write(self._engine) as connection:
-            if attempts.wait_seconds(connection, name, address, now) > 0:
+            if login_delays.wait_seconds(connection, name, address, now) > 0:
                 return None
-            attempts.count(connection, name, address, now)
+            login_delays.count(connection, name, address, now)
             row = _row(connection, name)
         decoy = self._decoy  # made at the first check, whoever it is for
         right = self._fits(decoy if row is None else row.password_hash, password)
         if row is None or row.disabled or not right:
             return None
         with write(self._engine) as connection:
-            attempts.forgive(connection, name, address)
+            login_delays.forgive(connection, name, address)
         if self._hasher.check_needs_rehash(row.password_hash):
             self._renew(name, row.password_hash, password)
         return _account(row)
@@ -134,7 +147,7 @@ class Accounts:
     def failures(self, user: str, address: str = "") -> float:
         """Return how many seconds nobody may try with this name or from this address; 0: not at all."""
         with self._engine.connect() as connection:
-            return attempts.wait_seconds(connection, plain(user), address, self._clock())
+            return login_delays.wait_seconds(connection, plain(user), address, self._clock())
 
     def get(self, user: str) -> Account:
         """Return an account.
@@ -188,7 +201,9 @@ class Accounts:
         with write(self._engine) as connection:
             row = _known(connection, plain(user))
             if row.disabled:
-                raise AccountError(f"user {row.user!r} is disabled; an operator can enable the account")
+                raise AccountError(
+                    f"user {row.user!r} is disabled; an operator can enable the account"
+                )
             if old_token:
                 sessions.end(connection, old_token)
             return sessions.start(connection, row.user, self._clock(), self._lifetime)
@@ -219,7 +234,9 @@ class Accounts:
     def list(self) -> tuple[Account, ...]:
         """Return all accounts by name."""
         with self._engine.connect() as connection:
-            return tuple(_account(row) for row in connection.execute(select(USERS).order_by(USERS.c.user)))
+            return tuple(
+                _account(row) for row in connection.execute(select(USERS).order_by(USERS.c.user))
+            )
 
     @cached_property
     def _decoy(self) -> str:
@@ -239,7 +256,11 @@ class Accounts:
     def _renew(self, name: str, old: str, password: str) -> None:
         new = self._hasher.hash(normal(password))
         with write(self._engine) as connection:  # unless the password was changed meanwhile
-            connection.execute(update(USERS).where(USERS.c.user == name, USERS.c.password_hash == old).values(password_hash=new))
+            connection.execute(
+                update(USERS)
+                .where(USERS.c.user == name, USERS.c.password_hash == old)
+                .values(password_hash=new)
+            )
 
     def _change(self, name: str, by: Actor, what: str, values: dict[str, Any]) -> None:
         with self.audit.writing() as connection:
@@ -248,8 +269,18 @@ class Accounts:
             sessions.end_all(connection, name)
             self._log(connection, by, what, name, row.hospital, {})
 
-    def _log(self, connection: Connection, by: Actor, what: str, name: str, hospital: str | None, details: dict[str, Any]) -> None:
-        self.audit.append(connection, by.user, by.role, hospital, f"account.{what}", f"user {name}", details)
+    def _log(
+        self,
+        connection: Connection,
+        by: Actor,
+        what: str,
+        name: str,
+        hospital: str | None,
+        details: dict[str, Any],
+    ) -> None:
+        self.audit.append(
+            connection, by.user, by.role, hospital, f"account.{what}", f"user {name}", details
+        )
 
 
 def _row(connection: Connection, name: str) -> Stored | None:
@@ -261,7 +292,9 @@ def _row(connection: Connection, name: str) -> Stored | None:
 def _known(connection: Connection, name: str) -> Stored:
     row = _row(connection, name)
     if row is None:
-        raise AccountError(f"user {name[:60]!r} does not exist; `fedka users list` shows those who do")
+        raise AccountError(
+            f"user {name[:60]!r} does not exist; `fedka users list` shows those who do"
+        )
     return row
 
 

@@ -17,9 +17,18 @@ from typing import Any
 from sqlalchemy import Connection, func, insert, select
 from sqlalchemy.exc import SQLAlchemyError
 
-from twin.review.anchor import NO_HASH, Anchor, AnchorFile, AuditError, seal
+from twin.review.audit_seal import NO_HASH, AuditError, AuditSeal, AuditSealFile, seal
 from twin.review.cases import Page
-from twin.review.database import Clock, Stored, open_database, page_of, sqlite_file, stamp, utc_now, write
+from twin.review.database import (
+    Clock,
+    Stored,
+    open_database,
+    page_of,
+    sqlite_file,
+    stamp,
+    utc_now,
+    write,
+)
 from twin.review.tables import AUDIT
 from twin.review.workflow import Role
 
@@ -89,7 +98,7 @@ class AuditLog:
             )
         self.engine = open_database(url)
         self._clock = clock
-        self._anchor = AnchorFile(anchor or file.with_name(file.name + ".audit"))  # type: ignore[union-attr]  # one of them is given
+        self._anchor = AuditSealFile(anchor or file.with_name(file.name + ".audit"))  # type: ignore[union-attr]  # one of them is given
         with write(self.engine) as connection:
             if _last(connection).count == 0:
                 self._anchor.create()
@@ -147,13 +156,21 @@ class AuditLog:
         return last.count + 1
 
     def record(
-        self, actor: str, role: Role, hospital: str | None, what: str, subject: str, details: Mapping[str, Any] | None = None
+        self,
+        actor: str,
+        role: Role,
+        hospital: str | None,
+        what: str,
+        subject: str,
+        details: Mapping[str, Any] | None = None,
     ) -> int:
         """Append a row in a transaction of its own; arguments, result and errors are those of ``append``."""
         with self.writing() as connection:
             return self.append(connection, actor, role, hospital, what, subject, details)
 
-    def entries(self, page: int = 1, per_page: int = 50, hospital: str | None = None) -> Page[AuditEntry]:
+    def entries(
+        self, page: int = 1, per_page: int = 50, hospital: str | None = None
+    ) -> Page[AuditEntry]:
         """Return a page of the log, newest first.
 
         Args:
@@ -164,7 +181,10 @@ class AuditLog:
         wanted = select(AUDIT).order_by(AUDIT.c.number.desc())
         total = select(func.count()).select_from(AUDIT)
         if hospital is not None:
-            wanted, total = wanted.where(AUDIT.c.hospital == hospital), total.where(AUDIT.c.hospital == hospital)
+            wanted, total = (
+                wanted.where(AUDIT.c.hospital == hospital),
+                total.where(AUDIT.c.hospital == hospital),
+            )
         with self.engine.connect() as connection:
             count = connection.execute(total).scalar_one()
             rows, page = page_of(connection, wanted, count, page, per_page)
@@ -182,62 +202,96 @@ class AuditLog:
             key = self._anchor.key()
         except AuditError as error:
             return [AuditFault(None, str(error))]
-        found, anchor = [], Anchor(0, NO_HASH)
+        found, anchor = [], AuditSeal(0, NO_HASH)
         try:
-            anchor = self._anchor.read()  # before the rows: it must not be ahead of what is read here
+            anchor = (
+                self._anchor.read()
+            )  # before the rows: it must not be ahead of what is read here
         except AuditError as error:
             found.append(AuditFault(None, str(error)))
         with self.engine.connect() as connection:
-            rows = connection.execution_options(yield_per=1000).execute(select(AUDIT).order_by(AUDIT.c.number))
-            return [*found, *_faults(rows, key, Anchor(0, NO_HASH), anchor)]
+            rows = connection.execution_options(yield_per=1000).execute(
+                select(AUDIT).order_by(AUDIT.c.number)
+            )
+            return [*found, *_faults(rows, key, AuditSeal(0, NO_HASH), anchor)]
 
     def _follow(self) -> None:
         """Move the anchor to the last row if all rows after it verify; with a fault it stays, so that the fault stays visible."""
         try:
-            with write(self.engine) as connection:  # one at a time, else an older count could replace a newer one
+            with write(
+                self.engine
+            ) as connection:  # one at a time, else an older count could replace a newer one
                 anchor = self._anchor.read()
-                known = connection.execute(select(AUDIT.c.hash).where(AUDIT.c.number == anchor.count)).scalar()
+                known = connection.execute(
+                    select(AUDIT.c.hash).where(AUDIT.c.number == anchor.count)
+                ).scalar()
                 if anchor.count and known != anchor.head:
-                    raise AuditError(f"row {anchor.count} is not the one that the anchor knows; run `fedka audit verify`")
-                rows = connection.execute(select(AUDIT).where(AUDIT.c.number > anchor.count).order_by(AUDIT.c.number))
+                    raise AuditError(
+                        f"row {anchor.count} is not the one that the anchor knows; run `fedka audit verify`"
+                    )
+                rows = connection.execute(
+                    select(AUDIT).where(AUDIT.c.number > anchor.count).order_by(AUDIT.c.number)
+                )
                 for fault in _faults(rows, self._anchor.key(), anchor, anchor):
                     raise AuditError(f"{fault.what}; run `fedka audit verify`")
                 last = _last(connection)
                 if last.count > anchor.count:
                     self._anchor.write(last)
-        except (OSError, SQLAlchemyError) as error:  # what was committed stays so; the anchor may lag
+        except (
+            OSError,
+            SQLAlchemyError,
+        ) as error:  # what was committed stays so; the anchor may lag
             _log.error("the audit log's anchor stays where it is: %s", error)
 
 
-def _faults(rows: Iterable[Stored], key: bytes, start: Anchor, anchor: Anchor) -> Iterator[AuditFault]:
+def _faults(
+    rows: Iterable[Stored], key: bytes, start: AuditSeal, anchor: AuditSeal
+) -> Iterator[AuditFault]:
     number, previous = start.count, start.head
     for row in rows:
         said = dict(row._mapping)
         if row.number != number + 1:
-            yield AuditFault(number + 1, f"row {number + 1} is missing: row {row.number} comes after row {number}")
+            yield AuditFault(
+                number + 1,
+                f"row {number + 1} is missing: row {row.number} comes after row {number}",
+            )
         elif row.previous != previous:
-            yield AuditFault(row.number, f"row {row.number} does not follow row {number}: its 'previous' or row {number} was changed")
+            yield AuditFault(
+                row.number,
+                f"row {row.number} does not follow row {number}: its 'previous' or row {number} was changed",
+            )
         if _hash(row.previous, said) != row.hash:
-            yield AuditFault(row.number, f"row {row.number} was changed: its content does not give its hash")
+            yield AuditFault(
+                row.number, f"row {row.number} was changed: its content does not give its hash"
+            )
         if seal(key, str(row.hash)) != row.seal:
-            yield AuditFault(row.number, f"row {row.number} was not written by this log: its seal does not fit its hash")
+            yield AuditFault(
+                row.number,
+                f"row {row.number} was not written by this log: its seal does not fit its hash",
+            )
         if row.number == anchor.count and row.hash != anchor.head:
             yield AuditFault(row.number, f"row {row.number} is not the one that the anchor knows")
         number, previous = row.number, row.hash
     if number < anchor.count:
-        yield AuditFault(number + 1, f"rows from {number + 1} on are missing: the anchor counts {anchor.count}")
+        yield AuditFault(
+            number + 1, f"rows from {number + 1} on are missing: the anchor counts {anchor.count}"
+        )
 
 
-def _last(connection: Connection) -> Anchor:
-    row = connection.execute(select(AUDIT.c.number, AUDIT.c.hash).order_by(AUDIT.c.number.desc()).limit(1)).first()
-    return Anchor(row.number, row.hash) if row else Anchor(0, NO_HASH)
+def _last(connection: Connection) -> AuditSeal:
+    row = connection.execute(
+        select(AUDIT.c.number, AUDIT.c.hash).order_by(AUDIT.c.number.desc()).limit(1)
+    ).first()
+    return AuditSeal(row.number, row.hash) if row else AuditSeal(0, NO_HASH)
 
 
 def _canonical(value: Any) -> str:
     try:
         return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
     except (TypeError, ValueError) as error:
-        raise AuditError(f"details of an audit row are no JSON ({error}); give text, numbers, lists and dicts") from error
+        raise AuditError(
+            f"details of an audit row are no JSON ({error}); give text, numbers, lists and dicts"
+        ) from error
 
 
 def _hash(previous: Any, row: Mapping[str, Any]) -> str:

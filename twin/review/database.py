@@ -44,7 +44,9 @@ def sqlite_file(url: str) -> Path | None:
     if parsed.get_backend_name() != "sqlite":
         return None
     if not parsed.database or parsed.database.startswith((":memory:", "file:")):
-        raise ValueError(f"database is {url!r}, in memory or no plain file; allowed: sqlite:///FILE or the URL of a server")
+        raise ValueError(
+            f"database is {url!r}, in memory or no plain file; allowed: sqlite:///FILE or the URL of a server"
+        )
     return Path(parsed.database)
 
 
@@ -59,11 +61,15 @@ def open_database(url: str) -> Engine:
     """
     file = sqlite_file(url)
     if file is None:
-        engine = create_engine(url, hide_parameters=True)  # parameters in an error could be hashes of passwords
+        engine = create_engine(
+            url, hide_parameters=True
+        )  # parameters in an error could be hashes of passwords
     else:
         _create_privately(file)
         # No pool: a connection costs less than a millisecond, and none is shared with a forked process or left open.
-        engine = create_engine(url, hide_parameters=True, poolclass=NullPool, connect_args={"timeout": BUSY_SECONDS})
+        engine = create_engine(
+            url, hide_parameters=True, poolclass=NullPool, connect_args={"timeout": BUSY_SECONDS}
+        )
         event.listen(engine, "connect", _set_up_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
         _use_wal(engine)
@@ -83,7 +89,9 @@ def write(engine: Engine) -> Iterator[Connection]:
         yield connection
 
 
-def page_of(connection: Connection, wanted: Select[Any], total: int, page: int, per_page: int) -> tuple[list[Stored], int]:
+def page_of(
+    connection: Connection, wanted: Select[Any], total: int, page: int, per_page: int
+) -> tuple[list[Stored], int]:
     """Return the rows of one page and its number: a page before the first or after the last is that one.
 
     Args:
@@ -104,14 +112,22 @@ def page_of(connection: Connection, wanted: Select[Any], total: int, page: int, 
 
 def _create_privately(file: Path) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
-    os.close(os.open(file, os.O_CREAT | os.O_RDWR, 0o600))  # SQLite gives its side files the same rights
+    os.close(
+        os.open(file, os.O_CREAT | os.O_RDWR, 0o600)
+    )  # SQLite gives its side files the same rights
 
 
 def _set_up_sqlite(connection: Any, _record: Any) -> None:
-    connection.isolation_level = None  # BEGIN is ours, below; sqlite3's own comes too late, after what was read
-    connection.text_factory = lambda raw: raw.decode(errors="replace")  # a damaged text is reported by its hash, not by a crash
+    connection.isolation_level = (
+        None  # BEGIN is ours, below; sqlite3's own comes too late, after what was read
+    )
+    connection.text_factory = lambda raw: raw.decode(
+        errors="replace"
+    )  # a damaged text is reported by its hash, not by a crash
     connection.execute("PRAGMA foreign_keys = ON")
-    connection.execute("PRAGMA synchronous = FULL")  # less would lose committed rows that the audit's anchor already counts
+    connection.execute(
+        "PRAGMA synchronous = FULL"
+    )  # less would lose committed rows that the audit's anchor already counts
 
 
 def _begin_sqlite(connection: Connection) -> None:
@@ -124,7 +140,9 @@ def _use_wal(engine: Engine) -> None:
     while True:
         raw = engine.raw_connection()
         try:
-            raw.cursor().execute("PRAGMA journal_mode = WAL")  # outside a transaction; kept in the file
+            raw.cursor().execute(
+                "PRAGMA journal_mode = WAL"
+            )  # outside a transaction; kept in the file
             return
         except sqlite3.OperationalError:
             if time.monotonic() > give_up:

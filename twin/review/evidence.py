@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from physical.mirror import ImageFacts
 from twin.review.cases import CaseImage, CaseSummary
 from twin.review.grouping import centre_of, evenly
-from twin.review.novelty import KnownClasses, Looks, unit_length
-from twin.review.standard import Standard
+from twin.review.novelty_scores import KnownClasses, Looks, unit_length
+from twin.review.reference_images import ReferenceImages
 
 BINS = 20
 _NEAREST, _EXEMPLARS, _REPRESENTATIVES = 3, 6, 12
@@ -44,10 +44,16 @@ class Sighted:
 
     def take(self, chosen: NDArray[np.bool_]) -> "Sighted":
         """Return some of them."""
-        return Sighted(tuple(self.facts[index] for index in np.flatnonzero(chosen)), self.looks.take(chosen), self.places[chosen])
+        return Sighted(
+            tuple(self.facts[index] for index in np.flatnonzero(chosen)),
+            self.looks.take(chosen),
+            self.places[chosen],
+        )
 
 
-def case_images(images: Sighted, centre: NDArray[np.floating], class_names: Sequence[str]) -> list[CaseImage]:
+def case_images(
+    images: Sighted, centre: NDArray[np.floating], class_names: Sequence[str]
+) -> list[CaseImage]:
     """Return a group's images as a case holds them.
 
     Args:
@@ -56,11 +62,22 @@ def case_images(images: Sighted, centre: NDArray[np.floating], class_names: Sequ
         class_names: The model's, in the order of its rows.
     """
     distances = np.maximum(1 - unit_length(images.places) @ unit_length(centre[None])[0], 0)
-    seen = zip(images.facts, images.looks.entropy_fractions, images.looks.top(class_names), distances, strict=True)
-    return [CaseImage(facts.image_id, float(entropy), top, float(distance), facts.arrived) for facts, entropy, top, distance in seen]
+    seen = zip(
+        images.facts,
+        images.looks.entropy_fractions,
+        images.looks.top(class_names),
+        distances,
+        strict=True,
+    )
+    return [
+        CaseImage(facts.image_id, float(entropy), top, float(distance), facts.arrived)
+        for facts, entropy, top, distance in seen
+    ]
 
 
-def summarise(images: Sequence[CaseImage], looks: Looks, standard: Standard, model_version: str) -> CaseSummary:
+def summarise(
+    images: Sequence[CaseImage], looks: Looks, standard: ReferenceImages, model_version: str
+) -> CaseSummary:
     """Return what is said of a group.
 
     Args:
@@ -85,16 +102,21 @@ def summarise(images: Sequence[CaseImage], looks: Looks, standard: Standard, mod
     )
 
 
-def nearest_classes(features: NDArray[np.float32], known: KnownClasses) -> tuple[tuple[str, float], ...]:
+def nearest_classes(
+    features: NDArray[np.float32], known: KnownClasses
+) -> tuple[tuple[str, float], ...]:
     """Return the known classes whose mean direction is nearest to a group's, with the cosine of the two in [-1, 1]."""
     alike = unit_length(known.means) @ unit_length(centre_of(features)[None])[0]
     order = np.argsort(-alike, kind="stable")[:_NEAREST]
     return tuple((known.names[row], float(alike[row])) for row in order)
 
 
-def exemplars(class_name: str, standard: Standard) -> tuple[str, ...]:
+def exemplars(class_name: str, standard: ReferenceImages) -> tuple[str, ...]:
     """Return the hospital's most typical images of a class, of different patients first: slices of one scan show little more than one."""
-    own = np.array([index for index, facts in enumerate(standard.facts) if facts.class_name == class_name], np.int64)
+    own = np.array(
+        [index for index, facts in enumerate(standard.facts) if facts.class_name == class_name],
+        np.int64,
+    )
     features = standard.looks.features[own]
     order = own[np.argsort(-(unit_length(features) @ centre_of(features)), kind="stable")]
     seen: set[str] = set()

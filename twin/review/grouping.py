@@ -11,14 +11,20 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from twin.review.novelty import unit_length
+from twin.review.novelty_scores import unit_length
 
 LEFTOVER = -1
-_MOST_AT_ONCE = 4096  # images whose similarities are held together: 64 MiB; more are grouped in turns
+_MOST_AT_ONCE = (
+    4096  # images whose similarities are held together: 64 MiB; more are grouped in turns
+)
 
 
 def group(
-    features: NDArray[np.floating], similarity: float, minimum: int = 2, most_groups: int | None = None, most_at_once: int = _MOST_AT_ONCE
+    features: NDArray[np.floating],
+    similarity: float,
+    minimum: int = 2,
+    most_groups: int | None = None,
+    most_at_once: int = _MOST_AT_ONCE,
 ) -> NDArray[np.int64]:
     """Group vectors by direction.
 
@@ -40,20 +46,28 @@ def group(
     waiting, found = np.arange(len(units)), 0
     while len(waiting) >= max(minimum, 1):
         sample = waiting[evenly(len(waiting), most_at_once)]
-        labels[sample] = _without_small(units[sample], _average_linkage(units[sample], similarity), similarity, minimum, found)
+        labels[sample] = _without_small(
+            units[sample], _average_linkage(units[sample], similarity), similarity, minimum, found
+        )
         if len(sample) == len(waiting):
             break
         fresh = int(labels.max()) + 1
         if fresh > found:
             others = np.setdiff1d(waiting, sample, assume_unique=True)
-            joins = assign(units[others], _centres(units[sample], labels[sample], found, fresh), similarity)
+            joins = assign(
+                units[others], _centres(units[sample], labels[sample], found, fresh), similarity
+            )
             labels[others] = np.where(joins == LEFTOVER, LEFTOVER, joins + found)
-        left = np.setdiff1d(waiting, sample, assume_unique=True)  # a sample's own leftovers had their chance
+        left = np.setdiff1d(
+            waiting, sample, assume_unique=True
+        )  # a sample's own leftovers had their chance
         waiting, found = left[labels[left] == LEFTOVER], max(found, fresh)
     return _largest_first(labels, most_groups)
 
 
-def assign(features: NDArray[np.floating], centres: NDArray[np.floating], similarity: float) -> NDArray[np.int64]:
+def assign(
+    features: NDArray[np.floating], centres: NDArray[np.floating], similarity: float
+) -> NDArray[np.int64]:
     """Put later vectors to groups that exist.
 
     Args:
@@ -69,7 +83,9 @@ def assign(features: NDArray[np.floating], centres: NDArray[np.floating], simila
         return np.full(len(features), LEFTOVER, np.int64)
     alike = unit_length(features) @ np.asarray(centres, np.float64).T
     best = alike.argmax(1)
-    return np.where(alike[np.arange(len(best)), best] >= similarity, best, LEFTOVER).astype(np.int64)
+    return np.where(alike[np.arange(len(best)), best] >= similarity, best, LEFTOVER).astype(
+        np.int64
+    )
 
 
 def centre_of(features: NDArray[np.floating]) -> NDArray[np.float64]:
@@ -77,7 +93,9 @@ def centre_of(features: NDArray[np.floating]) -> NDArray[np.float64]:
     return np.asarray(unit_length(features).mean(0))
 
 
-def similarity_limit(places: NDArray[np.floating], class_names: Sequence[str], tightness: float) -> float:
+def similarity_limit(
+    places: NDArray[np.floating], class_names: Sequence[str], tightness: float
+) -> float:
     """Return the similarity at which groups shall be parted, from how alike the images of known classes are.
 
     At 0, groups are as loose as two neighbouring known classes are to each other; at 1, as tight as a known class is, which a network was
@@ -128,7 +146,12 @@ def _average_linkage(units: NDArray[np.float32], similarity: float) -> NDArray[n
                 _close(alike, open_groups, chain.pop())
             elif len(chain) > 1 and nearest == chain[-2]:
                 del chain[-2:]
-                _join(alike, tip, nearest, len(members[tip]) / (len(members[tip]) + len(members[nearest])))
+                _join(
+                    alike,
+                    tip,
+                    nearest,
+                    len(members[tip]) / (len(members[tip]) + len(members[nearest])),
+                )
                 members[nearest] += members[tip]
                 _close(alike, open_groups, tip)
             else:
@@ -140,7 +163,9 @@ def _join(alike: NDArray[np.float32], one: int, other: int, share: float) -> Non
     """Put the mean similarities of both groups together in the place of ``other``; ``share`` is the part of ``one``."""
     both = np.stack([alike[one], alike[other]])
     mean = share * both[0] + (1 - share) * both[1]
-    alike[other] = alike[:, other] = np.clip(mean, both.min(0), both.max(0))  # rounding must not lift it: chains could run in circles
+    alike[other] = alike[:, other] = np.clip(
+        mean, both.min(0), both.max(0)
+    )  # rounding must not lift it: chains could run in circles
     alike[other, other] = -np.inf
 
 
@@ -150,7 +175,11 @@ def _close(alike: NDArray[np.float32], open_groups: NDArray[np.bool_], index: in
 
 
 def _without_small(
-    units: NDArray[np.float32], groups: NDArray[np.int64], similarity: float, minimum: int, first_label: int
+    units: NDArray[np.float32],
+    groups: NDArray[np.int64],
+    similarity: float,
+    minimum: int,
+    first_label: int,
 ) -> NDArray[np.int64]:
     """Return labels from ``first_label`` on; images of small groups join others or are left over."""
     found, numbers, counts = np.unique(groups, return_inverse=True, return_counts=True)
@@ -164,13 +193,19 @@ def _without_small(
     return labels
 
 
-def _centres(units: NDArray[np.float32], labels: NDArray[np.int64], first: int, last: int) -> NDArray[np.float64]:
-    return np.array([centre_of(units[labels == label]) for label in range(first, last)]).reshape(last - first, units.shape[1])
+def _centres(
+    units: NDArray[np.float32], labels: NDArray[np.int64], first: int, last: int
+) -> NDArray[np.float64]:
+    return np.array([centre_of(units[labels == label]) for label in range(first, last)]).reshape(
+        last - first, units.shape[1]
+    )
 
 
 def _largest_first(labels: NDArray[np.int64], most_groups: int | None) -> NDArray[np.int64]:
     found, counts = np.unique(labels[labels != LEFTOVER], return_counts=True)
     order = found[np.argsort(-counts, kind="stable")][:most_groups]
-    number = np.full(int(labels.max(initial=LEFTOVER)) + 2, LEFTOVER, np.int64)  # the last one is LEFTOVER's own place
+    number = np.full(
+        int(labels.max(initial=LEFTOVER)) + 2, LEFTOVER, np.int64
+    )  # the last one is LEFTOVER's own place
     number[order] = np.arange(len(order))
     return number[labels]

@@ -28,19 +28,29 @@ class Lifetime:
 
     def over(self, created: str, used: str, now: datetime) -> bool:
         """Return whether a session has ended."""
-        return now - datetime.fromisoformat(used) > self.idle or now - datetime.fromisoformat(created) > self.absolute
+        return (
+            now - datetime.fromisoformat(used) > self.idle
+            or now - datetime.fromisoformat(created) > self.absolute
+        )
 
 
 def start(connection: Connection, user: str, now: datetime, lifetime: Lifetime) -> str:
     """Start a session and return its token, which is nowhere else."""
-    ended = (SESSIONS.c.created < stamp(now - lifetime.absolute)) | (SESSIONS.c.used < stamp(now - lifetime.idle))
+    ended = (SESSIONS.c.created < stamp(now - lifetime.absolute)) | (
+        SESSIONS.c.used < stamp(now - lifetime.idle)
+    )
     connection.execute(delete(SESSIONS).where(ended))
     token = secrets.token_urlsafe(TOKEN_BYTES)
-    connection.execute(insert(SESSIONS), {"token_hash": _hash(token), "user": user, "created": stamp(now), "used": stamp(now)})
+    connection.execute(
+        insert(SESSIONS),
+        {"token_hash": _hash(token), "user": user, "created": stamp(now), "used": stamp(now)},
+    )
     return token
 
 
-def find(connection: Connection, token: str, now: datetime, lifetime: Lifetime) -> tuple[str, bool] | None:
+def find(
+    connection: Connection, token: str, now: datetime, lifetime: Lifetime
+) -> tuple[str, bool] | None:
     """Return a running session's user, and whether its use should be noted; none if there is none."""
     row = connection.execute(select(SESSIONS).where(SESSIONS.c.token_hash == _hash(token))).first()
     if row is None or lifetime.over(row.created, row.used, now):
@@ -50,7 +60,9 @@ def find(connection: Connection, token: str, now: datetime, lifetime: Lifetime) 
 
 def touch(connection: Connection, token: str, now: datetime) -> None:
     """Note that a session is in use."""
-    connection.execute(update(SESSIONS).where(SESSIONS.c.token_hash == _hash(token)).values(used=stamp(now)))
+    connection.execute(
+        update(SESSIONS).where(SESSIONS.c.token_hash == _hash(token)).values(used=stamp(now))
+    )
 
 
 def end(connection: Connection, token: str) -> None:

@@ -10,14 +10,22 @@ from typing import Any
 
 from sqlalchemy import Connection, insert
 
-from twin.review import gallery, reading
+from twin.review import case_images, case_queries
 from twin.review.audit import AuditLog
-from twin.review.cases import Case, CaseImage, CaseRow, CaseSummary, Decision, Page, summary_to_plain
+from twin.review.case_queries import CaseNotFound, Conflict, StoreError, find_case
+from twin.review.cases import (
+    Case,
+    CaseImage,
+    CaseRow,
+    CaseSummary,
+    Decision,
+    Page,
+    summary_to_plain,
+)
 from twin.review.database import Clock, utc_now
-from twin.review.ledger import Ledger, described
-from twin.review.reading import CaseNotFound, Conflict, StoreError, find_case
-from twin.review.steps import facts_of, look_around
+from twin.review.decision_log import DecisionLog, described
 from twin.review.tables import CASES
+from twin.review.transition_effects import facts_of, look_around
 from twin.review.workflow import (
     ACTIONS,
     CLOSED,
@@ -46,7 +54,7 @@ class ReviewStore:
     def __init__(self, url: str, clock: Clock = utc_now, anchor: Path | None = None) -> None:
         self.audit = AuditLog(url, clock, anchor)
         self._engine = self.audit.engine
-        self._ledger = Ledger(self.audit, clock)
+        self._ledger = DecisionLog(self.audit, clock)
 
     def open_case(self, hospital: str, images: Sequence[CaseImage], summary: CaseSummary) -> int:
         """Open a case for a group of images that look new.
@@ -82,12 +90,24 @@ class ReviewStore:
                 "reason": "",
             }
             case_id = int(connection.execute(insert(CASES), values).inserted_primary_key[0])  # type: ignore[index]  # the table has one
-            gallery.add(connection, case_id, hospital, fresh)
-            self._ledger.log(connection, case_id, hospital, "detect", SYSTEM, described([image.image_id for image in fresh]))
+            case_images.add(connection, case_id, hospital, fresh)
+            self._ledger.log(
+                connection,
+                case_id,
+                hospital,
+                "detect",
+                SYSTEM,
+                described([image.image_id for image in fresh]),
+            )
             return case_id
 
     def add_images(
-        self, case_id: int, images: Sequence[CaseImage], summary: CaseSummary | None = None, *, hospital: str | None = None
+        self,
+        case_id: int,
+        images: Sequence[CaseImage],
+        summary: CaseSummary | None = None,
+        *,
+        hospital: str | None = None,
     ) -> Case:
         """Put later images of the same group into a case; those in an open case already stay where they are.
 
@@ -104,18 +124,31 @@ class ReviewStore:
         with self.audit.writing() as connection:
             case = find_case(connection, hospital, case_id)
             if case.state not in SELECTABLE:
-                raise WorkflowError(f"case {case_id} is {case.state} and takes no images; allowed: {', '.join(sorted(SELECTABLE))}")
+                raise WorkflowError(
+                    f"case {case_id} is {case.state} and takes no images; allowed: {', '.join(sorted(SELECTABLE))}"
+                )
             _, fresh = _sort_out(connection, case.hospital, images)
             if not fresh and summary is None:
                 return case
             if fresh:
-                gallery.add(connection, case_id, case.hospital, fresh)
+                case_images.add(connection, case_id, case.hospital, fresh)
             grown: dict[str, Any] = {
                 "num_images": case.num_images + len(fresh),
                 "num_selected": case.num_selected + sum(image.selected for image in fresh),
             }
-            self._ledger.log(connection, case_id, case.hospital, "add_images", SYSTEM, described([image.image_id for image in fresh]))
-            return self._ledger.change(connection, case, grown if summary is None else grown | {"summary": summary_to_plain(summary)})
+            self._ledger.log(
+                connection,
+                case_id,
+                case.hospital,
+                "add_images",
+                SYSTEM,
+                described([image.image_id for image in fresh]),
+            )
+            return self._ledger.change(
+                connection,
+                case,
+                grown if summary is None else grown | {"summary": summary_to_plain(summary)},
+            )
 
     def case(self, hospital: str | None, case_id: int) -> Case:
         """Return a case.
@@ -148,20 +181,26 @@ class ReviewStore:
             training_id: Those of this training; none: all.
         """
         with self._engine.connect() as connection:
-            return reading.list_cases(connection, hospital, state, training_id, page, per_page)
+            return case_queries.list_cases(connection, hospital, state, training_id, page, per_page)
 
     def counts(self, hospital: str | None) -> dict[CaseState, int]:
         """Return how many cases stand where; of one hospital or, for none, of all."""
         with self._engine.connect() as connection:
-            return reading.count_cases(connection, hospital)
+            return case_queries.count_cases(connection, hospital)
 
     def of_training(self, training_id: str) -> list[Case]:
         """Return the cases that are, or were last, part of a training, wherever they stand."""
         with self._engine.connect() as connection:
-            return reading.cases_of_training(connection, training_id)
+            return case_queries.cases_of_training(connection, training_id)
 
     def images(
-        self, case_id: int, page: int = 1, per_page: int = 50, order: str = "arrived", *, hospital: str | None = None
+        self,
+        case_id: int,
+        page: int = 1,
+        per_page: int = 50,
+        order: str = "arrived",
+        *,
+        hospital: str | None = None,
     ) -> Page[CaseImage]:
         """Return a page of a case's images.
 
@@ -177,7 +216,9 @@ class ReviewStore:
             StoreError: If the order is unknown.
         """
         with self._engine.connect() as connection:
-            return reading.list_images(connection, find_case(connection, hospital, case_id), page, per_page, order)
+            return case_queries.list_images(
+                connection, find_case(connection, hospital, case_id), page, per_page, order
+            )
 
     def days(self, case_id: int, *, hospital: str | None = None) -> list[tuple[str, int]]:
         """Return how many images of a case came on each day (UTC, "2024-02-19"), earliest first.
@@ -190,26 +231,34 @@ class ReviewStore:
             CaseNotFound: If there is no such case.
         """
         with self._engine.connect() as connection:
-            return reading.count_days(connection, find_case(connection, hospital, case_id))
+            return case_queries.count_days(connection, find_case(connection, hospital, case_id))
 
     def image_ids(self, hospital: str) -> frozenset[str]:
         """Return all images of a hospital that are or were in a case, also in a rejected one."""
         with self._engine.connect() as connection:
-            return gallery.all_ids(connection, hospital)
+            return case_images.all_ids(connection, hospital)
 
     def ids(self, case_id: int, *, hospital: str | None = None) -> list[str]:
         """Return the images of a case, in the order in which they arrived."""
         with self._engine.connect() as connection:
             find_case(connection, hospital, case_id)
-            return gallery.ids(connection, case_id)
+            return case_images.ids(connection, case_id)
 
     def selected_ids(self, case_id: int, *, hospital: str | None = None) -> list[str]:
         """Return the images of a case that count, in the order in which they arrived."""
         with self._engine.connect() as connection:
             find_case(connection, hospital, case_id)
-            return gallery.ids(connection, case_id, selected_only=True)
+            return case_images.ids(connection, case_id, selected_only=True)
 
-    def select(self, case_id: int, image_ids: Sequence[str], selected: bool, actor: Actor, *, hospital: str | None = None) -> Case:
+    def select(
+        self,
+        case_id: int,
+        image_ids: Sequence[str],
+        selected: bool,
+        actor: Actor,
+        *,
+        hospital: str | None = None,
+    ) -> Case:
         """Say that images of a case count, or do not.
 
         Args:
@@ -230,17 +279,21 @@ class ReviewStore:
         with self.audit.writing() as connection:
             case = find_case(connection, hospital, case_id)
             check_selection(case.state, actor)
-            unknown = set(image_ids) - set(gallery.ids(connection, case_id))
+            unknown = set(image_ids) - set(case_images.ids(connection, case_id))
             if unknown:
                 raise StoreError(
                     f"{len(unknown)} of the images are not in case {case_id}, {min(unknown)!r} among them; open the case again"
                 )
-            changed = gallery.mark(connection, case_id, list(image_ids), selected)
+            changed = case_images.mark(connection, case_id, list(image_ids), selected)
             if not changed:
                 return case
             details = {"selected": selected, **described(image_ids), "num": changed}
             self._ledger.log(connection, case_id, case.hospital, "select", actor, details)
-            return self._ledger.change(connection, case, {"num_selected": case.num_selected + (changed if selected else -changed)})
+            return self._ledger.change(
+                connection,
+                case,
+                {"num_selected": case.num_selected + (changed if selected else -changed)},
+            )
 
     def act(
         self,
@@ -286,10 +339,12 @@ class ReviewStore:
             target = apply(action, case.state, actor, case.named_by, reason)
             step, reason = ACTIONS[action], reason.strip()
             named = check_class_name(step, class_name)
-            values = {"state": target.value, "reason": reason} | facts_of(step, actor, named, training_id, candidate_version)
+            values = {"state": target.value, "reason": reason} | facts_of(
+                step, actor, named, training_id, candidate_version
+            )
             look_around(connection, case, step)
             if (case.state in CLOSED) != (target in CLOSED):
-                gallery.mark_open(connection, case_id, target not in CLOSED)
+                case_images.mark_open(connection, case_id, target not in CLOSED)
             after = self._ledger.change(connection, case, values)
             self._ledger.decide(connection, case, after, step, actor)
             return after
@@ -298,11 +353,13 @@ class ReviewStore:
         """Return all acts on a case, oldest first."""
         with self._engine.connect() as connection:
             find_case(connection, hospital, case_id)
-            return reading.list_decisions(connection, case_id)
+            return case_queries.list_decisions(connection, case_id)
 
 
-def _sort_out(connection: Connection, hospital: str, images: Sequence[CaseImage]) -> tuple[dict[str, int], list[CaseImage]]:
+def _sort_out(
+    connection: Connection, hospital: str, images: Sequence[CaseImage]
+) -> tuple[dict[str, int], list[CaseImage]]:
     """Return the open cases of images that are in one, and the images that are in none."""
     once = {image.image_id: image for image in images}
-    taken = gallery.open_case_of(connection, hospital, list(once))
+    taken = case_images.open_case_of(connection, hospital, list(once))
     return taken, [image for image in once.values() if image.image_id not in taken]

@@ -2,7 +2,19 @@
 
 from collections.abc import Mapping
 
-from sqlalchemy import JSON, Boolean, Column, Float, ForeignKey, Index, Integer, MetaData, String, Table, Text
+from sqlalchemy import (
+    JSON,
+    Boolean,
+    Column,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+)
 
 TABLES = MetaData()
 
@@ -18,7 +30,9 @@ CASES = Table(
     Column("class_name", String),
     Column("named_by", String),
     Column("summary", JSON, nullable=False),
-    Column("num_images", Integer, nullable=False),  # kept, so that a page need not count thousands of rows
+    Column(
+        "num_images", Integer, nullable=False
+    ),  # kept, so that a page need not count thousands of rows
     Column("num_selected", Integer, nullable=False),
     Column("training_id", String),
     Column("candidate_version", String),
@@ -39,7 +53,9 @@ IMAGES = Table(
     Column("distance", Float, nullable=False),
     Column("arrived", String, nullable=False),
     Column("selected", Boolean, nullable=False),
-    Column("open", Boolean, nullable=False),  # its case is open; here so that an index can hold the rule below
+    Column(
+        "open", Boolean, nullable=False
+    ),  # its case is open; here so that an index can hold the rule below
     Index("review_image_by_arrival", "case_id", "arrived", "image_id"),
     Index("review_image_by_entropy", "case_id", "entropy", "image_id"),
     Index("review_image_by_distance", "case_id", "distance", "image_id"),
@@ -110,7 +126,9 @@ SESSIONS = Table(
 FAILURES = Table(
     "review_login_failure",
     TABLES,
-    Column("key", String, primary_key=True),  # a hash: people type passwords where their name belongs
+    Column(
+        "key", String, primary_key=True
+    ),  # a hash: people type passwords where their name belongs
     Column("failures", Integer, nullable=False),
     Column("last", String, nullable=False),
 )

@@ -23,15 +23,17 @@ from twin.review.cases import CaseImage, CaseRow, all_pages
 from twin.review.database import MOST_PER_PAGE
 from twin.review.evidence import Sighted, case_images, summarise
 from twin.review.grouping import LEFTOVER, assign, centre_of, evenly, group
-from twin.review.judged import Judged, Verdict, alone
-from twin.review.novelty import Looks, ModelFacts, NoveltyError, Score, joined
-from twin.review.standard import Standard, check_history, make_standard
+from twin.review.novelty_scores import Looks, ModelFacts, NoveltyError, Score, joined
+from twin.review.reference_images import ReferenceImages, check_history, make_reference_images
+from twin.review.seen_images import SeenImages, Verdict, alone
 from twin.review.store import ReviewStore
 from twin.review.workflow import SELECTABLE, CaseState, WorkflowError
 
 _FORMAT = 1  # of what is remembered
 _IMAGES_AT_ONCE = 512  # looked at before the verdicts are written down
-_MOST_WAITING = 20_000  # images that look new and are compared in one call, the latest; bounds memory
+_MOST_WAITING = (
+    20_000  # images that look new and are compared in one call, the latest; bounds memory
+)
 _SAMPLE_OF_CASE = 200  # most typical images of a case by which later ones are compared with it
 # What looks like one of these has been decided on; after a release the next model knows it, after a roll-back it is a question again.
 _DECIDED = frozenset(CaseState) - SELECTABLE - {CaseState.RELEASED, CaseState.ROLLED_BACK}
@@ -44,7 +46,7 @@ class TriageError(ValueError):
 
 @runtime_checkable
 class SeesImages(Protocol):
-    """A model that looks at images: a ``ModelWorker``, or a ``Looker`` in this process."""
+    """A model that looks at images: a ``ModelWorker``, or a ``ImageModel`` in this process."""
 
     @property
     def facts(self) -> ModelFacts | None:
@@ -61,7 +63,7 @@ class TriageConfig:
     """What looks new, and what belongs together.
 
     Args:
-        score: ``entropy``, ``max_softmax``, ``energy`` or ``distance`` (``twin.review.novelty``).
+        score: ``entropy``, ``max_softmax``, ``energy`` or ``distance`` (``twin.review.novelty_scores``).
         quantile: Share of the hospital's own named images that shall look familiar.
         minimum_history: Named images of known classes below which nothing is decided.
         most_history: Named images that are compared with, evenly taken; bounds time and memory.
@@ -81,14 +83,18 @@ class TriageConfig:
     def __post_init__(self) -> None:
         """Check the ranges."""
         if not 0.5 <= self.quantile < 1:
-            raise ValueError(f"quantile is {self.quantile}; allowed: 0.5 to below 1; 0.95 lets one of twenty known images look new")
+            raise ValueError(
+                f"quantile is {self.quantile}; allowed: 0.5 to below 1; 0.95 lets one of twenty known images look new"
+            )
         if not 0 <= self.tightness <= 1:
             raise ValueError(f"tightness is {self.tightness}; allowed: 0 to 1")
         for name, least in (("minimum_history", 2), ("minimum_group", 2), ("most_new_cases", 1)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} is {getattr(self, name)}; allowed: {least} or more")
         if not self.minimum_history <= self.most_history <= 100_000:
-            raise ValueError(f"most_history is {self.most_history}; allowed: minimum_history ({self.minimum_history}) to 100000")
+            raise ValueError(
+                f"most_history is {self.most_history}; allowed: minimum_history ({self.minimum_history}) to 100000"
+            )
 
 
 @dataclass(frozen=True)
@@ -147,13 +153,28 @@ def triage(
     """
     config = config or TriageConfig()
     if (model := looker.facts) is None:
-        raise TriageError("triage has no model; allowed: one that is loaded; load the champion first")
-    frame = json.dumps([_FORMAT, model.digest, config.score, config.quantile])  # all that a verdict hangs on
+        raise TriageError(
+            "triage has no model; allowed: one that is loaded; load the champion first"
+        )
+    frame = json.dumps(
+        [_FORMAT, model.digest, config.score, config.quantile]
+    )  # all that a verdict hangs on
     with alone(mirror.folder) as is_alone:
         if not is_alone:
-            raise TriageError(f"another triage of the mirror {mirror.folder} runs; allowed: one at a time; wait for it")
-        with closing(Judged(mirror.folder, frame)) as judged:
-            return _Triage(mirror, looker, store, hospital, config, model, judged, model_version or model.digest).run(held_back)
+            raise TriageError(
+                f"another triage of the mirror {mirror.folder} runs; allowed: one at a time; wait for it"
+            )
+        with closing(SeenImages(mirror.folder, frame)) as judged:
+            return _Triage(
+                mirror,
+                looker,
+                store,
+                hospital,
+                config,
+                model,
+                judged,
+                model_version or model.digest,
+            ).run(held_back)
 
 
 @dataclass(frozen=True)
@@ -166,7 +187,7 @@ class _Triage:
     hospital: str
     config: TriageConfig
     model: ModelFacts
-    judged: Judged
+    judged: SeenImages
     model_version: str
 
     def run(self, held_back: Collection[str]) -> TriageReport:
@@ -186,30 +207,58 @@ class _Triage:
             in_cases = self.store.image_ids(self.hospital)
             decided = self.judged.decided()
             waiting = [each for each in waiting if each not in in_cases and each not in decided]
-            self.judged.settle(self._state(waiting, standard) if len(opened) < self.config.most_new_cases else None)
+            self.judged.settle(
+                self._state(waiting, standard) if len(opened) < self.config.most_new_cases else None
+            )
         num_decided = len(self.judged.decided())
         return TriageReport(
-            self.model.digest, len(history), standard.threshold, num_judged, num_new, opened, grown, len(waiting), num_decided
+            self.model.digest,
+            len(history),
+            standard.threshold,
+            num_judged,
+            num_new,
+            opened,
+            grown,
+            len(waiting),
+            num_decided,
         )
 
-    def _state(self, waiting: Sequence[str], standard: Standard) -> str:
+    def _state(self, waiting: Sequence[str], standard: ReferenceImages) -> str:
         """Return all on which it hangs what becomes of the images that wait; while it stays the same, so do they."""
-        cases = [(row.case_id, row.revision) for state in sorted(_COMPARED) for row in self._cases(state)]
-        return sha256(json.dumps([asdict(self.config), len(standard.facts), cases, list(waiting)]).encode()).hexdigest()
+        cases = [
+            (row.case_id, row.revision) for state in sorted(_COMPARED) for row in self._cases(state)
+        ]
+        return sha256(
+            json.dumps([asdict(self.config), len(standard.facts), cases, list(waiting)]).encode()
+        ).hexdigest()
 
     def _history(self) -> list[ImageFacts]:
         """Return named images of known classes, evenly taken."""
         known = set(self.model.class_names)
-        facts = [each for each in self.mirror.facts(self.mirror.ids(named=True)) if each.class_name in known]
+        facts = [
+            each
+            for each in self.mirror.facts(self.mirror.ids(named=True))
+            if each.class_name in known
+        ]
         return [facts[index] for index in evenly(len(facts), self.config.most_history)]
 
-    def _standard(self, history: Sequence[ImageFacts], held_back: Collection[str]) -> Standard:
+    def _standard(
+        self, history: Sequence[ImageFacts], held_back: Collection[str]
+    ) -> ReferenceImages:
         config = self.config
         check_history(len(history), config.minimum_history)  # before anything is looked at in vain
         looks = self._looks([each.image_id for each in history])
-        return make_standard(history, looks, config.score, config.quantile, config.minimum_history, config.tightness, held_back)
+        return make_reference_images(
+            history,
+            looks,
+            config.score,
+            config.quantile,
+            config.minimum_history,
+            config.tightness,
+            held_back,
+        )
 
-    def _judge(self, unnamed: Sequence[str], standard: Standard) -> tuple[int, int]:
+    def _judge(self, unnamed: Sequence[str], standard: ReferenceImages) -> tuple[int, int]:
         """Look at images without a verdict and write it down; return how many there were and how many of them look new."""
         done = self.judged.judged_ids()
         fresh = [each for each in unnamed if each not in done]
@@ -218,25 +267,42 @@ class _Triage:
             part = fresh[start : start + _IMAGES_AT_ONCE]
             looks = self._see(part)
             is_new = standard.are_new(looks)
-            self.judged.keep([each for each, new in zip(part, is_new, strict=True) if not new], Verdict.FAMILIAR)
-            self.judged.keep([each for each, new in zip(part, is_new, strict=True) if new], Verdict.NEW, looks.take(is_new))
+            self.judged.keep(
+                [each for each, new in zip(part, is_new, strict=True) if not new], Verdict.FAMILIAR
+            )
+            self.judged.keep(
+                [each for each, new in zip(part, is_new, strict=True) if new],
+                Verdict.NEW,
+                looks.take(is_new),
+            )
             num_new += int(is_new.sum())
         return len(fresh), num_new
 
     def _waiting(self, unnamed: Sequence[str]) -> list[str]:
         """Return the images that look new and are in no case, in order of arrival; so are those whose decided case was taken up again."""
         decided = set(self._case_ids(_DECIDED))
-        self.judged.change([each for each, case_id in self.judged.decided().items() if case_id not in decided], Verdict.NEW)
+        self.judged.change(
+            [each for each, case_id in self.judged.decided().items() if case_id not in decided],
+            Verdict.NEW,
+        )
         new = set(self.judged.ids(Verdict.NEW))
         return [each for each in unnamed if each in new][-_MOST_WAITING:]
 
-    def _put_into_cases(self, image_ids: Sequence[str], standard: Standard) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    def _put_into_cases(
+        self, image_ids: Sequence[str], standard: ReferenceImages
+    ) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Put images to the cases that they resemble and open cases for what groups the others form; return both kinds of cases."""
         looks = self._looks(image_ids)
-        waiting = Sighted(tuple(self.mirror.facts(image_ids)), looks, standard.known.places(looks.features))
+        waiting = Sighted(
+            tuple(self.mirror.facts(image_ids)), looks, standard.known.places(looks.features)
+        )
         resembled = np.full(len(waiting), LEFTOVER)
         grown = []
-        samples = {case_id: sample for case_id in self._case_ids(_COMPARED) if (sample := self._sample(case_id))}
+        samples = {
+            case_id: sample
+            for case_id in self._case_ids(_COMPARED)
+            if (sample := self._sample(case_id))
+        }
         if samples:
             seen = [self._looks(sample) for sample in samples.values()]
             centres = np.stack([centre_of(standard.known.places(each.features)) for each in seen])
@@ -247,11 +313,23 @@ class _Triage:
                     grown.append(case_id)
         return tuple(grown), tuple(self._open_cases(waiting.take(resembled == LEFTOVER), standard))
 
-    def _grow(self, case_id: int, own: Sighted, centre: NDArray[np.float64], sample: Looks, standard: Standard) -> bool:
+    def _grow(
+        self,
+        case_id: int,
+        own: Sighted,
+        centre: NDArray[np.float64],
+        sample: Looks,
+        standard: ReferenceImages,
+    ) -> bool:
         """Add images to a case, or have them wait where people decided on it; return whether it grew."""
         if self.store.case(self.hospital, case_id).state in SELECTABLE:
             images = case_images(own, centre, self.model.class_names)
-            summary = summarise([*self._all_images(case_id), *images], joined([sample, own.looks]), standard, self.model_version)
+            summary = summarise(
+                [*self._all_images(case_id), *images],
+                joined([sample, own.looks]),
+                standard,
+                self.model_version,
+            )
             try:
                 self.store.add_images(case_id, images, summary, hospital=self.hospital)
             except WorkflowError:  # somebody decided in this very moment
@@ -261,12 +339,19 @@ class _Triage:
         self.judged.change(own.ids, Verdict.DECIDED, case_id)
         return False
 
-    def _open_cases(self, waiting: Sighted, standard: Standard) -> Iterator[int]:
-        labels = group(waiting.places, standard.similarity, self.config.minimum_group, self.config.most_new_cases)
+    def _open_cases(self, waiting: Sighted, standard: ReferenceImages) -> Iterator[int]:
+        labels = group(
+            waiting.places,
+            standard.similarity,
+            self.config.minimum_group,
+            self.config.most_new_cases,
+        )
         for label in range(int(labels.max(initial=LEFTOVER)) + 1):
             own = waiting.take(labels == label)
             images = case_images(own, centre_of(own.places), self.model.class_names)
-            yield self.store.open_case(self.hospital, images, summarise(images, own.looks, standard, self.model_version))
+            yield self.store.open_case(
+                self.hospital, images, summarise(images, own.looks, standard, self.model_version)
+            )
 
     def _looks(self, image_ids: Sequence[str]) -> Looks:
         """Return what the model sees, from memory where it is kept."""
@@ -275,7 +360,9 @@ class _Triage:
     def _see(self, image_ids: Sequence[str]) -> Looks:
         looks = self.looker.look(self.mirror.pixels(image_ids))
         if looks.model != self.model.digest:
-            raise TriageError(f"the model became {looks.model} during a triage; allowed: {self.model.digest}; triage again")
+            raise TriageError(
+                f"the model became {looks.model} during a triage; allowed: {self.model.digest}; triage again"
+            )
         return looks
 
     def _case_ids(self, states: Iterable[CaseState]) -> list[int]:
@@ -290,4 +377,8 @@ class _Triage:
         return [image.image_id for image in page.items if image.selected]
 
     def _all_images(self, case_id: int) -> list[CaseImage]:
-        return list(all_pages(lambda page: self.store.images(case_id, page, MOST_PER_PAGE, hospital=self.hospital)))
+        return list(
+            all_pages(
+                lambda page: self.store.images(case_id, page, MOST_PER_PAGE, hospital=self.hospital)
+            )
+        )

@@ -89,7 +89,11 @@ class Action:
 _S, _R = CaseState, Role
 _UNDECIDED = frozenset({_S.IN_REVIEW, _S.NAMED, _S.MERGED})
 _PROPOSED = frozenset({_S.NAMED, _S.MERGED})
-_CLINICIANS, _APPROVERS, _SYSTEM = frozenset({_R.CLINICIAN}), frozenset({_R.APPROVER}), frozenset({_R.SYSTEM})
+_CLINICIANS, _APPROVERS, _SYSTEM = (
+    frozenset({_R.CLINICIAN}),
+    frozenset({_R.APPROVER}),
+    frozenset({_R.SYSTEM}),
+)
 _HOSPITAL, _RELEASERS = _CLINICIANS | _APPROVERS, frozenset({_R.APPROVER, _R.OPERATOR})
 _REOPENED = frozenset({_S.REJECTED, _S.NAMED, _S.MERGED, _S.APPROVED, _S.EVALUATED})
 
@@ -107,13 +111,19 @@ ACTIONS: Mapping[str, Action] = {
         Action("finish_training", frozenset({_S.TRAINING}), _S.EVALUATED, _SYSTEM),
         Action("fail_training", frozenset({_S.TRAINING}), _S.APPROVED, _SYSTEM),
         Action("release", frozenset({_S.EVALUATED}), _S.RELEASED, _RELEASERS, second_person=True),
-        Action("roll_back", frozenset({_S.RELEASED}), _S.ROLLED_BACK, _RELEASERS, needs_reason=True),
+        Action(
+            "roll_back", frozenset({_S.RELEASED}), _S.ROLLED_BACK, _RELEASERS, needs_reason=True
+        ),
     )
 }
 
-CLOSED = frozenset({_S.REJECTED, _S.RELEASED, _S.ROLLED_BACK})  # their images may be in another case
+CLOSED = frozenset(
+    {_S.REJECTED, _S.RELEASED, _S.ROLLED_BACK}
+)  # their images may be in another case
 UNNAMED = frozenset({_S.DETECTED, _S.IN_REVIEW, _S.REJECTED})  # in these a case has no class name
-SELECTABLE = frozenset({_S.DETECTED, _S.IN_REVIEW})  # in these its images may change: later ones would bypass the second person
+SELECTABLE = frozenset(
+    {_S.DETECTED, _S.IN_REVIEW}
+)  # in these its images may change: later ones would bypass the second person
 
 
 def allowed_actions(state: CaseState, role: Role, actor: str, named_by: str | None) -> list[str]:
@@ -125,10 +135,16 @@ def allowed_actions(state: CaseState, role: Role, actor: str, named_by: str | No
         actor: The reader's user name.
         named_by: Who named the case's class.
     """
-    return [name for name, action in ACTIONS.items() if _may(action, state, Actor(actor, role), named_by)]
+    return [
+        name
+        for name, action in ACTIONS.items()
+        if _may(action, state, Actor(actor, role), named_by)
+    ]
 
 
-def apply(action: str, case_state: CaseState, actor: Actor, named_by: str | None, reason: str = "") -> CaseState:
+def apply(
+    action: str, case_state: CaseState, actor: Actor, named_by: str | None, reason: str = ""
+) -> CaseState:
     """Return the state to which an action leads.
 
     Args:
@@ -164,7 +180,9 @@ def check_reason(step: Action, reason: str) -> None:
     if len(reason) > LONGEST_REASON:
         raise WorkflowError(f"reason has {len(reason)} characters; allowed: up to {LONGEST_REASON}")
     if not all(letter.isprintable() or letter in "\r\n\t" for letter in reason):
-        raise WorkflowError("reason has characters that cannot be shown; allowed: printable ones, tabs and new lines")
+        raise WorkflowError(
+            "reason has characters that cannot be shown; allowed: printable ones, tabs and new lines"
+        )
     if step.needs_reason and not reason.strip():
         raise WorkflowError(f"{step.name} has no reason; say in a few words why")
     if step.name == "reject":
@@ -188,7 +206,9 @@ def check_class_name(step: Action, class_name: str | None) -> str | None:
     if not step.needs_class:
         return None
     if len(name) > LONGEST_CLASS_NAME or not name.isprintable():
-        raise WorkflowError(f"class name is {name[:60]!r}; allowed: up to {LONGEST_CLASS_NAME} printable characters")
+        raise WorkflowError(
+            f"class name is {name[:60]!r}; allowed: up to {LONGEST_CLASS_NAME} printable characters"
+        )
     return " ".join(name.split())
 
 
@@ -208,7 +228,11 @@ def check_selection(state: CaseState, actor: Actor) -> None:
 
 
 def _may(step: Action, state: CaseState, actor: Actor, named_by: str | None) -> bool:
-    return state in step.sources and actor.role in step.roles and not (step.second_person and not _second(actor.user, named_by))
+    return (
+        state in step.sources
+        and actor.role in step.roles
+        and not (step.second_person and not _second(actor.user, named_by))
+    )
 
 
 def _second(user: str, named_by: str | None) -> bool:

@@ -2,7 +2,16 @@
 
 from fastapi import APIRouter
 
-from federation.console.api import cases, classes, federation, images, models, sessions, trainings, users
+from federation.console.api import (
+    cases,
+    classes,
+    federation,
+    images,
+    models,
+    sessions,
+    trainings,
+    users,
+)
 
 
 def api_routers() -> tuple[APIRouter, ...]:

@@ -5,9 +5,20 @@ from typing import Annotated, Literal
 from fastapi import Query
 from pydantic import Field
 
-from federation.console.actions import CASE_ACTIONS, act_on_case, select_images
-from federation.console.api.models import AnyNumber, Body, DoneOut, Number, PageOut, Text, Word, api_router, job_out, page_out
-from federation.console.naming import Proposal
+from federation.console.api.models import (
+    AnyNumber,
+    Body,
+    DoneOut,
+    Number,
+    PageOut,
+    Text,
+    Word,
+    api_router,
+    job_out,
+    page_out,
+)
+from federation.console.case_actions import CASE_ACTIONS, act_on_case, select_images
+from federation.console.class_name_actions import Proposal
 from federation.console.rendering import PageNumber
 from federation.console.services import Asked, Asking
 from federation.console.views.cases import case_images, case_list
@@ -31,7 +42,9 @@ class ActIn(Body):
     new class name may come with a code and synonyms; ``confirmed`` says that it is another class than those that look alike.
     """
 
-    action: Literal["open", "name", "merge", "reject", "send_back", "approve", "reopen", "start_training"]
+    action: Literal[
+        "open", "name", "merge", "reject", "send_back", "approve", "reopen", "start_training"
+    ]
     reason: Text = ""
     class_name: Word = ""
     code_system: Word = ""
@@ -47,7 +60,10 @@ assert set(CASE_ACTIONS) == set(ActIn.model_fields["action"].annotation.__args__
 
 @router.get("/cases")
 def list_cases(
-    services: Asked, visitor: Asking, state: Annotated[CaseState | None, Query()] = None, page: PageNumber = 1
+    services: Asked,
+    visitor: Asking,
+    state: Annotated[CaseState | None, Query()] = None,
+    page: PageNumber = 1,
 ) -> PageOut[CaseRow]:
     """List cases, last changed first; of one's own hospital, or of all for those who belong to none."""
     return page_out(case_list(services, visitor, state, page))
@@ -67,7 +83,11 @@ def list_decisions(services: Asked, visitor: Asking, case_id: Number) -> list[De
 
 @router.get("/cases/{case_id}/images")
 def list_images(
-    services: Asked, visitor: Asking, case_id: Number, page: PageNumber = 1, order: Literal["arrived", "entropy", "distance"] = "arrived"
+    services: Asked,
+    visitor: Asking,
+    case_id: Number,
+    page: PageNumber = 1,
+    order: Literal["arrived", "entropy", "distance"] = "arrived",
 ) -> PageOut[CaseImage]:
     """Return a page of a case's images; their pixels are at ``/api/v1/images``."""
     return page_out(case_images(services, visitor, case_id, page, order))
@@ -89,7 +109,9 @@ def act(services: Asked, visitor: Asking, case_id: Number, body: ActIn) -> DoneO
         body.action,
         reason=body.reason,
         class_name=body.class_name,
-        proposal=Proposal(body.code_system, body.code, tuple(body.synonyms), body.text, body.confirmed),
+        proposal=Proposal(
+            body.code_system, body.code, tuple(body.synonyms), body.text, body.confirmed
+        ),
         revision=body.revision,
     )
     return DoneOut(message=done.message, case=done.case, job=job_out(done.job))

@@ -8,7 +8,12 @@ from pydantic import AfterValidator, Field
 from federation.catalogue.entries import Entry
 from federation.catalogue.look_alikes import Suggestion
 from federation.console.api.models import AnyNumber, Body, Number, Text, Word, api_router
-from federation.console.naming import Proposal, approve_class, merge_classes, propose_class
+from federation.console.class_name_actions import (
+    Proposal,
+    approve_class,
+    merge_classes,
+    propose_class,
+)
 from federation.console.services import Asked, Asking
 
 router = api_router("catalogue")
@@ -48,12 +53,16 @@ def list_classes(services: Asked, merged: bool = False) -> list[Entry]:
 @router.post("/catalogue")
 def propose(services: Asked, visitor: Asking, body: ProposeIn) -> Entry:
     """Propose a class, or find it if it is known; look-alikes are answered with 409 and the list of them until ``confirmed``."""
-    proposal = Proposal(body.code_system, body.code, tuple(body.synonyms), body.text, body.confirmed)
+    proposal = Proposal(
+        body.code_system, body.code, tuple(body.synonyms), body.text, body.confirmed
+    )
     return propose_class(services, visitor, body.name, proposal)
 
 
 @router.get("/catalogue/suggestions")
-def suggest(services: Asked, name: Sought, code_system: Sought = "", code: Sought = "") -> list[Suggestion]:
+def suggest(
+    services: Asked, name: Sought, code_system: Sought = "", code: Sought = ""
+) -> list[Suggestion]:
     """Return classes that may be the same as one that is about to be proposed, the likeliest first."""
     return services.catalogue.suggestions(name, code_system, code)
 

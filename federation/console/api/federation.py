@@ -5,11 +5,18 @@ from typing import Annotated
 from fastapi import Path
 from pydantic import BaseModel
 
-from federation.console.api.models import JobOut, OperatorOut, PageOut, api_router, page_out, training_out
-from federation.console.refusals import NotHere
+from federation.console.api.models import (
+    JobOut,
+    OperatorOut,
+    PageOut,
+    api_router,
+    page_out,
+    training_out,
+)
+from federation.console.errors import NotHere
 from federation.console.rendering import PageNumber
 from federation.console.services import Asked, Asking, Services
-from federation.console.twin_room import TwinView, twin_view
+from federation.console.twin_view import TwinView, twin_view
 from federation.console.views.overview import operator_view
 from twin.review.audit import AuditEntry, AuditFault
 

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from federation.console.api.models import Body, Number, Word, api_router
-from federation.console.overlays import NO_EVIDENCE, Prediction, draw_heat, draw_image
-from federation.console.refusals import NotHere
+from federation.console.errors import NotHere
+from federation.console.model_answers import NO_EVIDENCE, Prediction, draw_heat, draw_image
 from federation.console.security.guard import GuardedRoute
 from federation.console.security.uploads import UploadResult, take_uploads
 from federation.console.services import Asked, Asking, Services, Visitor
@@ -19,8 +19,12 @@ from federation.console.views.trainings import read_comparison
 router = api_router("images")
 page_images = APIRouter(route_class=GuardedRoute, include_in_schema=False)
 
-_PNG: dict[int | str, dict[str, Any]] = {200: {"content": {"image/png": {}}, "description": "A PNG."}}
-ClassName = Annotated[str, Query(alias="class", max_length=200, description="Class whose evidence is drawn.")]
+_PNG: dict[int | str, dict[str, Any]] = {
+    200: {"content": {"image/png": {}}, "description": "A PNG."}
+}
+ClassName = Annotated[
+    str, Query(alias="class", max_length=200, description="Class whose evidence is drawn.")
+]
 
 
 class PredictIn(Body):
@@ -63,22 +67,41 @@ def image(services: Asked, visitor: Asking, hospital: str, image_id: str) -> Res
 
 @page_images.get("/overlays/{hospital}/{image_id}.png")
 @router.get("/overlays/{hospital}/{image_id}.png", responses=_PNG, response_class=Response)
-def overlay(services: Asked, visitor: Asking, hospital: str, image_id: str, class_name: ClassName) -> Response:
+def overlay(
+    services: Asked, visitor: Asking, hospital: str, image_id: str, class_name: ClassName
+) -> Response:
     """Return where the model that serves sees evidence for a class, to be laid over the image."""
     _check_hospital(visitor, hospital)
     if class_name not in services.registry.champion_classes():
         services.mirrors[hospital].facts([image_id])  # an unknown image is said to be unknown first
-        raise NotHere(f"the model that serves knows no class {class_name[:80]!r}; ask for one that it names")
+        raise NotHere(
+            f"the model that serves knows no class {class_name[:80]!r}; ask for one that it names"
+        )
     return _png(services.looks.overlay(hospital, image_id, class_name))
 
 
 @page_images.get("/comparisons/{training_id}/examples/{number}/{kind}.png")
-def example(services: Asked, visitor: Asking, training_id: str, number: int, kind: Literal["image", "before", "after"]) -> Response:
+def example(
+    services: Asked,
+    visitor: Asking,
+    training_id: str,
+    number: int,
+    kind: Literal["image", "before", "after"],
+) -> Response:
     """Return an image about which candidate and champion differ, or where either of them looked."""
     changed = read_comparison(services, training_id).get("changed", ())
-    found = next((each for each in changed if each["number"] == number and each["hospital"] == visitor.hospital), None)
+    found = next(
+        (
+            each
+            for each in changed
+            if each["number"] == number and each["hospital"] == visitor.hospital
+        ),
+        None,
+    )
     if found is None:
-        raise NotHere(f"the comparison has no example {number} of your hospital; its page lists those that there are")
+        raise NotHere(
+            f"the comparison has no example {number} of your hospital; its page lists those that there are"
+        )
     if kind == "image":
         return _png(draw_image(services.mirrors[found["hospital"]].pixels([found["image_id"]])[0]))
     heat = _attention(services, training_id, kind, number)
@@ -93,7 +116,9 @@ def predict(services: Asked, visitor: Asking, body: PredictIn) -> PredictOut:
 
 @router.post("/intake")
 def intake(
-    services: Asked, visitor: Asking, files: Annotated[list[UploadFile], File(description="DICOM, PNG or JPEG files.")]
+    services: Asked,
+    visitor: Asking,
+    files: Annotated[list[UploadFile], File(description="DICOM, PNG or JPEG files.")],
 ) -> IntakeOut:
     """Put image files into the inbox of one's own hospital; the intake takes them from there or quarantines them with a reason."""
     return IntakeOut(take_uploads(services, visitor, files))
@@ -110,7 +135,9 @@ def _own_hospital(visitor: Visitor) -> str:
     return visitor.hospital
 
 
-def _attention(services: Services, training_id: str, kind: str, number: Number) -> NDArray[np.float64] | None:
+def _attention(
+    services: Services, training_id: str, kind: str, number: Number
+) -> NDArray[np.float64] | None:
     path = services.settings.jobs_folder / training_id / "attention.npz"
     try:
         with np.load(path, allow_pickle=False) as arrays:

@@ -11,10 +11,10 @@ from fastapi import APIRouter, Path
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from federation.catalogue.look_alikes import Suggestion
-from federation.console.jobs import Job
+from federation.console.job_queue import Job
 from federation.console.registry_view import Version
 from federation.console.security.guard import GuardedRoute
-from federation.console.twin_room import TwinView
+from federation.console.twin_view import TwinView
 from federation.console.views.trainings import ComparisonView, TrainingView
 from twin.review.cases import Case, Page
 from twin.review.workflow import CaseState
@@ -28,8 +28,12 @@ class ErrorBody(BaseModel):
 
     code: str = Field(description="For programs: not_found, conflict, refused ...")
     message: str = Field(description="For people.")
-    fields: list[str] = Field(default=[], description="What in the request was not allowed, if that was it.")
-    suggestions: list[Suggestion] = Field(default=[], description="Classes that may be the same as the proposed one, if that was it.")
+    fields: list[str] = Field(
+        default=[], description="What in the request was not allowed, if that was it."
+    )
+    suggestions: list[Suggestion] = Field(
+        default=[], description="Classes that may be the same as the proposed one, if that was it."
+    )
 
 
 class ErrorOut(BaseModel):
@@ -48,7 +52,9 @@ _STATUSES: Mapping[int | str, str] = {
     422: "The request has a shape that is not allowed.",
     503: "What is needed cannot be reached now, such as the process with the model.",
 }
-ERRORS: dict[int | str, dict[str, Any]] = {status: {"model": ErrorOut, "description": text} for status, text in _STATUSES.items()}
+ERRORS: dict[int | str, dict[str, Any]] = {
+    status: {"model": ErrorOut, "description": text} for status, text in _STATUSES.items()
+}
 
 
 def api_router(tag: str) -> APIRouter:
@@ -59,7 +65,9 @@ def api_router(tag: str) -> APIRouter:
 def _storable(text: str) -> str:
     """Refuse text that no database can hold."""
     if "\0" in text or any("\ud800" <= each <= "\udfff" for each in text):
-        raise ValueError("text holds NUL or half a surrogate pair; allowed: text that can be written down")
+        raise ValueError(
+            "text holds NUL or half a surrogate pair; allowed: text that can be written down"
+        )
     return text
 
 
@@ -88,7 +96,13 @@ class PageOut(BaseModel, Generic[T]):
 
 def page_out(page: Page[T]) -> PageOut[T]:
     """Return a page as the API gives it."""
-    return PageOut(items=list(page.items), page=page.page, per_page=page.per_page, total=page.total, num_pages=page.num_pages)
+    return PageOut(
+        items=list(page.items),
+        page=page.page,
+        per_page=page.per_page,
+        total=page.total,
+        num_pages=page.num_pages,
+    )
 
 
 class JobOut(BaseModel):

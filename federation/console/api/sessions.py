@@ -36,7 +36,12 @@ class LoginOut(MeOut):
     token: str
 
 
-@router.post("/login", responses={429: {"model": ErrorOut, "description": "Too many wrong passwords; see Retry-After."}})
+@router.post(
+    "/login",
+    responses={
+        429: {"model": ErrorOut, "description": "Too many wrong passwords; see Retry-After."}
+    },
+)
 def login(request: Request, services: Asked, body: LoginIn) -> LoginOut:
     """Log in; the answer's token is good for as long as a session in a browser."""
     token, account = open_session(request, services, body.user, body.password)

@@ -4,8 +4,18 @@ from typing import Annotated
 
 from fastapi import Path
 
-from federation.console.actions import decide_release
-from federation.console.api.models import Body, ComparisonOut, DoneOut, Text, TrainingOut, api_router, comparison_out, job_out, training_out
+from federation.console.api.models import (
+    Body,
+    ComparisonOut,
+    DoneOut,
+    Text,
+    TrainingOut,
+    api_router,
+    comparison_out,
+    job_out,
+    training_out,
+)
+from federation.console.case_actions import decide_release
 from federation.console.services import Asked, Asking, Services, Visitor
 from federation.console.views.trainings import comparison_view, training_list, training_view
 
@@ -49,6 +59,8 @@ def roll_back(services: Asked, visitor: Asking, training_id: TrainingId, body: D
     return _decide(services, visitor, training_id, "roll_back", body)
 
 
-def _decide(services: Services, visitor: Visitor, training_id: str, action: str, body: DecideIn) -> DoneOut:
+def _decide(
+    services: Services, visitor: Visitor, training_id: str, action: str, body: DecideIn
+) -> DoneOut:
     done = decide_release(services, visitor, training_id, action, body.reason)
     return DoneOut(message=done.message, job=job_out(done.job))

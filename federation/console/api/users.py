@@ -5,8 +5,8 @@ from typing import Annotated
 from fastapi import Path, Response
 from starlette.status import HTTP_204_NO_CONTENT
 
+from federation.console.account_actions import add_user, disable_user, set_password
 from federation.console.api.models import Body, Password, Word, api_router
-from federation.console.people import add_user, disable_user, set_password
 from federation.console.services import Asked, Asking
 from twin.review.accounts import Account
 from twin.review.workflow import Role

@@ -53,10 +53,17 @@ class Deliveries:
         before = max(0, number - plan.unknown_from) * plan.unknown_at_once
         for index, hospital in enumerate(plan.hospitals):
             rng = np.random.default_rng([plan.seed, 1, index, number])
-            organ, is_named = plan.known[rng.integers(len(plan.known))], bool(rng.random() < _NAMED_SHARE)
+            organ, is_named = (
+                plan.known[rng.integers(len(plan.known))],
+                bool(rng.random() < _NAMED_SHARE),
+            )
             patient = plan.patients + 2 * number
             self._write(hospital, patient, {organ: is_named})
-            if hospital in plan.finders and number >= plan.unknown_from and before < plan.unknown_most:
+            if (
+                hospital in plan.finders
+                and number >= plan.unknown_from
+                and before < plan.unknown_most
+            ):
                 self._write(hospital, patient + 1, {plan.unknown: False}, plan.unknown_at_once)
         self._count(_STREAM, number + 1)
 
@@ -65,14 +72,27 @@ class Deliveries:
         while not stop.wait(self._plan.seconds):
             self.send()
 
-    def _write(self, hospital: str, patient: int, organs: Mapping[str, bool], slices: int = 1) -> None:
+    def _write(
+        self, hospital: str, patient: int, organs: Mapping[str, bool], slices: int = 1
+    ) -> None:
         index = self._plan.hospitals.index(hospital)
         number = _PATIENTS_OF_A_HOSPITAL * (index + 1) + patient
         rng = np.random.default_rng([self._plan.seed, 2, number])
-        write_phantom_dicom(self._settings.hospital(hospital).inbox, rng, organs, range(number, number + 1), slices, seed=self._plan.seed)
+        write_phantom_dicom(
+            self._settings.hospital(hospital).inbox,
+            rng,
+            organs,
+            range(number, number + 1),
+            slices,
+            seed=self._plan.seed,
+        )
 
     def _read(self) -> dict[str, int]:
-        return {str(name): int(count) for name, count in json.loads(self._path.read_bytes()).items()} if self._path.exists() else {}
+        return (
+            {str(name): int(count) for name, count in json.loads(self._path.read_bytes()).items()}
+            if self._path.exists()
+            else {}
+        )
 
     def _count(self, what: str, number: int) -> None:
         self._sent[what] = number

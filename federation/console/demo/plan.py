@@ -13,7 +13,11 @@ from physical.datasets.phantom_dicom import BODY_PARTS
 _LIGHT = {"epochs": 3, "batch_size": 16}
 
 # Some twenty held-out images of a class: one of them is 5 points, so the usual rules would be red by chance.
-_RULES = {"max_loss_per_old_class_points": 6.0, "max_loss_of_old_classes_points": 2.0, "fewest_images": 5}
+_RULES = {
+    "max_loss_per_old_class_points": 6.0,
+    "max_loss_of_old_classes_points": 2.0,
+    "fewest_images": 5,
+}
 
 
 class DemoError(ValueError):
@@ -42,14 +46,24 @@ class DemoPlan:
     """
 
     hospitals: tuple[str, ...] = ("north", "south", "west")
-    known: tuple[str, ...] = ("bladder", "femur-left", "heart", "kidney-left", "liver", "lung-right", "spleen")
+    known: tuple[str, ...] = (
+        "bladder",
+        "femur-left",
+        "heart",
+        "kidney-left",
+        "liver",
+        "lung-right",
+        "spleen",
+    )
     unknown: str = "pancreas"
     finders: tuple[str, ...] = ("north", "south")
     patients: int = 28
     days: int = 14
     first_rounds: int = 6
     rounds: int = 6
-    network: dict[str, Any] = field(default_factory=lambda: {"backbone": "resnet10", "width": 16, "image_size": 28})
+    network: dict[str, Any] = field(
+        default_factory=lambda: {"backbone": "resnet10", "width": 16, "image_size": 28}
+    )
     seconds: float = 4.0
     unknown_from: int = 4
     unknown_at_once: int = 6
@@ -59,9 +73,13 @@ class DemoPlan:
     def __post_init__(self) -> None:
         """Check what must fit together."""
         if self.unknown in self.known or not {self.unknown, *self.known} <= set(CLASS_NAMES):
-            raise DemoError(f"unknown is {self.unknown!r}; allowed: an organ of {', '.join(sorted(set(CLASS_NAMES) - set(self.known)))}")
+            raise DemoError(
+                f"unknown is {self.unknown!r}; allowed: an organ of {', '.join(sorted(set(CLASS_NAMES) - set(self.known)))}"
+            )
         if not set(self.finders) <= set(self.hospitals):
-            raise DemoError(f"finders are {', '.join(self.finders)}; allowed: {', '.join(self.hospitals)}")
+            raise DemoError(
+                f"finders are {', '.join(self.finders)}; allowed: {', '.join(self.hospitals)}"
+            )
         if self.patients * len(self.known) < 20 or self.seconds <= 0:
             raise DemoError(
                 f"patients is {self.patients} and seconds {self.seconds:g}; allowed: 20 images of each hospital or more, above 0 s"
@@ -94,4 +112,6 @@ def first_addition(plan: DemoPlan) -> dict[str, Any]:
 
 def settings_of(plan: DemoPlan, folder: Path) -> ConsoleSettings:
     """Return the settings of a demo in a folder."""
-    return TypeAdapter(ConsoleSettings).validate_python({**plain_settings(plan), "folder": folder.absolute()})
+    return TypeAdapter(ConsoleSettings).validate_python(
+        {**plain_settings(plan), "folder": folder.absolute()}
+    )

@@ -15,15 +15,27 @@ from pathlib import Path
 from typing import Any
 
 from federation.console.app import make_services
+from federation.console.background_job import ADDITION, RELEASE
 from federation.console.demo.deliveries import Deliveries
-from federation.console.demo.people import Person, add_people
-from federation.console.demo.plan import DemoError, DemoPlan, first_addition, plain_settings, settings_of
+from federation.console.demo.demo_accounts import Person, add_people
+from federation.console.demo.plan import (
+    DemoError,
+    DemoPlan,
+    first_addition,
+    plain_settings,
+    settings_of,
+)
 from federation.console.hospital_loop import HospitalLoop
-from federation.console.job import ADDITION, RELEASE
 from federation.console.services import Services, utc_now
-from federation.console.settings import SETTINGS_FILE, ConsoleSettings, load_settings, make_folder, write_private
+from federation.console.settings import (
+    SETTINGS_FILE,
+    ConsoleSettings,
+    load_settings,
+    make_folder,
+    write_private,
+)
+from twin.review.model_worker import ModelWorker
 from twin.review.store import ReviewStore
-from twin.review.worker import ModelWorker
 from twin.review.workflow import SYSTEM
 
 Tell = Callable[[str, int, int], None]
@@ -63,17 +75,24 @@ def _settings(folder: Path, plan: DemoPlan) -> ConsoleSettings:
     if not (folder / SETTINGS_FILE).exists():
         make_folder(settings_of(plan, folder), plain_settings(plan))
     settings = load_settings(folder)
-    if settings.hospitals != plan.hospitals or settings.model_name != settings_of(plan, folder).model_name:
+    if (
+        settings.hospitals != plan.hospitals
+        or settings.model_name != settings_of(plan, folder).model_name
+    ):
         raise DemoError(
             f"{folder} is the console of {', '.join(settings.hospitals)}; allowed: a demo of {', '.join(plan.hospitals)}; give another"
         )
     return settings
 
 
-def _fill_mirrors(plan: DemoPlan, settings: ConsoleSettings, store: ReviewStore, tell: Tell) -> None:
+def _fill_mirrors(
+    plan: DemoPlan, settings: ConsoleSettings, store: ReviewStore, tell: Tell
+) -> None:
     """Deliver each hospital's history and take it in, as if it had come over the last days."""
     deliveries, what = Deliveries(plan, settings), "Images of the last days arrive"
-    if all(deliveries.history(hospital) >= plan.patients for hospital in plan.hospitals) and not _waiting(settings):
+    if all(
+        deliveries.history(hospital) >= plan.patients for hospital in plan.hospitals
+    ) and not _waiting(settings):
         return
     clock = _PastClock(utc_now(), plan)
     with ModelWorker() as worker:  # no model serves yet, so it stays asleep
@@ -110,9 +129,17 @@ def _first_model(plan: DemoPlan, services: Services, tell: Tell) -> None:
     settings = services.settings
     if services.registry.current() is not None:
         return
-    trained = _run(ADDITION, settings.folder / FIRST_MODEL, _first_training(plan, settings), "The first model is trained", tell)
+    trained = _run(
+        ADDITION,
+        settings.folder / FIRST_MODEL,
+        _first_training(plan, settings),
+        "The first model is trained",
+        tell,
+    )
     job = _first_release(settings, Path(trained["candidate"]), Path(trained["comparison"]))
-    released = _run(RELEASE, settings.folder / FIRST_RELEASE, job, "The first model is released", tell)
+    released = _run(
+        RELEASE, settings.folder / FIRST_RELEASE, job, "The first model is released", tell
+    )
     services.registry.keep(released["versions"])
     services.catalogue.adopt(services.registry.champion_classes(), SYSTEM.user)
 
@@ -121,14 +148,19 @@ def _first_training(plan: DemoPlan, settings: ConsoleSettings) -> Mapping[str, A
     return {
         "job_id": FIRST_MODEL,
         "champion": None,
-        "hospitals": [{"hospital_id": each, "mirror": str(settings.hospital(each).mirror), "new_images": None} for each in plan.hospitals],
+        "hospitals": [
+            {"hospital_id": each, "mirror": str(settings.hospital(each).mirror), "new_images": None}
+            for each in plan.hospitals
+        ],
         "seed": plan.seed,
         "config": first_addition(plan),
         "rules": dict(settings.release_rules),
     }
 
 
-def _first_release(settings: ConsoleSettings, candidate: Path, comparison: Path) -> Mapping[str, Any]:
+def _first_release(
+    settings: ConsoleSettings, candidate: Path, comparison: Path
+) -> Mapping[str, Any]:
     return {
         "job_id": FIRST_RELEASE,
         "verb": "release",
@@ -142,21 +174,32 @@ def _first_release(settings: ConsoleSettings, candidate: Path, comparison: Path)
     }
 
 
-def _run(module: str, folder: Path, job: Mapping[str, Any], what: str, tell: Tell) -> dict[str, Any]:
+def _run(
+    module: str, folder: Path, job: Mapping[str, Any], what: str, tell: Tell
+) -> dict[str, Any]:
     """Run a job's process to its end and return its result; one that was done before returns at once."""
     folder.mkdir(mode=0o700, exist_ok=True)
     write_private(folder / "job.json", json.dumps(job, indent=1).encode())
     (folder / "result.json").unlink(missing_ok=True)
-    with (folder / "log.txt").open("ab") as log, _child([sys.executable, "-m", module, str(folder / "job.json")], log) as child:
+    with (
+        (folder / "log.txt").open("ab") as log,
+        _child([sys.executable, "-m", module, str(folder / "job.json")], log) as child,
+    ):
         done = 0
         while child.poll() is None:
             rounds = [line for line in _progress(folder) if line.get("step") == "round"]
             done = rounds[-1]["done"] if rounds else 0
             tell(what, done, rounds[-1]["of"] if rounds else 1)
             time.sleep(_LOOK_SECONDS)
-    result: dict[str, Any] = json.loads((folder / "result.json").read_bytes()) if (folder / "result.json").exists() else {}
+    result: dict[str, Any] = (
+        json.loads((folder / "result.json").read_bytes())
+        if (folder / "result.json").exists()
+        else {}
+    )
     if not result.get("ok"):
-        raise DemoError(f"{what}: {result.get('error', f'its process ended with exit code {child.returncode}')}; see {folder / 'log.txt'}")
+        raise DemoError(
+            f"{what}: {result.get('error', f'its process ended with exit code {child.returncode}')}; see {folder / 'log.txt'}"
+        )
     tell(what, 1, 1)
     return result
 

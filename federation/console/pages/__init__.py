@@ -18,17 +18,31 @@ from federation.console.pages import (
     comparison,
     home,
     intake,
+    login,
     operator,
-    signing_in,
     training,
     twin_page,
     users,
 )
 from federation.console.pages.menu import menu
-from federation.console.pages.words import FILTERS as WORDS
+from federation.console.pages.wording import FILTERS as WORDS
 
 routers: Final[tuple[APIRouter, ...]] = tuple(
     page.router
-    for page in (signing_in, home, account, cases, case, training, comparison, twin_page, operator, catalogue, audit, users, intake)
+    for page in (
+        login,
+        home,
+        account,
+        cases,
+        case,
+        training,
+        comparison,
+        twin_page,
+        operator,
+        catalogue,
+        audit,
+        users,
+        intake,
+    )
 )
 FILTERS: Final[dict[str, Callable[..., Any]]] = {**WORDS, "menu": menu}

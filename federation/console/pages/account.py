@@ -5,8 +5,8 @@ from typing import Annotated
 from fastapi import Form, Request
 from fastapi.responses import Response
 
-from federation.console.people import change_own_password
-from federation.console.refusals import ActionRefused
+from federation.console.account_actions import change_own_password
+from federation.console.errors import ActionRefused
 from federation.console.rendering import redirect, render
 from federation.console.security.guard import page_router
 from federation.console.services import Asked, Asking
@@ -23,7 +23,9 @@ def account(request: Request) -> Response:
 
 
 @router.post("/account/password")
-def password(request: Request, services: Asked, visitor: Asking, old: Password = "", new: Password = "") -> Response:
+def password(
+    request: Request, services: Asked, visitor: Asking, old: Password = "", new: Password = ""
+) -> Response:
     """Change the password; every session ends, this one too."""
     try:
         change_own_password(services, visitor, old, new)

@@ -7,13 +7,13 @@ from typing import Annotated, Any, Literal
 from fastapi import Depends, Form, Path, Request
 from fastapi.responses import Response
 
+from federation.catalogue.class_names import CatalogueError
 from federation.catalogue.entries import Entry
-from federation.class_names import CatalogueError
-from federation.console.actions import act_on_case, select_images
-from federation.console.naming import NameSuggested, Proposal
+from federation.console.case_actions import act_on_case, select_images
+from federation.console.class_name_actions import NameSuggested, Proposal
+from federation.console.errors import ActionRefused, NotForRole
 from federation.console.pages.charts import days_chart, entropy_chart
-from federation.console.pages.panel import Draft, Name, Offer, make_panel
-from federation.console.refusals import ActionRefused, NotForRole
+from federation.console.pages.decision_panel import Draft, Name, Offer, make_panel
 from federation.console.rendering import PageNumber, page_links, redirect, render
 from federation.console.security.guard import page_router
 from federation.console.services import Asked, Asking, Services, Visitor
@@ -74,13 +74,17 @@ Shown = Annotated[Gallery, Depends()]
 
 
 @router.get("/cases/{case_id}")
-def show_case(request: Request, services: Asked, visitor: Asking, case_id: Number, gallery: Shown) -> Response:
+def show_case(
+    request: Request, services: Asked, visitor: Asking, case_id: Number, gallery: Shown
+) -> Response:
     """Show a case with one page of its images."""
     return _show(request, services, visitor, case_id, gallery)
 
 
 @router.get("/cases/{case_id}/images")
-def show_images(request: Request, services: Asked, visitor: Asking, case_id: Number, gallery: Shown) -> Response:
+def show_images(
+    request: Request, services: Asked, visitor: Asking, case_id: Number, gallery: Shown
+) -> Response:
     """Show nothing but the images, over the whole width."""
     return _show(request, services, visitor, case_id, gallery, only_images=True)
 
@@ -117,7 +121,9 @@ def select(
     except (WorkflowError, StoreError) as error:
         return redirect(request, back, flash=str(error), kind="problem")
     now = len(before) + len(into) - len(out)
-    return redirect(request, back, flash=f"{now} {'image is' if now == 1 else 'images are'} selected.")
+    return redirect(
+        request, back, flash=f"{now} {'image is' if now == 1 else 'images are'} selected."
+    )
 
 
 @router.post("/cases/{case_id}/{action}")
@@ -144,19 +150,38 @@ def act(
     if action == "reject":
         reason = f"{kind}: {reason.strip()}" if reason.strip() else kind
     try:
-        done = act_on_case(services, visitor, case_id, action, reason=reason, class_name=class_name, proposal=proposal, revision=revision)
+        done = act_on_case(
+            services,
+            visitor,
+            case_id,
+            action,
+            reason=reason,
+            class_name=class_name,
+            proposal=proposal,
+            revision=revision,
+        )
     except NameSuggested as found:
         known = services.registry.champion_classes()
         offers = tuple(_offer(each.entry, each.why, known) for each in found.suggestions)
         draft = draft if class_name else Draft(class_name=found.name)
-        return _show(request, services, visitor, case_id, not_taken=NotTaken(action, draft, offers=offers))
+        return _show(
+            request, services, visitor, case_id, not_taken=NotTaken(action, draft, offers=offers)
+        )
     except (CaseNotFound, NotForRole, NotAllowed):
         raise
     except Conflict:
-        return _show(request, services, visitor, case_id, not_taken=NotTaken(action, draft, _CHANGED))
+        return _show(
+            request, services, visitor, case_id, not_taken=NotTaken(action, draft, _CHANGED)
+        )
     except (WorkflowError, ActionRefused, CatalogueError, StoreError) as error:
-        return _show(request, services, visitor, case_id, not_taken=NotTaken(action, draft, str(error)))
-    to = f"/trainings/{done.job.job_id}" if done.job is not None and done.job.kind == "training" else f"/cases/{case_id}"
+        return _show(
+            request, services, visitor, case_id, not_taken=NotTaken(action, draft, str(error))
+        )
+    to = (
+        f"/trainings/{done.job.job_id}"
+        if done.job is not None and done.job.kind == "training"
+        else f"/cases/{case_id}"
+    )
     return redirect(request, to, flash=done.message)
 
 
@@ -169,10 +194,17 @@ def _show(
     only_images: bool = False,
     not_taken: NotTaken | None = None,
 ) -> Response:
-    size, asked = gallery.num_shown(SIZES[1] if only_images else SIZES[0]), not_taken.action if not_taken else ""
+    size, asked = (
+        gallery.num_shown(SIZES[1] if only_images else SIZES[0]),
+        not_taken.action if not_taken else "",
+    )
     view = case_view(services, visitor, case_id)
     case, summary = view.case, view.case.summary
-    images = services.store.images(case_id, gallery.page, size, gallery.order, hospital=visitor.hospital) if visitor.sees_images else None
+    images = (
+        services.store.images(case_id, gallery.page, size, gallery.order, hospital=visitor.hospital)
+        if visitor.sees_images
+        else None
+    )
     number = images.page if images else 1
     folder = f"/cases/{case_id}/images" if only_images else f"/cases/{case_id}"
     context: dict[str, Any] = {
@@ -187,16 +219,34 @@ def _show(
         "shown_as": gallery.view,
         "back": f"{folder}?page={number}&order={gallery.order}&size={size}&view={gallery.view}",
         "selectable": visitor.role is Role.CLINICIAN and case.state in SELECTABLE,
-        "entropy": _entropy(view.case.summary.entropy_histogram, summary.usual_histogram, summary.score_name, summary.threshold),
+        "entropy": _entropy(
+            view.case.summary.entropy_histogram,
+            summary.usual_histogram,
+            summary.score_name,
+            summary.threshold,
+        ),
         "days": days_chart(view.counts_by_day),
-        "panel": make_panel(case, view.actions, visitor.user, visitor.role, view.known_classes, _names(view.catalogue), asked),
+        "panel": make_panel(
+            case,
+            view.actions,
+            visitor.user,
+            visitor.role,
+            view.known_classes,
+            _names(view.catalogue),
+            asked,
+        ),
         "problem": not_taken.problem if not_taken else "",
         "offers": not_taken.offers if not_taken else (),
         "draft": not_taken.draft if not_taken else Draft(),
         "asked": asked,
         "now": services.clock(),
     }
-    return render(request, "images.html" if only_images else "case.html", status=409 if not_taken else 200, **context)
+    return render(
+        request,
+        "images.html" if only_images else "case.html",
+        status=409 if not_taken else 200,
+        **context,
+    )
 
 
 def _entropy(case: Sequence[int], usual: Sequence[int], score_name: str, threshold: float) -> Any:
@@ -206,7 +256,11 @@ def _entropy(case: Sequence[int], usual: Sequence[int], score_name: str, thresho
 
 
 def _names(entries: Sequence[Entry]) -> list[Name]:
-    return [Name(entry.name, ", ".join(filter(None, [_code(entry), *entry.synonyms]))) for entry in entries if entry.state != "merged"]
+    return [
+        Name(entry.name, ", ".join(filter(None, [_code(entry), *entry.synonyms])))
+        for entry in entries
+        if entry.state != "merged"
+    ]
 
 
 def _offer(entry: Entry, why: str, known: Sequence[str]) -> Offer:

@@ -16,7 +16,11 @@ router = page_router()
 
 @router.get("/cases")
 def cases(
-    request: Request, services: Asked, visitor: Asking, state: Annotated[CaseState | None, Query()] = None, page: PageNumber = 1
+    request: Request,
+    services: Asked,
+    visitor: Asking,
+    state: Annotated[CaseState | None, Query()] = None,
+    page: PageNumber = 1,
 ) -> Response:
     """Show the cases that somebody may see."""
     found = case_list(services, visitor, state, page)

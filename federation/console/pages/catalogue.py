@@ -8,12 +8,18 @@ from fastapi import Form, Path, Query, Request
 from fastapi.responses import Response
 
 from federation.catalogue.class_catalogue import ClassCatalogue
+from federation.catalogue.class_names import CatalogueError
 from federation.catalogue.entries import Entry
 from federation.catalogue.look_alikes import Suggestion
-from federation.class_names import CatalogueError
-from federation.console.naming import NameSuggested, Proposal, approve_class, merge_classes, propose_class
-from federation.console.pages.panel import Draft, Offer
-from federation.console.refusals import ActionRefused
+from federation.console.class_name_actions import (
+    NameSuggested,
+    Proposal,
+    approve_class,
+    merge_classes,
+    propose_class,
+)
+from federation.console.errors import ActionRefused
+from federation.console.pages.decision_panel import Draft, Offer
 from federation.console.rendering import redirect, render
 from federation.console.roles import DECIDERS, HOSPITAL_STAFF
 from federation.console.security.guard import page_router
@@ -43,7 +49,12 @@ class Proposed:
 
 
 @router.get("/catalogue")
-def catalogue(request: Request, services: Asked, visitor: Asking, q: Annotated[str, Query(max_length=100)] = "") -> Response:
+def catalogue(
+    request: Request,
+    services: Asked,
+    visitor: Asking,
+    q: Annotated[str, Query(max_length=100)] = "",
+) -> Response:
     """Show the names."""
     return _show(request, services, visitor, query=q.strip())
 
@@ -64,10 +75,21 @@ def propose(
     draft = Draft(name, code_system, code, synonyms, text)
     words = tuple(line.strip() for line in synonyms.splitlines() if line.strip())
     try:
-        entry = propose_class(services, visitor, name, Proposal(code_system.strip(), code.strip(), words, text.strip(), confirmed))
+        entry = propose_class(
+            services,
+            visitor,
+            name,
+            Proposal(code_system.strip(), code.strip(), words, text.strip(), confirmed),
+        )
     except NameSuggested as found:
         offers = tuple(
-            Offer(each.entry.name, f"{each.entry.code_system} {each.entry.code}".strip(), each.why, "name") for each in found.suggestions
+            Offer(
+                each.entry.name,
+                f"{each.entry.code_system} {each.entry.code}".strip(),
+                each.why,
+                "name",
+            )
+            for each in found.suggestions
         )
         return _show(request, services, visitor, status=409, offers=offers, draft=draft)
     except (CatalogueError, ActionRefused) as error:
@@ -119,7 +141,11 @@ def _show(
         "catalogue.html",
         status=status,
         entries=[entry for entry in entries if _fits(entry, query)],
-        proposed=[_proposed(services.catalogue, entry, entries, visitor.user) for entry in entries if entry.state == "proposed"],
+        proposed=[
+            _proposed(services.catalogue, entry, entries, visitor.user)
+            for entry in entries
+            if entry.state == "proposed"
+        ],
         query=query,
         may_propose=visitor.role in HOSPITAL_STAFF,
         may_decide=may_decide,
@@ -130,12 +156,18 @@ def _show(
     )
 
 
-def _proposed(catalogue: ClassCatalogue, entry: Entry, entries: Sequence[Entry], user: str) -> Proposed:
+def _proposed(
+    catalogue: ClassCatalogue, entry: Entry, entries: Sequence[Entry], user: str
+) -> Proposed:
     offers = tuple(
-        each for each in catalogue.suggestions(entry.name, entry.code_system, entry.code) if each.entry.entry_id != entry.entry_id
+        each
+        for each in catalogue.suggestions(entry.name, entry.code_system, entry.code)
+        if each.entry.entry_id != entry.entry_id
     )
     alike = [each.entry.entry_id for each in offers]
-    others = [each for each in entries if each.entry_id != entry.entry_id and each.state != "merged"]
+    others = [
+        each for each in entries if each.entry_id != entry.entry_id and each.state != "merged"
+    ]
     others.sort(key=lambda each: (each.entry_id not in alike, each.name.casefold()))
     return Proposed(entry, offers, tuple(others), entry.proposed_by.casefold() != user.casefold())
 

@@ -10,7 +10,10 @@ from dataclasses import dataclass
 from datetime import date, timedelta
 from math import ceil, floor, isfinite, log10
 
-WIDTH, HEIGHT = 420, 220  # units of the view box; a figure is about as wide on a phone as in a column
+WIDTH, HEIGHT = (
+    420,
+    220,
+)  # units of the view box; a figure is about as wide on a phone as in a column
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 10, 12, 40  # margins around the plot
 _PLOT_WIDTH, _PLOT_HEIGHT = WIDTH - _LEFT - _RIGHT, HEIGHT - _TOP - _BOTTOM
 _MOST_DAYS = 120  # beyond, days without an image are not drawn one by one
@@ -117,25 +120,52 @@ def entropy_chart(case: Sequence[int], usual: Sequence[int], threshold: float | 
     for index in range(bins):
         span = f"{index / bins:.2f} to {(index + 1) / bins:.2f}"
         if theirs[index]:
-            boxes.append(_bar(index * step, step, theirs[index] / top, "fill-usual", f"Usual: {theirs[index]:.1%} at {span}"))
+            boxes.append(
+                _bar(
+                    index * step,
+                    step,
+                    theirs[index] / top,
+                    "fill-usual",
+                    f"Usual: {theirs[index]:.1%} at {span}",
+                )
+            )
         if ours[index]:
             boxes.append(
-                _bar((index + 0.22) * step, 0.56 * step, ours[index] / top, "fill-blue", f"This case: {ours[index]:.1%} at {span}")
+                _bar(
+                    (index + 0.22) * step,
+                    0.56 * step,
+                    ours[index] / top,
+                    "fill-blue",
+                    f"This case: {ours[index]:.1%} at {span}",
+                )
             )
-    keys = [Key("bar", "fill-blue", "this case"), Key("bar", "fill-usual", "usual in this hospital")]
+    keys = [
+        Key("bar", "fill-blue", "this case"),
+        Key("bar", "fill-usual", "usual in this hospital"),
+    ]
     marks: tuple[Tick, ...] = ()
     if threshold is not None and 0 <= threshold <= 1:
         near_end = threshold > 0.75
-        marks = (Tick(_LEFT + threshold * _PLOT_WIDTH, f"{threshold:.2f}", "end" if near_end else "start"),)
-        keys.append(Key("mark", "mark-line", f"threshold {threshold:.2f}: above it an image looks new"))
+        marks = (
+            Tick(
+                _LEFT + threshold * _PLOT_WIDTH, f"{threshold:.2f}", "end" if near_end else "start"
+            ),
+        )
+        keys.append(
+            Key("mark", "mark-line", f"threshold {threshold:.2f}: above it an image looks new")
+        )
     rows = tuple(
-        (f"{i / bins:.2f}–{(i + 1) / bins:.2f}", f"{ours[i]:.1%}", f"{theirs[i]:.1%}") for i in range(bins) if ours[i] or theirs[i]
+        (f"{i / bins:.2f}–{(i + 1) / bins:.2f}", f"{ours[i]:.1%}", f"{theirs[i]:.1%}")
+        for i in range(bins)
+        if ours[i] or theirs[i]
     )
     return Chart(
         alt=f"Entropy of this case: mostly {_where(ours)}; usual in this hospital: mostly {_where(theirs)}.",
         x_words="entropy: 0 sure, 1 a blind guess",
         y_words="share of images",
-        x_ticks=tuple(Tick(_LEFT + share * _PLOT_WIDTH, f"{share:g}") for share in (0, 0.25, 0.5, 0.75, 1)),
+        x_ticks=tuple(
+            Tick(_LEFT + share * _PLOT_WIDTH, f"{share:g}") for share in (0, 0.25, 0.5, 0.75, 1)
+        ),
         y_ticks=y_ticks,
         boxes=tuple(boxes),
         marks=marks,
@@ -155,20 +185,36 @@ def days_chart(counts: Sequence[tuple[str, int]]) -> Chart | None:
         return None
     first, last = min(known), max(known)
     span = (last - first).days + 1
-    days = [first + timedelta(days=offset) for offset in range(span)] if span <= _MOST_DAYS else sorted(known)
+    days = (
+        [first + timedelta(days=offset) for offset in range(span)]
+        if span <= _MOST_DAYS
+        else sorted(known)
+    )
     top, y_ticks = _scale(max(*known.values(), 1), whole=True)
     step = _PLOT_WIDTH / max(len(days), 7)
     boxes = tuple(
-        _bar((i + 0.1) * step, 0.8 * step, known[day] / top, "fill-blue", f"{_day(day)}: {known[day]}")
+        _bar(
+            (i + 0.1) * step,
+            0.8 * step,
+            known[day] / top,
+            "fill-blue",
+            f"{_day(day)}: {known[day]}",
+        )
         for i, day in enumerate(days)
         if known.get(day)
     )
-    places = sorted({0, (len(days) - 1) // 2, len(days) - 1} if len(days) > 2 else set(range(len(days))))
+    places = sorted(
+        {0, (len(days) - 1) // 2, len(days) - 1} if len(days) > 2 else set(range(len(days)))
+    )
     ticks = tuple(
         Tick(
             _LEFT + (place + 0.5) * step,
             _day(days[place]),
-            "start" if place == 0 and len(days) > 7 else "end" if place and place == len(days) - 1 and len(days) > 7 else "middle",
+            "start"
+            if place == 0 and len(days) > 7
+            else "end"
+            if place and place == len(days) - 1 and len(days) > 7
+            else "middle",
         )
         for place in (places if len(days) > 3 else range(len(days)))
     )
@@ -180,12 +226,18 @@ def days_chart(counts: Sequence[tuple[str, int]]) -> Chart | None:
         x_ticks=ticks,
         y_ticks=y_ticks,
         boxes=boxes,
-        table=Table(("Day", "Images"), tuple((day.isoformat(), str(known[day])) for day in sorted(known))),
+        table=Table(
+            ("Day", "Images"), tuple((day.isoformat(), str(known[day])) for day in sorted(known))
+        ),
     )
 
 
 def rounds_chart(
-    series: Sequence[tuple[str, str, Sequence[float | None]]], y_words: str, num_rounds: int, percent: bool, x_words: str = "round"
+    series: Sequence[tuple[str, str, Sequence[float | None]]],
+    y_words: str,
+    num_rounds: int,
+    percent: bool,
+    x_words: str = "round",
 ) -> Chart | None:
     """Curves over rounds, counted from 1; nothing to draw gives none.
 
@@ -196,7 +248,12 @@ def rounds_chart(
         percent: Whether values are shares; the axis then goes from 0 to 1.
         x_words: What is counted.
     """
-    finite = [value for _, _, values in series for value in values if value is not None and isfinite(value)]
+    finite = [
+        value
+        for _, _, values in series
+        for value in values
+        if value is not None and isfinite(value)
+    ]
     if not finite:
         return None
     longest = max(num_rounds, *(len(values) for _, _, values in series), 1)
@@ -204,31 +261,56 @@ def rounds_chart(
     step = _PLOT_WIDTH / max(longest - 1, 1)
 
     def place(index: int, value: float) -> tuple[float, float]:
-        return round(_LEFT + (index * step if longest > 1 else _PLOT_WIDTH / 2), 1), _down(min(max(value / top, 0), 1))
+        return round(_LEFT + (index * step if longest > 1 else _PLOT_WIDTH / 2), 1), _down(
+            min(max(value / top, 0), 1)
+        )
 
     curves = []
     for _, look, values in series:
-        points = [place(index, value) for index, value in enumerate(values) if value is not None and isfinite(value)]
+        points = [
+            place(index, value)
+            for index, value in enumerate(values)
+            if value is not None and isfinite(value)
+        ]
         curves.append(Curve(" ".join(f"{x},{y}" for x, y in points), tuple(points[-1:]), look))
     every = max(1, ceil(longest / 6))
     # None close to the first or the last, which are always there.
-    numbers = sorted({1, longest, *(n for n in range(every, longest, every) if min(n - 1, longest - n) >= 0.6 * every)})
+    numbers = sorted(
+        {
+            1,
+            longest,
+            *(n for n in range(every, longest, every) if min(n - 1, longest - n) >= 0.6 * every),
+        }
+    )
 
     def show(value: float | None) -> str:
         if value is None:
             return "–"
         return f"{value:.1%}" if percent else f"{value:.3f}"
 
-    rows = tuple((str(i + 1), *(show(values[i]) if i < len(values) else "–" for _, _, values in series)) for i in range(longest))
+    rows = tuple(
+        (str(i + 1), *(show(values[i]) if i < len(values) else "–" for _, _, values in series))
+        for i in range(longest)
+    )
     return Chart(
-        alt="; ".join(f"{name}: {show(_last(values))} after {len(values)} of {longest}" for name, _, values in series) + ".",
+        alt="; ".join(
+            f"{name}: {show(_last(values))} after {len(values)} of {longest}"
+            for name, _, values in series
+        )
+        + ".",
         x_words=x_words,
         y_words=y_words,
-        x_ticks=tuple(Tick(_LEFT + ((n - 1) * step if longest > 1 else _PLOT_WIDTH / 2), str(n)) for n in numbers),
+        x_ticks=tuple(
+            Tick(_LEFT + ((n - 1) * step if longest > 1 else _PLOT_WIDTH / 2), str(n))
+            for n in numbers
+        ),
         y_ticks=y_ticks,
         curves=tuple(curves),
         keys=tuple(Key("line", look, name) for name, look, _ in series) if len(series) > 1 else (),
-        table=Table((x_words.capitalize(), *(name for name, _, _ in series)), rows[: max(len(values) for _, _, values in series)]),
+        table=Table(
+            (x_words.capitalize(), *(name for name, _, _ in series)),
+            rows[: max(len(values) for _, _, values in series)],
+        ),
     )
 
 
@@ -246,7 +328,14 @@ def delta(points: float, largest: float) -> Delta:
 
 def _bar(left: float, width: float, share: float, look: str, words: str) -> Box:
     height = max(share * _PLOT_HEIGHT, _SHORT_BAR)
-    return Box(round(_LEFT + left, 1), round(_TOP + _PLOT_HEIGHT - height, 1), round(width, 1), round(height, 1), look, words)
+    return Box(
+        round(_LEFT + left, 1),
+        round(_TOP + _PLOT_HEIGHT - height, 1),
+        round(width, 1),
+        round(height, 1),
+        look,
+        words,
+    )
 
 
 def _down(share: float) -> float:
@@ -266,14 +355,18 @@ def _where(shares: Sequence[float]) -> str:
 
 
 def _last(values: Sequence[float | None]) -> float | None:
-    return next((value for value in reversed(values) if value is not None and isfinite(value)), None)
+    return next(
+        (value for value in reversed(values) if value is not None and isfinite(value)), None
+    )
 
 
 def _day(day: date) -> str:
     return f"{day.day} {day:%b}"
 
 
-def _scale(largest: float, percent: bool = False, whole: bool = False) -> tuple[float, tuple[Tick, ...]]:
+def _scale(
+    largest: float, percent: bool = False, whole: bool = False
+) -> tuple[float, tuple[Tick, ...]]:
     """A round number not below the largest value, and three to six ticks up to it."""
     rough = largest / 4
     power = 10.0 ** floor(log10(rough)) if rough > 0 else 1.0
@@ -283,4 +376,6 @@ def _scale(largest: float, percent: bool = False, whole: bool = False) -> tuple[
     steps = ceil(largest / step - 1e-9)
     values = [step * index for index in range(steps + 1)]
     words = [f"{100 * value:.3g} %" if percent else f"{value:.6g}" for value in values]
-    return step * steps, tuple(Tick(_down(value / (step * steps)), text) for value, text in zip(values, words, strict=True))
+    return step * steps, tuple(
+        Tick(_down(value / (step * steps)), text) for value, text in zip(values, words, strict=True)
+    )

@@ -5,10 +5,10 @@ from typing import Annotated
 from fastapi import Form, Request
 from fastapi.responses import Response
 
-from federation.console.actions import decide_release
+from federation.console.case_actions import decide_release
+from federation.console.errors import ActionRefused, NotForRole
+from federation.console.pages.comparison_numbers import make_verdict
 from federation.console.pages.progress import learned_cases, training_words
-from federation.console.pages.verdict import make_verdict
-from federation.console.refusals import ActionRefused, NotForRole
 from federation.console.rendering import redirect, render
 from federation.console.security.guard import page_router
 from federation.console.services import Asked, Asking, Services, Visitor
@@ -38,7 +38,14 @@ def decide(
 ) -> Response:
     """Release the candidate, or roll it back."""
     if action == "release" and not confirmed:
-        return _show(request, services, visitor, training_id, 409, "Say that you have seen the rules and the changed images, then release.")
+        return _show(
+            request,
+            services,
+            visitor,
+            training_id,
+            409,
+            "Say that you have seen the rules and the changed images, then release.",
+        )
     try:
         done = decide_release(services, visitor, training_id, action, reason)
     except NotForRole:
@@ -48,7 +55,14 @@ def decide(
     return redirect(request, f"/comparisons/{training_id}", flash=done.message)
 
 
-def _show(request: Request, services: Services, visitor: Visitor, training_id: str, status: int = 200, problem: str = "") -> Response:
+def _show(
+    request: Request,
+    services: Services,
+    visitor: Visitor,
+    training_id: str,
+    status: int = 200,
+    problem: str = "",
+) -> Response:
     view = comparison_view(services, visitor, training_id)
     return render(
         request,
@@ -81,11 +95,18 @@ def _notes(view: ComparisonView) -> list[str]:
     if view.pending is not None:
         notes.append(_UNDER_WAY.get(view.pending.kind, "The model is being prepared."))
     if view.last is not None and view.last.state == "failed":
-        notes.append(f"The last {view.last.kind.replace('_', '-')} failed: {view.last.error} Nothing was changed.")
+        notes.append(
+            f"The last {view.last.kind.replace('_', '-')} failed: {view.last.error} Nothing was changed."
+        )
     elif view.last is not None and view.pending is None:
         said = "released" if view.last.kind == "release" else "rolled back"
-        notes.append(f"{view.last.user} {said} this model{f': {view.last.reason}' if view.last.reason else '.'}")
+        notes.append(
+            f"{view.last.user} {said} this model{f': {view.last.reason}' if view.last.reason else '.'}"
+        )
     if view.version is not None:
         serving = view.champion is not None and view.champion.version == view.version
-        notes.append(f"This candidate is version {view.version}" + (", the one that serves." if serving else "."))
+        notes.append(
+            f"This candidate is version {view.version}"
+            + (", the one that serves." if serving else ".")
+        )
     return notes

@@ -3,7 +3,7 @@
 from fastapi import Request
 from fastapi.responses import Response
 
-from federation.console.pages.happenings import happenings
+from federation.console.pages.recent_events import happenings
 from federation.console.pages.training import named
 from federation.console.rendering import render
 from federation.console.security.guard import page_router

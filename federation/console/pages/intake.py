@@ -20,7 +20,9 @@ def intake(request: Request, services: Asked) -> Response:
 
 
 @router.post("/intake")
-def take(request: Request, services: Asked, visitor: Asking, files: Annotated[list[UploadFile], File()]) -> Response:
+def take(
+    request: Request, services: Asked, visitor: Asking, files: Annotated[list[UploadFile], File()]
+) -> Response:
     """Take files in, and say of each what became of it."""
     return _show(request, services, tuple(take_uploads(services, visitor, files)))
 

@@ -17,7 +17,13 @@ _MENU: dict[Role, tuple[tuple[str, str], ...]] = {
         ("/catalogue", "Catalogue"),
         ("/intake", "Add images"),
     ),
-    Role.APPROVER: (("/", "Home"), ("/cases", "Cases"), ("/trainings", "Trainings"), ("/twin", "Twin"), ("/catalogue", "Catalogue")),
+    Role.APPROVER: (
+        ("/", "Home"),
+        ("/cases", "Cases"),
+        ("/trainings", "Trainings"),
+        ("/twin", "Twin"),
+        ("/catalogue", "Catalogue"),
+    ),
     Role.OPERATOR: (
         ("/", "Home"),
         ("/operator", "Federation"),
@@ -56,7 +62,9 @@ class Entry:
 
 def menu(visitor: HasRole, path: str) -> tuple[Entry, ...]:
     """Return the entries for a reader, with the one to which a page belongs marked."""
-    return tuple(Entry(href, words, _belongs(path, href)) for href, words in _MENU.get(visitor.role, ()))
+    return tuple(
+        Entry(href, words, _belongs(path, href)) for href, words in _MENU.get(visitor.role, ())
+    )
 
 
 def _belongs(path: str, href: str) -> bool:

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from math import isfinite
 from typing import Any
 
-from federation.console.jobs import Job
+from federation.console.job_queue import Job
 from federation.console.pages.charts import Chart, rounds_chart
-from federation.console.pages.words import length
+from federation.console.pages.wording import length
 from federation.console.views.trainings import TrainingView
 from twin.review.cases import Case
 from twin.review.workflow import CaseState
@@ -78,8 +78,14 @@ def training_page(view: TrainingView, readable: bool) -> TrainingPage:
         readable: Whether the reader may open these.
     """
     job, told = view.job, view.steps
-    rounds = [line for line in told if line.get("step") == "round" and line.get("accuracy", line.get("losses")) is not None]
-    planned = max((int(line.get("of", 0)) for line in told if line.get("step") == "round"), default=0)
+    rounds = [
+        line
+        for line in told
+        if line.get("step") == "round" and line.get("accuracy", line.get("losses")) is not None
+    ]
+    planned = max(
+        (int(line.get("of", 0)) for line in told if line.get("step") == "round"), default=0
+    )
     accuracies = [_number(line.get("accuracy")) for line in rounds]
     losses = [_mean(line.get("losses")) for line in rounds]
     last = told[-1] if told else {}
@@ -89,14 +95,20 @@ def training_page(view: TrainingView, readable: bool) -> TrainingPage:
         status=_status(job, last),
         remaining=_remaining(job, last),
         share=1.0 if job.state == "done" else _share(last, planned),
-        accuracy=rounds_chart([("accuracy", "line-green", accuracies)], "share named rightly", planned, percent=True),
+        accuracy=rounds_chart(
+            [("accuracy", "line-green", accuracies)], "share named rightly", planned, percent=True
+        ),
         loss=rounds_chart([("loss", "line-vermilion", losses)], "loss", planned, percent=False),
         cases=learned_cases(view.cases, readable),
         num_other_cases=view.num_other_cases,
-        events=tuple(Event(str(line["at"]), str(line.get("text") or line.get("step"))) for line in reversed(told) if "at" in line)[
-            :_MOST_EVENTS
-        ],
-        retry=bool(view.cases) and readable and all(case.state is CaseState.APPROVED for case in view.cases),
+        events=tuple(
+            Event(str(line["at"]), str(line.get("text") or line.get("step")))
+            for line in reversed(told)
+            if "at" in line
+        )[:_MOST_EVENTS],
+        retry=bool(view.cases)
+        and readable
+        and all(case.state is CaseState.APPROVED for case in view.cases),
     )
 
 
@@ -121,7 +133,11 @@ def training_words(class_names: Sequence[str]) -> str:
     names = sorted(set(class_names))
     if not names:
         return "Training"
-    return f"Training of {names[0]}" if len(names) == 1 else f"Training of {', '.join(names[:-1])} and {names[-1]}"
+    return (
+        f"Training of {names[0]}"
+        if len(names) == 1
+        else f"Training of {', '.join(names[:-1])} and {names[-1]}"
+    )
 
 
 def _status(job: Job, last: Mapping[str, Any]) -> str:
@@ -142,7 +158,11 @@ def _status(job: Job, last: Mapping[str, Any]) -> str:
 
 def _remaining(job: Job, last: Mapping[str, Any]) -> str:
     seconds = _number(last.get("eta_seconds"))
-    return f"about {length(seconds)} left" if job.state == "running" and seconds is not None and seconds > 0 else ""
+    return (
+        f"about {length(seconds)} left"
+        if job.state == "running" and seconds is not None and seconds > 0
+        else ""
+    )
 
 
 def _share(last: Mapping[str, Any], planned: int) -> float:

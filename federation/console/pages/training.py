@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from fastapi import Request
 from fastapi.responses import Response
 
-from federation.console.jobs import Job
+from federation.console.job_queue import Job
 from federation.console.pages.progress import training_page, training_words
 from federation.console.rendering import render
 from federation.console.security.guard import page_router

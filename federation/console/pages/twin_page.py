@@ -12,7 +12,7 @@ from federation.console.pages.charts import Chart, days_chart, rounds_chart
 from federation.console.rendering import render
 from federation.console.security.guard import page_router
 from federation.console.services import Asked, Asking, Services
-from federation.console.twin_room import TwinView, twin_view
+from federation.console.twin_view import TwinView, twin_view
 from physical.mirror import DayCount
 
 router = page_router()
@@ -37,10 +37,15 @@ def own_twin(request: Request, services: Asked, visitor: Asking) -> Response:
 
 
 @router.get("/twins/{hospital}")
-def any_twin(request: Request, services: Asked, hospital: Annotated[str, Path(max_length=60)]) -> Response:
+def any_twin(
+    request: Request, services: Asked, hospital: Annotated[str, Path(max_length=60)]
+) -> Response:
     """Show a hospital's twin to the operator; it holds no image."""
     if hospital not in services.settings.hospitals:
-        raise HTTPException(404, f"There is no hospital {hospital!r}; there are: {', '.join(services.settings.hospitals)}.")
+        raise HTTPException(
+            404,
+            f"There is no hospital {hospital!r}; there are: {', '.join(services.settings.hospitals)}.",
+        )
     return _show(request, services, hospital)
 
 
@@ -49,20 +54,34 @@ def inventory(view: TwinView) -> tuple[ClassRow, ...]:
     names = {*view.class_counts, *view.reported_classes, *view.desired_classes}
     largest = max(view.class_counts.values(), default=0) or 1
     rows = [
-        ClassRow(name, number, number / largest, name in view.reported_classes, name in view.desired_classes)
+        ClassRow(
+            name,
+            number,
+            number / largest,
+            name in view.reported_classes,
+            name in view.desired_classes,
+        )
         for name in names
         for number in (view.class_counts.get(name, 0),)
     ]
     return tuple(sorted(rows, key=lambda row: (-row.num_images, row.name.casefold())))
 
 
-def entropy_over_time(entropy: Sequence[tuple[str, float]], threshold: float | None) -> Chart | None:
+def entropy_over_time(
+    entropy: Sequence[tuple[str, float]], threshold: float | None
+) -> Chart | None:
     """Return the curve of mean entropies, look by look, with the threshold beside it."""
     values = [value for _, value in entropy[-_MOST_LOOKS:]]
-    series: list[tuple[str, str, Sequence[float | None]]] = [("mean entropy of what arrived", "line-blue", values)]
+    series: list[tuple[str, str, Sequence[float | None]]] = [
+        ("mean entropy of what arrived", "line-blue", values)
+    ]
     if threshold is not None and 0 <= threshold <= 1 and values:
-        series.append((f"threshold {threshold:.2f}", "line-vermilion dash", [threshold] * len(values)))
-    return rounds_chart(series, "0 sure, 1 a blind guess", len(values), percent=False, x_words="look")
+        series.append(
+            (f"threshold {threshold:.2f}", "line-vermilion dash", [threshold] * len(values))
+        )
+    return rounds_chart(
+        series, "0 sure, 1 a blind guess", len(values), percent=False, x_words="look"
+    )
 
 
 def by_day(counts: Sequence[DayCount]) -> Chart | None:

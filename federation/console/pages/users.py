@@ -5,8 +5,8 @@ from typing import Annotated
 from fastapi import Form, Request
 from fastapi.responses import Response
 
-from federation.console.people import add_user, disable_user, set_password
-from federation.console.refusals import ActionRefused
+from federation.console.account_actions import add_user, disable_user, set_password
+from federation.console.errors import ActionRefused
 from federation.console.rendering import redirect, render
 from federation.console.security.guard import page_router
 from federation.console.services import Asked, Asking, Services
@@ -52,7 +52,9 @@ def disable(request: Request, services: Asked, visitor: Asking, user: str) -> Re
 
 
 @router.post("/users/{user}/password")
-def password(request: Request, services: Asked, visitor: Asking, user: str, password: Password = "") -> Response:
+def password(
+    request: Request, services: Asked, visitor: Asking, user: str, password: Password = ""
+) -> Response:
     """Give an account a new password."""
     try:
         set_password(services, visitor, user, password)

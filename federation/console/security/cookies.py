@@ -7,7 +7,9 @@ from starlette.responses import Response
 from federation.console.settings import ConsoleSettings
 
 SESSION: Final = "fedka-session"
-ANONYMOUS: Final = "fedka-anonymous"  # binds the login form to this browser before there is a session
+ANONYMOUS: Final = (
+    "fedka-anonymous"  # binds the login form to this browser before there is a session
+)
 FLASH: Final = "fedka-flash"
 THEME: Final = "fedka-theme"
 
@@ -17,13 +19,27 @@ def cookie_name(settings: ConsoleSettings, name: str) -> str:
     return f"__Host-{name}" if settings.secure_cookies else name
 
 
-def put_cookie(response: Response, settings: ConsoleSettings, name: str, value: str, seconds: int | None = None) -> None:
+def put_cookie(
+    response: Response, settings: ConsoleSettings, name: str, value: str, seconds: int | None = None
+) -> None:
     """Set a cookie that no script reads and no other site sends; without ``seconds`` it ends with the browser."""
     response.set_cookie(
-        cookie_name(settings, name), value, max_age=seconds, path="/", secure=settings.secure_cookies, httponly=True, samesite="strict"
+        cookie_name(settings, name),
+        value,
+        max_age=seconds,
+        path="/",
+        secure=settings.secure_cookies,
+        httponly=True,
+        samesite="strict",
     )
 
 
 def drop_cookie(response: Response, settings: ConsoleSettings, name: str) -> None:
     """Make the browser forget a cookie."""
-    response.delete_cookie(cookie_name(settings, name), path="/", secure=settings.secure_cookies, httponly=True, samesite="strict")
+    response.delete_cookie(
+        cookie_name(settings, name),
+        path="/",
+        secure=settings.secure_cookies,
+        httponly=True,
+        samesite="strict",
+    )

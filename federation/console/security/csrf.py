@@ -36,7 +36,9 @@ def csrf_token(secret: bytes, bound_to: str) -> str:
 
 def is_csrf_token(secret: bytes, bound_to: str, token: str) -> bool:
     """Whether a token belongs to that session; takes the same time for every wrong one."""
-    return hmac.compare_digest(csrf_token(secret, bound_to).encode(), token.encode(errors="replace"))
+    return hmac.compare_digest(
+        csrf_token(secret, bound_to).encode(), token.encode(errors="replace")
+    )
 
 
 def seal(secret: bytes, purpose: str, value: str) -> str:
@@ -47,7 +49,12 @@ def seal(secret: bytes, purpose: str, value: str) -> str:
 def unseal(secret: bytes, purpose: str, sealed: str) -> str | None:
     """Return the value of ``seal``; none if anything about it is not ours."""
     value, _, mac = sealed.rpartition(".")
-    return value if value and hmac.compare_digest(_mac(secret, purpose, value).encode(), mac.encode(errors="replace")) else None
+    return (
+        value
+        if value
+        and hmac.compare_digest(_mac(secret, purpose, value).encode(), mac.encode(errors="replace"))
+        else None
+    )
 
 
 def is_own_origin(request: Request) -> bool:
@@ -60,7 +67,9 @@ def is_own_origin(request: Request) -> bool:
     return urlsplit(origin).netloc.lower() == request.headers.get("host", "").lower()
 
 
-def token_for_page(request: Request, services: "Services", visitor: "Visitor | None") -> tuple[str, NewCookie | None]:
+def token_for_page(
+    request: Request, services: "Services", visitor: "Visitor | None"
+) -> tuple[str, NewCookie | None]:
     """Return the token for a page's forms, and the cookie that it needs where nobody is logged in yet."""
     if visitor is not None:
         return visitor.csrf_token, None

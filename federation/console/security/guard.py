@@ -73,17 +73,26 @@ async def admit(request: Request, pattern: str) -> None:
     services: Services = request.app.state.services
     allowed = ROUTES[request.method, pattern]
     bearer = _bearer(request)
-    token = request.cookies.get(cookie_name(services.settings, SESSION), "") if bearer is None else bearer
+    token = (
+        request.cookies.get(cookie_name(services.settings, SESSION), "")
+        if bearer is None
+        else bearer
+    )
     account = await run_in_threadpool(services.accounts.session, token) if token else None
     visitor = None
     if account is not None:
-        visitor = Visitor(account.user, account.role, account.hospital, csrf_token(services.secret, token))
+        visitor = Visitor(
+            account.user, account.role, account.hospital, csrf_token(services.secret, token)
+        )
         request.state.visitor, request.state.session_token = visitor, token
     if allowed is not ANYBODY:
         if visitor is None:
             raise _not_logged_in(request)
         if visitor.role not in allowed:
-            raise Refused(403, f"This page is not for the role {visitor.role}. It is for: {', '.join(sorted(allowed))}.")
+            raise Refused(
+                403,
+                f"This page is not for the role {visitor.role}. It is for: {', '.join(sorted(allowed))}.",
+            )
     if request.method not in _UNCHANGING and bearer is None:
         await _check_source(request, services, token if visitor else None)
 
@@ -98,7 +107,9 @@ def check_table(routers: Sequence[APIRouter]) -> None:
     for router in routers:
         for route in router.routes:
             if not isinstance(route, GuardedRoute):
-                raise RouteTableError(f"route {getattr(route, 'path', route)!r} has no guard; make its router with page_router()")
+                raise RouteTableError(
+                    f"route {getattr(route, 'path', route)!r} has no guard; make its router with page_router()"
+                )
             served |= {(method, route.path) for method in route.methods or ()}
     for what, keys in (
         ("a route without a row in ROUTES", served - set(ROUTES)),
@@ -120,7 +131,13 @@ def _not_logged_in(request: Request) -> Refused:
     if not wants_html(request):
         return Refused(401, message)
     back = f"{request.url.path}?{request.url.query}" if request.url.query else request.url.path
-    return Refused(302, message, "/login" if request.method != "GET" or back == "/" else f"/login?next={quote(back, safe='')}")
+    return Refused(
+        302,
+        message,
+        "/login"
+        if request.method != "GET" or back == "/"
+        else f"/login?next={quote(back, safe='')}",
+    )
 
 
 def _bearer(request: Request) -> str | None:
@@ -133,14 +150,19 @@ def _bearer(request: Request) -> str | None:
 
 async def _check_source(request: Request, services: Services, session_token: str | None) -> None:
     if not is_own_origin(request):
-        raise Refused(403, "This request comes from another site. Open the console itself and try again.")
+        raise Refused(
+            403, "This request comes from another site. Open the console itself and try again."
+        )
     if session_token is None and request.url.path.startswith("/api/"):
         return  # the API's login: JSON that no form of another site can send, and no cookie that it would bring along
     bound_to = session_token or request.cookies.get(cookie_name(services.settings, ANONYMOUS), "")
     field = await _form_field(request, services)
     sent = request.headers.get(HEADER, field)
     if not bound_to or not is_csrf_token(services.secret, bound_to, sent):
-        raise Refused(403, "The form is out of date: its token does not belong to this session. Reload the page and send it again.")
+        raise Refused(
+            403,
+            "The form is out of date: its token does not belong to this session. Reload the page and send it again.",
+        )
 
 
 async def _form_field(request: Request, services: Services) -> str:
@@ -148,6 +170,10 @@ async def _form_field(request: Request, services: Services) -> str:
     kind = request.headers.get("content-type", "")
     if not kind.startswith(("application/x-www-form-urlencoded", "multipart/form-data")):
         return ""
-    form: FormData = await request.form(max_files=services.settings.max_upload_files, max_fields=_MOST_FIELDS, max_part_size=_LONGEST_FIELD)
+    form: FormData = await request.form(
+        max_files=services.settings.max_upload_files,
+        max_fields=_MOST_FIELDS,
+        max_part_size=_LONGEST_FIELD,
+    )
     value = form.get(FIELD)
     return value if isinstance(value, str) else ""

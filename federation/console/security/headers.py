@@ -64,11 +64,18 @@ class SafeAnswers:
             if status:
                 raise  # the answer is under way: nothing else can be said
             response = PlainTextResponse(
-                "The console made a mistake. It has been written to its log; try again or tell the operator.\n", 500
+                "The console made a mistake. It has been written to its log; try again or tell the operator.\n",
+                500,
             )
             await response(scope, receive, send_safely)
         finally:
-            ACCESS.info("%s %s %d %.0f ms", scope["method"], _pattern(scope), status, 1000 * (time.perf_counter() - begun))
+            ACCESS.info(
+                "%s %s %d %.0f ms",
+                scope["method"],
+                _pattern(scope),
+                status,
+                1000 * (time.perf_counter() - begun),
+            )
 
     def _add_headers(self, headers: MutableHeaders, path: str) -> None:
         for name, value in HEADERS.items():

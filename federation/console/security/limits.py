@@ -25,10 +25,15 @@ class BodyLimit:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        limit = next((limit for start, limit in self.limits.items() if scope["path"].startswith(start)), SMALL_BODY)
+        limit = next(
+            (limit for start, limit in self.limits.items() if scope["path"].startswith(start)),
+            SMALL_BODY,
+        )
         declared = dict(scope["headers"]).get(b"content-length", b"0")
         if not declared.isdigit() or int(declared) > limit:
-            await JSONResponse({"error": {"code": "too_large", "message": too_large(limit)}}, 413)(scope, receive, send)
+            await JSONResponse({"error": {"code": "too_large", "message": too_large(limit)}}, 413)(
+                scope, receive, send
+            )
             return
         received = 0
 

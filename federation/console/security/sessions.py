@@ -18,7 +18,9 @@ from twin.review.accounts import Account
 _WRONG = "User name or password is wrong, or the account is disabled."
 THEMES = ("auto", "light", "dark")
 _YEAR_SECONDS = 365 * 24 * 3600
-_HASHING = threading.BoundedSemaphore(4)  # each takes 64 MiB: many logins at once must not fill the memory
+_HASHING = threading.BoundedSemaphore(
+    4
+)  # each takes 64 MiB: many logins at once must not fill the memory
 
 
 class SignInRefused(Exception):  # noqa: N818 -- a refusal is an answer, not a fault of ours
@@ -44,7 +46,9 @@ class SignInRefused(Exception):  # noqa: N818 -- a refusal is an answer, not a f
         return {} if self.wait_seconds is None else {"Retry-After": str(self.wait_seconds)}
 
 
-def open_session(request: Request, services: Services, user: str, password: str) -> tuple[str, Account]:
+def open_session(
+    request: Request, services: Services, user: str, password: str
+) -> tuple[str, Account]:
     """Check a password and open a new session; one that the browser had before is closed.
 
     Raises:
@@ -58,10 +62,16 @@ def open_session(request: Request, services: Services, user: str, password: str)
         wait = services.accounts.failures(user, address)
         if wait > 0:
             seconds = math.ceil(wait)
-            raise SignInRefused(f"Too many wrong passwords. Try again in {seconds} seconds.", seconds)
+            raise SignInRefused(
+                f"Too many wrong passwords. Try again in {seconds} seconds.", seconds
+            )
         raise SignInRefused(_WRONG)
-    token = services.accounts.open_session(account.user, old_token=getattr(request.state, "session_token", None))
-    services.audit.record(account.user, account.role, account.hospital, "login", f"user {account.user}")
+    token = services.accounts.open_session(
+        account.user, old_token=getattr(request.state, "session_token", None)
+    )
+    services.audit.record(
+        account.user, account.role, account.hospital, "login", f"user {account.user}"
+    )
     return token, account
 
 
@@ -83,7 +93,9 @@ def close_session(request: Request, services: Services) -> None:
     """End the session of a request."""
     visitor = request.state.visitor
     services.accounts.close_session(request.state.session_token)
-    services.audit.record(visitor.user, visitor.role, visitor.hospital, "logout", f"user {visitor.user}")
+    services.audit.record(
+        visitor.user, visitor.role, visitor.hospital, "logout", f"user {visitor.user}"
+    )
 
 
 def sign_out(request: Request) -> RedirectResponse:
@@ -99,12 +111,20 @@ def set_theme(request: Request, theme: str, then: str = "/") -> RedirectResponse
     """Remember whether somebody wants dark or light pages."""
     services: Services = request.app.state.services
     response = redirect(request, local_path(then))
-    put_cookie(response, services.settings, THEME, theme if theme in THEMES else "auto", seconds=_YEAR_SECONDS)
+    put_cookie(
+        response,
+        services.settings,
+        THEME,
+        theme if theme in THEMES else "auto",
+        seconds=_YEAR_SECONDS,
+    )
     return response
 
 
 def local_path(then: str) -> str:
     """Return a path of this console, or ``/`` for whatever leads elsewhere."""
     parts = urlsplit(then)
-    is_ours = then.startswith("/") and not then.startswith("//") and not parts.scheme and not parts.netloc
+    is_ours = (
+        then.startswith("/") and not then.startswith("//") and not parts.scheme and not parts.netloc
+    )
     return then if is_ours and "\\" not in then and then.isprintable() else "/"

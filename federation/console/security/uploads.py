@@ -33,7 +33,9 @@ class UploadResult:
     why: str
 
 
-def take_uploads(services: Services, visitor: Visitor, files: Sequence[UploadFile]) -> list[UploadResult]:
+def take_uploads(
+    services: Services, visitor: Visitor, files: Sequence[UploadFile]
+) -> list[UploadResult]:
     """Put uploaded files into the inbox of the visitor's hospital.
 
     Args:
@@ -48,13 +50,24 @@ def take_uploads(services: Services, visitor: Visitor, files: Sequence[UploadFil
     for number, file in enumerate(files, 1):
         kind = _kind(file.file)
         if kind is None:
-            results.append(UploadResult(number, False, "It is neither DICOM nor PNG nor JPEG, by its first bytes."))
+            results.append(
+                UploadResult(
+                    number, False, "It is neither DICOM nor PNG nor JPEG, by its first bytes."
+                )
+            )
             continue
         _store(file.file, inbox, f"web-{secrets.token_hex(16)}{kind}")
         results.append(UploadResult(number, True, ""))
     num_taken = sum(each.taken for each in results)
     details = {"taken": num_taken, "refused": len(results) - num_taken}
-    services.audit.record(visitor.user, visitor.role, visitor.hospital, "intake.upload", f"hospital {visitor.hospital}", details)
+    services.audit.record(
+        visitor.user,
+        visitor.role,
+        visitor.hospital,
+        "intake.upload",
+        f"hospital {visitor.hospital}",
+        details,
+    )
     return results
 
 
@@ -73,7 +86,9 @@ def _store(stream: BinaryIO, inbox: Path, name: str) -> None:
     """Write a file that the intake sees only when it is whole."""
     temporary = inbox / f".{secrets.token_hex(8)}.part"
     try:
-        with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as target:
+        with os.fdopen(
+            os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb"
+        ) as target:
             while chunk := stream.read(_CHUNK):
                 target.write(chunk)
             target.flush()

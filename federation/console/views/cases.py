@@ -3,13 +3,15 @@
 from dataclasses import dataclass
 
 from federation.catalogue.entries import Entry
-from federation.console.jobs import Job, JobError
+from federation.console.job_queue import Job, JobError
 from federation.console.services import Services, Visitor
 from twin.review.cases import Case, CaseImage, CaseRow, Decision, Page
 from twin.review.workflow import CaseState, allowed_actions
 
 PER_PAGE, IMAGES_PER_PAGE = 25, 60
-HIDDEN_ACTIONS = frozenset({"finish_training", "fail_training", "release", "roll_back"})  # the system's, or on the page of the comparison
+HIDDEN_ACTIONS = frozenset(
+    {"finish_training", "fail_training", "release", "roll_back"}
+)  # the system's, or on the page of the comparison
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,9 @@ class CaseView:
     champion_version: str | None
 
 
-def case_list(services: Services, visitor: Visitor, state: CaseState | None = None, page: int = 1) -> Page[CaseRow]:
+def case_list(
+    services: Services, visitor: Visitor, state: CaseState | None = None, page: int = 1
+) -> Page[CaseRow]:
     """Return a page of the cases that a visitor may see, last changed first."""
     return services.store.cases(visitor.hospital, state, page, PER_PAGE)
 
@@ -63,7 +67,9 @@ def case_view(services: Services, visitor: Visitor, case_id: int) -> CaseView:
     )
 
 
-def case_images(services: Services, visitor: Visitor, case_id: int, page: int = 1, order: str = "arrived") -> Page[CaseImage]:
+def case_images(
+    services: Services, visitor: Visitor, case_id: int, page: int = 1, order: str = "arrived"
+) -> Page[CaseImage]:
     """Return a page of a case's images.
 
     Raises:

@@ -3,15 +3,17 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from federation.console.jobs import Job
+from federation.console.job_queue import Job
 from federation.console.registry_view import Version
 from federation.console.services import Services, Visitor
-from federation.console.twin_room import TwinView, twin_view
+from federation.console.twin_view import TwinView, twin_view
 from federation.console.views.trainings import TrainingView, training_list
 from twin.review.cases import CaseRow
 from twin.review.workflow import CaseState, Role
 
-_WAITS_FOR: Mapping[Role, tuple[CaseState, ...]] = {  # states in which a case waits for somebody of a role
+_WAITS_FOR: Mapping[
+    Role, tuple[CaseState, ...]
+] = {  # states in which a case waits for somebody of a role
     Role.CLINICIAN: (CaseState.DETECTED, CaseState.IN_REVIEW),
     Role.APPROVER: (CaseState.NAMED, CaseState.MERGED, CaseState.EVALUATED),
     Role.OPERATOR: (CaseState.APPROVED, CaseState.EVALUATED),
@@ -59,9 +61,15 @@ class OperatorView:
 
 def home_view(services: Services, visitor: Visitor) -> HomeView:
     """Return what waits for a visitor."""
-    todo = [row for state in _WAITS_FOR[visitor.role] for row in services.store.cases(visitor.hospital, state, per_page=10).items]
+    todo = [
+        row
+        for state in _WAITS_FOR[visitor.role]
+        for row in services.store.cases(visitor.hospital, state, per_page=10).items
+    ]
     counts = services.store.counts(visitor.hospital) if visitor.role is not Role.AUDITOR else {}
-    return HomeView(counts, tuple(todo), training_list(services, visitor)[:3], services.registry.champion())
+    return HomeView(
+        counts, tuple(todo), training_list(services, visitor)[:3], services.registry.champion()
+    )
 
 
 def operator_view(services: Services, visitor: Visitor) -> OperatorView:

@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from federation.console.jobs import Job, JobError
+from federation.console.job_queue import Job, JobError
 from federation.console.registry_view import Version
-from federation.console.releases import release_actions, version_of
+from federation.console.release_checks import release_actions, version_of
 from federation.console.services import Services, Visitor
 from federation.console.trainings import cases_of_plan
 from twin.review.cases import Case
@@ -92,7 +92,9 @@ def training_view(services: Services, visitor: Visitor, training_id: str) -> Tra
     """
     job = services.jobs.job(training_id)
     if job.kind != "training":
-        raise JobError(f"{training_id!r} is no training; the list of trainings shows those that there are")
+        raise JobError(
+            f"{training_id!r} is no training; the list of trainings shows those that there are"
+        )
     return _training(services, visitor, job)
 
 
@@ -111,7 +113,11 @@ def comparison_view(services: Services, visitor: Visitor, training_id: str) -> C
     shown = {
         **comparison,
         "changed": [],
-        "hospitals": [each for each in comparison.get("hospitals", []) if _is_theirs(visitor, each["hospital"])],
+        "hospitals": [
+            each
+            for each in comparison.get("hospitals", [])
+            if _is_theirs(visitor, each["hospital"])
+        ],
     }
     overall = str(verdict.get("overall", training.light))
     return ComparisonView(
@@ -119,7 +125,11 @@ def comparison_view(services: Services, visitor: Visitor, training_id: str) -> C
         shown,
         overall,
         tuple(verdict.get("lights", ())),
-        tuple(each for each in comparison.get("changed", ()) if visitor.sees_images and each["hospital"] == visitor.hospital),
+        tuple(
+            each
+            for each in comparison.get("changed", ())
+            if visitor.sees_images and each["hospital"] == visitor.hospital
+        ),
         actions,
         why_not,
         overall == "red",
@@ -140,12 +150,16 @@ def read_comparison(services: Services, training_id: str) -> dict[str, Any]:
     try:
         plain: dict[str, Any] = json.loads(path.read_bytes())
     except (FileNotFoundError, json.JSONDecodeError) as error:
-        raise JobError(f"training {training_id} has no comparison yet; follow it on its own page") from error
+        raise JobError(
+            f"training {training_id} has no comparison yet; follow it on its own page"
+        ) from error
     return plain
 
 
 def _training(services: Services, visitor: Visitor, job: Job) -> TrainingView:
-    cases = services.store.of_training(job.job_id) or cases_of_plan(services.store, services.jobs, job.job_id)
+    cases = services.store.of_training(job.job_id) or cases_of_plan(
+        services.store, services.jobs, job.job_id
+    )
     theirs = tuple(case for case in cases if _is_theirs(visitor, case.hospital))
     steps = services.jobs.progress(job.job_id)
     result = services.jobs.result(job.job_id) or {}
@@ -164,7 +178,9 @@ def _training(services: Services, visitor: Visitor, job: Job) -> TrainingView:
         fraction,
         last_round.get("eta_seconds") if job.state == "running" else None,
         str(result.get("light", "")),
-        {name: value for name, value in result.items() if name not in ("candidate", "comparison")},  # paths of this machine
+        {
+            name: value for name, value in result.items() if name not in ("candidate", "comparison")
+        },  # paths of this machine
     )
 
 

@@ -5,7 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from federation.report.canvas import FULL_PIXELS, draw, label, quiet
-from federation.report.figures.axes import chart_height, is_narrow, percent, percent_axis, round_axis
+from federation.report.figures.axes import (
+    chart_height,
+    is_narrow,
+    percent,
+    percent_axis,
+    round_axis,
+)
 from federation.report.folder import RunFolder
 from federation.report.palette import paint, series
 from federation.report.records import TaskRecord
@@ -36,7 +42,9 @@ def accuracy_figure(run: RunFolder, width: float) -> bytes | None:
     rounds = [record for record in run.rounds if record.accuracy is not None]
     if not ends and not rounds:
         return None
-    said = ", ".join(f"task {record.task}: {percent(record.accuracy or 0)} percent" for record in ends)
+    said = ", ".join(
+        f"task {record.task}: {percent(record.accuracy or 0)} percent" for record in ends
+    )
 
     def paint_on(figure: Figure) -> None:
         axes = figure.subplots()
@@ -89,7 +97,12 @@ def accuracy_figure(run: RunFolder, width: float) -> bytes | None:
         axes.set_ylabel("percent")
         quiet(axes)
         round_axis(axes, run, width - 60)
-        figure.legend(loc="outside upper left", ncols=1 if is_narrow(width) else 3, handlelength=1.6, columnspacing=1.4)
+        figure.legend(
+            loc="outside upper left",
+            ncols=1 if is_narrow(width) else 3,
+            handlelength=1.6,
+            columnspacing=1.4,
+        )
 
     said = said or "no task has ended"
     alt = f"Line chart: accuracy over all classes seen so far, by round, with task boundaries; {said}."
@@ -127,7 +140,14 @@ def forgetting_figure(run: RunFolder, width: float) -> bytes | None:
     def paint_on(figure: Figure) -> None:
         axes = figure.subplots()
         for row, (_, best, now) in enumerate(found):
-            axes.plot([best, now], [row, row], color=paint("muted"), linewidth=2.5, zorder=2, solid_capstyle="butt")
+            axes.plot(
+                [best, now],
+                [row, row],
+                color=paint("muted"),
+                linewidth=2.5,
+                zorder=2,
+                solid_capstyle="butt",
+            )
             points = f"{100 * (now - best):+.1f}".replace("-", "\u2212")
             axes.annotate(
                 f"{points} points",
@@ -150,7 +170,15 @@ def forgetting_figure(run: RunFolder, width: float) -> bytes | None:
             label="best earlier accuracy",
             zorder=3,
         )
-        axes.plot([now for *_, now in found], rows, "o", color=series(1), markersize=9, label="last accuracy", zorder=3)
+        axes.plot(
+            [now for *_, now in found],
+            rows,
+            "o",
+            color=series(1),
+            markersize=9,
+            label="last accuracy",
+            zorder=3,
+        )
         axes.set_yticks(rows, [f"task {task}" for task, *_ in found])
         axes.set_ylim(len(found) - 0.5, -0.6)
         percent_axis(axes, "x")
@@ -159,8 +187,15 @@ def forgetting_figure(run: RunFolder, width: float) -> bytes | None:
         quiet(axes, "x")
         figure.legend(loc="outside upper left", ncols=2, handlelength=1, columnspacing=1.4)
 
-    said = "; ".join(f"task {task}: from {percent(best)} to {percent(now)} percent" for task, best, now in found)
-    return draw(f"forgetting-{width:.0f}", (width, 100 + 48 * len(found)), f"Chart: forgetting per task. {said}.", paint_on)
+    said = "; ".join(
+        f"task {task}: from {percent(best)} to {percent(now)} percent" for task, best, now in found
+    )
+    return draw(
+        f"forgetting-{width:.0f}",
+        (width, 100 + 48 * len(found)),
+        f"Chart: forgetting per task. {said}.",
+        paint_on,
+    )
 
 
 def first_accuracy(run: RunFolder, name: str) -> tuple[int, float] | None:
@@ -177,9 +212,14 @@ def classes_figure(run: RunFolder, width: float) -> bytes | None:
     if not shown:
         return None
     last: TaskRecord = shown[-1]
-    names = [name for name in last.seen_classes if name in last.per_class_accuracy] or list(last.per_class_accuracy)
+    names = [name for name in last.seen_classes if name in last.per_class_accuracy] or list(
+        last.per_class_accuracy
+    )
     now = [last.per_class_accuracy[name] for name in names]
-    firsts = [first_accuracy(run, name) or (last.task, value) for name, value in zip(names, now, strict=True)]
+    firsts = [
+        first_accuracy(run, name) or (last.task, value)
+        for name, value in zip(names, now, strict=True)
+    ]
 
     columns = 1 if width < FULL_PIXELS else min(_MOST_COLUMNS, -(-len(names) // _ROWS_IN_A_COLUMN))
     per_column = -(-len(names) // columns)
@@ -197,7 +237,9 @@ def classes_figure(run: RunFolder, width: float) -> bytes | None:
         handles: list[Artist] = [Patch(color=series(0), label=f"after task {last.task}")]
         if any(task != last.task for task, _ in firsts):
             handles.append(Line2D([], [], **_NEW, label="when the class was new"))
-        figure.legend(handles=handles, loc="outside upper left", ncols=2, handlelength=1.2, columnspacing=1.4)
+        figure.legend(
+            handles=handles, loc="outside upper left", ncols=2, handlelength=1.2, columnspacing=1.4
+        )
 
     alt = f"Bar chart: accuracy of each class after task {last.task}. " + ", ".join(
         f"{name} {percent(value, 0)} percent" for name, value in zip(names, now, strict=True)
@@ -206,7 +248,9 @@ def classes_figure(run: RunFolder, width: float) -> bytes | None:
     return draw(f"classes-{width:.0f}", (width, 98 + tall * per_column), alt, paint_on)
 
 
-def _paint_classes(axes: Axes, names: list[str], now: list[float], firsts: list[tuple[int, float]], last_task: int) -> None:
+def _paint_classes(
+    axes: Axes, names: list[str], now: list[float], firsts: list[tuple[int, float]], last_task: int
+) -> None:
     rows = list(range(len(names)))
     axes.barh(rows, now, height=0.62, color=series(0))
     older = [row for row in rows if firsts[row][0] != last_task]

@@ -40,7 +40,9 @@ def percent_axis(axes: Axes, along: str = "y") -> None:
         axes.set_xlim(0, 1)
 
 
-def round_axis(axes: Axes, run: RunFolder, width: float, *, show_tasks: bool = True, zorder: float = 0.5) -> None:
+def round_axis(
+    axes: Axes, run: RunFolder, width: float, *, show_tasks: bool = True, zorder: float = 0.5
+) -> None:
     """Let the horizontal axis count rounds and mark where a task begins.
 
     Args:
@@ -59,13 +61,17 @@ def round_axis(axes: Axes, run: RunFolder, width: float, *, show_tasks: bool = T
     # Few rounds would get ticks between them, and there is no round 0.25.
     few = last - first < _FEW_ROUNDS
     axes.xaxis.set_major_locator(
-        FixedLocator(range(first, last + 1)) if few else MaxNLocator(nbins=max(3, int(width // 45)), integer=True, min_n_ticks=1)
+        FixedLocator(range(first, last + 1))
+        if few
+        else MaxNLocator(nbins=max(3, int(width // 45)), integer=True, min_n_ticks=1)
     )
     axes.set_xlabel("round")
     stride = max(1, -(-len(spans) * _PIXELS_PER_TASK_LABEL // max(1, int(width))))
     for place, (task, begin, end) in enumerate(spans):
         if place:
-            axes.axvline(begin - 0.5, color=paint("muted"), linewidth=1, linestyle=(0, (4, 3)), zorder=zorder)
+            axes.axvline(
+                begin - 0.5, color=paint("muted"), linewidth=1, linestyle=(0, (4, 3)), zorder=zorder
+            )
         if show_tasks and place % stride == 0:
             axes.text(
                 (begin + end) / 2,

@@ -16,7 +16,11 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MOST_TWINS = 24  # more panels than this nobody reads; the table has them all
-_MARKS = {HIT: ("o", "green", True), MISS: ("X", "vermilion", True), FALSE_ALARM: ("^", "purple", False)}
+_MARKS = {
+    HIT: ("o", "green", True),
+    MISS: ("X", "vermilion", True),
+    FALSE_ALARM: ("^", "purple", False),
+}
 _PIXELS_PER_PANEL = 150
 _SAME = 1e-9  # numbers closer than this are one number, written twice
 _MOST_DOTTED = 48  # more rounds than this and the dots run into a band
@@ -27,10 +31,20 @@ def entropy_figure(run: RunFolder, width: float) -> bytes | None:
     by_twin: dict[str, list[tuple[int, Observation]]] = {twin: [] for twin in run.twins}
     for index, observation in run.observations:
         by_twin[observation.twin].append((index, observation))
-    twins = [twin for twin, seen in by_twin.items() if any(observation.was_judged for _, observation in seen)][:MOST_TWINS]
+    twins = [
+        twin
+        for twin, seen in by_twin.items()
+        if any(observation.was_judged for _, observation in seen)
+    ][:MOST_TWINS]
     if not twins:
         return None
-    values = [v for _, o in run.observations if o.was_judged for v in (o.entropy, o.statistic, o.threshold) if v is not None]
+    values = [
+        v
+        for _, o in run.observations
+        if o.was_judged
+        for v in (o.entropy, o.statistic, o.threshold)
+        if v is not None
+    ]
     top, bottom = max(1.0, *values), min(0.0, *values)
     columns = min(len(twins), 2 if is_narrow(width) else 4)
     rows = -(-len(twins) // columns)
@@ -42,7 +56,12 @@ def entropy_figure(run: RunFolder, width: float) -> bytes | None:
                 axes.set_visible(False)
                 continue
             _paint_twin(axes, by_twin[twins[place]], top, bottom)
-            axes.set_title(label(twins[place], 15 if is_narrow(width) else 24), loc="left", fontweight="bold", fontsize=12.5)
+            axes.set_title(
+                label(twins[place], 15 if is_narrow(width) else 24),
+                loc="left",
+                fontweight="bold",
+                fontsize=12.5,
+            )
             quiet(axes)
             is_lowest = place + columns >= len(twins)
             round_axis(axes, run, width / columns - 30, show_tasks=False)
@@ -50,27 +69,45 @@ def entropy_figure(run: RunFolder, width: float) -> bytes | None:
             axes.set_xlabel("round" if is_lowest else "")
             axes.set_ylim(bottom - 0.03 * (top - bottom), top + 0.32 * (top - bottom))
             ticks = [0, 0.5, 1] if (top, bottom) == (1.0, 0.0) else axes.get_yticks()
-            axes.set_yticks([tick for tick in ticks if bottom <= tick <= top])  # none beside the lane of marks
+            axes.set_yticks(
+                [tick for tick in ticks if bottom <= tick <= top]
+            )  # none beside the lane of marks
             axes.set_ylim(bottom - 0.03 * (top - bottom), top + 0.32 * (top - bottom))
-        _paint_legend(figure, [o for _, o in run.observations], 2 if is_narrow(width) else 6 if width >= FULL_PIXELS else 3)
+        _paint_legend(
+            figure,
+            [o for _, o in run.observations],
+            2 if is_narrow(width) else 6 if width >= FULL_PIXELS else 3,
+        )
 
-    counts = {name: sum(o.was_judged and o.outcome == name for _, o in run.observations) for name in _MARKS}
+    counts = {
+        name: sum(o.was_judged and o.outcome == name for _, o in run.observations)
+        for name in _MARKS
+    }
     alt = (
         f"Small line charts, one for each of {len(twins)} twins: prediction entropy by round, and the threshold. "
         f"Hits {counts[HIT]}, misses {counts[MISS]}, false alarms {counts[FALSE_ALARM]}."
     )
-    height = rows * _PIXELS_PER_PANEL + (100 if is_narrow(width) else 50 if width >= FULL_PIXELS else 70)
+    height = rows * _PIXELS_PER_PANEL + (
+        100 if is_narrow(width) else 50 if width >= FULL_PIXELS else 70
+    )
     return draw(f"entropy-{width:.0f}", (width, height), alt, paint_on)
 
 
 def _differs(observations: Sequence[Observation]) -> bool:
     """Whether the detector looks at something else than the plain entropy."""
-    return any(o.statistic is not None and (o.entropy is None or abs(o.statistic - o.entropy) > _SAME) for o in observations)
+    return any(
+        o.statistic is not None and (o.entropy is None or abs(o.statistic - o.entropy) > _SAME)
+        for o in observations
+    )
 
 
-def _paint_twin(axes: Axes, seen: Sequence[tuple[int, Observation]], top: float, bottom: float) -> None:
+def _paint_twin(
+    axes: Axes, seen: Sequence[tuple[int, Observation]], top: float, bottom: float
+) -> None:
     entropies = [(index, o.entropy) for index, o in seen if o.entropy is not None]
-    thresholds = [(index, o.threshold) for index, o in seen if o.threshold is not None and o.was_judged]
+    thresholds = [
+        (index, o.threshold) for index, o in seen if o.threshold is not None and o.was_judged
+    ]
     statistics = [(index, o.statistic) for index, o in seen if o.statistic is not None]
     axes.plot(
         *_columns(entropies),
@@ -86,7 +123,14 @@ def _paint_twin(axes: Axes, seen: Sequence[tuple[int, Observation]], top: float,
     for index, observation in seen:
         if observation.outcome in _MARKS and observation.was_judged:
             mark, colour, filled = _MARKS[observation.outcome]
-            axes.plot([index, index], [bottom, lane], color=paint(colour), linewidth=1, alpha=0.6, zorder=1)
+            axes.plot(
+                [index, index],
+                [bottom, lane],
+                color=paint(colour),
+                linewidth=1,
+                alpha=0.6,
+                zorder=1,
+            )
             axes.plot(
                 index,
                 lane,
@@ -106,10 +150,16 @@ def _columns(pairs: Sequence[tuple[int, float]]) -> tuple[list[int], list[float]
 def _paint_legend(figure: Figure, observations: Sequence[Observation], columns: int) -> None:
     from matplotlib.lines import Line2D
 
-    handles = [Line2D([], [], color=series(0), linewidth=1.8, marker=".", label="entropy (1 = ln C)")]
+    handles = [
+        Line2D([], [], color=series(0), linewidth=1.8, marker=".", label="entropy (1 = ln C)")
+    ]
     if _differs(observations):
-        handles.append(Line2D([], [], color=series(4), linewidth=1.4, linestyle="--", label="statistic"))
-    handles.append(Line2D([], [], color=paint("ink"), linewidth=1.3, linestyle=":", label="threshold"))
+        handles.append(
+            Line2D([], [], color=series(4), linewidth=1.4, linestyle="--", label="statistic")
+        )
+    handles.append(
+        Line2D([], [], color=paint("ink"), linewidth=1.3, linestyle=":", label="threshold")
+    )
     for name, (mark, colour, filled) in _MARKS.items():
         face = paint(colour if filled else "panel")
         handles.append(
@@ -124,4 +174,10 @@ def _paint_legend(figure: Figure, observations: Sequence[Observation], columns: 
                 label=name,
             )
         )
-    figure.legend(handles=handles, loc="outside upper left", ncols=columns, handlelength=1.8, columnspacing=1.4)
+    figure.legend(
+        handles=handles,
+        loc="outside upper left",
+        ncols=columns,
+        handlelength=1.8,
+        columnspacing=1.4,
+    )

@@ -24,7 +24,13 @@ _LOWEST_CELL, _TALLEST_CELL = 7, 40  # px
 MOST_NUMBERED_CLASSES = 30
 
 
-def _paint_cells(axes: Axes, shares: NDArray[np.float64], texts: Sequence[Sequence[str]], cell: float, prefix: str) -> None:
+def _paint_cells(
+    axes: Axes,
+    shares: NDArray[np.float64],
+    texts: Sequence[Sequence[str]],
+    cell: float,
+    prefix: str,
+) -> None:
     """Paint a matrix of shares; NaN is a cell that does not exist."""
     from matplotlib.patches import Rectangle
 
@@ -41,7 +47,9 @@ def _paint_cells(axes: Axes, shares: NDArray[np.float64], texts: Sequence[Sequen
                 edgecolor=paint("panel"),
                 linewidth=1.2,
             )
-            tile.set_in_layout(False)  # it lies inside the axes; measuring thousands of tiles takes seconds
+            tile.set_in_layout(
+                False
+            )  # it lies inside the axes; measuring thousands of tiles takes seconds
             tile.set_gid(f"{prefix}-{row}-{column}")
             axes.add_patch(tile)
         if numbered:
@@ -84,15 +92,24 @@ def matrix_figure(run: RunFolder, width: float) -> bytes | None:
 
     def paint_on(figure: Figure) -> None:
         axes = figure.subplots()
-        texts = [[percent(value, 1 if cell >= _ROOM_FOR_A_DIGIT else 0) for value in row] for row in matrix]
+        texts = [
+            [percent(value, 1 if cell >= _ROOM_FOR_A_DIGIT else 0) for value in row]
+            for row in matrix
+        ]
         _paint_cells(axes, matrix, texts, min(cell, tall), "tile")
-        axes.set_xticks(range(columns), [f"task {task}" if cell >= _ROOM_FOR_WORDS else str(task) for task in range(columns)])
+        axes.set_xticks(
+            range(columns),
+            [f"task {task}" if cell >= _ROOM_FOR_WORDS else str(task) for task in range(columns)],
+        )
         axes.set_yticks(range(rows), [f"task {record.task}" for record in run.tasks])
-        axes.set_xlabel("accuracy in percent on the classes of" + ("" if cell >= _ROOM_FOR_WORDS else " task"))
+        axes.set_xlabel(
+            "accuracy in percent on the classes of" + ("" if cell >= _ROOM_FOR_WORDS else " task")
+        )
         axes.set_ylabel("after")
 
     said = "; ".join(
-        f"after task {record.task}: " + ", ".join(percent(value, 0) for value in row if np.isfinite(value))
+        f"after task {record.task}: "
+        + ", ".join(percent(value, 0) for value in row if np.isfinite(value))
         for record, row in zip(run.tasks, matrix, strict=True)
     )
     return draw(
@@ -114,7 +131,9 @@ def last_confusion(run: RunFolder) -> tuple[TaskRecord, NDArray[np.int64]] | Non
 def row_shares(confusion: NDArray[np.int64]) -> NDArray[np.float64]:
     """Each row of a confusion matrix divided by its sum; NaN for a class without a test image."""
     totals = confusion.sum(axis=1, keepdims=True)
-    shares: NDArray[np.float64] = np.divide(confusion, totals, out=np.full(confusion.shape, np.nan), where=totals > 0, dtype=np.float64)
+    shares: NDArray[np.float64] = np.divide(
+        confusion, totals, out=np.full(confusion.shape, np.nan), where=totals > 0, dtype=np.float64
+    )
     return shares
 
 
@@ -127,7 +146,8 @@ def confusion_figure(run: RunFolder, width: float) -> bytes | None:
     shares = row_shares(counts)
     count = len(record.seen_classes)
     names, predicted = (
-        [label(name, 12 if is_narrow(width) else 18) for name in shown] for shown in (record.seen_classes, record.predicted_names)
+        [label(name, 12 if is_narrow(width) else 18) for name in shown]
+        for shown in (record.seen_classes, record.predicted_names)
     )
     margin = 26 + 7.2 * max(map(len, predicted))
     cell = (width - margin) / len(predicted)

@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 TRAINED, REJECTED, SILENT, WAITED = "trained", "update rejected", "chosen, no update", "not chosen"
 _PIXELS_PER_TWIN = 22
 _LOG_FROM = 30  # losses that differ by more than this factor need a logarithmic axis
-_NO_LOSSES = ("gradient_norm",)  # stands beside the losses in the records, but is none; it is in the table
+_NO_LOSSES = (
+    "gradient_norm",
+)  # stands beside the losses in the records, but is none; it is in the table
 _STYLES = ("-", "--", ":", "-.")
 _NARROWEST_SEPARATED = 5  # px a round must have before a line between rounds is worth drawing
 
@@ -33,10 +35,16 @@ def states(run: RunFolder, twin: str) -> list[tuple[int, str]]:
     """(round, state) of a twin for every round from its joining on."""
     hospital = run.hospitals.get(twin, {})
     task = int(hospital.get("joins_at_task") or 0)
-    return [(r.round, _state(twin, r.chosen, r.accepted, [who for who, _ in r.rejected])) for r in run.rounds if r.task >= task]
+    return [
+        (r.round, _state(twin, r.chosen, r.accepted, [who for who, _ in r.rejected]))
+        for r in run.rounds
+        if r.task >= task
+    ]
 
 
-def _state(twin: str, chosen: tuple[str, ...], accepted: tuple[str, ...], rejected: list[str]) -> str:
+def _state(
+    twin: str, chosen: tuple[str, ...], accepted: tuple[str, ...], rejected: list[str]
+) -> str:
     if twin in rejected:
         return REJECTED
     if twin in accepted:
@@ -46,7 +54,9 @@ def _state(twin: str, chosen: tuple[str, ...], accepted: tuple[str, ...], reject
 
 def _stretches(found: list[tuple[int, str]]) -> Iterator[tuple[str, int, int]]:
     """(state, first round, number of rounds) of uninterrupted stretches, so that 1000 rounds need no 1000 shapes."""
-    for (state, _), group in groupby(enumerate(found), key=lambda entry: (entry[1][1], entry[1][0] - entry[0])):
+    for (state, _), group in groupby(
+        enumerate(found), key=lambda entry: (entry[1][1], entry[1][0] - entry[0])
+    ):
         rounds = [index for _, (index, _) in group]
         yield state, rounds[0], len(rounds)
 
@@ -57,7 +67,9 @@ def participation_figure(run: RunFolder, width: float) -> bytes | None:
         return None
     twins = run.twins
     joins = joining_rounds(run)
-    rejections = [(twins.index(who), r.round) for r in run.rounds for who, _ in r.rejected if who in twins]
+    rejections = [
+        (twins.index(who), r.round) for r in run.rounds for who, _ in r.rejected if who in twins
+    ]
     signals = [(twins.index(o.twin), index) for index, o in run.observations if o.signal]
 
     def paint_on(figure: Figure) -> None:
@@ -66,15 +78,26 @@ def participation_figure(run: RunFolder, width: float) -> bytes | None:
 
         looks: dict[str, dict[str, Any]] = {
             TRAINED: {"facecolor": paint("blue")},
-            REJECTED: {"facecolor": paint("panel"), "edgecolor": paint("vermilion"), "linewidth": 1.4},
-            SILENT: {"facecolor": paint("panel"), "edgecolor": paint("muted"), "hatch": "////", "linewidth": 0.8},
+            REJECTED: {
+                "facecolor": paint("panel"),
+                "edgecolor": paint("vermilion"),
+                "linewidth": 1.4,
+            },
+            SILENT: {
+                "facecolor": paint("panel"),
+                "edgecolor": paint("muted"),
+                "hatch": "////",
+                "linewidth": 0.8,
+            },
             WAITED: {"facecolor": paint("grid")},
         }
         axes = figure.subplots()
         present = set()
         for row, twin in enumerate(twins):
             for state, first, length in _stretches(states(run, twin)):
-                inset = 0.06 if state in (REJECTED, SILENT) else 0.0  # their outline must not lie under a separator
+                inset = (
+                    0.06 if state in (REJECTED, SILENT) else 0.0
+                )  # their outline must not lie under a separator
                 axes.add_patch(
                     Rectangle(
                         (first - 0.5 + inset, row - 0.38),
@@ -89,9 +112,19 @@ def participation_figure(run: RunFolder, width: float) -> bytes | None:
         if across >= _NARROWEST_SEPARATED:
             begins = {first for _, first, _ in run.task_spans}
             for record in run.rounds[1:]:
-                axes.axvline(record.round - 0.5, color=paint("panel"), linewidth=5 if record.round in begins else 1.6, zorder=1.5)
+                axes.axvline(
+                    record.round - 0.5,
+                    color=paint("panel"),
+                    linewidth=5 if record.round in begins else 1.6,
+                    zorder=1.5,
+                )
         mark = max(3.5, min(7.0, across * 0.5))
-        cross: dict[str, Any] = {"marker": "x", "color": paint("vermilion"), "linestyle": "none", "markeredgewidth": 2}
+        cross: dict[str, Any] = {
+            "marker": "x",
+            "color": paint("vermilion"),
+            "linestyle": "none",
+            "markeredgewidth": 2,
+        }
         dot: dict[str, Any] = {
             "marker": "o",
             "color": paint("panel"),
@@ -100,17 +133,39 @@ def participation_figure(run: RunFolder, width: float) -> bytes | None:
             "markeredgewidth": 1.2,
         }
         arrow: dict[str, Any] = {"marker": ">", "color": paint("ink"), "linestyle": "none"}
-        axes.plot([x for _, x in rejections], [y for y, _ in rejections], markersize=mark, zorder=3, **cross)
-        axes.plot([x for _, x in signals], [y for y, _ in signals], markersize=mark, zorder=4, **dot)
-        axes.plot([joins[t] - 1 for t in joins], [twins.index(t) for t in joins], markersize=7, zorder=4, **arrow)
-        axes.set_yticks(range(len(twins)), [label(twin, 14 if is_narrow(width) else 22) for twin in twins])
+        axes.plot(
+            [x for _, x in rejections],
+            [y for y, _ in rejections],
+            markersize=mark,
+            zorder=3,
+            **cross,
+        )
+        axes.plot(
+            [x for _, x in signals], [y for y, _ in signals], markersize=mark, zorder=4, **dot
+        )
+        axes.plot(
+            [joins[t] - 1 for t in joins],
+            [twins.index(t) for t in joins],
+            markersize=7,
+            zorder=4,
+            **arrow,
+        )
+        axes.set_yticks(
+            range(len(twins)), [label(twin, 14 if is_narrow(width) else 22) for twin in twins]
+        )
         axes.set_ylim(len(twins) - 0.4, -0.6)
         quiet(axes, None)
         axes.spines["left"].set_visible(False)
         round_axis(axes, run, width - 110, zorder=1.6)
-        handles: list[Patch | Line2D] = [Patch(label=state, **looks[state]) for state in looks if state in present and state != REJECTED]
+        handles: list[Patch | Line2D] = [
+            Patch(label=state, **looks[state])
+            for state in looks
+            if state in present and state != REJECTED
+        ]
         handles += [Line2D([], [], label=REJECTED, markersize=7, **cross)] if rejections else []
-        handles += [Line2D([], [], label="signalled new classes", markersize=7, **dot)] if signals else []
+        handles += (
+            [Line2D([], [], label="signalled new classes", markersize=7, **dot)] if signals else []
+        )
         handles += [Line2D([], [], label="joins", markersize=7, **arrow)] if joins else []
         figure.legend(
             handles=handles,
@@ -130,14 +185,24 @@ def participation_figure(run: RunFolder, width: float) -> bytes | None:
 
 def losses_figure(run: RunFolder, width: float) -> bytes | None:
     """Each loss the method has, averaged over the twins that trained, by round."""
-    names = [name for name in dict.fromkeys(name for r in run.rounds for name in r.losses) if name not in _NO_LOSSES]
+    names = [
+        name
+        for name in dict.fromkeys(name for r in run.rounds for name in r.losses)
+        if name not in _NO_LOSSES
+    ]
     if not names:
         return None
     # The total is what is minimised: it comes first and thickest.
     names.sort(key=lambda name: name != "total")
-    curves = {name: [(r.round, r.losses[name]) for r in run.rounds if name in r.losses] for name in names}
+    curves = {
+        name: [(r.round, r.losses[name]) for r in run.rounds if name in r.losses] for name in names
+    }
     positive = [value for curve in curves.values() for _, value in curve if value > 0]
-    is_log = bool(positive) and len(positive) == sum(map(len, curves.values())) and max(positive) > _LOG_FROM * min(positive)
+    is_log = (
+        bool(positive)
+        and len(positive) == sum(map(len, curves.values()))
+        and max(positive) > _LOG_FROM * min(positive)
+    )
 
     def paint_on(figure: Figure) -> None:
         from matplotlib.ticker import FuncFormatter, NullFormatter
@@ -163,10 +228,22 @@ def losses_figure(run: RunFolder, width: float) -> bytes | None:
         quiet(axes)
         axes.tick_params(which="minor", length=0)
         round_axis(axes, run, width - 60)
-        figure.legend(loc="outside upper left", ncols=2 if is_narrow(width) else 4, handlelength=2.2, columnspacing=1.4)
+        figure.legend(
+            loc="outside upper left",
+            ncols=2 if is_narrow(width) else 4,
+            handlelength=2.2,
+            columnspacing=1.4,
+        )
 
-    said = "; ".join(f"{name} from {curve[0][1]:.3g} to {curve[-1][1]:.3g}" for name, curve in curves.items())
-    return draw(f"losses-{width:.0f}", (width, chart_height(width)), f"Line chart of the losses by round: {said}.", paint_on)
+    said = "; ".join(
+        f"{name} from {curve[0][1]:.3g} to {curve[-1][1]:.3g}" for name, curve in curves.items()
+    )
+    return draw(
+        f"losses-{width:.0f}",
+        (width, chart_height(width)),
+        f"Line chart of the losses by round: {said}.",
+        paint_on,
+    )
 
 
 def traffic_figure(run: RunFolder, width: float) -> bytes | None:
@@ -180,7 +257,13 @@ def traffic_figure(run: RunFolder, width: float) -> bytes | None:
         from matplotlib.ticker import FuncFormatter
 
         axes = figure.subplots()
-        axes.bar([i for i, _ in up], [value for _, value in up], width=0.8, color=series(0), label="up, twins to server")
+        axes.bar(
+            [i for i, _ in up],
+            [value for _, value in up],
+            width=0.8,
+            color=series(0),
+            label="up, twins to server",
+        )
         axes.bar(
             [i for i, _ in down],
             [-value for _, value in down],
@@ -196,7 +279,12 @@ def traffic_figure(run: RunFolder, width: float) -> bytes | None:
         axes.margins(y=0.08)
         quiet(axes)
         round_axis(axes, run, width - 60)
-        figure.legend(loc="outside upper left", ncols=1 if is_narrow(width) else 2, handlelength=1.4, columnspacing=1.4)
+        figure.legend(
+            loc="outside upper left",
+            ncols=1 if is_narrow(width) else 2,
+            handlelength=1.4,
+            columnspacing=1.4,
+        )
 
     totals = (sum(value for _, value in up), sum(value for _, value in down))
     alt = f"Bar chart of megabytes by round: {totals[0]:.1f} up and {totals[1]:.1f} down in all."

@@ -20,9 +20,13 @@ NAMES = tuple(f"organ-{index}" for index in range(11))
 def material() -> Material:
     rng = np.random.default_rng(1)
     labels = np.arange(132) % 11
-    images = (rng.integers(0, 60, (132, 28, 28, 1)) + 15 * labels[:, None, None, None]).astype(np.uint8)
+    images = (rng.integers(0, 60, (132, 28, 28, 1)) + 15 * labels[:, None, None, None]).astype(
+        np.uint8
+    )
     batch = Batch(images, labels.astype(np.int64), NAMES)
-    data = ImageDataset(replace(entry_of("organamnist").sheet, class_names=NAMES), batch, batch, batch, "md5:made")
+    data = ImageDataset(
+        replace(entry_of("organamnist").sheet, class_names=NAMES), batch, batch, batch, "md5:made"
+    )
     return gather(experiment(2, 2, 8, 1), data)
 
 
@@ -42,7 +46,9 @@ def test_a_perfect_guess_identifies_and_a_baseline_does_not(material: Material) 
 
 def test_a_defence_is_judged_and_reported(material: Material) -> None:
     tiny = AttackConfig(steps=2, restarts=1, polish_steps=1)
-    bare = replace(DEFENCES[0], perturbation=replace(DEFENCES[0].perturbation, invert_steps=20), attack=tiny)
+    bare = replace(
+        DEFENCES[0], perturbation=replace(DEFENCES[0].perturbation, invert_steps=20), attack=tiny
+    )
     found = judge(material, bare, 1)
     assert found.labels == 1.0
     assert found.strong.ssim >= found.proxy.ssim
@@ -55,7 +61,12 @@ def test_a_contact_sheet_has_a_row_for_each_way_and_a_column_for_each_image(tmp_
     from PIL import Image
 
     images = torch.rand(3, 1, 28, 28, generator=torch.Generator().manual_seed(1))
-    draw({"real": images, "guess": images}, ["a", "b", "c"], "credit", tmp_path / "sheets" / "sheet.png")
+    draw(
+        {"real": images, "guess": images},
+        ["a", "b", "c"],
+        "credit",
+        tmp_path / "sheets" / "sheet.png",
+    )
     with Image.open(tmp_path / "sheets" / "sheet.png") as sheet:
         assert sheet.size == (200 + 3 * 90, 28 + 2 * 90 + 28)
         assert sheet.mode == "L"

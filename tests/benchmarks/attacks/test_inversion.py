@@ -1,6 +1,13 @@
 import torch
 
-from benchmarks.attacks.inversion import AttackConfig, match_direction, mismatch, polish, reconstructions, undo_perturbation
+from benchmarks.attacks.inversion import (
+    AttackConfig,
+    match_direction,
+    mismatch,
+    polish,
+    reconstructions,
+    undo_perturbation,
+)
 from benchmarks.attacks.inversion import total_variation as variation
 from benchmarks.attacks.similarity import psnr
 from incremental.network import IncrementalNetwork, NetworkConfig
@@ -36,7 +43,9 @@ def test_total_variation_of_a_ramp_is_its_slope() -> None:
 def test_the_attack_finds_the_image_and_polishing_brings_it_nearer() -> None:
     encoder, images, rows = made()
     config = AttackConfig(steps=150, restarts=2, polish_steps=40)
-    rough, polished = reconstructions(encoder, encoder.encode(images, rows), SHAPE, config, torch.Generator().manual_seed(1))
+    rough, polished = reconstructions(
+        encoder, encoder.encode(images, rows), SHAPE, config, torch.Generator().manual_seed(1)
+    )
     assert psnr(rough, images).min() > 18
     assert psnr(polished, images).mean() > psnr(rough, images).mean()
     assert next(encoder.parameters()).dtype == torch.float32
@@ -49,7 +58,9 @@ def test_polishing_stays_where_the_gradient_is_matched() -> None:
 
 def test_matching_keeps_pixels_between_black_and_white() -> None:
     encoder, images, rows = made()
-    found = match_direction(encoder, encoder.encode(images, rows), torch.ones_like(images), 5, 0.5, 0.0)
+    found = match_direction(
+        encoder, encoder.encode(images, rows), torch.ones_like(images), 5, 0.5, 0.0
+    )
     assert found.min() >= 0
     assert found.max() <= 1
 
@@ -57,11 +68,15 @@ def test_matching_keeps_pixels_between_black_and_white() -> None:
 def test_a_perturbation_is_undone_by_who_has_the_local_model() -> None:
     _, images, rows = made()
     torch.manual_seed(1)
-    network = IncrementalNetwork(NetworkConfig(backbone="lenet", width=4, image_size=16, channels=1), 4)
+    network = IncrementalNetwork(
+        NetworkConfig(backbone="lenet", width=4, image_size=16, channels=1), 4
+    )
     config = ReconstructionConfig(perturb_steps=10, perturb_rate=0.2)
     images = 0.2 + 0.6 * images  # so that nothing is clamped
     moved = perturb(network, images, rows, config)
     back = undo_perturbation(network, moved, rows, config)
     gained = psnr(back, images) - psnr(moved, images)
-    assert gained.min() > 1  # [dB]; rectifiers have kinks, across which a step back is not the step's inverse
+    assert (
+        gained.min() > 1
+    )  # [dB]; rectifiers have kinks, across which a step back is not the step's inverse
     assert gained.mean() > 5

@@ -7,7 +7,7 @@ from benchmarks.attacks.membership import DEFENCES, Size, attack, base, groups_o
 from benchmarks.attacks.membership_tables import Outcome, defences_table, questions_table
 from benchmarks.attacks.scores import Success
 from benchmarks.attacks.watched import Watched, watch
-from federation.config import ExperimentConfig
+from federation.experiment.config import ExperimentConfig
 from incremental.network import NetworkConfig
 from physical.batch import Batch
 from physical.datasets import entry_of
@@ -40,7 +40,9 @@ def run() -> Watched:
     return watch(tiny(1), made_dataset(1))
 
 
-def test_every_image_that_was_trained_on_is_in_one_group_and_no_other_image_is(run: Watched) -> None:
+def test_every_image_that_was_trained_on_is_in_one_group_and_no_other_image_is(
+    run: Watched,
+) -> None:
     groups = groups_of(run, 5, seed=1)
     members = np.concatenate([groups.exemplars, groups.archived, groups.current])
     assert sorted(members.tolist()) == run.members.tolist()
@@ -50,23 +52,37 @@ def test_every_image_that_was_trained_on_is_in_one_group_and_no_other_image_is(r
 
 def test_others_were_seen_by_nobody_and_are_as_many_of_each_class(run: Watched) -> None:
     groups = groups_of(run, 5, seed=1)
-    arrived = {int(each) for parts in run.study.scenario.arrivals.values() for part in parts for each in part.positions}
-    labels = run.study.dataset.train.labels
-    for others, names in zip((groups.others_first, groups.others_last), run.study.scenario.tasks, strict=True):
+    arrived = {
+        int(each)
+        for parts in run.setup.scenario.arrivals.values()
+        for part in parts
+        for each in part.positions
+    }
+    labels = run.setup.dataset.train.labels
+    for others, names in zip(
+        (groups.others_first, groups.others_last), run.setup.scenario.tasks, strict=True
+    ):
         assert not arrived & set(others.tolist())
-        assert np.bincount(labels[others])[[NAMES.index(name) for name in names]].tolist() == [5] * 4
+        assert (
+            np.bincount(labels[others])[[NAMES.index(name) for name in names]].tolist() == [5] * 4
+        )
 
 
 def test_the_watched_run_learns_as_the_platforms_own(run: Watched) -> None:
     again = watch(tiny(1), made_dataset(1))
-    assert all(bool((run.servers[-1].weights[name] == value).all()) for name, value in again.servers[-1].weights.items())
-    assert len(run.servers) == run.study.scenario.num_rounds == 6
+    assert all(
+        bool((run.servers[-1].weights[name] == value).all())
+        for name, value in again.servers[-1].weights.items()
+    )
+    assert len(run.servers) == run.setup.scenario.num_rounds == 6
 
 
 def test_an_attack_gives_all_its_figures(run: Watched) -> None:
     found = attack(run, [watch(tiny(2), made_dataset(2))], SIZE)
     assert set(found.lira) == set(found.loss) == set(found.control)
-    assert all(0 <= each.auroc <= 1 for each in (*found.lira.values(), *found.loss.values(), found.local))
+    assert all(
+        0 <= each.auroc <= 1 for each in (*found.lira.values(), *found.loss.values(), found.local)
+    )
     assert 0 <= found.attribution <= 1
     assert found.epsilon is None
 
@@ -83,7 +99,18 @@ def test_every_defence_makes_a_federation_that_can_be_run() -> None:
 
 def test_tables_hold_mean_and_deviation_over_seeds() -> None:
     one, other = Success(0.6, 0.02, 0.001), Success(0.8, 0.04, 0.003)
-    outcomes = [Outcome({"all members": each}, {"all members": each}, {"all members": 0.5}, each, 0.25, 0.9, None) for each in (one, other)]
+    outcomes = [
+        Outcome(
+            {"all members": each},
+            {"all members": each},
+            {"all members": 0.5},
+            each,
+            0.25,
+            0.9,
+            None,
+        )
+        for each in (one, other)
+    ]
     assert "0.700 ± 0.141" in questions_table(outcomes)
     assert "3.0 ± 1.4 %" in defences_table({"none": outcomes})
     assert defences_table({"none": outcomes}).splitlines()[2].endswith(" - |")

@@ -12,9 +12,19 @@ def test_confidence_is_the_logarithm_of_the_odds_of_the_right_class() -> None:
     config = NetworkConfig(backbone="lenet", width=4, image_size=16, channels=1)
     torch.manual_seed(1)
     weights = weights_of(IncrementalNetwork(config, 3))
-    images, rows = np.random.default_rng(1).integers(0, 256, (5, 16, 16, 1), np.uint8), np.array([0, 1, 2, 0, 1])
-    shares = logits_of(build_network(config, weights), to_tensor(images)).double().softmax(1).numpy()[np.arange(5), rows]
-    assert confidence(config, weights, images, rows) == pytest.approx(np.log(shares / (1 - shares)), rel=1e-5, abs=1e-6)
+    images, rows = (
+        np.random.default_rng(1).integers(0, 256, (5, 16, 16, 1), np.uint8),
+        np.array([0, 1, 2, 0, 1]),
+    )
+    shares = (
+        logits_of(build_network(config, weights), to_tensor(images))
+        .double()
+        .softmax(1)
+        .numpy()[np.arange(5), rows]
+    )
+    assert confidence(config, weights, images, rows) == pytest.approx(
+        np.log(shares / (1 - shares)), rel=1e-5, abs=1e-6
+    )
 
 
 def test_members_that_all_score_higher_are_all_found() -> None:
@@ -32,6 +42,8 @@ def test_members_like_others_are_found_as_often_as_others_are_accused() -> None:
 
 def test_a_threshold_accuses_no_more_than_it_may() -> None:
     others = np.array([5.0, 4.0, 3.0, 2.0, 1.0])
-    assert found_at(np.array([4.5, 5.5]), others, 0.2) == 1.0  # one of five may be accused: what is above 4
+    assert (
+        found_at(np.array([4.5, 5.5]), others, 0.2) == 1.0
+    )  # one of five may be accused: what is above 4
     assert found_at(np.array([4.5, 5.5]), others, 0.0) == 0.5  # nobody may
     assert found_at(np.array([4.0, 4.0]), others, 0.2) == 0.0  # ties accuse nobody

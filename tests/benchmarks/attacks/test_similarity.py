@@ -25,14 +25,21 @@ def test_structural_similarity_is_that_of_another_library() -> None:
     one, other = images(1), (images(1) * 0.7 + images(1, 2) * 0.3)
     # It leaves out the border where the window does not fit, as MONAI does, and its Gaussian has the same 1.5 px.
     theirs = metrics.structural_similarity(
-        one[0, 0].numpy(), other[0, 0].numpy(), data_range=1.0, gaussian_weights=True, sigma=1.5, use_sample_covariance=False
+        one[0, 0].numpy(),
+        other[0, 0].numpy(),
+        data_range=1.0,
+        gaussian_weights=True,
+        sigma=1.5,
+        use_sample_covariance=False,
     )
     assert float(ssim(one, other)) == pytest.approx(theirs, abs=0.02)
 
 
 def test_distances_are_mean_squared_differences() -> None:
     ones, others = images(3), images(5, 2)
-    slow = torch.stack([torch.stack([((one - other) ** 2).mean() for other in others]) for one in ones])
+    slow = torch.stack(
+        [torch.stack([((one - other) ** 2).mean() for other in others]) for one in ones]
+    )
     assert distances(ones, others).float() == pytest.approx(slow, abs=1e-6)
     assert nearest(ones, others).tolist() == slow.argmin(1).tolist()
 

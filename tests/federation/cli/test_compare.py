@@ -18,9 +18,19 @@ MAIN = "import typer; from federation.cli.compare import compare; app = typer.Ty
 @pytest.fixture
 def suite(tmp_path):
     place = tmp_path / "two.yaml"
-    experiment = {"folder": str(ROOT / "hospital_configs" / "phantom_tiny"), "changes": ["training.epochs=1"]}
-    cells = [{"label": "finetune", "method": "fedavg"}, {"label": "replay", "method": {"name": "fedavg", "memory": True}}]
-    place.write_text(yaml.safe_dump({"title": "Two", "reference": "finetune", "experiments": [experiment], "cells": cells}))
+    experiment = {
+        "folder": str(ROOT / "hospital_configs" / "phantom_tiny"),
+        "changes": ["training.epochs=1"],
+    }
+    cells = [
+        {"label": "finetune", "method": "fedavg"},
+        {"label": "replay", "method": {"name": "fedavg", "memory": True}},
+    ]
+    place.write_text(
+        yaml.safe_dump(
+            {"title": "Two", "reference": "finetune", "experiments": [experiment], "cells": cells}
+        )
+    )
     return place
 
 
@@ -43,7 +53,9 @@ def test_a_comparison_from_the_command_line_and_again(suite, tmp_path):
 def test_one_method_only_leaves_the_others_not_run(suite, tmp_path):
     done = call(suite, "--seeds", "1", "--out", tmp_path / "out", "--only", "replay", "--no-mlflow")
     assert done.exit_code == 0 and "not run" in done.output
-    assert "| finetune | 0 | not run |" in (tmp_path / "out" / "two" / "table.md").read_text().replace("**", "")
+    assert "| finetune | 0 | not run |" in (
+        tmp_path / "out" / "two" / "table.md"
+    ).read_text().replace("**", "")
 
 
 def test_tables_only_runs_nothing(suite, tmp_path):
@@ -60,9 +72,27 @@ def test_seeds_that_are_none_are_one_clear_error(suite, tmp_path, seeds):
 
 @pytest.mark.slow
 def test_ctrl_c_says_how_to_go_on(suite, tmp_path):
-    command = [sys.executable, "-c", MAIN, str(suite), "--seeds", "1,2", "--out", str(tmp_path / "out"), "--set", "training.epochs=30"]
+    command = [
+        sys.executable,
+        "-c",
+        MAIN,
+        str(suite),
+        "--seeds",
+        "1,2",
+        "--out",
+        str(tmp_path / "out"),
+        "--set",
+        "training.epochs=30",
+    ]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "COLUMNS": "400"}
-    running = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    running = subprocess.Popen(
+        command,
+        cwd=tmp_path,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
     with running:
         for line in running.stdout:
             if line.startswith("  1 of 4"):

@@ -35,14 +35,27 @@ def fedka(app):
 @pytest.fixture
 def folder(fedka, tmp_path):
     place = tmp_path / "console"
-    done = fedka("console", "init", place, "--hospital", "north", "--hospital", "south", "--name", "Test", "--http")
+    done = fedka(
+        "console",
+        "init",
+        place,
+        "--hospital",
+        "north",
+        "--hospital",
+        "south",
+        "--name",
+        "Test",
+        "--http",
+    )
     assert done.exit_code == 0, done.output
     return place
 
 
 def add(fedka, folder, user="ada", *words, role="clinician", given=PASSWORD + "\n"):
     words = words or ("--hospital", "north")
-    return fedka("users", "add", folder, user, "--role", role, *words, "--password-stdin", given=given)
+    return fedka(
+        "users", "add", folder, user, "--role", role, *words, "--password-stdin", given=given
+    )
 
 
 def test_a_console_is_made_and_people_are_added(fedka, folder):
@@ -55,9 +68,16 @@ def test_a_console_is_made_and_people_are_added(fedka, folder):
 
 
 def test_a_password_is_never_printed_or_stored(fedka, folder):
-    output = add(fedka, folder).output + fedka("users", "password", folder, "ada", "--password-stdin", given=PASSWORD + "2\n").output
+    output = (
+        add(fedka, folder).output
+        + fedka(
+            "users", "password", folder, "ada", "--password-stdin", given=PASSWORD + "2\n"
+        ).output
+    )
     assert PASSWORD not in output
-    assert all(PASSWORD.encode() not in path.read_bytes() for path in folder.rglob("*") if path.is_file())
+    assert all(
+        PASSWORD.encode() not in path.read_bytes() for path in folder.rglob("*") if path.is_file()
+    )
 
 
 def test_without_a_terminal_the_password_must_be_piped_on_purpose(fedka, folder):
@@ -65,11 +85,25 @@ def test_without_a_terminal_the_password_must_be_piped_on_purpose(fedka, folder)
     assert done.exit_code == 2 and "--password-stdin" in done.output
 
 
-@pytest.mark.parametrize(("typed", "code"), [((PASSWORD, PASSWORD), 0), ((PASSWORD, "another one it is"), 2)])
+@pytest.mark.parametrize(
+    ("typed", "code"), [((PASSWORD, PASSWORD), 0), ((PASSWORD, "another one it is"), 2)]
+)
 def test_the_terminal_asks_twice_and_shows_nothing(folder, typed, code):
     ours, theirs = pty.openpty()
-    command = [sys.executable, "-m", "federation", "users", "add", str(folder), "ada", "--role", "operator"]
-    with subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True) as process:
+    command = [
+        sys.executable,
+        "-m",
+        "federation",
+        "users",
+        "add",
+        str(folder),
+        "ada",
+        "--role",
+        "operator",
+    ]
+    with subprocess.Popen(
+        command, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True
+    ) as process:
         os.close(theirs)
         shown = b""
         for word, question in zip(typed, (b"Password", b"again"), strict=True):
@@ -97,9 +131,13 @@ def test_verify_says_ok_or_names_what_was_changed(fedka, folder):
     done = fedka("audit", "verify", folder)
     assert done.exit_code == 0 and done.output.startswith("ok: 2 rows")
     with sqlite3.connect(folder / "console.sqlite") as connection:
-        for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'trigger'").fetchall():
+        for (name,) in connection.execute(
+            "SELECT name FROM sqlite_master WHERE type = 'trigger'"
+        ).fetchall():
             connection.execute(f'DROP TRIGGER "{name}"')
-        (table,) = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table' AND name LIKE '%audit%'").fetchone()
+        (table,) = connection.execute(
+            "SELECT name FROM sqlite_master WHERE type = 'table' AND name LIKE '%audit%'"
+        ).fetchone()
         connection.execute(f"UPDATE {table} SET actor = 'somebody' WHERE number = 1")
     connection.close()
     done = fedka("audit", "verify", folder)
@@ -123,18 +161,42 @@ def test_help_loads_nothing_heavy():
         "print([CliRunner().invoke(app, [*words, '--help']).exit_code for words in ([], ['console'], ['users'], ['audit'])]);"
         "print(' '.join(sys.modules))"
     )
-    codes, modules = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip().split("\n")
+    codes, modules = (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        .stdout.strip()
+        .split("\n")
+    )
     assert codes == "[0, 0, 0, 0]"
-    assert not set(modules.split()) & {"torch", "fastapi", "sqlalchemy", "argon2", "pydicom", "mlflow", "uvicorn"}
+    assert not set(modules.split()) & {
+        "torch",
+        "fastapi",
+        "sqlalchemy",
+        "argon2",
+        "pydicom",
+        "mlflow",
+        "uvicorn",
+    }
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("told", "codes"), [(signal.SIGINT, {0, 130, -signal.SIGINT}), (signal.SIGTERM, {-signal.SIGTERM})], ids=["Ctrl-C", "SIGTERM"]
+    ("told", "codes"),
+    [(signal.SIGINT, {0, 130, -signal.SIGINT}), (signal.SIGTERM, {-signal.SIGTERM})],
+    ids=["Ctrl-C", "SIGTERM"],
 )
 @pytest.mark.parametrize("words", [(), ("--with-intake",)], ids=["alone", "with intake"])
 def test_a_served_console_answers_and_leaves_no_process_behind(folder, words, told, codes):
-    command = [sys.executable, "-m", "federation", "console", "serve", str(folder), "--port", "0", *words]
+    command = [
+        sys.executable,
+        "-m",
+        "federation",
+        "console",
+        "serve",
+        str(folder),
+        "--port",
+        "0",
+        *words,
+    ]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         children = []
         try:

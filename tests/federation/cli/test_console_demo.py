@@ -27,11 +27,19 @@ def test_a_port_that_is_taken_is_said_before_anything_is_made(demo, tmp_path):
 
 def test_a_password_file_that_is_there_is_not_written_over(demo, tmp_path):
     (tmp_path / "passwords").write_text("mine")
-    said = demo("--folder", tmp_path / "demo", "--prepare-only", "--password-file", tmp_path / "passwords")
-    assert said.exit_code == 2 and "there already" in said.stderr and (tmp_path / "passwords").read_text() == "mine"
+    said = demo(
+        "--folder", tmp_path / "demo", "--prepare-only", "--password-file", tmp_path / "passwords"
+    )
+    assert (
+        said.exit_code == 2
+        and "there already" in said.stderr
+        and (tmp_path / "passwords").read_text() == "mine"
+    )
 
 
 def test_a_folder_of_another_console_is_refused(fedka, demo, tmp_path):
     fedka("console", "init", tmp_path / "mine", "--hospital", "east")
-    with pytest.raises(ValueError, match="is the console of east; allowed: a demo of north, south, west"):
+    with pytest.raises(
+        ValueError, match="is the console of east; allowed: a demo of north, south, west"
+    ):
         raise demo("--folder", tmp_path / "mine", "--prepare-only").exception

@@ -29,7 +29,9 @@ def filled_store(tmp_path_factory: pytest.TempPathFactory, tiny_network: Network
     run_id = client.create_run(client.create_experiment("test", folder.as_uri())).info.run_id
     registry = ModelRegistry(store, "fedka")
     for version, (count, accuracy) in enumerate([(1, 0.9), (2, 0.8), (1, 0.1)]):
-        weights = grow_head(initial_weights(tiny_network, version), count, torch.Generator().manual_seed(1))
+        weights = grow_head(
+            initial_weights(tiny_network, version), count, torch.Generator().manual_seed(1)
+        )
         facts = {"round": version, "score": None, "test_accuracy": accuracy}
         save_model(folder / f"task-{version}", weights, tiny_network, ORGANS[:count], facts)
         registry.accept(registry.register(folder / f"task-{version}", run_id, {}))
@@ -37,7 +39,9 @@ def filled_store(tmp_path_factory: pytest.TempPathFactory, tiny_network: Network
 
 
 @pytest.fixture
-def call(filled_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
+def call(
+    filled_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., Result]:
     (tmp_path / "runs").mkdir()
     shutil.copy(filled_store, tmp_path / "runs" / "mlflow.db")
     monkeypatch.chdir(tmp_path)
@@ -69,7 +73,9 @@ def test_json_holds_the_same_for_programs(call: Callable[..., Result]) -> None:
     assert versions[1]["facts"]["digest"].startswith("sha256:")
 
 
-def test_promotion_warns_of_lost_classes_and_rollback_undoes_it(call: Callable[..., Result]) -> None:
+def test_promotion_warns_of_lost_classes_and_rollback_undoes_it(
+    call: Callable[..., Result],
+) -> None:
     promoted = call("models", "promote", "3")
     assert promoted.stdout == "champion of fedka: version 3 (before: 2)\n"
     assert "does not know 1 of the champion's 2 classes" in promoted.stderr
@@ -81,7 +87,9 @@ def test_promotion_warns_of_lost_classes_and_rollback_undoes_it(call: Callable[.
 
 
 def test_alias_may_be_promoted(call: Callable[..., Result]) -> None:
-    assert call("models", "promote", "previous").stdout == "champion of fedka: version 1 (before: 2)\n"
+    assert (
+        call("models", "promote", "previous").stdout == "champion of fedka: version 1 (before: 2)\n"
+    )
 
 
 def test_unknown_version_is_an_error(call: Callable[..., Result]) -> None:
@@ -95,14 +103,19 @@ def test_looking_makes_no_store(call: Callable[..., Result], tmp_path: Path) -> 
     assert not (tmp_path / "absent.db").exists()
 
 
-def test_sync_says_what_is_where(call: Callable[..., Result], filled_store: Path, tmp_path: Path) -> None:
+def test_sync_says_what_is_where(
+    call: Callable[..., Result], filled_store: Path, tmp_path: Path
+) -> None:
     run = tmp_path / "runs" / "first"
     (run / "models").mkdir(parents=True)
     shutil.copytree(filled_store.parent / "task-0", run / "models" / "task-0")
     (run / "config.json").write_text('{"seed": 1}')
     said = call("sync", "runs/first")
     assert "0 records" in said.stdout
-    assert "task-0: version 4, not champion: it does not know 1 of the champion's 2 classes: spleen" in said.stdout
+    assert (
+        "task-0: version 4, not champion: it does not know 1 of the champion's 2 classes: spleen"
+        in said.stdout
+    )
     assert len(listed(call)) == 4
 
 

@@ -64,18 +64,28 @@ def test_picture_is_named_as_the_network_names_it(
     assert found["entropy_fraction"] == pytest.approx(float(expected.entropy_fractions[0]))
 
 
-def test_all_ways_to_hold_an_image_agree(ask: Callable[..., list[dict[str, Any]]], tmp_path: Path, tiny_batch: Batch) -> None:
+def test_all_ways_to_hold_an_image_agree(
+    ask: Callable[..., list[dict[str, Any]]], tmp_path: Path, tiny_batch: Batch
+) -> None:
     grey = tiny_batch.images[3, :, :, 0]
     Image.fromarray(grey).save(tmp_path / "grey.png")
     Image.fromarray(np.stack([grey] * 3, 2)).save(tmp_path / "colour.png")
     np.save(tmp_path / "flat.npy", grey)
     np.save(tmp_path / "stack.npy", np.stack([grey, grey])[..., None])
     found = ask(*(tmp_path / name for name in ("grey.png", "colour.png", "flat.npy", "stack.npy")))
-    assert [Path(each["image"]).name for each in found] == ["grey.png", "colour.png", "flat.npy", "stack.npy[0]", "stack.npy[1]"]
+    assert [Path(each["image"]).name for each in found] == [
+        "grey.png",
+        "colour.png",
+        "flat.npy",
+        "stack.npy[0]",
+        "stack.npy[1]",
+    ]
     assert len({(each["class_name"], each["probability"]) for each in found}) == 1
 
 
-def test_large_picture_is_made_small_with_smoothing(ask: Callable[..., list[dict[str, Any]]], png: Path, tmp_path: Path) -> None:
+def test_large_picture_is_made_small_with_smoothing(
+    ask: Callable[..., list[dict[str, Any]]], png: Path, tmp_path: Path
+) -> None:
     with Image.open(png) as picture:
         picture.resize((320, 320), Image.Resampling.NEAREST).save(tmp_path / "large.png")
     small, large = ask(png, tmp_path / "large.png")
@@ -94,18 +104,25 @@ def test_champion_of_a_store_is_asked_unless_another_model_is_named(
 ) -> None:
     store = f"sqlite:///{tmp_path / 'mlflow.db'}"
     client = open_store(store)
-    run_id = client.create_run(client.create_experiment("test", artifact_location(store))).info.run_id
+    run_id = client.create_run(
+        client.create_experiment("test", artifact_location(store))
+    ).info.run_id
     registry = ModelRegistry(store, "fedka")
     registry.accept(registry.register(model, run_id, {}))
     named = [
-        call(png, *extra, "--format", "json").stdout for extra in (["--uri", store], ["--uri", store, "--model", "1"], ["--model", model])
+        call(png, *extra, "--format", "json").stdout
+        for extra in (["--uri", store], ["--uri", store, "--model", "1"], ["--model", model])
     ]
     assert named[0] == named[1] == named[2]
     assert json.loads(named[0])[0]["class_name"] in ORGANS
 
 
-@pytest.mark.parametrize("name", ["text.png", "deep.png", "floats.npy", "absent.png", "objects.npy", "empty.npy"])
-def test_file_that_is_no_8_bit_image_is_one_clear_error(call: Callable[..., Result], model: Path, tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize(
+    "name", ["text.png", "deep.png", "floats.npy", "absent.png", "objects.npy", "empty.npy"]
+)
+def test_file_that_is_no_8_bit_image_is_one_clear_error(
+    call: Callable[..., Result], model: Path, tmp_path: Path, name: str
+) -> None:
     (tmp_path / "text.png").write_text("no image")
     Image.fromarray(np.zeros((16, 16), np.uint16)).save(tmp_path / "deep.png")
     np.save(tmp_path / "floats.npy", np.zeros((16, 16)))
@@ -134,10 +151,16 @@ def test_overlay_shows_where_the_model_looked(
 
 @pytest.mark.slow
 def test_map_without_evidence_is_called_so(
-    ask: Callable[..., list[dict[str, Any]]], model: Path, png: Path, tmp_path: Path, tiny_network: NetworkConfig
+    ask: Callable[..., list[dict[str, Any]]],
+    model: Path,
+    png: Path,
+    tmp_path: Path,
+    tiny_network: NetworkConfig,
 ) -> None:
     network: IncrementalNetwork = load_model(model)[0]
-    weights = network.state_dict() | {"head.weight": -torch.ones_like(network.head.weight)}  # after ReLU all maps speak against all classes
+    weights = network.state_dict() | {
+        "head.weight": -torch.ones_like(network.head.weight)
+    }  # after ReLU all maps speak against all classes
     save_model(model, weights, tiny_network, ORGANS, {})
     (found,) = ask(png, "--overlay-dir", tmp_path / "overlays")
     assert found["attention"].startswith("no positive evidence")

@@ -14,8 +14,16 @@ QUICK = ["--set", "training.epochs=1", "--set", "tracking.enabled=false"]
 
 def fedka(*arguments, cwd, **environment):
     command = [sys.executable, "-m", "federation", *map(str, arguments)]
-    full = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "COLUMNS": "160", **environment}
-    return subprocess.run(command, cwd=cwd, env=full, capture_output=True, text=True, check=False, timeout=120)
+    full = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "OMP_NUM_THREADS": "1",
+        "COLUMNS": "160",
+        **environment,
+    }
+    return subprocess.run(
+        command, cwd=cwd, env=full, capture_output=True, text=True, check=False, timeout=120
+    )
 
 
 @pytest.fixture(scope="module")
@@ -48,13 +56,30 @@ def test_twins_of_the_run_can_be_asked_for_their_state_and_history(run):
 def test_a_second_run_into_the_same_folder_is_refused_and_resuming_is_offered(run):
     folder, _ = run
     again = fedka("run", TINY, "--out", folder / "run", "--seed", "2", *QUICK, cwd=folder)
-    assert again.returncode == 2 and "go on with --resume" in again.stderr and "Traceback" not in again.stderr
+    assert (
+        again.returncode == 2
+        and "go on with --resume" in again.stderr
+        and "Traceback" not in again.stderr
+    )
 
 
 def test_ctrl_c_says_how_to_go_on_and_going_on_ends_the_run(tmp_path):
-    command = [sys.executable, "-m", "federation", "run", TINY, "--out", "run", "--seed", "2", *QUICK]
+    command = [
+        sys.executable,
+        "-m",
+        "federation",
+        "run",
+        TINY,
+        "--out",
+        "run",
+        "--seed",
+        "2",
+        *QUICK,
+    ]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "COLUMNS": "160"}
-    with subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True) as running:
+    with subprocess.Popen(
+        command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True
+    ) as running:
         shown = ""
         for line in running.stdout:
             shown += line
@@ -72,9 +97,15 @@ def test_check_accepts_every_shipped_experiment():
 
 
 def test_an_error_of_the_user_is_one_message_and_exit_code_2(tmp_path):
-    (tmp_path / "experiment.yaml").write_text((ROOT / "hospital_configs/organa_demo/experiment.yaml").read_text() + "sed: 3\n")
+    (tmp_path / "experiment.yaml").write_text(
+        (ROOT / "hospital_configs/organa_demo/experiment.yaml").read_text() + "sed: 3\n"
+    )
     done = fedka("check", tmp_path, cwd=tmp_path)
-    assert done.returncode == 2 and "sed is not a known key" in done.stderr and "Did you mean 'seed'?" in done.stderr
+    assert (
+        done.returncode == 2
+        and "sed is not a known key" in done.stderr
+        and "Did you mean 'seed'?" in done.stderr
+    )
     assert "Traceback" not in done.stderr
 
 
@@ -85,5 +116,8 @@ def test_a_wrong_option_suggests_the_right_one(tmp_path):
 
 def test_methods_shows_papers_hyper_parameters_and_what_is_uploaded(tmp_path):
     done = fedka("methods", cwd=tmp_path)
-    assert "semantic_weight = 1.0" in done.stdout and "uploads: weights of the local model" in done.stdout
+    assert (
+        "semantic_weight = 1.0" in done.stdout
+        and "uploads: weights of the local model" in done.stdout
+    )
     assert "McMahan" in done.stdout

@@ -16,21 +16,31 @@ SEEDS = (1, 2)
 
 
 def tiny_suite(**more: Any) -> dict[str, Any]:
-    fedka = {"name": "fedka", "head_loss": "ce", "reconstruction": {"perturb_steps": 2, "invert_steps": 5}}
+    fedka = {
+        "name": "fedka",
+        "head_loss": "ce",
+        "reconstruction": {"perturb_steps": 2, "invert_steps": 5},
+    }
     return {
         "title": "Two methods",
         "reference": "FedKA",
         "shrinkage": "made images, a LeNet",
         "seeds": list(SEEDS),
         "expected_order": ["finetune", "FedKA", "joint"],
-        "experiments": [{"folder": str(TINY), "changes": ["training.epochs=1", "evaluation.round_images=0"]}],
+        "experiments": [
+            {"folder": str(TINY), "changes": ["training.epochs=1", "evaluation.round_images=0"]}
+        ],
         "cells": [
             {"label": "finetune", "method": "fedavg"},
             {"label": "FedKA", "method": fedka},
             {
                 "label": "joint",
                 "method": {"name": "fedavg", "memory": True},
-                "changes": ["hospitals=[{name: everywhere}]", "scenario.keep_fraction=0.0", "twin.memory_capacity=1000000000"],
+                "changes": [
+                    "hospitals=[{name: everywhere}]",
+                    "scenario.keep_fraction=0.0",
+                    "twin.memory_capacity=1000000000",
+                ],
                 "budget_differs": "the upper bound",
             },
         ],
@@ -51,7 +61,9 @@ def write_suite(tmp_path: Path) -> Callable[..., Path]:
 
 
 @pytest.fixture(scope="session")
-def compared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Suite, Sequence[Run], tuple[Block, ...], Path]:
+def compared(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> tuple[Suite, Sequence[Run], tuple[Block, ...], Path]:
     """A suite of which ``finetune`` and ``FedKA`` have been run and ``joint`` has not."""
     out = tmp_path_factory.mktemp("compare")
     place = out / "tiny.yaml"

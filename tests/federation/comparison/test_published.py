@@ -1,9 +1,14 @@
 import pytest
 
-from federation import metrics
 from federation.comparison.published import PUBLISHED
+from federation.experiment import metrics
 
-ROWS = [(key, block, label, row) for key, table in PUBLISHED.items() for block, rows in table.blocks.items() for label, row in rows.items()]
+ROWS = [
+    (key, block, label, row)
+    for key, table in PUBLISHED.items()
+    for block, rows in table.blocks.items()
+    for label, row in rows.items()
+]
 HALF_OF_THE_LAST_DIGIT = 0.005 + 1e-9
 
 
@@ -20,7 +25,9 @@ def test_the_averages_of_table_10_at_heterogeneity_0_6_are_69_096_and_70_946():
 
 
 @pytest.mark.parametrize(("key", "block", "label", "row"), ROWS, ids=lambda value: str(value)[:24])
-def test_every_printed_improvement_is_fedka_less_the_row_but_for_the_last_digit(key, block, label, row):
+def test_every_printed_improvement_is_fedka_less_the_row_but_for_the_last_digit(
+    key, block, label, row
+):
     if row.improvement is None:
         assert label == "FedKA"
     else:
@@ -30,8 +37,18 @@ def test_every_printed_improvement_is_fedka_less_the_row_but_for_the_last_digit(
 
 def test_tables_2_to_11_are_all_here_and_agree_where_they_print_the_same_thing():
     assert list(PUBLISHED) == [f"table{number}" for number in range(2, 12)]
-    ten, two, eleven = PUBLISHED["table10"].blocks["0.6"], PUBLISHED["table2"].blocks[""], PUBLISHED["table11"].blocks[""]
+    ten, two, eleven = (
+        PUBLISHED["table10"].blocks["0.6"],
+        PUBLISHED["table2"].blocks[""],
+        PUBLISHED["table11"].blocks[""],
+    )
     assert ten["LGA"].average == two["LGA"].average
     assert ten["FedKA"].average == two["FedKA"].average == eleven["FedKA"].average
-    assert {table.metric for key, table in PUBLISHED.items() if key in ("table7", "table8", "table9")} == {"macro_f1"}
-    assert all(len(rows) == (2 if key == "table10" else 5) for key, table in PUBLISHED.items() for rows in table.blocks.values())
+    assert {
+        table.metric for key, table in PUBLISHED.items() if key in ("table7", "table8", "table9")
+    } == {"macro_f1"}
+    assert all(
+        len(rows) == (2 if key == "table10" else 5)
+        for key, table in PUBLISHED.items()
+        for rows in table.blocks.values()
+    )

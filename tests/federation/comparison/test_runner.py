@@ -4,7 +4,7 @@ import shutil
 import pytest
 
 from federation.comparison.outcomes import read_outcome
-from federation.comparison.runner import SuiteWatcher, plan_runs, run_missing
+from federation.comparison.runner import SuiteCallbacks, plan_runs, run_missing
 from federation.comparison.suite import SuiteError, load_suite
 from federation.methods.fedavg import FedAvg
 from physical.datasets import DataError
@@ -18,7 +18,9 @@ def finetune(write_suite, tmp_path):
 
 def test_runs_are_planned_one_whole_comparison_per_seed(compared):
     _suite, runs, _, out = compared
-    assert [(run.seed, run.label) for run in runs] == [(seed, label) for seed in (1, 2) for label in ("finetune", "FedKA", "joint")]
+    assert [(run.seed, run.label) for run in runs] == [
+        (seed, label) for seed in (1, 2) for label in ("finetune", "FedKA", "joint")
+    ]
     assert len({run.path for run in runs}) == 6 and all(out in run.path.parents for run in runs)
     assert all(run.config.seed == run.seed for run in runs)
 
@@ -26,7 +28,13 @@ def test_runs_are_planned_one_whole_comparison_per_seed(compared):
 def test_what_is_finished_is_not_run_again(compared):
     _, runs, _, _ = compared
     started = []
-    assert run_missing([run for run in runs if run.label != "joint"], watcher=SuiteWatcher(begin=started.append)) == 0
+    assert (
+        run_missing(
+            [run for run in runs if run.label != "joint"],
+            callbacks=SuiteCallbacks(begin=started.append),
+        )
+        == 0
+    )
     assert started == []
 
 
@@ -39,8 +47,12 @@ def test_two_cells_with_one_configuration_share_a_run(compared, write_suite):
 def test_a_finished_run_is_an_ordinary_run_folder_without_checkpoints(compared):
     _, runs, _, _ = compared
     run = runs[0]
-    assert json.loads((run.path / "config.json").read_text())["config_digest"] == run.config.digest()
-    assert (run.path / "models" / "task-1" / "weights.safetensors").is_file() and not (run.path / "checkpoint").exists()
+    assert (
+        json.loads((run.path / "config.json").read_text())["config_digest"] == run.config.digest()
+    )
+    assert (run.path / "models" / "task-1" / "weights.safetensors").is_file() and not (
+        run.path / "checkpoint"
+    ).exists()
     assert json.loads((run.path / "cost.json").read_text())["peak_memory_megabytes"] > 50
 
 
@@ -49,13 +61,15 @@ def stop_in_round(number):
         if done == number + 1:
             raise KeyboardInterrupt
 
-    return SuiteWatcher(rounds=rounds)
+    return SuiteCallbacks(rounds=rounds)
 
 
 @pytest.mark.parametrize("number", [0, 3])
-def test_an_interrupted_comparison_goes_on_and_ends_as_an_uninterrupted_one(compared, finetune, number):
+def test_an_interrupted_comparison_goes_on_and_ends_as_an_uninterrupted_one(
+    compared, finetune, number
+):
     with pytest.raises(KeyboardInterrupt):
-        run_missing([finetune], watcher=stop_in_round(number))
+        run_missing([finetune], callbacks=stop_in_round(number))
     assert not finetune.is_finished
     assert run_missing([finetune]) == 0
     assert read_outcome(finetune).by_task == read_outcome(compared[1][0]).by_task
@@ -69,9 +83,18 @@ def test_a_run_that_raises_is_noted_and_the_others_go_on(finetune, compared, tmp
     said = []
     with monkeypatch.context() as patch:
         patch.setattr(FedAvg, "aggregate", wrong)
-        assert run_missing([finetune, other], watcher=SuiteWatcher(failed=lambda run, why: said.append((run.label, why)))) == 1
+        assert (
+            run_missing(
+                [finetune, other],
+                callbacks=SuiteCallbacks(failed=lambda run, why: said.append((run.label, why))),
+            )
+            == 1
+        )
     assert other.is_finished and said == [("finetune", "ZeroDivisionError: nothing to divide by")]
-    assert finetune.failure == said[0][1] and "Traceback" in (finetune.path / "failure.json").read_text()
+    assert (
+        finetune.failure == said[0][1]
+        and "Traceback" in (finetune.path / "failure.json").read_text()
+    )
     assert run_missing([finetune]) == 0 and finetune.failure is None
 
 
@@ -87,7 +110,9 @@ def test_data_that_cannot_be_had_stops_the_whole_comparison(finetune, monkeypatc
 
 
 def test_only_runs_cells_that_exist(compared, tmp_path):
-    with pytest.raises(SuiteError, match="--only names 'FedPro'; the cells of tiny are finetune, FedKA, joint"):
+    with pytest.raises(
+        SuiteError, match="--only names 'FedPro'; the cells of tiny are finetune, FedKA, joint"
+    ):
         plan_runs(compared[0], [1], tmp_path, ["FedPro"])
 
 
@@ -101,23 +126,25 @@ def test_a_run_deleted_is_a_run_to_be_made_again(finetune):
 def test_runs_side_by_side_give_what_runs_one_after_the_other_give(compared, write_suite, tmp_path):
     runs = plan_runs(load_suite(write_suite()), [1, 2], tmp_path / "out", ["finetune"])
     said = {"begun": [], "rounds": [], "done": []}
-    watcher = SuiteWatcher(
+    callbacks = SuiteCallbacks(
         begin=lambda run: said["begun"].append(run.seed),
         rounds=lambda run, done, total: said["rounds"].append((run.seed, done, total)),
         done=lambda run: said["done"].append(run.seed),
     )
-    assert run_missing(runs, watcher=watcher, at_once=2) == 0
+    assert run_missing(runs, callbacks=callbacks, at_once=2) == 0
     assert sorted(said["begun"]) == sorted(said["done"]) == [1, 2]
     assert {(1, 0, 6), (2, 0, 6)} <= set(said["rounds"])
     alone = [run for run in compared[1] if run.label == "finetune"]
-    assert [read_outcome(run).by_task for run in runs] == [read_outcome(run).by_task for run in alone]
+    assert [read_outcome(run).by_task for run in runs] == [
+        read_outcome(run).by_task for run in alone
+    ]
 
 
 @pytest.mark.slow
 def test_an_interrupt_ends_runs_side_by_side_and_they_go_on_later(compared, write_suite, tmp_path):
     runs = plan_runs(load_suite(write_suite()), [1], tmp_path / "out", ["finetune"])
     with pytest.raises(KeyboardInterrupt):
-        run_missing(runs, watcher=stop_in_round(1), at_once=2)
+        run_missing(runs, callbacks=stop_in_round(1), at_once=2)
     assert not runs[0].is_finished and any((runs[0].path / "checkpoint").glob("round-*"))
     assert run_missing(runs, at_once=2) == 0
     assert read_outcome(runs[0]).by_task == read_outcome(compared[1][0]).by_task

@@ -3,7 +3,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from federation.comparison.statistics import holm, paired_test, spread, student_cumulative, student_quantile
+from federation.comparison.statistics import (
+    holm,
+    paired_test,
+    spread,
+    student_cumulative,
+    student_quantile,
+)
 
 VALUES = st.lists(st.floats(-100, 100), min_size=2, max_size=8)
 
@@ -11,10 +17,14 @@ VALUES = st.lists(st.floats(-100, 100), min_size=2, max_size=8)
 @given(statistic=st.floats(-50, 50), freedom=st.integers(1, 30))
 def test_students_distribution_is_scipys(statistic, freedom):
     stats = pytest.importorskip("scipy.stats")
-    assert student_cumulative(statistic, freedom) == pytest.approx(stats.t.cdf(statistic, freedom), abs=1e-12)
+    assert student_cumulative(statistic, freedom) == pytest.approx(
+        stats.t.cdf(statistic, freedom), abs=1e-12
+    )
 
 
-@pytest.mark.parametrize(("freedom", "table"), [(1, 12.706), (2, 4.303), (4, 2.776), (9, 2.262), (30, 2.042)])
+@pytest.mark.parametrize(
+    ("freedom", "table"), [(1, 12.706), (2, 4.303), (4, 2.776), (9, 2.262), (30, 2.042)]
+)
 def test_quantiles_are_those_of_the_printed_tables(freedom, table):
     assert student_quantile(0.975, freedom) == pytest.approx(table, abs=5e-4)
 
@@ -23,7 +33,10 @@ def test_quantiles_are_those_of_the_printed_tables(freedom, table):
 def test_the_paired_test_is_scipys(values, shift):
     stats = pytest.importorskip("scipy.stats")
     rng = np.random.default_rng(len(values))
-    other = [value + shift + noise for value, noise in zip(values, rng.normal(size=len(values)), strict=True)]
+    other = [
+        value + shift + noise
+        for value, noise in zip(values, rng.normal(size=len(values)), strict=True)
+    ]
     ours, theirs = paired_test(values, other), stats.ttest_rel(values, other)
     interval = theirs.confidence_interval(0.95)
     assert ours.probability == pytest.approx(theirs.pvalue, abs=1e-9)
@@ -31,10 +44,14 @@ def test_the_paired_test_is_scipys(values, shift):
 
 
 def test_three_seeds_by_hand():
-    test = paired_test([3.0, 5.0, 7.0], [2.0, 3.0, 4.0])  # differences 1, 2, 3: mean 2, deviation 1, t = 2 sqrt 3 with 2 degrees
+    test = paired_test(
+        [3.0, 5.0, 7.0], [2.0, 3.0, 4.0]
+    )  # differences 1, 2, 3: mean 2, deviation 1, t = 2 sqrt 3 with 2 degrees
     assert test.difference == 2
     assert test.probability == pytest.approx(0.0742, abs=5e-5)
-    assert (test.low, test.high) == pytest.approx((2 - 4.303 / 3**0.5, 2 + 4.303 / 3**0.5), abs=5e-4)
+    assert (test.low, test.high) == pytest.approx(
+        (2 - 4.303 / 3**0.5, 2 + 4.303 / 3**0.5), abs=5e-4
+    )
     assert test.count == 3
 
 
@@ -50,7 +67,9 @@ def test_equal_runs_do_not_differ():
 
 def test_spread_is_numpys():
     values = [1.0, 2.5, 9.0]
-    assert (spread(values).mean, spread(values).deviation) == pytest.approx((np.mean(values), np.std(values, ddof=1)))
+    assert (spread(values).mean, spread(values).deviation) == pytest.approx(
+        (np.mean(values), np.std(values, ddof=1))
+    )
     assert spread([4.0]).deviation is None and spread([]) is None
 
 

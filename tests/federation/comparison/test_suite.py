@@ -2,7 +2,7 @@ import pytest
 
 from federation.comparison.published import PUBLISHED
 from federation.comparison.suite import SuiteError, find_suite, load_suite, preset_names
-from federation.config_file import ConfigError
+from federation.experiment.config_file import ConfigError
 from federation.methods.ablations import ABLATIONS
 
 PAPER = [f"table{number}" for number in range(2, 12)]
@@ -25,7 +25,9 @@ def test_every_published_row_of_a_table_has_its_cell(name):
     assert [experiment.block for experiment in config.experiments] == list(PUBLISHED[name].blocks)
     for experiment in config.experiments:
         assert all(config.published(experiment, cell) for cell in config.cells)
-        assert {cell.published or cell.label for cell in config.cells} == set(PUBLISHED[name].blocks[experiment.block])
+        assert {cell.published or cell.label for cell in config.cells} == set(
+            PUBLISHED[name].blocks[experiment.block]
+        )
 
 
 @pytest.mark.parametrize("name", ["organa_cpu", "cifar100_cpu"])
@@ -35,24 +37,49 @@ def test_the_processor_suites_have_both_bounds_every_ablation_and_say_what_is_sm
     assert {"finetune", "joint", "analytic", "FedKA"} <= set(labels) and len(labels) == 14
     assert len(suite.config.shrinkage) > 100 and suite.config.expected_order[0] == "finetune"
     methods = {label: config.method for (_, label), config in suite.configs.items()}
-    names = {"FedKA(w/oCBL)": "wo_cbl", "FedKA(w/oSDL)": "wo_sdl", "FedKA(w/oADL)": "wo_adl", "FedKA(w/oWADL)": "wo_wadl"}
+    names = {
+        "FedKA(w/oCBL)": "wo_cbl",
+        "FedKA(w/oSDL)": "wo_sdl",
+        "FedKA(w/oADL)": "wo_adl",
+        "FedKA(w/oWADL)": "wo_wadl",
+    }
     for label, ablation in names.items():
         assert vars(methods[label]) == {**vars(methods["FedKA"]), **ABLATIONS[ablation]}
 
 
 def test_the_joint_bound_is_one_hospital_with_every_class_and_a_memory_without_limit():
-    config = next(config for (_, label), config in load_suite(find_suite("organa_cpu")).configs.items() if label == "joint")
-    assert len(config.hospitals) == 1 and config.scenario.heterogeneity == 1 and config.scenario.keep_fraction == 0
+    config = next(
+        config
+        for (_, label), config in load_suite(find_suite("organa_cpu")).configs.items()
+        if label == "joint"
+    )
+    assert (
+        len(config.hospitals) == 1
+        and config.scenario.heterogeneity == 1
+        and config.scenario.keep_fraction == 0
+    )
     assert config.method.replays and config.twin.memory_capacity == 10**9
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"refrence": "FedKA"}, r"tiny.yaml: refrence is not a known key; known: .*Did you mean 'reference'\?"),
-        ({"cells": [{"label": "a", "methd": "fedavg"}]}, r"cells.0.methd is not a known key; .*Did you mean 'method'\?"),
-        ({"experiments": [{"foldr": "x"}]}, r"experiments.0.foldr is not a known key; .*Did you mean 'folder'\?"),
-        ({"reference": "FedKa"}, r"reference names 'FedKa'; known: finetune, FedKA, joint. Did you mean 'FedKA'\?"),
+        (
+            {"refrence": "FedKA"},
+            r"tiny.yaml: refrence is not a known key; known: .*Did you mean 'reference'\?",
+        ),
+        (
+            {"cells": [{"label": "a", "methd": "fedavg"}]},
+            r"cells.0.methd is not a known key; .*Did you mean 'method'\?",
+        ),
+        (
+            {"experiments": [{"foldr": "x"}]},
+            r"experiments.0.foldr is not a known key; .*Did you mean 'folder'\?",
+        ),
+        (
+            {"reference": "FedKa"},
+            r"reference names 'FedKa'; known: finetune, FedKA, joint. Did you mean 'FedKA'\?",
+        ),
         ({"seeds": [1, 1]}, "seeds is"),
         ({"cells": []}, "cells has no entry"),
         ({"fills": "table4", "metric": "macro_f1"}, "which prints accuracy"),
@@ -66,7 +93,10 @@ def test_what_is_wrong_with_a_suite_is_said(write_suite, change, message):
 
 def test_an_unknown_method_names_its_cell_and_the_known_ones(write_suite):
     cells = [{"label": "FedKA", "method": "fedkaa"}]
-    with pytest.raises(SuiteError, match=r"tiny.yaml, phantom_tiny, FedKA: .*'fedkaa'; known: .*Did you mean 'fedka'\?"):
+    with pytest.raises(
+        SuiteError,
+        match=r"tiny.yaml, phantom_tiny, FedKA: .*'fedkaa'; known: .*Did you mean 'fedka'\?",
+    ):
         load_suite(write_suite(cells=cells, expected_order=[]))
 
 
@@ -84,23 +114,37 @@ def test_an_unknown_method_names_its_cell_and_the_known_ones(write_suite):
 def test_unequal_budgets_are_refused_unless_the_cell_says_why(write_suite, change, what):
     cell = {"label": "other", "method": "fedavg", "changes": [change]}
     with pytest.raises(SuiteError, match=rf"budget of other differs: {what}.*budget_differs"):
-        load_suite(write_suite(cells=[{"label": "FedKA", "method": "fedka"}, cell], expected_order=[]))
+        load_suite(
+            write_suite(cells=[{"label": "FedKA", "method": "fedka"}, cell], expected_order=[])
+        )
     excused = [{"label": "FedKA", "method": "fedka"}, {**cell, "budget_differs": "to show it"}]
     assert len(load_suite(write_suite(cells=excused, expected_order=[])).configs) == 2
 
 
 def test_a_learning_rate_of_its_own_is_no_budget(write_suite):
-    cells = [{"label": "FedKA", "method": "fedka"}, {"label": "b", "method": "fedavg", "changes": ["training.learning_rate=0.1"]}]
-    assert load_suite(write_suite(cells=cells, expected_order=[])).configs["phantom_tiny", "b"].training.learning_rate == 0.1
+    cells = [
+        {"label": "FedKA", "method": "fedka"},
+        {"label": "b", "method": "fedavg", "changes": ["training.learning_rate=0.1"]},
+    ]
+    assert (
+        load_suite(write_suite(cells=cells, expected_order=[]))
+        .configs["phantom_tiny", "b"]
+        .training.learning_rate
+        == 0.1
+    )
 
 
 def test_changes_of_the_command_line_reach_every_cell(write_suite):
     suite = load_suite(write_suite(), ["network.width=4"])
-    assert {config.network.width for config in suite.configs.values()} == {4} and suite.changes == ("network.width=4",)
+    assert {config.network.width for config in suite.configs.values()} == {4} and suite.changes == (
+        "network.width=4",
+    )
 
 
 def test_an_unknown_suite_is_one_clear_error():
-    with pytest.raises(SuiteError, match=r"suite is 'tabel2'; presets: table2, .*Did you mean 'table2'\?"):
+    with pytest.raises(
+        SuiteError, match=r"suite is 'tabel2'; presets: table2, .*Did you mean 'table2'\?"
+    ):
         find_suite("tabel2")
     with pytest.raises(SuiteError, match=r"nowhere.yaml does not exist"):
         find_suite("nowhere.yaml")

@@ -14,7 +14,15 @@ from federation.comparison.runner import plan_runs, run_missing
 from federation.comparison.statistics import paired_test, spread
 from federation.comparison.suite import find_suite, load_suite
 from federation.comparison.summary import write_comparison
-from federation.comparison.tables import NOT_RUN, budget_markdown, percent, probability, results_csv, results_latex, results_markdown
+from federation.comparison.tables import (
+    NOT_RUN,
+    budget_markdown,
+    percent,
+    probability,
+    results_csv,
+    results_latex,
+    results_markdown,
+)
 
 COMMAND = ["fedka", "compare", "tiny.yaml", "--seeds", "1,2"]
 
@@ -33,29 +41,59 @@ def made_up(name, values):
         rows = []
         for place, row in enumerate(block.rows):
             outcomes = tuple(
-                Outcome(seed, {"accuracy": tasks, "macro_f1": tasks}, 0.1, 1.0, dict.fromkeys(COSTS, 1e6), "c0ffee", {}, Path("nowhere"))
+                Outcome(
+                    seed,
+                    {"accuracy": tasks, "macro_f1": tasks},
+                    0.1,
+                    1.0,
+                    dict.fromkeys(COSTS, 1e6),
+                    "c0ffee",
+                    {},
+                    Path("nowhere"),
+                )
                 for seed, tasks in values(place, len(block.classes))
             )
-            by_task = tuple(spread([outcome.by_task["accuracy"][task] for outcome in outcomes]) for task in range(len(block.classes)))
+            by_task = tuple(
+                spread([outcome.by_task["accuracy"][task] for outcome in outcomes])
+                for task in range(len(block.classes))
+            )
             averages = [outcome.average("accuracy") for outcome in outcomes]
-            rows.append(replace(row, outcomes=outcomes, by_task=by_task, average=spread(averages), last=by_task[-1]))
+            rows.append(
+                replace(
+                    row,
+                    outcomes=outcomes,
+                    by_task=by_task,
+                    average=spread(averages),
+                    last=by_task[-1],
+                )
+            )
         blocks.append(Block(block.experiment, block.classes, tuple(rows)))
     return suite, blocks
 
 
 def falling(place, tasks):
-    return [(seed, tuple(0.95 - 0.02 * place - 0.04 * task + 0.004 * seed for task in range(tasks))) for seed in (1, 2, 3)]
+    return [
+        (seed, tuple(0.95 - 0.02 * place - 0.04 * task + 0.004 * seed for task in range(tasks)))
+        for seed in (1, 2, 3)
+    ]
 
 
 def test_rows_are_mean_and_test_of_what_the_run_folders_hold(compared):
     _suite, runs, (block,), _ = compared
     accuracies = {
-        label: [json.loads((run.path / "results.json").read_text())["average_accuracy"] for run in runs if run.label == label]
+        label: [
+            json.loads((run.path / "results.json").read_text())["average_accuracy"]
+            for run in runs
+            if run.label == label
+        ]
         for label in ("finetune", "FedKA")
     }
     row = block.row("finetune")
     assert row.average == spread(accuracies["finetune"]) and row.average.count == 2
-    assert row.against == paired_test(accuracies["finetune"], accuracies["FedKA"]) and row.corrected == row.against.probability
+    assert (
+        row.against == paired_test(accuracies["finetune"], accuracies["FedKA"])
+        and row.corrected == row.against.probability
+    )
     assert block.row("FedKA").against is None and block.classes == (2, 4)
     assert (row.exemplars, block.row("FedKA").exemplars) == (0, 60)
 
@@ -66,14 +104,22 @@ def test_the_markdown_table_has_every_cell_and_says_what_was_not_run(compared):
     header = next(line for line in lines if line.startswith("| method"))
     assert all(line.count("|") == header.count("|") for line in lines if line.startswith("|"))
     joint = next(line for line in lines if line.startswith("| joint"))
-    assert joint.count(NOT_RUN) == 3 and f" {percent(block.row('finetune').average)} " in "\n".join(lines)
+    assert joint.count(NOT_RUN) == 3 and f" {percent(block.row('finetune').average)} " in "\n".join(
+        lines
+    )
 
 
 def test_the_csv_has_one_line_per_method_and_nothing_where_nothing_was_run(compared):
     suite, _, blocks, _ = compared
     rows = list(csv.DictReader(io.StringIO(results_csv(suite, blocks))))
-    assert [(row["method"], row["status"]) for row in rows] == [("finetune", "run"), ("FedKA", "run"), ("joint", NOT_RUN)]
-    assert float(rows[0]["average"]) == pytest.approx(blocks[0].row("finetune").average.mean, abs=1e-6)
+    assert [(row["method"], row["status"]) for row in rows] == [
+        ("finetune", "run"),
+        ("FedKA", "run"),
+        ("joint", NOT_RUN),
+    ]
+    assert float(rows[0]["average"]) == pytest.approx(
+        blocks[0].row("finetune").average.mean, abs=1e-6
+    )
     assert rows[2]["average"] == "" and rows[1]["p"] == "" and float(rows[0]["images_trained"]) > 0
 
 
@@ -85,7 +131,9 @@ def test_published_rows_stand_beside_ours():
     ten, blocks = made_up("table10", falling)
     assert results_markdown(ten, blocks).count("*published*") == 8
     two, blocks = made_up("table2", falling)
-    assert "| *published* | *1* | - |" in results_markdown(two, blocks)  # only its average is printed
+    assert "| *published* | *1* | - |" in results_markdown(
+        two, blocks
+    )  # only its average is printed
 
 
 def test_the_latex_table_is_balanced_and_escaped():
@@ -127,7 +175,9 @@ def test_the_summary_says_terms_shrinkage_order_cost_and_how_it_was_made(written
 def test_everything_is_in_one_json_and_no_path_of_this_machine(written, compared):
     plain = json.loads((written / "comparison.json").read_text())
     assert [cell["label"] for cell in plain["cells"]] == ["finetune", "FedKA", "joint"]
-    assert plain["cells"][2]["not_run_seeds"] == [1, 2] and plain["cells"][0]["runs"][0]["seed"] == 1
+    assert (
+        plain["cells"][2]["not_run_seeds"] == [1, 2] and plain["cells"][0]["runs"][0]["seed"] == 1
+    )
     assert str(compared[3]) not in (written / "comparison.json").read_text()
     assert plain["made_with"]["packages"]["torch"]
 
@@ -135,7 +185,13 @@ def test_everything_is_in_one_json_and_no_path_of_this_machine(written, compared
 def test_files_are_whole_and_nothing_else_lies_there(written):
     names = {path.name for path in written.iterdir()} - {"mlflow.json"}
     tables = {"table.md", "budget.md", "table.csv", "table.tex"}
-    assert names == {"summary.md", "comparison.json", *tables, "accuracy_by_classes.svg", "accuracy_by_classes.png"}
+    assert names == {
+        "summary.md",
+        "comparison.json",
+        *tables,
+        "accuracy_by_classes.svg",
+        "accuracy_by_classes.png",
+    }
 
 
 @pytest.mark.parametrize("name", ["organa_cpu", "table3"])
@@ -153,7 +209,9 @@ def test_the_same_figure_is_the_same_bytes():
     assert classes_figure(suite, blocks[0], "svg") == classes_figure(suite, blocks[0], "svg")
 
 
-@pytest.mark.parametrize(("value", "text"), [(None, "-"), (0.0004, "< 0.001"), (0.25, "0.250"), (1.0, "1.000")])
+@pytest.mark.parametrize(
+    ("value", "text"), [(None, "-"), (0.0004, "< 0.001"), (0.25, "0.250"), (1.0, "1.000")]
+)
 def test_p_values_are_written_as_usual(value, text):
     assert probability(value) == text
 
@@ -167,7 +225,15 @@ def test_a_method_that_answers_in_two_ways_has_a_row_for_each_and_one_budget(wri
     head, means = block.rows
     results = json.loads((runs[0].path / "results.json").read_text())
     assert (head.label, means.label) == ("iCaRL", "iCaRL (nearest mean)")
-    assert means.last.mean == results["second_answer"]["last_accuracy"] != results["last_accuracy"] == head.last.mean
-    assert results_markdown(suite, (block,)).count("\n| ") == 4 and budget_markdown(suite, (block,)).count("iCaRL") == 1
+    assert (
+        means.last.mean
+        == results["second_answer"]["last_accuracy"]
+        != results["last_accuracy"]
+        == head.last.mean
+    )
+    assert (
+        results_markdown(suite, (block,)).count("\n| ") == 4
+        and budget_markdown(suite, (block,)).count("iCaRL") == 1
+    )
     page = write_comparison(suite, (block,), (1,), tmp_path / "out", COMMAND)
     assert "1 of 1 runs are finished." in page.read_text()

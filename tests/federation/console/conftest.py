@@ -15,7 +15,7 @@ from fastapi import FastAPI
 from starlette.testclient import TestClient
 
 from federation.console.app import make_app, make_services
-from federation.console.jobs import Job
+from federation.console.job_queue import Job
 from federation.console.security.csrf import csrf_token
 from federation.console.services import Services
 from federation.console.settings import ConsoleSettings, make_folder
@@ -70,7 +70,12 @@ class World:
 
     def client(self, user: str | None = None) -> TestClient:
         """A browser; logged in where a user is named."""
-        client = TestClient(self.app, base_url="http://localhost", follow_redirects=False, raise_server_exceptions=False)
+        client = TestClient(
+            self.app,
+            base_url="http://localhost",
+            follow_redirects=False,
+            raise_server_exceptions=False,
+        )
         if user is not None:
             token = self.services.accounts.open_session(user)
             client.cookies.set("fedka-session", token)
@@ -96,13 +101,21 @@ def make_world(folder: Path) -> World:
 def copy_world(world: World, folder: Path, **changes: object) -> World:
     """Copy a console, with other settings: much faster than making one, which waits for the disk a hundred times."""
     shutil.copytree(world.settings.folder, folder / "console")
-    return _open(ConsoleSettings(folder=folder / "console", **{**PLAIN, **changes}), world.cases, world.training_id)
+    return _open(
+        ConsoleSettings(folder=folder / "console", **{**PLAIN, **changes}),
+        world.cases,
+        world.training_id,
+    )
 
 
 def _open(settings: ConsoleSettings, cases: dict[str, int], training_id: str) -> World:
     clock = Clock()
-    services = make_services(settings, clock, PasswordHasher(time_cost=1, memory_cost=8, parallelism=1))
-    return World(settings, services, make_app(settings, services, with_jobs=False), clock, cases, training_id)
+    services = make_services(
+        settings, clock, PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
+    )
+    return World(
+        settings, services, make_app(settings, services, with_jobs=False), clock, cases, training_id
+    )
 
 
 def _serve_a_model(services: Services) -> None:
@@ -118,7 +131,9 @@ def _serve_a_model(services: Services) -> None:
     ]
     services.registry.keep(versions)
     place = services.settings.models_folder
-    (place / "current.json").write_text(json.dumps({"version": "1", "folder": str(place / "version-1")}))
+    (place / "current.json").write_text(
+        json.dumps({"version": "1", "folder": str(place / "version-1")})
+    )
 
 
 def _open_case(services: Services, hospital: str, letter: str = "d", num_images: int = 3) -> int:
@@ -127,11 +142,28 @@ def _open_case(services: Services, hospital: str, letter: str = "d", num_images:
     arrived = [f"2026-02-{index % 27 + 1:02d}T08:00:00+00:00" for index in range(num_images)]
     pixels = rng.integers(0, 255, (num_images, SIDE, SIDE), dtype=np.uint8)
     mirror = services.mirrors[hospital]
-    mirror.add([MirrorImage(each, at, "p", "s", None, image, "png") for each, at, image in zip(ids, arrived, pixels, strict=True)])
-    images = [CaseImage(each, 0.7, (("liver", 0.4), ("spleen", 0.3)), 0.1, at) for each, at in zip(ids, arrived, strict=True)]
+    mirror.add(
+        [
+            MirrorImage(each, at, "p", "s", None, image, "png")
+            for each, at, image in zip(ids, arrived, pixels, strict=True)
+        ]
+    )
+    images = [
+        CaseImage(each, 0.7, (("liver", 0.4), ("spleen", 0.3)), 0.1, at)
+        for each, at in zip(ids, arrived, strict=True)
+    ]
     histogram = (0,) * 14 + (num_images,) + (0,) * 5
     summary = CaseSummary(
-        num_images, 0.7, (("liver", 0.6),), {"liver": (ids[0],)}, histogram, (5,) * 20, "entropy", 0.5, "1", tuple(ids[:2])
+        num_images,
+        0.7,
+        (("liver", 0.6),),
+        {"liver": (ids[0],)},
+        histogram,
+        (5,) * 20,
+        "entropy",
+        0.5,
+        "1",
+        tuple(ids[:2]),
     )
     return services.store.open_case(hospital, images, summary)
 
@@ -146,10 +178,22 @@ def _train(services: Services, case_id: int) -> str:
     job = services.jobs.add("training", "ben", Role.APPROVER)
     act(case_id, "start_training", ben, hospital="north", training_id=job.job_id)
     act(case_id, "finish_training", SYSTEM, hospital=None, candidate_version="2")
-    end_job(services, job, {"ok": True, "candidate": "x", "light": "green", "class_names": [*KNOWN, "pancreas"]})
+    end_job(
+        services,
+        job,
+        {"ok": True, "candidate": "x", "light": "green", "class_names": [*KNOWN, "pancreas"]},
+    )
     folder = services.settings.jobs_folder / job.job_id
     (folder / "cases.json").write_text(json.dumps([["north", case_id]]))
-    told = {"at": "2026-03-01T09:00:00+00:00", "step": "round", "done": 3, "of": 3, "text": "round 3", "losses": {}, "accuracy": 0.9}
+    told = {
+        "at": "2026-03-01T09:00:00+00:00",
+        "step": "round",
+        "done": 3,
+        "of": 3,
+        "text": "round 3",
+        "losses": {},
+        "accuracy": 0.9,
+    }
     (folder / "progress.jsonl").write_text(json.dumps(told) + "\n")
     (folder / "comparison.json").write_text(json.dumps(_comparison()))
     maps = np.full((1, SIDE, SIDE), 90, np.uint8)
@@ -160,19 +204,52 @@ def _train(services: Services, case_id: int) -> str:
 
 
 def _comparison() -> dict[str, object]:
-    side = {"digest": "d", "class_names": list(KNOWN), "accuracy": 0.9, "macro_f1": 0.9, "calibration_error": 0.02, "num_images": 30}
+    side = {
+        "digest": "d",
+        "class_names": list(KNOWN),
+        "accuracy": 0.9,
+        "macro_f1": 0.9,
+        "calibration_error": 0.02,
+        "num_images": 30,
+    }
     rows = [("liver", False, 0.9, 0.0), ("spleen", False, 0.9, 0.0), ("pancreas", True, None, None)]
-    example = {"hospital": "north", "image_id": "enorth0", "truth": "pancreas", "before": "liver", "after": "pancreas", "number": 0}
-    light = {"rule": "max_loss_per_old_class_points", "subject": "liver", "light": "green", "measured": 0.0, "allowed": 2.0}
+    example = {
+        "hospital": "north",
+        "image_id": "enorth0",
+        "truth": "pancreas",
+        "before": "liver",
+        "after": "pancreas",
+        "number": 0,
+    }
+    light = {
+        "rule": "max_loss_per_old_class_points",
+        "subject": "liver",
+        "light": "green",
+        "measured": 0.0,
+        "allowed": 2.0,
+    }
     return {
         "candidate": {**side, "class_names": [*KNOWN, "pancreas"]},
         "champion": side,
         "classes": [
-            {"class_name": name, "num_images": 10, "is_new": new, "candidate_accuracy": 0.9, "champion_accuracy": was, "loss_points": loss}
+            {
+                "class_name": name,
+                "num_images": 10,
+                "is_new": new,
+                "candidate_accuracy": 0.9,
+                "champion_accuracy": was,
+                "loss_points": loss,
+            }
             for name, new, was, loss in rows
         ],
         "hospitals": [
-            {"hospital": each, "num_images": 15, "candidate_accuracy": 0.9, "champion_accuracy": 0.9, "loss_points": 0.0}
+            {
+                "hospital": each,
+                "num_images": 15,
+                "candidate_accuracy": 0.9,
+                "champion_accuracy": 0.9,
+                "loss_points": 0.0,
+            }
             for each in ("north", "south")
         ],
         "known_accuracy": {"candidate": 0.9, "champion": 0.9},
@@ -180,14 +257,21 @@ def _comparison() -> dict[str, object]:
         "num_mended": 1,
         "num_broken": 0,
         "changed": [{**example, "before_probability": 0.6, "after_probability": 0.8}],
-        "verdict": {"overall": "green", "lights": [{**light, "unit": "points", "num_images": 10, "text": "liver loses 0.0 points"}]},
+        "verdict": {
+            "overall": "green",
+            "lights": [
+                {**light, "unit": "points", "num_images": 10, "text": "liver loses 0.0 points"}
+            ],
+        },
     }
 
 
 def end_job(services: Services, job: Job, result: dict[str, object]) -> Job:
     """Write what a job's process and the queue would have written."""
     folder = services.settings.jobs_folder / job.job_id
-    ended = replace(job, state="done", started=job.created, ended=job.created, attempts=1, settled=True)
+    ended = replace(
+        job, state="done", started=job.created, ended=job.created, attempts=1, settled=True
+    )
     (folder / "result.json").write_text(json.dumps(result))
     (folder / "state.json").write_text(json.dumps(asdict(ended)))
     return ended

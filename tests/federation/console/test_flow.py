@@ -13,9 +13,17 @@ SIDE = 16
 ADDITION = {
     "rounds": 4,
     "network": {"backbone": "lenet", "width": 4, "image_size": SIDE},
-    "training": {"epochs": 3, "batch_size": 8, "augmentation": {"crop_padding_pixels": 0, "brightness": 0.0}},
+    "training": {
+        "epochs": 3,
+        "batch_size": 8,
+        "augmentation": {"crop_padding_pixels": 0, "brightness": 0.0},
+    },
 }
-RULES = {"max_loss_per_old_class_points": 100.0, "max_loss_of_old_classes_points": 100.0, "max_loss_per_hospital_points": 100.0}
+RULES = {
+    "max_loss_per_old_class_points": 100.0,
+    "max_loss_of_old_classes_points": 100.0,
+    "max_loss_per_hospital_points": 100.0,
+}
 
 
 def picture(name: str, number: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
@@ -34,7 +42,15 @@ def fill(world) -> None:
             start = 100 if hospital == "south" else 0
             mirror.add(
                 [
-                    MirrorImage(f"{hospital}-{name}-{index}", at, f"p{index % 5}", "s", known, picture(name, start + index), "png")
+                    MirrorImage(
+                        f"{hospital}-{name}-{index}",
+                        at,
+                        f"p{index % 5}",
+                        "s",
+                        known,
+                        picture(name, start + index),
+                        "png",
+                    )
                     for index in range(24)
                 ]
             )
@@ -69,13 +85,19 @@ def open_case(world) -> int:
     from twin.review.cases import CaseImage, CaseSummary
 
     ids = [f"north-kidney-{index}" for index in range(24)]
-    images = [CaseImage(each, 0.7, (("liver", 0.4),), 0.1, "2026-02-20T08:00:00+00:00") for each in ids]
-    summary = CaseSummary(24, 0.7, (("liver", 0.6),), {}, (0,) * 20, (0,) * 20, "entropy", 0.5, "1", tuple(ids[:2]))
+    images = [
+        CaseImage(each, 0.7, (("liver", 0.4),), 0.1, "2026-02-20T08:00:00+00:00") for each in ids
+    ]
+    summary = CaseSummary(
+        24, 0.7, (("liver", 0.6),), {}, (0,) * 20, (0,) * 20, "entropy", 0.5, "1", tuple(ids[:2])
+    )
     return world.services.store.open_case("north", images, summary)
 
 
 def test_a_new_class_is_named_approved_trained_released_and_rolled_back(world_with):
-    world = world_with(train_on_approval=True, addition=ADDITION, release_rules=RULES, explain_seconds=900)
+    world = world_with(
+        train_on_approval=True, addition=ADDITION, release_rules=RULES, explain_seconds=900
+    )
     fill(world)
     first_model(world)
     ada, ben = world.client("ada"), world.client("ben")
@@ -87,7 +109,9 @@ def test_a_new_class_is_named_approved_trained_released_and_rolled_back(world_wi
         return answer.json()
 
     def seen():
-        return ada.post("/api/v1/predictions", json={"image_ids": ["north-kidney-0", "north-kidney-1"]}).json()
+        return ada.post(
+            "/api/v1/predictions", json={"image_ids": ["north-kidney-0", "north-kidney-1"]}
+        ).json()
 
     act(ada, "open")
     ada.post(f"{case}/select", json={"image_ids": ["north-kidney-23"], "selected": False})
@@ -101,15 +125,24 @@ def test_a_new_class_is_named_approved_trained_released_and_rolled_back(world_wi
     compared = ben.get(f"/api/v1/comparisons/{training}").json()
     assert compared["actions"] == ["release"] and compared["version"] == "2"
     before = seen()
-    assert before["version"] == "1" and all(each["class_name"] != "kidney" for each in before["predictions"])
+    assert before["version"] == "1" and all(
+        each["class_name"] != "kidney" for each in before["predictions"]
+    )
 
-    assert ben.post(f"/api/v1/comparisons/{training}/release", json={"reason": "seen"}).status_code == 200
+    assert (
+        ben.post(f"/api/v1/comparisons/{training}/release", json={"reason": "seen"}).status_code
+        == 200
+    )
     run_jobs(world)
     assert ada.get(case).json()["state"] == "released"
     after = seen()
-    assert after["version"] == "2" and {each["class_name"] for each in after["predictions"]} == {"kidney"}
+    assert after["version"] == "2" and {each["class_name"] for each in after["predictions"]} == {
+        "kidney"
+    }
 
-    back = world.client("olu").post(f"/api/v1/comparisons/{training}/roll_back", json={"reason": "a test"})
+    back = world.client("olu").post(
+        f"/api/v1/comparisons/{training}/roll_back", json={"reason": "a test"}
+    )
     assert back.status_code == 200, back.text
     run_jobs(world)
     assert ada.get(case).json()["state"] == "rolled_back"

@@ -4,7 +4,9 @@ from federation.console.roles import ANYBODY, ROUTES
 from federation.console.security.guard import RouteTableError, check_table, page_router
 
 PEOPLE_BY_ROLE = {"clinician": "ada", "approver": "ben", "operator": "olu", "auditor": "aud"}
-TABLE = [(method, pattern, role) for method, pattern in ROUTES for role in (*PEOPLE_BY_ROLE, "nobody")]
+TABLE = [
+    (method, pattern, role) for method, pattern in ROUTES for role in (*PEOPLE_BY_ROLE, "nobody")
+]
 
 # What an allowed POST with an empty body answers: it went through the guard and was found wanting, or did nothing that matters here.
 HARMLESS = {200, 204, 302, 303, 404, 409, 422}
@@ -43,7 +45,12 @@ def test_every_route_answers_every_role_as_the_table_says(shared_world, method, 
     elif "overlays" in pattern or pattern.endswith("predictions"):
         assert answer.status_code in {422, 503}  # there is no model in this world
     elif (method, pattern) == ("POST", "/login"):
-        assert answer.status_code in {303, 401, 403, 422}  # a password and the form's token are missing
+        assert answer.status_code in {
+            303,
+            401,
+            403,
+            422,
+        }  # a password and the form's token are missing
     elif method == "GET":
         assert answer.status_code == (303 if pattern == "/login" and role != "nobody" else 200)
     elif role == "nobody":
@@ -77,8 +84,18 @@ def test_another_hospitals_case_cannot_be_acted_on(shared_world, action):
     case_id = shared_world.cases["south"]
     ada = shared_world.client("ada")
     assert ada.post(f"/cases/{case_id}/{action}", data={"reason": "noise"}).status_code == 404
-    assert ada.post(f"/api/v1/cases/{case_id}/act", json={"action": action, "reason": "noise"}).status_code == 404
-    assert ada.post(f"/api/v1/cases/{case_id}/select", json={"image_ids": ["dsouth0"], "selected": False}).status_code == 404
+    assert (
+        ada.post(
+            f"/api/v1/cases/{case_id}/act", json={"action": action, "reason": "noise"}
+        ).status_code
+        == 404
+    )
+    assert (
+        ada.post(
+            f"/api/v1/cases/{case_id}/select", json={"image_ids": ["dsouth0"], "selected": False}
+        ).status_code
+        == 404
+    )
     assert shared_world.services.store.case(None, case_id).revision == 1
 
 

@@ -4,7 +4,13 @@ import pytest
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
-from federation.console.settings import ConsoleSettings, SettingsError, load_settings, make_folder, read_secret
+from federation.console.settings import (
+    ConsoleSettings,
+    SettingsError,
+    load_settings,
+    make_folder,
+    read_secret,
+)
 
 
 def make(folder, **changes):
@@ -15,9 +21,14 @@ def make(folder, **changes):
 
 
 def test_a_folder_that_was_made_is_read_back(tmp_path):
-    settings = make(tmp_path / "console", federation_name="Föderation <1>", triage={"quantile": 0.9})
+    settings = make(
+        tmp_path / "console", federation_name="Föderation <1>", triage={"quantile": 0.9}
+    )
     assert load_settings(tmp_path / "console") == settings
-    assert all(path.is_dir() for path in (settings.hospital("north").inbox, settings.jobs_folder, settings.models_folder))
+    assert all(
+        path.is_dir()
+        for path in (settings.hospital("north").inbox, settings.jobs_folder, settings.models_folder)
+    )
 
 
 def test_what_holds_patients_or_secrets_is_for_its_owner_alone(tmp_path):
@@ -42,13 +53,22 @@ def test_a_console_is_not_made_over_another(tmp_path):
         make(tmp_path / "console")
 
 
-@pytest.mark.parametrize("hospitals", [[], ["north", "north"], ["../north"], ["North"], ["a/b"], [""], ["x" * 41], ["."]])
+@pytest.mark.parametrize(
+    "hospitals", [[], ["north", "north"], ["../north"], ["North"], ["a/b"], [""], ["x" * 41], ["."]]
+)
 def test_a_hospitals_id_is_also_a_folder_and_nothing_else(hospitals):
     with pytest.raises(ValidationError, match="hospital"):
         ConsoleSettings(folder=Path("x"), hospitals=tuple(hospitals))
 
 
-@pytest.mark.parametrize("change", [{"idle_minute": 3}, {"image_size": 0}, {"receivers": {"south": {"ae_title": "A", "allowed": ["B"]}}}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"idle_minute": 3},
+        {"image_size": 0},
+        {"receivers": {"south": {"ae_title": "A", "allowed": ["B"]}}},
+    ],
+)
 def test_a_typing_error_stops_the_start(tmp_path, change):
     make(tmp_path / "console")
     path = tmp_path / "console" / "console.yaml"
@@ -57,7 +77,9 @@ def test_a_typing_error_stops_the_start(tmp_path, change):
         load_settings(tmp_path / "console")
 
 
-@pytest.mark.parametrize("text", ["", "- a list", "hospitals: [north", "folder: elsewhere\nhospitals: [north]"])
+@pytest.mark.parametrize(
+    "text", ["", "- a list", "hospitals: [north", "folder: elsewhere\nhospitals: [north]"]
+)
 def test_a_file_that_holds_no_settings_is_one_clear_error(tmp_path, text):
     (tmp_path / "console.yaml").write_text(text)
     with pytest.raises(SettingsError, match=r"console\.yaml"):

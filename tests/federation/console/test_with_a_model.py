@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from federation.console.hospital_loop import HospitalLoop
-from federation.console.twin_room import twin_view
-from twin.review.worker import ModelWorker
+from federation.console.twin_view import twin_view
+from twin.review.model_worker import ModelWorker
 
 pytestmark = pytest.mark.slow
 SIDE = 16
@@ -26,7 +26,13 @@ def model(tmp_path_factory) -> Path:
 
     folder = tmp_path_factory.mktemp("models") / "version-1"
     config = NetworkConfig(backbone="lenet", width=4, image_size=SIDE)
-    save_model(folder, grow_head(initial_weights(config, 1), 2, torch.Generator().manual_seed(1)), config, ("liver", "spleen"), {})
+    save_model(
+        folder,
+        grow_head(initial_weights(config, 1), 2, torch.Generator().manual_seed(1)),
+        config,
+        ("liver", "spleen"),
+        {},
+    )
     return folder
 
 
@@ -50,8 +56,14 @@ def test_overlays_and_predictions_come_from_the_model_that_serves(world_with, mo
     kept = list((world.settings.hospital("north").state / "overlays" / "1").iterdir())
     assert len(kept) == 1 and kept[0].stat().st_mode & 0o077 == 0
     said = ada.post("/api/v1/predictions", json={"image_ids": ["dnorth0", "dnorth1"]}).json()
-    assert said["version"] == "1" and [each["image_id"] for each in said["predictions"]] == ["dnorth0", "dnorth1"]
-    assert all(0 <= each["entropy"] <= 1 and each["top"][0][0] == each["class_name"] for each in said["predictions"])
+    assert said["version"] == "1" and [each["image_id"] for each in said["predictions"]] == [
+        "dnorth0",
+        "dnorth1",
+    ]
+    assert all(
+        0 <= each["entropy"] <= 1 and each["top"][0][0] == each["class_name"]
+        for each in said["predictions"]
+    )
     serve(world, model, "2")
     assert ada.post("/api/v1/predictions", json={"image_ids": ["dnorth0"]}).json()["version"] == "2"
     assert ada.post("/api/v1/predictions", json={"image_ids": ["dsouth0"]}).status_code == 404
@@ -65,7 +77,9 @@ def test_a_damaged_model_is_a_503_and_nothing_else_breaks(world, tmp_path):
     assert ada.get(f"/cases/{world.cases['north']}").status_code == 200
 
 
-def test_a_hospitals_loop_takes_images_in_and_reports_what_its_twin_is_like(world_with, model, worker):
+def test_a_hospitals_loop_takes_images_in_and_reports_what_its_twin_is_like(
+    world_with, model, worker
+):
     world = world_with(intake={"settle_seconds": 0})
     loop = HospitalLoop(world.settings, "north", world.services.store, worker, world.clock)
     before = twin_view(world.services, "north")
@@ -76,9 +90,16 @@ def test_a_hospitals_loop_takes_images_in_and_reports_what_its_twin_is_like(worl
     (inbox / "two.png").write_bytes(b"\x89PNG\r\n\x1a\n broken")
     assert loop.step()
     after = twin_view(world.services, "north")
-    assert (after.num_images, after.quarantine) == (before.num_images + 1, {"unreadable": 1}) or after.num_images == before.num_images + 1
+    assert (after.num_images, after.quarantine) == (
+        before.num_images + 1,
+        {"unreadable": 1},
+    ) or after.num_images == before.num_images + 1
     assert sum(after.quarantine.values()) == 1
-    assert (after.reported_version, after.reported_classes, after.in_step) == ("1", ("liver", "spleen"), True)
+    assert (after.reported_version, after.reported_classes, after.in_step) == (
+        "1",
+        ("liver", "spleen"),
+        True,
+    )
     assert [each.what for each in after.events] == ["look", "model", "quarantine", "images"]
     assert "history" in after.events[0].text  # too few named images to judge by
     assert len(after.entropy) == 1 and 0 <= after.entropy[0][1] <= 1

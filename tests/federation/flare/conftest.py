@@ -14,17 +14,17 @@ import yaml
 from hypothesis import strategies as st
 from torch import Tensor
 
-from federation.config import ExperimentConfig, load_experiment
-from federation.experiment import run_experiment
+from federation.experiment.config import ExperimentConfig, load_experiment
+from federation.experiment.loop import run_experiment
+from federation.experiment.run_folder import RunFolder
+from federation.experiment.setup import ExperimentSetup, prepare_experiment
 from federation.flare.engine import LinkConfig, RemoteEngine
-from federation.flare.fields import hints_of
+from federation.flare.hospital_site import HospitalSite
+from federation.flare.link_messages import Assignment
 from federation.flare.manifests import write_manifests
-from federation.flare.notices import Assignment
-from federation.flare.site import HospitalSite
+from federation.flare.record_fields import hints_of
 from federation.flare.tensor_block import DTYPES
 from federation.method import Method
-from federation.run_folder import RunFolder
-from federation.study import Study, prepare_study
 from incremental.head import Weights
 from physical.archive_file import save_archive
 from physical.batch import Batch
@@ -34,7 +34,9 @@ from twin.messages import Broadcast, GlobalModel, Observation, TwinUpdate
 ROOT = Path(__file__).parents[3]
 UNSEEN = ("Cc", "Cf", "Cs", "Co", "Zl", "Zp")
 TEXTS = st.text(st.characters(exclude_categories=UNSEEN), max_size=12)
-IDS = TEXTS.map(lambda text: "a" + "".join(each for each in text if each not in "/\\:" and not each.isspace()))
+IDS = TEXTS.map(
+    lambda text: "a" + "".join(each for each in text if each not in "/\\:" and not each.isspace())
+)
 SHAPES = st.lists(st.integers(0, 4), max_size=4)
 LAYOUTS = st.sampled_from(["contiguous", "channels last", "turned", "every second"])
 
@@ -57,7 +59,11 @@ def made(drawn: Any) -> Any:
 @st.composite
 def tensors(draw: st.DrawFn) -> Tensor:
     """A tensor of any type, shape, layout and bits: payloads of NaN and negative zeros among them."""
-    dtype, shape, layout = draw(st.sampled_from(sorted(DTYPES.values(), key=str))), draw(SHAPES), draw(LAYOUTS)
+    dtype, shape, layout = (
+        draw(st.sampled_from(sorted(DTYPES.values(), key=str))),
+        draw(SHAPES),
+        draw(LAYOUTS),
+    )
     size = prod(shape) * dtype.itemsize
     raw = draw(st.binary(min_size=size, max_size=size))
     if dtype is torch.bool:
@@ -88,7 +94,9 @@ def values(hint: Any, name: str = "") -> st.SearchStrategy[Any]:
     if origin in (dict, Mapping):
         return st.dictionaries(TEXTS, values(inner[1]), max_size=3)
     if is_dataclass(hint):
-        return st.fixed_dictionaries({each: values(of, each) for each, of in hints_of(hint).items()}).map(lambda drawn: Unmade(hint, drawn))
+        return st.fixed_dictionaries(
+            {each: values(of, each) for each, of in hints_of(hint).items()}
+        ).map(lambda drawn: Unmade(hint, drawn))
     simple: dict[Any, st.SearchStrategy[Any]] = {
         int: st.integers(-(2**63), 2**64 - 1),
         float: st.floats(),
@@ -105,18 +113,30 @@ def is_same(one: Any, other: Any) -> bool:
     if isinstance(one, Tensor):
         return (one.dtype, one.shape, bits(one)) == (other.dtype, other.shape, bits(other))
     if isinstance(one, Mapping):
-        return list(one) == list(other) and all(is_same(each, other[name]) for name, each in one.items())
+        return list(one) == list(other) and all(
+            is_same(each, other[name]) for name, each in one.items()
+        )
     if isinstance(one, tuple):
         return len(one) == len(other) and all(map(is_same, one, other))
     if is_dataclass(one):
-        return type(one) is type(other) and all(is_same(getattr(one, each.name), getattr(other, each.name)) for each in fields(one))
+        return type(one) is type(other) and all(
+            is_same(getattr(one, each.name), getattr(other, each.name)) for each in fields(one)
+        )
     if isinstance(one, float):
-        return isinstance(other, float) and ((isnan(one) and isnan(other)) or struct.pack("d", one) == struct.pack("d", other))
+        return isinstance(other, float) and (
+            (isnan(one) and isnan(other)) or struct.pack("d", one) == struct.pack("d", other)
+        )
     return type(one) is type(other) and one == other
 
 
 def bits(tensor: Tensor) -> bytes:
-    return tensor.clone(memory_format=torch.contiguous_format).reshape(-1).view(torch.uint8).numpy().tobytes()
+    return (
+        tensor.clone(memory_format=torch.contiguous_format)
+        .reshape(-1)
+        .view(torch.uint8)
+        .numpy()
+        .tobytes()
+    )
 
 
 @pytest.fixture(scope="session")
@@ -159,7 +179,9 @@ class Wires:
     def hospitals(self) -> tuple[str, ...]:
         return tuple(self.sites)
 
-    def ask(self, verb: str, requests: Mapping[str, bytes], seconds: float) -> Iterable[tuple[str, bytes | Exception]]:
+    def ask(
+        self, verb: str, requests: Mapping[str, bytes], seconds: float
+    ) -> Iterable[tuple[str, bytes | Exception]]:
         for twin_id, request in requests.items():
             self.asked.append((verb, twin_id, request))
             try:
@@ -215,8 +237,20 @@ class Outcome:
 
     def reasons(self, twin_id: str) -> list[str]:
         """Why nothing of this hospital was taken: from the records and from the feed."""
-        rejected = [str(each["reason"]) for record in self.rounds for each in record["rejected"] if each["twin"] == twin_id]
-        return [*rejected, *(each["reason"] for each in self.told if each["event"] == "absent" and each["hospital"] == twin_id)]
+        rejected = [
+            str(each["reason"])
+            for record in self.rounds
+            for each in record["rejected"]
+            if each["twin"] == twin_id
+        ]
+        return [
+            *rejected,
+            *(
+                each["reason"]
+                for each in self.told
+                if each["event"] == "absent" and each["hospital"] == twin_id
+            ),
+        ]
 
 
 @dataclass
@@ -230,21 +264,48 @@ class Over:
     def config(self, *changes: str) -> ExperimentConfig:
         return load_experiment(ROOT / "hospital_configs" / "phantom_tiny", (*SMALL, *changes))
 
-    def hospitals(self, config: ExperimentConfig, own: Mapping[str, Mapping[str, Any]] = {}, flipped: str = "") -> dict[str, Path]:
-        ward, places = prepare_study(config).ward(), {}
-        names = ward.archive.vocabulary
-        for twin_id, joins in ward.joins.items():
+    def hospitals(
+        self, config: ExperimentConfig, own: Mapping[str, Mapping[str, Any]] = {}, flipped: str = ""
+    ) -> dict[str, Path]:
+        hospitals, places = prepare_experiment(config).hospitals(), {}
+        names = hospitals.archive.vocabulary
+        for twin_id, joins in hospitals.joins.items():
             places[twin_id] = Path(tempfile.mkdtemp(dir=self.folder)) / twin_id
-            labels = len(names) - 1 - ward.archive.labels if twin_id == flipped else ward.archive.labels
-            archive = Batch(ward.archive.images, labels, names)
-            save_archive(places[twin_id] / "archive.safetensors", archive, ward.arrivals[twin_id], joins)
-            (places[twin_id] / "hospital.yaml").write_text(yaml.safe_dump({"hospital": twin_id, **own.get(twin_id, {})}))
+            labels = (
+                len(names) - 1 - hospitals.archive.labels
+                if twin_id == flipped
+                else hospitals.archive.labels
+            )
+            archive = Batch(hospitals.archive.images, labels, names)
+            save_archive(
+                places[twin_id] / "archive.safetensors", archive, hospitals.arrivals[twin_id], joins
+            )
+            (places[twin_id] / "hospital.yaml").write_text(
+                yaml.safe_dump({"hospital": twin_id, **own.get(twin_id, {})})
+            )
         return places
 
-    def engine(self, config: ExperimentConfig, study: Study, wires: Any, told: list[Any], **link: Any) -> WatchedEngine:
-        joins = {name: plan.joins_at_task * study.scenario.rounds_per_task for name, plan in study.scenario.hospitals.items()}
+    def engine(
+        self,
+        config: ExperimentConfig,
+        setup: ExperimentSetup,
+        wires: Any,
+        told: list[Any],
+        **link: Any,
+    ) -> WatchedEngine:
+        joins = {
+            name: plan.joins_at_task * setup.scenario.rounds_per_task
+            for name, plan in setup.scenario.hospitals.items()
+        }
         assignment = Assignment("run", config.setting(), config.engine.threads)
-        return WatchedEngine(wires, joins, assignment, LinkConfig(**link), told.append, config.federation.secure_aggregation)
+        return WatchedEngine(
+            wires,
+            joins,
+            assignment,
+            LinkConfig(**link),
+            told.append,
+            config.federation.secure_aggregation,
+        )
 
     def run(
         self,
@@ -257,8 +318,8 @@ class Over:
         wires = wires_kind(self.hospitals(config) if places is None else places, faults)
         told: list[dict[str, Any]] = []
 
-        def engine_for(study: Study) -> WatchedEngine:
-            wires.engine = self.engine(config, study, wires, told, **link)
+        def engine_for(setup: ExperimentSetup) -> WatchedEngine:
+            wires.engine = self.engine(config, setup, wires, told, **link)
             return wires.engine
 
         out = Path(tempfile.mkdtemp(dir=self.folder)) / "run"
@@ -275,5 +336,7 @@ def over(tmp_path_factory: pytest.TempPathFactory) -> Over:
 @pytest.fixture
 def out(tmp_path: Path) -> Path:
     made = tmp_path / "manifests"
-    write_manifests(made, tmp_path / "deployment", NAMES, host="fedka.example", port=8102, metrics_port=9102)
+    write_manifests(
+        made, tmp_path / "deployment", NAMES, host="fedka.example", port=8102, metrics_port=9102
+    )
     return made

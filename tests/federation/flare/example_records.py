@@ -6,19 +6,23 @@ import struct
 import torch
 from torch import Tensor
 
-from federation.flare.fields import hints_of
-from federation.flare.notices import Assignment
+from federation.flare.link_messages import Assignment
+from federation.flare.record_fields import hints_of
 from federation.flare.records import KINDS, RECORD_VERSION, decode, decode_method, encode
 from federation.method import Method
 from incremental.network import NetworkConfig
 from incremental.proxy import Score, StoredModel
 from twin.config import TwinConfig, TwinSetting
 from twin.local_training import TrainingConfig
-from twin.mask_messages import Member, Roster
 from twin.messages import Broadcast, GlobalModel, Observation, TwinUpdate
+from twin.secure_sum.mask_messages import Member, Roster
 
 START = struct.Struct("<8sHI")
-WEIGHTS = {"conv": torch.arange(6.0).reshape(1, 2, 3), "head.bias": torch.tensor([-0.0]), "steps": torch.tensor(7)}
+WEIGHTS = {
+    "conv": torch.arange(6.0).reshape(1, 2, 3),
+    "head.bias": torch.tensor([-0.0]),
+    "steps": torch.tensor(7),
+}
 OLD = {"head.bias": torch.tensor([1.0, 2.0])}
 BROADCAST = Broadcast(
     weights=WEIGHTS,
@@ -29,7 +33,9 @@ BROADCAST = Broadcast(
     old_model=StoredModel(OLD, ("liver",), 2, Score(0.75, "held-back images of task 1")),
     extras={"control/conv": torch.ones(2, dtype=torch.float64), "taught_rows": torch.tensor(1)},
 )
-OBSERVATION = Observation("north", 3, 5, True, ("kidney",), 0.25, 1.5, 0.5, 10, 4, 3, (0.1, 0.2), (True, False))
+OBSERVATION = Observation(
+    "north", 3, 5, True, ("kidney",), 0.25, 1.5, 0.5, 10, 4, 3, (0.1, 0.2), (True, False)
+)
 OBSERVED = encode(OBSERVATION)
 
 
@@ -60,15 +66,41 @@ def example(name):
         "broadcast": BROADCAST,
         "observation": OBSERVATION,
         "global_model": GlobalModel(OLD, ("liver",), 3, (0.5, 1.0), 9),
-        "twin_update": TwinUpdate("north", 3, OLD, 5, class_names=("liver",), upload={"a": torch.ones(2)}, metrics={"total": float("nan")}),
-        "assignment": Assignment("run-1", TwinSetting(TwinConfig(), NetworkConfig(), TrainingConfig(), 2), 1),
+        "twin_update": TwinUpdate(
+            "north",
+            3,
+            OLD,
+            5,
+            class_names=("liver",),
+            upload={"a": torch.ones(2)},
+            metrics={"total": float("nan")},
+        ),
+        "assignment": Assignment(
+            "run-1", TwinSetting(TwinConfig(), NetworkConfig(), TrainingConfig(), 2), 1
+        ),
         "roster": Roster(3, ("liver",), {"north": Member(b"key", 5)}),
     }
     if name in made:
         return made[name]
-    samples = {int: 3, str: "north", bytes: b"key", tuple[str, ...]: ("liver",), Tensor: torch.arange(3)}
-    return kind(**{each: samples[hint] for each, hint in hints_of(kind).items() if hint in samples and not issubclass(kind, Method)})
+    samples = {
+        int: 3,
+        str: "north",
+        bytes: b"key",
+        tuple[str, ...]: ("liver",),
+        Tensor: torch.arange(3),
+    }
+    return kind(
+        **{
+            each: samples[hint]
+            for each, hint in hints_of(kind).items()
+            if hint in samples and not issubclass(kind, Method)
+        }
+    )
 
 
 def opened(name, record, groups=None):
-    return decode_method(record) if issubclass(KINDS[name], Method) else decode(KINDS[name], record, groups)
+    return (
+        decode_method(record)
+        if issubclass(KINDS[name], Method)
+        else decode(KINDS[name], record, groups)
+    )

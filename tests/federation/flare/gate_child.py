@@ -17,8 +17,8 @@ from typing import Any
 
 from nvflare.fuel.flare_api.flare_api import new_secure_session
 
-from federation.flare.handshakes import limit_handshakes
-from federation.flare.processes import bring_loopback_up, kit_command, kit_environment
+from federation.flare.handshake_timeouts import limit_handshakes
+from federation.flare.local_processes import bring_loopback_up, kit_command, kit_environment
 
 PATIENCE_SECONDS = 200.0
 OPERATOR = "operator@federation.org"
@@ -28,7 +28,9 @@ SESSION_SECONDS = 30.0
 
 def start(name: str, kit: Path, logs: Path) -> "subprocess.Popen[bytes]":
     with (logs / f"{name}.log").open("wb") as log:
-        return subprocess.Popen(kit_command(kit), stdout=log, stderr=subprocess.STDOUT, cwd=kit, env=kit_environment())
+        return subprocess.Popen(
+            kit_command(kit), stdout=log, stderr=subprocess.STDOUT, cwd=kit, env=kit_environment()
+        )
 
 
 def until(is_so: Callable[[], Any], seconds: float = PATIENCE_SECONDS) -> Any:
@@ -52,7 +54,11 @@ def knock(context: ssl.SSLContext | None) -> str:
     with socket.create_connection(("localhost", PORT), 5) as plain:
         plain.settimeout(3)
         try:
-            wire = plain if context is None else context.wrap_socket(plain, server_hostname="localhost")
+            wire = (
+                plain
+                if context is None
+                else context.wrap_socket(plain, server_hostname="localhost")
+            )
             wire.sendall(b"hello, here is a hospital" * 4)
             return f"answered {wire.recv(1000)!r}"
         except TimeoutError:
@@ -65,7 +71,9 @@ def tls(authority: Path, certificate: Path | None = None) -> ssl.SSLContext:
     context = ssl.create_default_context(cafile=str(authority))
     context.check_hostname = False
     if certificate is not None:
-        context.load_cert_chain(certificate / "startup" / "client.crt", certificate / "startup" / "client.key")
+        context.load_cert_chain(
+            certificate / "startup" / "client.crt", certificate / "startup" / "client.key"
+        )
     return context
 
 
@@ -85,7 +93,9 @@ def asked_for_session(kit: Path, log: Path) -> str:
     """Ask for a session in a process of its own, as FLARE may hang where it is refused; return what it said."""
     command = [sys.executable, __file__, "session", str(kit)]
     with suppress(subprocess.TimeoutExpired), log.open("w") as out:
-        subprocess.run(command, stdout=out, stderr=subprocess.STDOUT, timeout=SESSION_SECONDS, check=False)
+        subprocess.run(
+            command, stdout=out, stderr=subprocess.STDOUT, timeout=SESSION_SECONDS, check=False
+        )
     return log.read_text()
 
 
@@ -95,7 +105,12 @@ def run_job(session: Any, folder: Path) -> dict[str, str]:
         job_id = session.submit_job(str(folder))
     except Exception as error:
         return {"refused": f"{type(error).__name__}: {error}"}
-    meta = until(lambda: str(session.get_job_meta(job_id).get("status", "")).startswith(("FINISHED", "FAILED")), 60)
+    meta = until(
+        lambda: str(session.get_job_meta(job_id).get("status", "")).startswith(
+            ("FINISHED", "FAILED")
+        ),
+        60,
+    )
     if not meta:
         with suppress(Exception):
             session.abort_job(job_id)
@@ -105,12 +120,18 @@ def run_job(session: Any, folder: Path) -> dict[str, str]:
 def main(folder: Path) -> None:
     bring_loopback_up()
     kits = {name: Path(kit) for name, kit in json.loads((folder / "kits.json").read_text()).items()}
-    server, right, operators = kits.pop("server"), kits["right"], {each: kits.pop(each) for each in list(kits) if "operator" in each}
+    server, right, operators = (
+        kits.pop("server"),
+        kits["right"],
+        {each: kits.pop(each) for each in list(kits) if "operator" in each},
+    )
     seen: dict[str, Any] = {}
     running = [start("server", server, folder)]
     try:
         seen["listens"] = until(listens)
-        silent = [socket.create_connection(("localhost", PORT)) for _ in range(8)]  # who say nothing, and stay
+        silent = [
+            socket.create_connection(("localhost", PORT)) for _ in range(8)
+        ]  # who say nothing, and stay
         running += [start(name, kit, folder) for name, kit in kits.items()]
         root = right / "startup" / "rootCA.pem"
         seen["plain TCP"] = knock(None)
@@ -126,7 +147,12 @@ def main(folder: Path) -> None:
             seen[name] = asked_for_session(kit, folder / f"{name}.log")
         for job in sorted((folder / "jobs").iterdir()):
             seen[job.name] = run_job(session, job)
-        for command in ("cat north startup/fed_client.json", "ls north", "sys_info client north", "cat server startup/fed_server.json"):
+        for command in (
+            "cat north startup/fed_client.json",
+            "ls north",
+            "sys_info client north",
+            "cat server startup/fed_server.json",
+        ):
             seen[command] = refusal_of(lambda: session.api.do_command(command))  # noqa: B023
         seen["clients"] = [each.name for each in session.get_connected_client_list()]
         session.close()

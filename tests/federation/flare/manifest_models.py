@@ -186,7 +186,9 @@ class NetworkPolicy(Strict):
     spec: Spec
 
 
-Kubernetes = TypeAdapter(Annotated[StatefulSet | Service | NetworkPolicy, Field(discriminator="kind")])
+Kubernetes = TypeAdapter(
+    Annotated[StatefulSet | Service | NetworkPolicy, Field(discriminator="kind")]
+)
 
 
 class Compose(Strict):

@@ -10,44 +10,84 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
 
-from federation.flare.certificates import CertificateError, certificate_findings, expiry, load_certificate
+from federation.flare.certificates import (
+    CertificateError,
+    certificate_findings,
+    expiry,
+    load_certificate,
+)
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
 DAY = timedelta(days=1)
 
 
 def certificate(name: str, key, issuer: str, signer, begins: datetime, ends: datetime):
-    subject, by = (x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, each)]) for each in (name, issuer))
-    builder = x509.CertificateBuilder().subject_name(subject).issuer_name(by).public_key(key.public_key())
-    builder = builder.serial_number(x509.random_serial_number()).not_valid_before(begins).not_valid_after(ends)
-    builder = builder.add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
+    subject, by = (
+        x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, each)]) for each in (name, issuer)
+    )
+    builder = (
+        x509.CertificateBuilder().subject_name(subject).issuer_name(by).public_key(key.public_key())
+    )
+    builder = (
+        builder.serial_number(x509.random_serial_number())
+        .not_valid_before(begins)
+        .not_valid_after(ends)
+    )
+    builder = builder.add_extension(
+        x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False
+    )
     return builder.sign(signer, SHA256()).public_bytes(Encoding.PEM)
 
 
-def kit(folder: Path, name: str = "west", begins: datetime = NOW - DAY, ends: datetime = NOW + 100 * DAY, authority=None) -> Path:
+def kit(
+    folder: Path,
+    name: str = "west",
+    begins: datetime = NOW - DAY,
+    ends: datetime = NOW + 100 * DAY,
+    authority=None,
+) -> Path:
     root = authority or ec.generate_private_key(ec.SECP256R1())
     key = ec.generate_private_key(ec.SECP256R1())
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "rootCA.pem").write_bytes(certificate("fedka", root, "fedka", root, NOW - 10 * DAY, NOW + 400 * DAY))
+    (folder / "rootCA.pem").write_bytes(
+        certificate("fedka", root, "fedka", root, NOW - 10 * DAY, NOW + 400 * DAY)
+    )
     (folder / "client.crt").write_bytes(certificate(name, key, "fedka", root, begins, ends))
     (folder / "client.key").touch(mode=0o600)
-    (folder / "client.key").write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    (folder / "client.key").write_bytes(
+        key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    )
     return folder
 
 
 def look(startup: Path, name: str = "west", host: str | None = None, now: datetime = NOW):
-    return {each.what: each for each in certificate_findings("west", startup, "client", name, host, now)}
+    return {
+        each.what: each for each in certificate_findings("west", startup, "client", name, host, now)
+    }
 
 
 def test_a_good_kit_is_all_well(tmp_path):
     found = look(kit(tmp_path), host="west")
     assert {each.level for each in found.values()} == {"ok"}
-    assert set(found) == {"signed by", "certificate", "authority", "name", "host", "key", "key's permissions"}
+    assert set(found) == {
+        "signed by",
+        "certificate",
+        "authority",
+        "name",
+        "host",
+        "key",
+        "key's permissions",
+    }
 
 
 @pytest.mark.parametrize(
     ("days", "level", "words"),
-    [(31, "ok", "30 days"), (29, "warning", "valid until"), (0, "error", "expired on 2030-01-01"), (-1, "error", "expired on 2029-12-31")],
+    [
+        (31, "ok", "30 days"),
+        (29, "warning", "valid until"),
+        (0, "error", "expired on 2030-01-01"),
+        (-1, "error", "expired on 2029-12-31"),
+    ],
 )
 def test_a_certificate_is_warned_of_before_it_ends_and_refused_after(tmp_path, days, level, words):
     ends = NOW + days * DAY + (timedelta(seconds=0) if days <= 0 else -timedelta(seconds=1))
@@ -77,8 +117,16 @@ def test_a_key_of_another_certificate_is_found(tmp_path):
 
 def test_a_certificate_of_another_name_or_host_is_found(tmp_path):
     found = look(kit(tmp_path, name="east"), name="west", host="server.example")
-    assert (found["name"].level, found["name"].got, found["name"].allowed) == ("error", "east", "west")
-    assert (found["host"].level, found["host"].got, found["host"].allowed) == ("error", "east", "server.example")
+    assert (found["name"].level, found["name"].got, found["name"].allowed) == (
+        "error",
+        "east",
+        "west",
+    )
+    assert (found["host"].level, found["host"].got, found["host"].allowed) == (
+        "error",
+        "east",
+        "server.example",
+    )
 
 
 def test_a_key_that_others_can_read_is_found(tmp_path):
@@ -89,7 +137,9 @@ def test_a_key_that_others_can_read_is_found(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["client.crt", "rootCA.pem"])
-@pytest.mark.parametrize("content", [None, b"", b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"])
+@pytest.mark.parametrize(
+    "content", [None, b"", b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"]
+)
 def test_what_is_no_certificate_is_one_finding(tmp_path, name, content):
     kit(tmp_path)
     (tmp_path / name).unlink() if content is None else (tmp_path / name).write_bytes(content)
@@ -102,7 +152,9 @@ def test_what_is_no_certificate_is_one_finding(tmp_path, name, content):
 @pytest.mark.parametrize("content", [None, b"", b"\x00\xff"])
 def test_what_is_no_key_is_a_finding_that_shows_nothing_of_it(tmp_path, content):
     kit(tmp_path)
-    (tmp_path / "client.key").unlink() if content is None else (tmp_path / "client.key").write_bytes(content)
+    (tmp_path / "client.key").unlink() if content is None else (
+        tmp_path / "client.key"
+    ).write_bytes(content)
     found = look(tmp_path)["key"]
     assert found.level == "error" and "client.key cannot be read" in found.got
 

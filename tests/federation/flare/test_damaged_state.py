@@ -8,14 +8,14 @@ import pytest
 import torch
 import yaml
 
-from federation.experiment import run_experiment
-from federation.flare.activity import read_feed, read_status
-from federation.flare.notices import Fault, StateLost
+from federation.engines.twin_states import StateFolder
+from federation.experiment.loop import run_experiment
+from federation.experiment.run_folder import RunFolder
+from federation.flare.event_feed import read_feed, read_status
+from federation.flare.hospital_site import HospitalSite
+from federation.flare.link_messages import Fault, StateLost
 from federation.flare.records import decode, encode, kind_of
-from federation.flare.serving import PLAN_FILE, SERVER_FILE, ServerPlace, serve
-from federation.flare.site import HospitalSite
-from federation.run_folder import RunFolder
-from federation.twin_states import StateFolder
+from federation.flare.server import PLAN_FILE, SERVER_FILE, ServerPlace, serve
 from incremental.model_file import load_model
 
 SMALL = (
@@ -50,7 +50,10 @@ class Wires:
 
 def place_of(folder, config, minimum):
     folder.mkdir()
-    server = {"hospitals": [each.name for each in config.hospitals], "link": {"minimum_hospitals": minimum}}
+    server = {
+        "hospitals": [each.name for each in config.hospitals],
+        "link": {"minimum_hospitals": minimum},
+    }
     (folder / SERVER_FILE).write_text(yaml.safe_dump(server))
     (folder / PLAN_FILE).write_text(json.dumps(config.as_plain()))
     return ServerPlace(folder)
@@ -81,7 +84,10 @@ class Damaging:
 
 
 def weights_of(run):
-    return {folder.name: load_model(folder)[0].state_dict() for folder in sorted((run / "models").iterdir())}
+    return {
+        folder.name: load_model(folder)[0].state_dict()
+        for folder in sorted((run / "models").iterdir())
+    }
 
 
 def assert_same(one, other):
@@ -103,8 +109,12 @@ def experiments(over, tmp_path_factory):
 
 
 @pytest.mark.parametrize("method", METHOD)
-@pytest.mark.parametrize(("verb", "time"), [("observe", 2), ("train", 2), ("train", 4), ("observe", 5)])
-def test_a_damaged_newest_state_costs_repeated_rounds_and_nothing_else(over, experiments, tmp_path, method, verb, time):
+@pytest.mark.parametrize(
+    ("verb", "time"), [("observe", 2), ("train", 2), ("train", 4), ("observe", 5)]
+)
+def test_a_damaged_newest_state_costs_repeated_rounds_and_nothing_else(
+    over, experiments, tmp_path, method, verb, time
+):
     config, alone = experiments[method]
     places, damaging = over.hospitals(config), Damaging(verb, time)
     damaging.place = places["north"]
@@ -113,11 +123,22 @@ def test_a_damaged_newest_state_costs_repeated_rounds_and_nothing_else(over, exp
     while ended[-1] != "finished" and len(ended) < 4:
         ended.append(serve(place, wires))
     last_look = (verb, time) == ("observe", 5)  # after which nothing of it is asked for
-    assert damaging.count >= time and ended == ["finished"] if last_look else ended == ["waiting", "finished"]
+    assert (
+        damaging.count >= time and ended == ["finished"]
+        if last_look
+        else ended == ["waiting", "finished"]
+    )
     assert_same(alone, place.run)
     if not last_look:
-        states, expected = StateFolder(places["north"] / "state" / place.run_id()), StateFolder(RunFolder(alone).twins)["north"]
-        plain = [each.name for each in fields(expected) if each.name not in ("memory", "inbox", "current", "held_back", "kept")]
+        states, expected = (
+            StateFolder(places["north"] / "state" / place.run_id()),
+            StateFolder(RunFolder(alone).twins)["north"],
+        )
+        plain = [
+            each.name
+            for each in fields(expected)
+            if each.name not in ("memory", "inbox", "current", "held_back", "kept")
+        ]
         assert all(getattr(states["north"], name) == getattr(expected, name) for name in plain)
         assert len(states["north"].memory.all_positions()) == len(expected.memory.all_positions())
         assert not list(places["north"].glob("state/*/*/*.damaged"))
@@ -131,10 +152,15 @@ def test_the_feed_says_whose_state_of_which_round_is_damaged(over, experiments, 
     assert serve(place, Wires(places, damaging)) == "waiting"
     texts = [each["text"] for each in read_feed(place.folder, 100)]
     assert "north, round 2, observe: its twin's state of round 1 is damaged" in texts
-    assert read_status(place.folder)["reason"] == "the state of round 1 is damaged at north; that round is repeated"
+    assert (
+        read_status(place.folder)["reason"]
+        == "the state of round 1 is damaged at north; that round is repeated"
+    )
 
 
-def test_a_state_damaged_again_and_again_is_absent_and_holds_up_nobody_else(over, experiments, tmp_path):
+def test_a_state_damaged_again_and_again_is_absent_and_holds_up_nobody_else(
+    over, experiments, tmp_path
+):
     config, _ = experiments["fedka"]
     places = over.hospitals(config)
 
@@ -147,7 +173,9 @@ def test_a_state_damaged_again_and_again_is_absent_and_holds_up_nobody_else(over
     ended = []
     while "finished" not in ended and len(ended) < 9:
         ended.append(serve(place, wires))
-    assert ended[-1] == "finished" and len(ended) <= 5  # one session for each round that is repeated once
+    assert (
+        ended[-1] == "finished" and len(ended) <= 5
+    )  # one session for each round that is repeated once
 
 
 def test_with_two_damaged_states_it_refuses_to_go_on_from_an_older_one(over, experiments, tmp_path):
@@ -168,7 +196,9 @@ def test_with_two_damaged_states_it_refuses_to_go_on_from_an_older_one(over, exp
 
     wires, place = Wires(places, watched), place_of(tmp_path / "server", config, 4)
     assert [serve(place, wires), serve(place, wires)] == ["waiting", "waiting"]
-    last = [answer for verb, twin_id, answer in answers if (verb, twin_id) == ("observe", "north")][-1]
+    last = [answer for verb, twin_id, answer in answers if (verb, twin_id) == ("observe", "north")][
+        -1
+    ]
     assert decode(StateLost, last) == StateLost("north", 1)
     assert len(list(places["north"].glob("state/*/north/*.damaged"))) == 2
 

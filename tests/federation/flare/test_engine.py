@@ -8,15 +8,15 @@ import pytest
 import torch
 import yaml
 
-from federation.config import load_experiment
-from federation.experiment import run_experiment
+from federation.experiment.config import load_experiment
+from federation.experiment.loop import run_experiment
+from federation.experiment.run_folder import RunFolder
+from federation.experiment.setup import prepare_experiment
 from federation.flare.engine import LinkConfig, RemoteEngine, TooFewHospitals
-from federation.flare.notices import Assignment, Fault
+from federation.flare.hospital_site import HospitalSite
+from federation.flare.link_messages import Assignment, Fault
 from federation.flare.records import decode, encode, kind_of
-from federation.flare.site import HospitalSite
-from federation.run_folder import RunFolder
 from federation.server import new_server
-from federation.study import prepare_study
 from incremental.model_file import load_model
 from physical.archive_file import load_hospital, save_archive
 from twin.messages import GlobalModel, Observation, TwinUpdate
@@ -37,19 +37,28 @@ def experiment(*changes):
 
 
 def open_hospitals(config, folder: Path, own: Mapping[str, dict] = {}) -> dict[str, Path]:
-    ward = prepare_study(config).ward()
+    hospitals = prepare_experiment(config).hospitals()
     places = {}
-    for twin_id, joins in ward.joins.items():
+    for twin_id, joins in hospitals.joins.items():
         places[twin_id] = folder / twin_id
-        save_archive(places[twin_id] / "archive.safetensors", ward.archive, ward.arrivals[twin_id], joins)
-        (places[twin_id] / "hospital.yaml").write_text(yaml.safe_dump({"hospital": twin_id, **own.get(twin_id, {})}))
+        save_archive(
+            places[twin_id] / "archive.safetensors",
+            hospitals.archive,
+            hospitals.arrivals[twin_id],
+            joins,
+        )
+        (places[twin_id] / "hospital.yaml").write_text(
+            yaml.safe_dump({"hospital": twin_id, **own.get(twin_id, {})})
+        )
     return places
 
 
 class Wires:
     """Carries records within this process, and whatever may go wrong on the way: ``faults`` are called with each answer."""
 
-    def __init__(self, places: Mapping[str, Path], faults=lambda verb, twin_id, content: content) -> None:
+    def __init__(
+        self, places: Mapping[str, Path], faults=lambda verb, twin_id, content: content
+    ) -> None:
         self.places = places
         self.sites = {twin_id: HospitalSite(place) for twin_id, place in places.items()}
         self.faults = faults
@@ -62,7 +71,9 @@ class Wires:
     def restart(self, twin_id: str) -> None:
         self.sites[twin_id] = HospitalSite(self.places[twin_id])
 
-    def ask(self, verb: str, requests: Mapping[str, bytes], seconds: float) -> Iterable[tuple[str, bytes | Exception]]:
+    def ask(
+        self, verb: str, requests: Mapping[str, bytes], seconds: float
+    ) -> Iterable[tuple[str, bytes | Exception]]:
         for twin_id, request in reversed(list(requests.items())):  # answers come in any order
             self.asked.append((verb, twin_id))
             try:
@@ -72,17 +83,30 @@ class Wires:
 
 
 def engine_over(wires, config, told=None, **limits):
-    def engine_for(study):
-        joins = {name: plan.joins_at_task * study.scenario.rounds_per_task for name, plan in study.scenario.hospitals.items()}
+    def engine_for(setup):
+        joins = {
+            name: plan.joins_at_task * setup.scenario.rounds_per_task
+            for name, plan in setup.scenario.hospitals.items()
+        }
         tell = (lambda event: None) if told is None else told.append
         assignment = Assignment("run", config.setting(), config.engine.threads)
-        return RemoteEngine(wires, joins, assignment, LinkConfig(**limits), tell, config.federation.secure_aggregation)
+        return RemoteEngine(
+            wires,
+            joins,
+            assignment,
+            LinkConfig(**limits),
+            tell,
+            config.federation.secure_aggregation,
+        )
 
     return engine_for
 
 
 def weights_of(run: Path):
-    return {folder.name: load_model(folder)[0].state_dict() for folder in sorted((run / "models").iterdir())}
+    return {
+        folder.name: load_model(folder)[0].state_dict()
+        for folder in sorted((run / "models").iterdir())
+    }
 
 
 def assert_same(one: Path, other: Path):
@@ -108,7 +132,9 @@ def test_a_run_over_the_wire_is_the_sequential_run_bit_for_bit(tmp_path, changes
     config = experiment(*changes)
     here = run_experiment(config, tmp_path / "here")
     wires = Wires(open_hospitals(config, tmp_path / "hospitals"))
-    there = run_experiment(config, tmp_path / "there", engine_for=engine_over(wires, config, minimum_hospitals=3))
+    there = run_experiment(
+        config, tmp_path / "there", engine_for=engine_over(wires, config, minimum_hospitals=3)
+    )
     assert_same(tmp_path / "here", tmp_path / "there")
     assert {**here, "seconds": 0} == {**there, "seconds": 0}
 
@@ -119,11 +145,21 @@ def test_a_model_that_a_hospital_holds_is_not_sent_again(tmp_path):
     told: list[dict] = []
     run_experiment(config, tmp_path / "run", engine_for=engine_over(wires, config, told))
     really = [each["bytes_down"] for each in told if each["event"] == "round"][1:]
-    counted = [1e6 * each["megabytes_down"] for each in RunFolder(tmp_path / "run").read_records() if each["kind"] == "round"]
-    assert len(really) == len(counted) and 0 < really[1] < 0.7 * counted[1] and 0 < really[3] < 0.7 * counted[3]
+    counted = [
+        1e6 * each["megabytes_down"]
+        for each in RunFolder(tmp_path / "run").read_records()
+        if each["kind"] == "round"
+    ]
+    assert (
+        len(really) == len(counted)
+        and 0 < really[1] < 0.7 * counted[1]
+        and 0 < really[3] < 0.7 * counted[3]
+    )
 
 
-def test_hospitals_and_server_that_are_killed_repeat_the_round_and_end_with_the_same_weights(tmp_path):
+def test_hospitals_and_server_that_are_killed_repeat_the_round_and_end_with_the_same_weights(
+    tmp_path,
+):
     config = experiment()
     run_experiment(config, tmp_path / "here")
     killed = {("train", "north"): 2, ("train", "south"): 2, ("observe", "east"): 6}
@@ -165,11 +201,14 @@ def test_a_dead_hospital_is_suspect_and_asked_no_more_until_it_greets_again(tmp_
 
     wires = Wires(open_hospitals(config, tmp_path / "hospitals"), faults)
     told: list[dict] = []
-    engine = engine_over(wires, config, told)(prepare_study(config))
+    engine = engine_over(wires, config, told)(prepare_experiment(config))
     server = new_server(config.network, 1)
     assert engine.present(0) == ["east", "north", "south"]
     dead.set()
-    assert [each.twin_id for each in engine.observe(server.model, ("east", "north", "south"))] == ["north", "south"]
+    assert [each.twin_id for each in engine.observe(server.model, ("east", "north", "south"))] == [
+        "north",
+        "south",
+    ]
     assert engine.suspects == ("east",) and engine.present(1) == ["north", "south"]
     wires.asked.clear()
     engine.observe(replace(server.model, round=1), ("north", "south"))
@@ -192,12 +231,20 @@ def test_a_dead_hospital_is_suspect_and_asked_no_more_until_it_greets_again(tmp_
 
 def another_round(content):
     found = kind_of(content)
-    return encode(replace(decode(found, content), round=77)) if found in (Observation, TwinUpdate) else content
+    return (
+        encode(replace(decode(found, content), round=77))
+        if found in (Observation, TwinUpdate)
+        else content
+    )
 
 
 def another_twin(content):
     found = kind_of(content)
-    return encode(replace(decode(found, content), twin_id="west")) if found in (Observation, TwinUpdate) else content
+    return (
+        encode(replace(decode(found, content), twin_id="west"))
+        if found in (Observation, TwinUpdate)
+        else content
+    )
 
 
 @pytest.mark.parametrize(
@@ -224,7 +271,11 @@ def test_what_one_hospital_sends_never_stops_the_others(tmp_path, spoil):
     results = run_experiment(config, tmp_path / "run", engine_for=engine_over(wires, config, told))
     assert results["champion"]
     absent = [each for each in told if each["event"] == "absent"]
-    assert absent and {each["hospital"] for each in absent} == {"south"} and not any(each["suspect"] for each in absent)
+    assert (
+        absent
+        and {each["hospital"] for each in absent} == {"south"}
+        and not any(each["suspect"] for each in absent)
+    )
 
 
 def test_a_request_that_comes_twice_is_trained_once(tmp_path):
@@ -281,7 +332,12 @@ def test_nothing_of_an_image_is_in_what_leaves_a_hospital(tmp_path):
     for twin_id, place in places.items():
         hospital = load_hospital(twin_id, place / "archive.safetensors")
         pixels = hospital.images(hospital.new_images(-1, 99)).images
-        rows = {row.tobytes() for image in pixels[:40, :, :, 0] for row in image[10:18] if len(set(row.tolist())) > 12}
+        rows = {
+            row.tobytes()
+            for image in pixels[:40, :, :, 0]
+            for row in image[10:18]
+            if len(set(row.tolist())) > 12
+        }
         floats = {(torch.tensor(list(row)) / 255).numpy().tobytes() for row in list(rows)[:200]}
         assert len(rows) > 50
         assert not any(row in everything for row in (*rows, *floats))
@@ -290,12 +346,19 @@ def test_nothing_of_an_image_is_in_what_leaves_a_hospital(tmp_path):
 def test_a_session_needs_the_minimum(tmp_path):
     config = experiment()
     wires = Wires(open_hospitals(config, tmp_path / "hospitals"))
-    with pytest.raises(TooFewHospitals, match="4 hospitals answered the greeting; the minimum is 5"):
-        engine_over(wires, config, minimum_hospitals=5)(prepare_study(config))
+    with pytest.raises(
+        TooFewHospitals, match="4 hospitals answered the greeting; the minimum is 5"
+    ):
+        engine_over(wires, config, minimum_hospitals=5)(prepare_experiment(config))
 
 
 def test_a_verb_that_nobody_knows_and_a_request_before_a_session_are_faults(tmp_path):
     config = experiment()
     site = Wires(open_hospitals(config, tmp_path / "hospitals")).sites["north"]
-    for verb, content in (("rm -rf", b""), ("observe", encode(GlobalModel({}, (), 0))), ("train", b"\x80"), ("mask", b"")):
+    for verb, content in (
+        ("rm -rf", b""),
+        ("observe", encode(GlobalModel({}, (), 0))),
+        ("train", b"\x80"),
+        ("mask", b""),
+    ):
         assert kind_of(site.answer(verb, content)) is Fault

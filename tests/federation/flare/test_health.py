@@ -11,10 +11,10 @@ import yaml
 pytest.importorskip("prometheus_client")
 from prometheus_client.parser import text_string_to_metric_families
 
-from federation.flare.activity import Activity
+from federation.flare.event_feed import Activity
 from federation.flare.health import HealthError, Vitals, answer, look, metrics, serve_health
 from federation.flare.manifests import alerts
-from federation.flare.serving import ServerPlace
+from federation.flare.server import ServerPlace
 
 STATUS = {
     "state": "running",
@@ -42,7 +42,11 @@ def vitals(state: str = "running", age: float | None = 10.0, **more) -> Vitals:
 
 def values(content: bytes) -> dict:
     families = text_string_to_metric_families(content.decode())
-    return {(each.name, *each.labels.values()): each.value for family in families for each in family.samples}
+    return {
+        (each.name, *each.labels.values()): each.value
+        for family in families
+        for each in family.samples
+    }
 
 
 @pytest.mark.parametrize(
@@ -84,7 +88,9 @@ def test_metrics_say_what_the_status_says():
         ("fedka_round_bytes", "down"): 2000,
         ("fedka_sessions_total",): 3,
         ("fedka_last_event_age_seconds",): 10,
-        ("fedka_certificate_expiry_timestamp_seconds",): datetime(2030, 1, 1, tzinfo=UTC).timestamp(),
+        ("fedka_certificate_expiry_timestamp_seconds",): datetime(
+            2030, 1, 1, tzinfo=UTC
+        ).timestamp(),
         ("fedka_state", "running"): 1,
         ("fedka_state", "failed"): 0,
         ("fedka_hospital_state", "north", "present"): 1,
@@ -110,7 +116,9 @@ def test_what_is_not_known_is_not_found():
 def place(tmp_path):
     kit = tmp_path / "server"
     (kit / "fedka").mkdir(parents=True)
-    (kit / "fedka" / "server.yaml").write_text(yaml.safe_dump({"hospitals": ["north"], "metrics_port": 0}))
+    (kit / "fedka" / "server.yaml").write_text(
+        yaml.safe_dump({"hospitals": ["north"], "metrics_port": 0})
+    )
     return ServerPlace(kit / "fedka"), kit
 
 
@@ -130,9 +138,14 @@ def test_it_is_served_while_it_is_entered_and_follows_the_status(place):
         Activity(server.folder).tell({"event": "state", "state": "running", "hospitals": ["north"]})
         sessions[0] = 2
         assert fetch(port, "/readyz")[0] == 200
-        assert 'fedka_hospital_state{hospital="north",state="expected"} 1.0' in fetch(port, "/metrics")[1]
+        assert (
+            'fedka_hospital_state{hospital="north",state="expected"} 1.0'
+            in fetch(port, "/metrics")[1]
+        )
         assert "fedka_sessions_total 2.0" in fetch(port, "/metrics")[1]
-        Activity(server.folder).tell({"event": "state", "state": "failed", "reason": "for a reason"})
+        Activity(server.folder).tell(
+            {"event": "state", "state": "failed", "reason": "for a reason"}
+        )
         code, said = fetch(port, "/healthz")
         assert code == 503 and json.loads(said)["state"] == "failed"
         assert fetch(port, "/nothing")[0] == 404
@@ -150,15 +163,23 @@ def test_without_a_port_nothing_is_served(place):
 def test_a_port_that_is_taken_is_an_error_with_advice(place):
     server, kit = place
     with socket.create_server(("127.0.0.1", 0)) as other:
-        (server.folder / "server.yaml").write_text(yaml.safe_dump({"hospitals": [], "metrics_port": other.getsockname()[1]}))
-        with pytest.raises(HealthError, match="another metrics_port"), serve_health(ServerPlace(server.folder), kit, lambda: 0):
+        (server.folder / "server.yaml").write_text(
+            yaml.safe_dump({"hospitals": [], "metrics_port": other.getsockname()[1]})
+        )
+        with (
+            pytest.raises(HealthError, match="another metrics_port"),
+            serve_health(ServerPlace(server.folder), kit, lambda: 0),
+        ):
             pass
 
 
 def test_without_the_package_it_says_what_to_install(place, monkeypatch):
     server, kit = place
     monkeypatch.setitem(sys.modules, "prometheus_client", None)
-    with pytest.raises(HealthError, match=r"pip install 'fedka\[flare\]'"), serve_health(server, kit, lambda: 0):
+    with (
+        pytest.raises(HealthError, match=r"pip install 'fedka\[flare\]'"),
+        serve_health(server, kit, lambda: 0),
+    ):
         pass
 
 

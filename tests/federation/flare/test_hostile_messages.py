@@ -13,13 +13,16 @@ import pytest
 import torch
 
 from benchmarks.hostile import KINDS, Sent
-from federation.flare.notices import Fault, Hello
+from federation.flare.hospital_site import HospitalSite
+from federation.flare.link_messages import Fault, Hello
 from federation.flare.records import RecordError, decode, encode, kind_of
-from federation.flare.site import HospitalSite
 from twin.messages import Observation, TwinUpdate
 
 HOSTILE = "south"
-FIVE = ("hospitals=[{name: east}, {name: north}, {name: south}, {name: west}, {name: centre}]", "federation.twins_per_round=5")
+FIVE = (
+    "hospitals=[{name: east}, {name: north}, {name: south}, {name: west}, {name: centre}]",
+    "federation.twins_per_round=5",
+)
 MEDIAN = "federation.robust={rule: median}"
 GIB = 2**30
 _START = struct.Struct("<8sHI")
@@ -35,7 +38,9 @@ class Hostile:
         if (verb, twin_id) != ("train", HOSTILE):
             return content
         self.honest.append(decode(TwinUpdate, content))
-        self.sent.append(self.damage(Sent(self.honest[-1], wires.engine.broadcasts[-1][twin_id], self.honest[0])))
+        self.sent.append(
+            self.damage(Sent(self.honest[-1], wires.engine.broadcasts[-1][twin_id], self.honest[0]))
+        )
         return self.sent[-1]
 
 
@@ -94,7 +99,9 @@ def same(one, other):
 
 
 def is_finite(weights):
-    return all(bool(torch.isfinite(value).all()) for value in weights.values() if value.is_floating_point())
+    return all(
+        bool(torch.isfinite(value).all()) for value in weights.values() if value.is_floating_point()
+    )
 
 
 TURNED_AWAY = {
@@ -110,10 +117,13 @@ TURNED_AWAY = {
 
 
 @pytest.mark.parametrize("kind", TURNED_AWAY)
-def test_a_malformed_update_is_turned_away_with_its_reason_and_changes_nothing_to_the_last_bit(over, config, without, tmp_path, kind):
-    damage = {"2 GiB tensor": partial(claims, 2 * GIB), "pickle bytes": partial(pickled, tmp_path / "ran")}.get(
-        kind, partial(as_kind, kind)
-    )
+def test_a_malformed_update_is_turned_away_with_its_reason_and_changes_nothing_to_the_last_bit(
+    over, config, without, tmp_path, kind
+):
+    damage = {
+        "2 GiB tensor": partial(claims, 2 * GIB),
+        "pickle bytes": partial(pickled, tmp_path / "ran"),
+    }.get(kind, partial(as_kind, kind))
     hostile = Hostile(damage)
     outcome = over.run(config, hostile)
     assert len(outcome.rounds) == 4 and len(hostile.sent) == 4
@@ -144,7 +154,9 @@ def test_a_poisoned_update_moves_no_weight_beyond_those_of_honest_hospitals(over
     outcome = over.run(config, Hostile(partial(as_kind, kind)), places)
     engine, beyond = outcome.engine, 0
     assert len(engine.updates) == 4 and is_finite(outcome.weights)
-    for updates, before, after in zip(engine.updates, engine.models[:-1], engine.models[1:], strict=True):
+    for updates, before, after in zip(
+        engine.updates, engine.models[:-1], engine.models[1:], strict=True
+    ):
         honest = [each.weights for each in updates if each.twin_id != HOSTILE]
         (poisoned,) = [each.weights for each in updates if each.twin_id == HOSTILE]
         for name, value in after.weights.items():
@@ -160,7 +172,10 @@ def test_the_same_poison_without_a_defence_does_move_them(over, config):
     outcome = over.run(config, Hostile(partial(as_kind, "sign-flipped (x -5)")))
     updates, after = outcome.engine.updates[0], outcome.engine.models[1].weights
     honest = [each.weights for each in updates if each.twin_id != HOSTILE]
-    assert any(bool((after[name] < torch.stack([each[name] for each in honest]).amin(0) - 1e-3).any()) for name in after)
+    assert any(
+        bool((after[name] < torch.stack([each[name] for each in honest]).amin(0) - 1e-3).any())
+        for name in after
+    )
 
 
 def test_a_claim_of_2_gib_takes_no_memory(over, config, without):
@@ -174,7 +189,9 @@ def test_a_claim_of_2_gib_takes_no_memory(over, config, without):
     _, most = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert most < 10 * len(record)
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 64 * 1024  # kB; tensors are in this one
+    assert (
+        resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 64 * 1024
+    )  # kB; tensors are in this one
 
 
 REQUESTS = {
@@ -190,7 +207,9 @@ REQUESTS = {
 
 
 def with_nan(message):
-    return replace(message, weights={name: value * torch.nan for name, value in message.weights.items()})
+    return replace(
+        message, weights={name: value * torch.nan for name, value in message.weights.items()}
+    )
 
 
 def with_wrong_shape(message):
@@ -198,15 +217,22 @@ def with_wrong_shape(message):
 
 
 def first_request(outcome, verb, twin_id):
-    return next(content for asked, who, content in outcome.wires.asked if (asked, who) == (verb, twin_id))
+    return next(
+        content for asked, who, content in outcome.wires.asked if (asked, who) == (verb, twin_id)
+    )
 
 
 @pytest.mark.parametrize("spoil", REQUESTS.values(), ids=REQUESTS)
 @pytest.mark.parametrize("verb", ["observe", "train"])
-def test_a_hostile_servers_request_is_answered_with_a_fault_or_nonsense_and_the_twin_goes_on(over, config, without, verb, spoil):
+def test_a_hostile_servers_request_is_answered_with_a_fault_or_nonsense_and_the_twin_goes_on(
+    over, config, without, verb, spoil
+):
     place = over.hospitals(config)["north"]
     site = HospitalSite(place)
-    honest = {asked: first_request(without, asked, "north") for asked in ("begin", "method", "observe", "train")}
+    honest = {
+        asked: first_request(without, asked, "north")
+        for asked in ("begin", "method", "observe", "train")
+    }
     steps = ("begin", "method", "observe", "train")
     for step in steps[: steps.index(verb)]:
         assert kind_of(site.answer(step, honest[step])) is not Fault
@@ -217,7 +243,11 @@ def test_a_hostile_servers_request_is_answered_with_a_fault_or_nonsense_and_the_
     again = HospitalSite(place)  # what lies on its disk was not spoilt
     for step in steps:
         answer = again.answer(step, honest[step])
-    expected = next(content for asked, who, content in without.wires.answered if (asked, who) == ("train", "north"))
+    expected = next(
+        content
+        for asked, who, content in without.wires.answered
+        if (asked, who) == ("train", "north")
+    )
     assert answer == expected
 
 
@@ -233,7 +263,10 @@ LIES = {
     "more right than there are": {"num_held_back": 1, "num_correct": 2**53},
     "no number": {"entropy": NAN, "statistic": NAN, "threshold": NAN},
     "an infinite entropy": {"entropy": INFINITE},
-    "a thousand new classes": {"signal": True, "new_class_names": tuple(f"class {index}" for index in range(1000))},
+    "a thousand new classes": {
+        "signal": True,
+        "new_class_names": tuple(f"class {index}" for index in range(1000)),
+    },
     "new classes without a signal": {"signal": False, "new_class_names": ("ghost",)},
     "a class twice": {"signal": True, "new_class_names": ("ghost", "ghost")},
     "more images than a disk holds": {"num_new_images": 2**62, "num_trainable": 2**62},
@@ -242,7 +275,9 @@ LIES = {
 
 
 @pytest.mark.parametrize("lie", LIES.values(), ids=LIES)
-def test_an_observation_that_cannot_be_is_not_used_and_the_run_goes_on_without_it(over, config, lie):
+def test_an_observation_that_cannot_be_is_not_used_and_the_run_goes_on_without_it(
+    over, config, lie
+):
     def lying(wires, verb, twin_id, content):
         if (verb, twin_id) != ("observe", HOSTILE):
             return content
@@ -251,7 +286,9 @@ def test_an_observation_that_cannot_be_is_not_used_and_the_run_goes_on_without_i
     outcome = over.run(config, lying)
     assert len(outcome.rounds) == 4 and is_finite(outcome.weights)
     assert len(outcome.engine.models[-1].class_names) == 4
-    assert len(outcome.reasons(HOSTILE)) == 5 and not any(HOSTILE in each["chosen"] for each in outcome.rounds)
+    assert len(outcome.reasons(HOSTILE)) == 5 and not any(
+        HOSTILE in each["chosen"] for each in outcome.rounds
+    )
 
 
 # Replay
@@ -274,15 +311,24 @@ def the_round_before(kept, verb, twin_id, number, content):
 
 
 def anothers(kept, verb, twin_id, number, content):
-    return kept[verb, "north", number] if twin_id == HOSTILE and verb in ("observe", "train") else content
+    return (
+        kept[verb, "north", number]
+        if twin_id == HOSTILE and verb in ("observe", "train")
+        else content
+    )
 
 
 @pytest.mark.parametrize(
     ("choose", "reason"),
-    [(the_round_before, "answered as south for round "), (anothers, "answered as north for round ")],
+    [
+        (the_round_before, "answered as south for round "),
+        (anothers, "answered as north for round "),
+    ],
     ids=["the_round_before", "anothers"],
 )
-def test_an_answer_of_the_round_before_or_of_another_hospital_is_not_taken(over, config, choose, reason):
+def test_an_answer_of_the_round_before_or_of_another_hospital_is_not_taken(
+    over, config, choose, reason
+):
     outcome = over.run(config, Remembering(choose))
     reasons = outcome.reasons(HOSTILE)
     assert reasons and all(each.startswith(reason) for each in reasons)
@@ -299,24 +345,39 @@ def test_a_broadcast_of_an_older_round_is_not_trained_again(over, config, withou
     asked = [(verb, content) for verb, who, content in without.wires.asked if who == "north"]
     answers = [(verb, site.answer(verb, content)) for verb, content in asked]
     answered = [(verb, content) for verb, who, content in without.wires.answered if who == "north"]
-    assert [each for each in answers if each[0] in ("observe", "train")] == [each for each in answered if each[0] in ("observe", "train")]
+    assert [each for each in answers if each[0] in ("observe", "train")] == [
+        each for each in answered if each[0] in ("observe", "train")
+    ]
     before = {path: path.read_bytes() for path in (place / "state").rglob("*.safetensors")}
     of_rounds = [(verb, content) for verb, content in asked if verb in ("observe", "train")]
-    assert [verb for verb, _ in of_rounds] == ["observe", "train"] * 4 + ["observe"]  # the last one only looks
+    assert [verb for verb, _ in of_rounds] == ["observe", "train"] * 4 + [
+        "observe"
+    ]  # the last one only looks
     for verb, content in (*of_rounds[:4], of_rounds[5], of_rounds[7]):
         assert kind_of(site.answer(verb, content)) is Fault
     assert {path: path.read_bytes() for path in (place / "state").rglob("*.safetensors")} == before
 
 
-def test_a_training_that_comes_after_the_next_look_is_refused_and_the_next_one_is_not(over, config, without):
+def test_a_training_that_comes_after_the_next_look_is_refused_and_the_next_one_is_not(
+    over, config, without
+):
     site = HospitalSite(over.hospitals(config)["north"])
     asked = {}
     for verb, who, content in without.wires.asked:
         if who == "north":
             asked.setdefault(verb, []).append(content)
-    for verb, number in (("begin", 0), ("method", 0), ("observe", 0), ("train", 0), ("observe", 1), ("observe", 2)):
+    for verb, number in (
+        ("begin", 0),
+        ("method", 0),
+        ("observe", 0),
+        ("train", 0),
+        ("observe", 1),
+        ("observe", 2),
+    ):
         assert kind_of(site.answer(verb, asked[verb][number])) is not Fault
-    assert kind_of(site.answer("train", asked["train"][1])) is Fault  # of a network that kept it back
+    assert (
+        kind_of(site.answer("train", asked["train"][1])) is Fault
+    )  # of a network that kept it back
     assert kind_of(site.answer("train", asked["train"][2])) is TwinUpdate
 
 
@@ -329,10 +390,14 @@ def test_an_answer_that_comes_twice_counts_once(over, config):
 
     plain, doubled = over.run(config), over.run(config, wires_kind=Doubled)
     assert same(plain.weights, doubled.weights)
-    assert [each["accepted"] for each in plain.rounds] == [each["accepted"] for each in doubled.rounds]
+    assert [each["accepted"] for each in plain.rounds] == [
+        each["accepted"] for each in doubled.rounds
+    ]
 
 
-def test_a_hospital_that_answers_after_the_deadline_disturbs_no_round_and_takes_part_again(over, config):
+def test_a_hospital_that_answers_after_the_deadline_disturbs_no_round_and_takes_part_again(
+    over, config
+):
     class Late(over.wires_kind):
         """Hands one hospital its request of round 1 only while the others train in round 2; nobody waits for its answer."""
 
@@ -340,7 +405,9 @@ def test_a_hospital_that_answers_after_the_deadline_disturbs_no_round_and_takes_
             number = self.engine.models[-1].round if self.engine and self.engine.models else -1
             if verb == "train" and number == 1:
                 self.late = [requests[HOSTILE]]
-                requests = {twin_id: each for twin_id, each in requests.items() if twin_id != HOSTILE}
+                requests = {
+                    twin_id: each for twin_id, each in requests.items() if twin_id != HOSTILE
+                }
                 yield HOSTILE, TimeoutError()
             elif verb == "train" and number == 2:
                 self.late.append(self.sites[HOSTILE].answer(verb, self.late[0]))
@@ -352,4 +419,6 @@ def test_a_hospital_that_answers_after_the_deadline_disturbs_no_round_and_takes_
     assert outcome.reasons(HOSTILE) == ["did not answer (TimeoutError)"]
     accepted = [each["accepted"] for each in outcome.rounds]
     assert HOSTILE not in accepted[1] and HOSTILE in accepted[-1]
-    assert all(set(each) >= {"east", "north", "west", "centre"} for each in accepted) and is_finite(outcome.weights)
+    assert all(set(each) >= {"east", "north", "west", "centre"} for each in accepted) and is_finite(
+        outcome.weights
+    )

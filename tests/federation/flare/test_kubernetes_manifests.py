@@ -33,7 +33,11 @@ def test_every_kubernetes_object_is_of_its_kind(out):
 
 
 def test_every_kubernetes_object_is_valid_by_the_published_schemas(out):
-    objects = [each for path in sorted((out / "kubernetes").glob("*.yaml")) for each in yaml.safe_load_all(path.read_text())]
+    objects = [
+        each
+        for path in sorted((out / "kubernetes").glob("*.yaml"))
+        for each in yaml.safe_load_all(path.read_text())
+    ]
     assert len(objects) >= 2 * len(NAMES)
     for each in objects:
         kubernetes_validate.validate(each, "1.37", strict=True)
@@ -52,7 +56,10 @@ def test_a_misspelt_field_would_be_found(out):
 def test_the_server_is_asked_whether_it_is_well_and_reached_before_its_run_is(out):
     (pod,) = pods(out / "kubernetes" / "server.yaml")
     server, run = pod.containers
-    assert (run.livenessProbe.httpGet.path, run.readinessProbe.httpGet.path) == ("/healthz", "/readyz")
+    assert (run.livenessProbe.httpGet.path, run.readinessProbe.httpGet.path) == (
+        "/healthz",
+        "/readyz",
+    )
     assert "0.0.0.0" in run.args  # a probe comes from outside the pod
     assert server.livenessProbe.tcpSocket.port == 8102
     service = next(yaml.safe_load_all((out / "kubernetes" / "server.yaml").read_text()))
@@ -63,7 +70,9 @@ def test_the_server_is_asked_whether_it_is_well_and_reached_before_its_run_is(ou
 def test_a_hospitals_manifest_knows_its_own_kit_and_no_others(out, name):
     text = (out / "kubernetes" / f"{site_label(name)}.yaml").read_text()
     for other in set(NAMES) - {name}:
-        assert not re.search(rf"(?<![\w-]){re.escape(other)}(?![\w-])|{re.escape(site_label(other))}(?![\w-])", text)
+        assert not re.search(
+            rf"(?<![\w-]){re.escape(other)}(?![\w-])|{re.escape(site_label(other))}(?![\w-])", text
+        )
     assert "operator" not in text and "authority" not in text and "PRIVATE" not in text
     (pod,) = pods(out / "kubernetes" / f"{site_label(name)}.yaml")
     assert {each.secret.secretName for each in pod.volumes if each.secret} == {
@@ -73,7 +82,10 @@ def test_a_hospitals_manifest_knows_its_own_kit_and_no_others(out, name):
 
 
 def test_two_hospitals_never_get_the_same_name():
-    assert len({site_label(name) for name in (*NAMES, "south_1", "SOUTH-1", "a" * 63, "a" * 62 + "b")}) == 8
+    assert (
+        len({site_label(name) for name in (*NAMES, "south_1", "SOUTH-1", "a" * 63, "a" * 62 + "b")})
+        == 8
+    )
     assert site_label("north") == "hospital-north"
 
 
@@ -96,7 +108,9 @@ def test_the_copying_of_a_kit_does_what_it_should(out, tmp_path):
 
 
 def test_without_metrics_nobody_is_asked(tmp_path):
-    write_manifests(tmp_path / "out", tmp_path, NAMES, host="localhost", port=8102, metrics_port=None)
+    write_manifests(
+        tmp_path / "out", tmp_path, NAMES, host="localhost", port=8102, metrics_port=None
+    )
     (pod,) = pods(tmp_path / "out" / "kubernetes" / "server.yaml")
     assert pod.containers[1].livenessProbe is None
     assert "healthcheck" not in (tmp_path / "out" / "compose.yaml").read_text()

@@ -10,8 +10,25 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from federation.flare.records import KINDS, RECORD_VERSION, MissingGroups, RecordError, decode, digests, encode
-from tests.federation.flare.example_records import BROADCAST, OBSERVED, START, built, changed, example, opened, parts
+from federation.flare.records import (
+    KINDS,
+    RECORD_VERSION,
+    MissingGroups,
+    RecordError,
+    decode,
+    digests,
+    encode,
+)
+from tests.federation.flare.example_records import (
+    BROADCAST,
+    OBSERVED,
+    START,
+    built,
+    changed,
+    example,
+    opened,
+    parts,
+)
 from twin.messages import Broadcast, Observation
 
 RECORDS = {name: encode(example(name)) for name in KINDS}
@@ -32,11 +49,22 @@ def only_refuses(name, record):
 @given(st.sampled_from(sorted(KINDS)), st.binary(max_size=200), st.booleans())
 def test_random_bytes_are_only_ever_refused(name, noise, begins_well):
     only_refuses(name, noise)
-    only_refuses(name, (START.pack(b"FEDKA\r\n\0", RECORD_VERSION, len(noise) // 2) if begins_well else b"FEDKA\r\n\0") + noise)
+    only_refuses(
+        name,
+        (
+            START.pack(b"FEDKA\r\n\0", RECORD_VERSION, len(noise) // 2)
+            if begins_well
+            else b"FEDKA\r\n\0"
+        )
+        + noise,
+    )
 
 
 @settings(max_examples=500)
-@given(st.sampled_from(sorted(KINDS)), st.lists(st.tuples(st.integers(0, 10**6), st.integers(1, 255)), min_size=1, max_size=4))
+@given(
+    st.sampled_from(sorted(KINDS)),
+    st.lists(st.tuples(st.integers(0, 10**6), st.integers(1, 255)), min_size=1, max_size=4),
+)
 def test_flipped_bits_are_only_ever_refused(name, flips):
     record = bytearray(RECORDS[name])
     for at, mask in flips:
@@ -45,7 +73,12 @@ def test_flipped_bits_are_only_ever_refused(name, flips):
 
 
 @settings(max_examples=300)
-@given(st.sampled_from(sorted(KINDS)), st.integers(0, 10**6), st.integers(0, 40), st.binary(max_size=20))
+@given(
+    st.sampled_from(sorted(KINDS)),
+    st.integers(0, 10**6),
+    st.integers(0, 40),
+    st.binary(max_size=20),
+)
 def test_bytes_put_in_or_taken_out_are_only_ever_refused(name, at, taken, put):
     record = RECORDS[name]
     at %= len(record)
@@ -54,7 +87,13 @@ def test_bytes_put_in_or_taken_out_are_only_ever_refused(name, at, taken, put):
 
 def paths(plain, path=()):
     yield path
-    for name, each in plain.items() if isinstance(plain, dict) else enumerate(plain) if isinstance(plain, list) else ():
+    for name, each in (
+        plain.items()
+        if isinstance(plain, dict)
+        else enumerate(plain)
+        if isinstance(plain, list)
+        else ()
+    ):
         yield from paths(each, (*path, name))
 
 
@@ -66,7 +105,11 @@ def test_a_header_with_any_part_replaced_is_only_ever_refused(name, which, scrap
 
 
 @settings(max_examples=300)
-@given(st.sampled_from(["broadcast", "global_model", "twin_update", "masked"]), st.integers(0, 10**6), SCRAPS)
+@given(
+    st.sampled_from(["broadcast", "global_model", "twin_update", "masked"]),
+    st.integers(0, 10**6),
+    SCRAPS,
+)
 def test_a_block_with_any_part_of_its_header_replaced_is_only_ever_refused(name, which, scrap):
     header, block = parts(RECORDS[name])
     (length,) = struct.unpack("<Q", block[:8])
@@ -83,7 +126,10 @@ def test_a_block_with_any_part_of_its_header_replaced_is_only_ever_refused(name,
 def test_what_a_record_claims_takes_no_memory():
     def claims(count, size):
         places = ([index * size, (index + 1) * size] for index in range(count))
-        block = {f"extras/{index}": {"dtype": "U8", "shape": [size], "data_offsets": place} for index, place in enumerate(places)}
+        block = {
+            f"extras/{index}": {"dtype": "U8", "shape": [size], "data_offsets": place}
+            for index, place in enumerate(places)
+        }
         header, _ = parts(encode(replace(BROADCAST, extras={}), omit=digests(BROADCAST)))
         header["message"]["extras"] = [str(index) for index in range(count)]
         raw = json.dumps(block).encode()
@@ -92,12 +138,25 @@ def test_what_a_record_claims_takes_no_memory():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     tracemalloc.start()
     try:
-        for record in (claims(1, 2**31), claims(4000, 2**28), claims(4000, 2**60), START.pack(b"FEDKA\r\n\0", 1, 2**32 - 1) + bytes(1000)):
+        for record in (
+            claims(1, 2**31),
+            claims(4000, 2**28),
+            claims(4000, 2**60),
+            START.pack(b"FEDKA\r\n\0", 1, 2**32 - 1) + bytes(1000),
+        ):
             with pytest.raises(RecordError):
                 decode(Broadcast, record)
         with pytest.raises(RecordError):
-            decode(Observation, built(b'{"kind":"observation","message":[' + b"{}," * 300_000 + b"0]}", parts(OBSERVED)[1]))
-        assert tracemalloc.get_traced_memory()[1] < 100e6  # Python's objects for the largest header that is allowed
+            decode(
+                Observation,
+                built(
+                    b'{"kind":"observation","message":[' + b"{}," * 300_000 + b"0]}",
+                    parts(OBSERVED)[1],
+                ),
+            )
+        assert (
+            tracemalloc.get_traced_memory()[1] < 100e6
+        )  # Python's objects for the largest header that is allowed
     finally:
         tracemalloc.stop()
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300e3  # kB

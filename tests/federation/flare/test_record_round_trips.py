@@ -8,11 +8,20 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from federation.engines import SequentialEngine
-from federation.flare.fields import hints_of
-from federation.flare.groups import GroupCache, KnownDigests
-from federation.flare.notices import Assignment, Fault, Hello
-from federation.flare.records import KINDS, RECORD_VERSION, MissingGroups, RecordError, decode, decode_method, digests, encode
+from federation.engines.sequential import SequentialEngine
+from federation.flare.link_messages import Assignment, Fault, Hello
+from federation.flare.record_fields import hints_of
+from federation.flare.records import (
+    KINDS,
+    RECORD_VERSION,
+    MissingGroups,
+    RecordError,
+    decode,
+    decode_method,
+    digests,
+    encode,
+)
+from federation.flare.weight_cache import GroupCache, KnownDigests
 from federation.method import Method
 from federation.methods import METHODS
 from federation.methods.fedka import FedKA
@@ -30,7 +39,11 @@ MESSAGES = {name: kind for name, kind in KINDS.items() if not issubclass(kind, M
 GOLDEN = "3ac9f51977981855e74ce094eb605c771d48ca1f68e0df4332a9766b77afbb56"
 
 
-@pytest.mark.parametrize("kind", [kind for kind in MESSAGES.values() if kind is not Assignment], ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize(
+    "kind",
+    [kind for kind in MESSAGES.values() if kind is not Assignment],
+    ids=lambda kind: kind.__name__,
+)
 @given(data=st.data())
 def test_every_message_comes_back_as_it_went(data, kind, draw_message, same):
     message = draw_message(data, kind)
@@ -43,13 +56,19 @@ def test_every_message_comes_back_as_it_went(data, kind, draw_message, same):
 def test_a_setting_comes_back_as_it_went(tiny_setting):
     for assignment in (example("assignment"), Assignment("run-2", tiny_setting, 3)):
         found = decode(Assignment, encode(assignment))
-        assert found == assignment and found.setting.training.batch_size == assignment.setting.training.batch_size
+        assert (
+            found == assignment
+            and found.setting.training.batch_size == assignment.setting.training.batch_size
+        )
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_comes_back_as_it_went(name):
     method = METHODS[name]()
-    assert decode_method(encode(method)) == method and type(decode_method(encode(method))) is METHODS[name]
+    assert (
+        decode_method(encode(method)) == method
+        and type(decode_method(encode(method))) is METHODS[name]
+    )
 
 
 @pytest.mark.parametrize(
@@ -72,7 +91,9 @@ def test_every_message_that_carries_weights_carries_its_class_names(kind):
 
 
 def test_the_bytes_of_a_known_message_are_what_they_were():
-    assert sha256(encode(BROADCAST)).hexdigest() == GOLDEN, "the format changed: raise RECORD_VERSION, then pin the new digest"
+    assert sha256(encode(BROADCAST)).hexdigest() == GOLDEN, (
+        "the format changed: raise RECORD_VERSION, then pin the new digest"
+    )
 
 
 def test_weights_may_be_written_to_and_are_not_the_records_own_memory():
@@ -150,9 +171,21 @@ def test_a_sender_asks_for_a_digest_once(same):
 
 @pytest.mark.parametrize("kind", ["float16", "int8", "top_k"])
 def test_a_packed_update_leaves_its_weights_to_the_receiver(kind, same):
-    reference = {"w": torch.rand(40, 3, generator=torch.Generator().manual_seed(1)), "w.running_mean": torch.rand(3), "n": torch.tensor(2)}
-    packed, _ = pack({name: each + 1 for name, each in reference.items()}, reference, CompressionConfig(kind), {}, torch.Generator())
-    update = TwinUpdate("north", 3, unpack(packed, reference), 5, class_names=("liver",), packed=packed)
+    reference = {
+        "w": torch.rand(40, 3, generator=torch.Generator().manual_seed(1)),
+        "w.running_mean": torch.rand(3),
+        "n": torch.tensor(2),
+    }
+    packed, _ = pack(
+        {name: each + 1 for name, each in reference.items()},
+        reference,
+        CompressionConfig(kind),
+        {},
+        torch.Generator(),
+    )
+    update = TwinUpdate(
+        "north", 3, unpack(packed, reference), 5, class_names=("liver",), packed=packed
+    )
     found = decode(TwinUpdate, encode(update))
     assert found.weights == {} and len(encode(update)) < len(encode(replace(update, packed=None)))
     assert same(replace(found, weights=unpack(found.packed, reference)), update)
@@ -183,15 +216,21 @@ class RecordEngine(SequentialEngine):
         return decode(type(message), record, self.held)
 
 
-ROUNDS = [FedKA(reconstruction=ReconstructionConfig(perturb_steps=3, invert_steps=5)), SCAFFOLD(memory=True)]
+ROUNDS = [
+    FedKA(reconstruction=ReconstructionConfig(perturb_steps=3, invert_steps=5)),
+    SCAFFOLD(memory=True),
+]
 
 
 @pytest.mark.parametrize("method", ROUNDS, ids=lambda each: type(each).__name__)
-def test_rounds_over_records_are_the_sequential_rounds_bit_for_bit(tiny_ward, method, same):
-    servers, engines = [], (SequentialEngine(tiny_ward), RecordEngine(tiny_ward))
+def test_rounds_over_records_are_the_sequential_rounds_bit_for_bit(tiny_hospitals, method, same):
+    servers, engines = [], (SequentialEngine(tiny_hospitals), RecordEngine(tiny_hospitals))
     for engine in engines:
         torch.set_num_threads(1)
-        server, proxy = new_server(tiny_ward.setting.network, 1), ProxyServer(ProxyConfig(settle_rounds=0))
+        server, proxy = (
+            new_server(tiny_hospitals.setting.network, 1),
+            ProxyServer(ProxyConfig(settle_rounds=0)),
+        )
         for _ in range(4):
             server, record = run_round(server, engine, method, proxy, RoundConfig())
             assert record.accepted and not record.rejected

@@ -8,7 +8,15 @@ from dataclasses import dataclass, fields
 import pytest
 import torch
 
-from federation.flare.records import KINDS, RECORD_VERSION, Limits, RecordError, decode, decode_method, encode
+from federation.flare.records import (
+    KINDS,
+    RECORD_VERSION,
+    Limits,
+    RecordError,
+    decode,
+    decode_method,
+    encode,
+)
 from federation.methods.scaffold import SCAFFOLD
 from tests.federation.flare.example_records import (
     BROADCAST,
@@ -55,7 +63,11 @@ def test_pickle_is_refused_at_the_first_bytes():
             decode(Observation, content)
 
 
-@pytest.mark.parametrize("content", [None, "text", bytearray(b"FEDKA\r\n\0"), OBSERVATION], ids=lambda each: type(each).__name__)
+@pytest.mark.parametrize(
+    "content",
+    [None, "text", bytearray(b"FEDKA\r\n\0"), OBSERVATION],
+    ids=lambda each: type(each).__name__,
+)
 def test_what_are_no_bytes_is_refused(content):
     with pytest.raises(RecordError, match=type(content).__name__):
         decode(Observation, content)
@@ -63,12 +75,17 @@ def test_what_are_no_bytes_is_refused(content):
 
 def test_a_record_of_another_version_is_refused_with_what_to_do():
     header, block = parts(encode(OBSERVATION))
-    with pytest.raises(RecordError, match=f"version is 9; allowed: {RECORD_VERSION}; install the same version of fedka on server"):
+    with pytest.raises(
+        RecordError,
+        match=f"version is 9; allowed: {RECORD_VERSION}; install the same version of fedka on server",
+    ):
         decode(Observation, built(header, block, version=9))
 
 
 def test_another_message_than_the_one_expected_is_refused():
-    with pytest.raises(RecordError, match="is a observation; allowed: a twin_update; check who sends what"):
+    with pytest.raises(
+        RecordError, match="is a observation; allowed: a twin_update; check who sends what"
+    ):
         decode(TwinUpdate, encode(OBSERVATION))
     with pytest.raises(RecordError, match="allowed: a method"):
         decode_method(encode(OBSERVATION))
@@ -127,10 +144,19 @@ def test_a_missing_field_is_refused_even_where_the_message_has_a_default(field):
         OBSERVED[START.size :].replace(b'"threshold":0.5', b'"threshold":NaN'),
         OBSERVED[START.size :].replace(b'"round":3', b'"round":3,"round":3'),
         OBSERVED[START.size :].replace(b'"round":3', b'"round":' + b"9" * 9000),
-        OBSERVED[START.size :].replace(b'"signal":true', b'"signal":' + b"[" * 50_000 + b"]" * 50_000),
+        OBSERVED[START.size :].replace(
+            b'"signal":true', b'"signal":' + b"[" * 50_000 + b"]" * 50_000
+        ),
         OBSERVED[START.size :].replace(b"north", b"n\xffrth"),
     ],
-    ids=["infinite", "no number", "a name twice", "nine thousand digits", "fifty thousand lists", "no UTF-8"],
+    ids=[
+        "infinite",
+        "no number",
+        "a name twice",
+        "nine thousand digits",
+        "fifty thousand lists",
+        "no UTF-8",
+    ],
 )
 def test_what_is_no_strict_json_is_refused(raw):
     header = raw[: raw.rindex(b"}}") + 2]  # the block of no tensors behind it ends in one brace
@@ -143,9 +169,15 @@ def test_tensors_that_the_header_does_not_name_are_refused():
     with pytest.raises(RecordError, match="1 tensors too much"):
         decode(Broadcast, changed(record, ("message", "extras"), ["taught_rows"]))
     with pytest.raises(RecordError, match="asked for twice"):
-        decode(Broadcast, changed(record, ("message", "extras"), ["taught_rows", "taught_rows", "control/conv"]))
+        decode(
+            Broadcast,
+            changed(record, ("message", "extras"), ["taught_rows", "taught_rows", "control/conv"]),
+        )
     with pytest.raises(RecordError, match="not in the block"):
-        decode(Broadcast, changed(record, ("message", "extras"), ["taught_rows", "control/conv", "other"]))
+        decode(
+            Broadcast,
+            changed(record, ("message", "extras"), ["taught_rows", "control/conv", "other"]),
+        )
 
 
 def test_a_key_that_is_not_in_digits_is_refused_and_not_shown():
@@ -158,12 +190,23 @@ def test_a_key_that_is_not_in_digits_is_refused_and_not_shown():
 
 def test_a_hyper_parameter_that_the_method_refuses_is_refused():
     record = encode(SCAFFOLD())
-    for path, value in ((("message", "num_twins"), -1), (("message", "head_loss"), "mse"), (("kind",), "method/exploit")):
+    for path, value in (
+        (("message", "num_twins"), -1),
+        (("message", "head_loss"), "mse"),
+        (("kind",), "method/exploit"),
+    ):
         with pytest.raises(RecordError):
             decode_method(changed(record, path, value))
 
 
-BOUNDS = [{"record_bytes": 100}, {"header_bytes": 50}, {"items": 1}, {"text_characters": 8}, {"tensors": 2}, {"dimensions": 2}]
+BOUNDS = [
+    {"record_bytes": 100},
+    {"header_bytes": 50},
+    {"items": 1},
+    {"text_characters": 8},
+    {"tensors": 2},
+    {"dimensions": 2},
+]
 
 
 @pytest.mark.parametrize("limits", BOUNDS, ids=str)
@@ -172,7 +215,9 @@ def test_a_record_beyond_a_limit_is_refused(limits):
         decode(Broadcast, encode(BROADCAST), limits=Limits(**limits))
 
 
-@pytest.mark.parametrize("limits", [{"record_bytes": 100}, {"header_bytes": 50}, {"text_characters": 8}, {"tensors": 2}])
+@pytest.mark.parametrize(
+    "limits", [{"record_bytes": 100}, {"header_bytes": 50}, {"text_characters": 8}, {"tensors": 2}]
+)
 def test_a_record_that_would_be_refused_is_not_written(limits):
     with pytest.raises(RecordError):
         encode(BROADCAST, limits=Limits(**limits))

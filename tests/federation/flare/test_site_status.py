@@ -1,6 +1,6 @@
 import json
 
-from federation.flare.activity import STATUS
+from federation.flare.event_feed import STATUS
 from federation.flare.site_status import note_answer
 
 
@@ -10,10 +10,19 @@ def test_what_was_answered_last_stands_in_the_hospitals_own_file(tmp_path, caplo
     said = json.loads((tmp_path / STATUS).read_text())
     assert said.pop("at").endswith("+00:00")
     assert said == {"hospital": "west", "verb": "train", "last_round": 3, "fault": ""}
-    note_answer(tmp_path, "west", "train", lambda: 3, "OSError (No space left on device) at federation.twin_states:70")
+    note_answer(
+        tmp_path,
+        "west",
+        "train",
+        lambda: 3,
+        "OSError (No space left on device) at federation.engines.twin_states:70",
+    )
     assert [(each.levelname, each.getMessage()) for each in caplog.records] == [
         ("INFO", "answered train, last round 3"),
-        ("WARNING", "answered train, last round 3: OSError (No space left on device) at federation.twin_states:70"),
+        (
+            "WARNING",
+            "answered train, last round 3: OSError (No space left on device) at federation.engines.twin_states:70",
+        ),
     ]
     assert "No space left" in json.loads((tmp_path / STATUS).read_text())["fault"]
 

@@ -28,17 +28,33 @@ def test_a_unit_is_closed_and_comes_back(name):
     said = dict(service)
     assert len(set(keys)) == len(keys)
     assert said["Restart"] == ("on-failure" if name == "fedka-run.service" else "always")
-    assert (said["NoNewPrivileges"], said["ProtectSystem"], said["PrivateTmp"]) == ("yes", "strict", "yes")
+    assert (said["NoNewPrivileges"], said["ProtectSystem"], said["PrivateTmp"]) == (
+        "yes",
+        "strict",
+        "yes",
+    )
     assert all(each.startswith(HOME + "/") for each in said["ReadWritePaths"].split())
-    assert said["User"] == "fedka" and said["CapabilityBoundingSet"] == "" and said["ExecStart"].startswith(PROGRAM)
+    assert (
+        said["User"] == "fedka"
+        and said["CapabilityBoundingSet"] == ""
+        and said["ExecStart"].startswith(PROGRAM)
+    )
 
 
-@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not on this machine")
+@pytest.mark.skipif(
+    shutil.which("systemd-analyze") is None, reason="systemd is not on this machine"
+)
 def test_systemd_finds_nothing_wrong_with_the_units(out, tmp_path):
     paths = []
     for path in (out / "systemd").iterdir():
         instance = tmp_path / path.name.replace("@.", "@north.")
         instance.write_text(path.read_text().replace(PROGRAM, sys.executable))
         paths.append(str(instance))
-    done = subprocess.run(["systemd-analyze", "verify", "--man=no", *paths], capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run(
+        ["systemd-analyze", "verify", "--man=no", *paths],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
     assert done.returncode == 0 and not done.stderr.strip(), done.stderr

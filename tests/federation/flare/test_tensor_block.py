@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from federation.flare.strict import Limits, RecordError
+from federation.flare.record_limits import Limits, RecordError
 from federation.flare.tensor_block import DTYPES, pieces, read
 
 MIB = 2**20
@@ -44,13 +44,21 @@ def test_tensors_of_every_type_shape_and_layout_keep_every_bit(data, any_tensor,
 
 
 def test_the_types_that_a_network_or_a_packed_update_has_can_be_written():
-    floating, whole = {torch.float32, torch.bfloat16, torch.float16}, {torch.int64, torch.int32, torch.int8, torch.uint8, torch.bool}
+    floating, whole = (
+        {torch.float32, torch.bfloat16, torch.float16},
+        {torch.int64, torch.int32, torch.int8, torch.uint8, torch.bool},
+    )
     assert floating | whole <= set(DTYPES.values())
 
 
 def test_the_payload_of_a_nan_comes_back():
-    odd = torch.tensor([0x7FC12345, 0xFFC00001 - 2**32, -(2**31)], dtype=torch.int32).view(torch.float32)
-    assert read(joined({"w": odd}), Limits())["w"].view(torch.int32).tolist() == odd.view(torch.int32).tolist()
+    odd = torch.tensor([0x7FC12345, 0xFFC00001 - 2**32, -(2**31)], dtype=torch.int32).view(
+        torch.float32
+    )
+    assert (
+        read(joined({"w": odd}), Limits())["w"].view(torch.int32).tolist()
+        == odd.view(torch.int32).tolist()
+    )
 
 
 def test_the_library_of_the_format_reads_what_is_written_here(same):
@@ -61,7 +69,9 @@ def test_the_library_of_the_format_reads_what_is_written_here(same):
 def test_what_the_library_writes_is_read_here(same):
     written = safetensors.torch.save({name: each.contiguous() for name, each in TENSORS.items()})
     found = read(memoryview(written), Limits())
-    assert found.keys() == TENSORS.keys() and all(same(found[name], TENSORS[name]) for name in TENSORS)
+    assert found.keys() == TENSORS.keys() and all(
+        same(found[name], TENSORS[name]) for name in TENSORS
+    )
 
 
 def test_no_tensors_are_a_block_as_well():
@@ -80,7 +90,13 @@ def test_a_gradient_does_not_travel():
 
 
 @pytest.mark.parametrize(
-    "wrong", [torch.zeros(2, dtype=torch.complex64), torch.zeros(2).to_sparse(), torch.zeros(2).to(torch.float8_e5m2)], ids=str
+    "wrong",
+    [
+        torch.zeros(2, dtype=torch.complex64),
+        torch.zeros(2).to_sparse(),
+        torch.zeros(2).to(torch.float8_e5m2),
+    ],
+    ids=str,
 )
 def test_a_tensor_that_the_format_does_not_have_is_refused(wrong):
     with pytest.raises(RecordError, match="convert it"):
@@ -98,7 +114,9 @@ def test_the_name_that_means_something_else_is_refused_both_ways():
 
 EIGHT = bytes(8)
 HOSTILE = {
-    "a tensor of 2 GiB that is not there": block({"w": entry(shape=(2**29,), data_offsets=(0, 2**31))}, EIGHT),
+    "a tensor of 2 GiB that is not there": block(
+        {"w": entry(shape=(2**29,), data_offsets=(0, 2**31))}, EIGHT
+    ),
     "two tensors at one place": block({"v": entry(), "w": entry()}, EIGHT),
     "two tensors that overlap": block({"v": entry(), "w": entry(data_offsets=(4, 12))}, bytes(12)),
     "a gap": block({"v": entry(), "w": entry(data_offsets=(12, 20))}, bytes(20)),
@@ -109,7 +127,9 @@ HOSTILE = {
     "a size that is no whole number": block({"w": entry(shape=(2.0,))}, EIGHT),
     "a size that is true": block({"w": entry(shape=(True, 2))}, EIGHT),
     "a shape that is no list": block({"w": {**entry(), "shape": 2}}, EIGHT),
-    "a hundred thousand dimensions": block({"w": entry(shape=(1,) * 100_000, data_offsets=(0, 4))}, bytes(4)),
+    "a hundred thousand dimensions": block(
+        {"w": entry(shape=(1,) * 100_000, data_offsets=(0, 4))}, bytes(4)
+    ),
     "nothing, times 2 to the 62": block({"w": entry(shape=(0, 2**62, 2**62), data_offsets=(0, 0))}),
     "a size of more than 64 bits": block({"w": entry(shape=(0, 2**70), data_offsets=(0, 0))}),
     "offsets that go back": block({"w": entry(data_offsets=(8, 0))}, EIGHT),
@@ -119,7 +139,9 @@ HOSTILE = {
     "a type that is no text": block({"w": entry(["F32"])}, EIGHT),
     "a size that is not the shape's": block({"w": entry("F64")}, EIGHT),
     "a name twice": block(b'{"w":%s,"w":%s}' % ((json.dumps(entry()).encode(),) * 2), EIGHT),
-    "a field twice": block(b'{"w":{"dtype":"F32","dtype":"F32","shape":[2],"data_offsets":[0,8]}}', EIGHT),
+    "a field twice": block(
+        b'{"w":{"dtype":"F32","dtype":"F32","shape":[2],"data_offsets":[0,8]}}', EIGHT
+    ),
     "a field that nobody knows": block({"w": entry(device="cuda")}, EIGHT),
     "a field that is missing": block({"w": {"dtype": "F32", "shape": [2]}}, EIGHT),
     "a tensor that is a number": block({"w": 3}),

@@ -14,18 +14,23 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from federation.config import load_experiment
-from federation.flare.deploy import DeployError, Deployment, init_deployment
+from federation.experiment.config import load_experiment
 from federation.flare.engine import LinkConfig
-from federation.flare.processes import isolated
-from federation.flare.serving import ServerConfig
+from federation.flare.local_processes import isolated
+from federation.flare.provisioning import DeployError, Deployment, init_deployment
+from federation.flare.server import ServerConfig
 
 pytest.importorskip("nvflare")
-from federation.flare.job import write_job
+from federation.flare.flare_job import write_job
 
 ROOT = Path(__file__).parents[3]
 MOST_SECONDS = 400.0
-SMALL = ("method=fedavg", "scenario.rounds_per_task=1", "evaluation.round_images=20", "tracking.enabled=false")
+SMALL = (
+    "method=fedavg",
+    "scenario.rounds_per_task=1",
+    "evaluation.round_images=20",
+    "tracking.enabled=false",
+)
 BAD = ("a self-signed", "another authority's", "an expired")
 PROCESS = {"server": "server", "hospital": "right"}
 pytestmark = pytest.mark.slow
@@ -33,7 +38,9 @@ pytestmark = pytest.mark.slow
 
 def deploy(folder: Path) -> Deployment:
     config = load_experiment(ROOT / "hospital_configs" / "phantom_tiny", SMALL)
-    return init_deployment(config, folder, ServerConfig((), LinkConfig(hello_seconds=3)), host="localhost", port=8102)
+    return init_deployment(
+        config, folder, ServerConfig((), LinkConfig(hello_seconds=3)), host="localhost", port=8102
+    )
 
 
 def copied(kit: Path, folder: Path) -> Path:
@@ -42,7 +49,12 @@ def copied(kit: Path, folder: Path) -> Path:
 
 
 def name_of(common_name: str) -> x509.Name:
-    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name), x509.NameAttribute(NameOID.ORGANIZATION_NAME, "federation")])
+    return x509.Name(
+        [
+            x509.NameAttribute(NameOID.COMMON_NAME, common_name),
+            x509.NameAttribute(NameOID.ORGANIZATION_NAME, "federation"),
+        ]
+    )
 
 
 def with_certificate(kit: Path, authority: Path | None, days: int) -> Path:
@@ -52,14 +64,34 @@ def with_certificate(kit: Path, authority: Path | None, days: int) -> Path:
     if authority is not None:
         state = json.loads(authority.read_text())
         root = x509.load_pem_x509_certificate(state["root_cert"].encode())
-        issuer, signer = root.subject, serialization.load_pem_private_key(state["root_pri_key"].encode(), None)
+        issuer, signer = (
+            root.subject,
+            serialization.load_pem_private_key(state["root_pri_key"].encode(), None),
+        )
     end = datetime.now(UTC) + timedelta(days=days)
-    built = x509.CertificateBuilder().subject_name(name_of(kit.name)).issuer_name(issuer).public_key(key.public_key())
-    built = built.serial_number(x509.random_serial_number()).not_valid_before(end - timedelta(days=30)).not_valid_after(end)
+    built = (
+        x509.CertificateBuilder()
+        .subject_name(name_of(kit.name))
+        .issuer_name(issuer)
+        .public_key(key.public_key())
+    )
+    built = (
+        built.serial_number(x509.random_serial_number())
+        .not_valid_before(end - timedelta(days=30))
+        .not_valid_after(end)
+    )
     built = built.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-    built = built.add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH]), critical=False)
-    (kit / "startup" / "client.crt").write_bytes(built.sign(signer, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
-    pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.TraditionalOpenSSL, serialization.NoEncryption())
+    built = built.add_extension(
+        x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH]), critical=False
+    )
+    (kit / "startup" / "client.crt").write_bytes(
+        built.sign(signer, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+    )
+    pem = key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.TraditionalOpenSSL,
+        serialization.NoEncryption(),
+    )
     (kit / "startup" / "client.key").write_bytes(pem)
     return kit
 
@@ -80,7 +112,9 @@ def job(folder: Path, ran: Path, *, component: str = "", code: str = "") -> None
         path = folder / where / "config" / name[where]
         plain = json.loads(path.read_text())
         built = (
-            {"path": "subprocess.Popen", "args": {"args": ["touch", str(ran)]}} if component else {"path": "brought.Brought", "args": {}}
+            {"path": "subprocess.Popen", "args": {"args": ["touch", str(ran)]}}
+            if component
+            else {"path": "brought.Brought", "args": {}}
         )
         plain["components"].insert(0, {"id": "more", **built})
         path.write_text(json.dumps(plain))
@@ -107,7 +141,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for each in ("client.crt", "client.key"):
         shutil.copy(north / "startup" / each, impostor / "startup" / each)
     foreign_operator = copied(other.operator, folder / "foreign operator")
-    shutil.copy(made.operator / "startup" / "rootCA.pem", foreign_operator / "startup" / "rootCA.pem")  # which is no secret
+    shutil.copy(
+        made.operator / "startup" / "rootCA.pem", foreign_operator / "startup" / "rootCA.pem"
+    )  # which is no secret
     kits = {
         "server": made.server,
         "right": north,
@@ -127,9 +163,20 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("ours", {}),
     ):
         job(folder / "jobs" / name, folder / f"ran-{name}", **more)
-    command = isolated([sys.executable, str(Path(__file__).with_name("gate_child.py")), str(folder)])
-    with (folder / "child.log").open("wb") as log:  # whatever happens, nothing of its process namespace outlives it
-        subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, cwd=ROOT, timeout=MOST_SECONDS, check=False)
+    command = isolated(
+        [sys.executable, str(Path(__file__).with_name("gate_child.py")), str(folder)]
+    )
+    with (folder / "child.log").open(
+        "wb"
+    ) as log:  # whatever happens, nothing of its process namespace outlives it
+        subprocess.run(
+            command,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            cwd=ROOT,
+            timeout=MOST_SECONDS,
+            check=False,
+        )
     assert (folder / "seen.json").exists(), (folder / "child.log").read_text()[-2000:]
     return folder
 
@@ -149,14 +196,20 @@ def test_the_right_hospital_joins_and_nobody_else_does(seen):
     assert seen["TLS with the right certificate"] == "open"
 
 
-@pytest.mark.parametrize("way", ["without a certificate", *(f"with {each} certificate" for each in BAD)])
-def test_no_connection_is_kept_up_without_a_certificate_of_this_authority_that_has_not_ended(seen, way):
+@pytest.mark.parametrize(
+    "way", ["without a certificate", *(f"with {each} certificate" for each in BAD)]
+)
+def test_no_connection_is_kept_up_without_a_certificate_of_this_authority_that_has_not_ended(
+    seen, way
+):
     assert seen[f"TLS {way}"].startswith("SSL")
 
 
 def test_strangers_who_connect_and_say_nothing_keep_nobody_out(seen, server_log):
     assert seen["joined"] == ["north"]
-    assert "refused a connection from" in server_log and "handshake operation timed out" in server_log
+    assert (
+        "refused a connection from" in server_log and "handshake operation timed out" in server_log
+    )
 
 
 def test_a_connection_without_tls_is_cut(seen):
@@ -164,7 +217,10 @@ def test_a_connection_without_tls_is_cut(seen):
 
 
 def test_a_hospitals_certificate_is_good_for_its_own_name_only(server_log):
-    assert "authenticated as 'south' but claimed endpoint 'west' requires identity 'west'" in server_log
+    assert (
+        "authenticated as 'south' but claimed endpoint 'west' requires identity 'west'"
+        in server_log
+    )
 
 
 def test_a_hospital_of_another_authority_does_not_speak_to_this_server_either(folder):
@@ -174,7 +230,10 @@ def test_a_hospital_of_another_authority_does_not_speak_to_this_server_either(fo
 def test_the_operator_gets_a_session_and_another_deployments_operator_does_not(seen):
     assert "has a session and sees ['north']" in seen["operator"]
     assert "has a session" not in seen["foreign operator"]
-    assert any(why in seen["foreign operator"] for why in ("InvalidCertChain", "alert unknown ca", "NoConnection"))
+    assert any(
+        why in seen["foreign operator"]
+        for why in ("InvalidCertChain", "alert unknown ca", "NoConnection")
+    )
 
 
 def test_a_hospitals_certificate_makes_no_operator(seen, server_log):
@@ -185,14 +244,23 @@ def test_a_hospitals_certificate_makes_no_operator(seen, server_log):
 @pytest.mark.parametrize("where", ["server", "hospital"])
 def test_a_job_that_names_a_class_outside_the_list_builds_nothing_there(seen, folder, where):
     ended = json.loads(seen[f"class-at-{where}"]["meta"])
-    assert ended["status"] in ("FINISHED:EXECUTION_EXCEPTION", "FINISHED:ABNORMAL", "FINISHED:ABORTED")
+    assert ended["status"] in (
+        "FINISHED:EXECUTION_EXCEPTION",
+        "FINISHED:ABNORMAL",
+        "FINISHED:ABORTED",
+    )
     kit = folder / "deployment" / ("server" if where == "server" else "hospitals/north")
-    said = "".join(path.read_text() for path in (*kit.rglob("log.jsonl"), *kit.rglob("*.log"), folder / f"{PROCESS[where]}.log"))
+    said = "".join(
+        path.read_text()
+        for path in (*kit.rglob("log.jsonl"), *kit.rglob("*.log"), folder / f"{PROCESS[where]}.log")
+    )
     assert "ComponentNotAuthorized" in said and "'subprocess.Popen'" in said
     assert not (folder / f"ran-class-at-{where}").exists()
 
 
-def test_code_that_a_job_brings_is_refused_by_the_hospital_though_its_server_lets_it_pass(seen, folder):
+def test_code_that_a_job_brings_is_refused_by_the_hospital_though_its_server_lets_it_pass(
+    seen, folder
+):
     ended = json.loads(seen["code-at-hospital"]["meta"])
     assert ended["status"] == "FINISHED:FAILED_TO_RUN"
     refused = "north: NVFLARE_ERROR: the application brings custom/brought.py; allowed here: its configuration and nothing else"
@@ -202,14 +270,25 @@ def test_code_that_a_job_brings_is_refused_by_the_hospital_though_its_server_let
 
 def test_a_job_of_our_two_classes_runs(seen):
     ended = json.loads(seen["ours"]["meta"])
-    assert ended["status"] == "FINISHED:COMPLETED" and ended["job_deploy_detail"] == ["server: OK", "north: OK"]
+    assert ended["status"] == "FINISHED:COMPLETED" and ended["job_deploy_detail"] == [
+        "server: OK",
+        "north: OK",
+    ]
 
 
-@pytest.mark.parametrize("command", ["cat north startup/fed_client.json", "ls north", "sys_info client north"])
+@pytest.mark.parametrize(
+    "command", ["cat north startup/fed_client.json", "ls north", "sys_info client north"]
+)
 def test_nobody_reads_a_hospitals_machine_through_its_server(seen, command):
     assert "invalid_request" in seen[command] and "fedka" not in seen[command]
-    assert "ssl_private_key" in seen["cat server startup/fed_server.json"]  # this server would have let it pass
+    assert (
+        "ssl_private_key" in seen["cat server startup/fed_server.json"]
+    )  # this server would have let it pass
 
 
 def test_no_process_is_left(folder):
-    assert not [each for each in psutil.process_iter(["cmdline"]) if any(str(folder) in part for part in each.info["cmdline"] or ())]
+    assert not [
+        each
+        for each in psutil.process_iter(["cmdline"])
+        if any(str(folder) in part for part in each.info["cmdline"] or ())
+    ]

@@ -10,8 +10,8 @@ from contextlib import suppress
 from itertools import count
 from pathlib import Path
 
-from federation.flare.deploy import Deployment
-from federation.flare.processes import Processes, bring_loopback_up
+from federation.flare.local_processes import Processes, bring_loopback_up
+from federation.flare.provisioning import Deployment
 from federation.flare.supervisor import Supervisor
 
 PORT, PROXY_PORT = 8102, 9102
@@ -36,7 +36,9 @@ def serve(listener: socket.socket, folder: Path) -> None:
             near.close()
             continue
         for source, target, name in ((near, far, "up"), (far, near, "down")):
-            threading.Thread(target=carry, args=(source, target, folder / f"{number}.{name}"), daemon=True).start()
+            threading.Thread(
+                target=carry, args=(source, target, folder / f"{number}.{name}"), daemon=True
+            ).start()
 
 
 def main(deployment: Path, proxied: str, folder: Path) -> None:
@@ -46,7 +48,10 @@ def main(deployment: Path, proxied: str, folder: Path) -> None:
     config.write_text(config.read_text().replace(f"localhost:{PORT}", f"localhost:{PROXY_PORT}"))
     listener = socket.create_server(("localhost", PROXY_PORT))
     threading.Thread(target=serve, args=(listener, folder), daemon=True).start()
-    kits = {"server": made.server, **{name: made.hospital(name) for name in made.place.config.hospitals}}
+    kits = {
+        "server": made.server,
+        **{name: made.hospital(name) for name in made.place.config.hospitals},
+    }
     processes = Processes(kits, deployment / "logs")
     processes.start()
     try:

@@ -8,14 +8,20 @@ import pytest
 import torch
 from torch import Tensor
 
-from federation.engines import SequentialEngine
+from federation.engines.sequential import SequentialEngine
+from federation.engines.simulated_hospitals import SimulatedHospitals
 from federation.method import Method
 from federation.round import RoundConfig, RoundRecord, run_round
 from federation.server import ServerState, new_server
-from federation.ward import Ward
 from incremental.detection import DetectionConfig
 from incremental.head import grow_head
-from incremental.network import IncrementalNetwork, NetworkConfig, build_network, freeze, initial_weights
+from incremental.network import (
+    IncrementalNetwork,
+    NetworkConfig,
+    build_network,
+    freeze,
+    initial_weights,
+)
 from incremental.proxy import ProxyConfig, ProxyServer
 from incremental.reconstruction import ReconstructionConfig
 from twin.batches import TrainingBatch
@@ -57,10 +63,14 @@ def scene(tiny_network: NetworkConfig) -> Scene:
     generator = torch.Generator().manual_seed(5)
     weights = grow_head(initial_weights(tiny_network, 2), CLASSES, generator)
     old = grow_head(initial_weights(tiny_network, 1), OLD, generator)
-    weights["head.weight"] *= 8  # logits far enough from each other for gradients and weights to differ
+    weights["head.weight"] *= (
+        8  # logits far enough from each other for gradients and weights to differ
+    )
     old["head.weight"] *= 8
     batch = TrainingBatch(torch.rand(len(ROWS), 3, 16, 16, generator=generator), torch.tensor(ROWS))
-    context = LocalContext(CLASSES, ((0, 2), (1,), (3, 4)), weights, freeze(build_network(tiny_network, old)), OLD)
+    context = LocalContext(
+        CLASSES, ((0, 2), (1,), (3, 4)), weights, freeze(build_network(tiny_network, old)), OLD
+    )
     return Scene(build_network(tiny_network, weights).eval(), batch, context)
 
 
@@ -82,19 +92,24 @@ Play = Callable[..., Played]
 
 
 @pytest.fixture(scope="session")
-def quick_ward(tiny_ward: Ward) -> Ward:
+def quick_ward(tiny_hospitals: SimulatedHospitals) -> SimulatedHospitals:
     """The tiny hospitals with twins that notice every task, and end one as soon as the next begins."""
-    twin = replace(tiny_ward.setting.twin, detection=DetectionConfig(jump_fraction=0.01), settle_rounds=0)
-    return replace(tiny_ward, setting=replace(tiny_ward.setting, twin=twin))
+    twin = replace(
+        tiny_hospitals.setting.twin, detection=DetectionConfig(jump_fraction=0.01), settle_rounds=0
+    )
+    return replace(tiny_hospitals, setting=replace(tiny_hospitals.setting, twin=twin))
 
 
 @pytest.fixture(scope="session")
-def play(quick_ward: Ward) -> Play:
+def play(quick_ward: SimulatedHospitals) -> Play:
     """Runs six rounds over three tasks; the head grows where a twin notices the next one: at least in rounds 0 and 2."""
 
     def run(method: Method, rounds: int = 6, engine: SequentialEngine | None = None) -> Played:
         engine = engine or SequentialEngine(quick_ward)
-        server, proxy = new_server(quick_ward.setting.network, seed=3), ProxyServer(ProxyConfig(settle_rounds=0))
+        server, proxy = (
+            new_server(quick_ward.setting.network, seed=3),
+            ProxyServer(ProxyConfig(settle_rounds=0)),
+        )
         records = []
         for _ in range(rounds):
             server, record = run_round(server, engine, method, proxy, RoundConfig())
@@ -112,18 +127,25 @@ def few_steps() -> ReconstructionConfig:
 @pytest.fixture
 def same() -> Callable[[Mapping[str, Tensor], Mapping[str, Tensor]], bool]:
     """Whether two models are the same bits."""
-    return lambda one, other: one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+    return lambda one, other: (
+        one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+    )
 
 
 @pytest.fixture
-def assert_wall(tiny_ward: Ward) -> Callable[[Played, set[str]], None]:
+def assert_wall(tiny_hospitals: SimulatedHospitals) -> Callable[[Played, set[str]], None]:
     """Checks that updates hold the model, declared uploads and numbers, and no 16 neighbouring values of any image of the archive."""
-    images = tiny_ward.archive.images
+    images = tiny_hospitals.archive.images
     forms = [form.reshape(-1, 16) for form in (images, images.transpose(0, 3, 1, 2))]
     traces = {
         row.tobytes()
         for form in forms
-        for each in (form, form.astype(np.float32), form.astype(np.float32) / 255, form.astype(np.int64))
+        for each in (
+            form,
+            form.astype(np.float32),
+            form.astype(np.float32) / 255,
+            form.astype(np.int64),
+        )
         for row in each
         if len(set(row.tolist())) > 3
     }
@@ -137,7 +159,11 @@ def assert_wall(tiny_ward: Ward) -> Callable[[Played, set[str]], None]:
             assert all(isinstance(value, float) for value in update.metrics.values())
             for tensor in (*update.weights.values(), *update.upload.values()):
                 raw, size = tensor.detach().contiguous().numpy().tobytes(), tensor.element_size()
-                assert not any(raw[at : at + width] in traces for at in range(0, len(raw), size) for width in widths)
+                assert not any(
+                    raw[at : at + width] in traces
+                    for at in range(0, len(raw), size)
+                    for width in widths
+                )
                 assert tensor.shape[-2:] != (16, 16)
 
     return check
@@ -149,4 +175,6 @@ def grown(tiny_network: NetworkConfig) -> ServerState:
     from federation.server import grow_for_new_classes
 
     names = tuple("abcde")
-    return grow_for_new_classes(new_server(tiny_network, 1), [Observation("north", 0, 1, True, names)])[0]
+    return grow_for_new_classes(
+        new_server(tiny_network, 1), [Observation("north", 0, 1, True, names)]
+    )[0]

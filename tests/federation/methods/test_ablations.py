@@ -35,14 +35,20 @@ def test_full_is_fedka():
         ("wo_wadl", set(), {"attention"}),
     ],
 )
-def test_each_ablation_touches_exactly_its_term_and_the_others_stay_bit_for_bit(scene, name, gone, changed):
+def test_each_ablation_touches_exactly_its_term_and_the_others_stay_bit_for_bit(
+    scene, name, gone, changed
+):
     full, ablated = terms_of(scene, "full"), terms_of(scene, name)
     assert full.keys() - ablated.keys() == gone
-    assert {term for term, value in ablated.items() if not torch.equal(value, full[term])} == changed
+    assert {
+        term for term, value in ablated.items() if not torch.equal(value, full[term])
+    } == changed
 
 
 def test_without_cbl_classification_is_alpha_times_plain_cross_entropy(scene):
-    expected = functional.binary_cross_entropy_with_logits(scene.logits(), functional.one_hot(scene.batch.rows, 5).float())
+    expected = functional.binary_cross_entropy_with_logits(
+        scene.logits(), functional.one_hot(scene.batch.rows, 5).float()
+    )
     torch.testing.assert_close(terms_of(scene, "wo_cbl")["classification"].detach(), 2 * expected)
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from federation.engines import SequentialEngine
+from federation.engines.sequential import SequentialEngine
 from federation.methods.analytic import Analytic, FeatureSums, sums_of
 from federation.methods.fedavg import FedAvg
 from federation.round import RoundConfig, run_round
@@ -19,8 +19,12 @@ METHOD = Analytic(warm_up_rounds=1, ridge=0.05, logit_scale=4.0)
 EVERYBODY = RoundConfig(twins_per_round=10)
 
 
-def play(ward, method, rounds):
-    server, proxy, engine = new_server(ward.setting.network, 3), ProxyServer(ProxyConfig()), SequentialEngine(ward)
+def play(hospitals, method, rounds):
+    server, proxy, engine = (
+        new_server(hospitals.setting.network, 3),
+        ProxyServer(ProxyConfig()),
+        SequentialEngine(hospitals),
+    )
     records = []
     for _ in range(rounds):
         server, record = run_round(server, engine, method, proxy, EVERYBODY)
@@ -29,8 +33,8 @@ def play(ward, method, rounds):
 
 
 @pytest.fixture(scope="module")
-def played(tiny_ward):
-    return play(tiny_ward, METHOD, 2)
+def played(tiny_hospitals):
+    return play(tiny_hospitals, METHOD, 2)
 
 
 def ridge_by_numpy(features, rows, classes, method):
@@ -43,55 +47,85 @@ def ridge_by_numpy(features, rows, classes, method):
     return method.logit_scale * np.linalg.lstsq(equations, targets, rcond=None)[0]
 
 
-def test_the_head_is_numpys_ridge_regression_on_the_pooled_images_of_all_twins(tiny_ward, played):
+def test_the_head_is_numpys_ridge_regression_on_the_pooled_images_of_all_twins(
+    tiny_hospitals, played
+):
     server, _, engine = played
     positions = np.concatenate([state.current for state in engine.states.values()])
-    names = [tiny_ward.archive.vocabulary[label] for label in tiny_ward.archive.labels[positions]]
+    names = [
+        tiny_hospitals.archive.vocabulary[label]
+        for label in tiny_hospitals.archive.labels[positions]
+    ]
     rows = np.array([server.class_names.index(name) for name in names])
     network = build_network(server.network, server.weights)
-    features = features_of(network, to_tensor(tiny_ward.archive.images[positions])).double().numpy()
+    features = (
+        features_of(network, to_tensor(tiny_hospitals.archive.images[positions])).double().numpy()
+    )
     expected = ridge_by_numpy(features, rows, len(server.class_names), METHOD)
-    ours = torch.cat([server.weights["head.weight"], server.weights["head.bias"][:, None]], 1).numpy().T
+    ours = (
+        torch.cat([server.weights["head.weight"], server.weights["head.bias"][:, None]], 1)
+        .numpy()
+        .T
+    )
     np.testing.assert_allclose(ours, expected, atol=2e-4 * np.abs(expected).max())
 
 
 def test_sums_of_a_split_add_up_to_those_of_the_whole(tiny_batch, tiny_network, played):
     network = build_network(played[0].network, played[0].weights)
     images, rows = to_tensor(tiny_batch.images).float() / 255, torch.from_numpy(tiny_batch.labels)
-    whole, *parts = (sums_of(network, images[part], rows[part], 9) for part in (slice(None), slice(0, 77), slice(77, None)))
+    whole, *parts = (
+        sums_of(network, images[part], rows[part], 9)
+        for part in (slice(None), slice(0, 77), slice(77, None))
+    )
     torch.testing.assert_close(parts[0].gram + parts[1].gram, whole.gram)
     torch.testing.assert_close(parts[0].class_sums + parts[1].class_sums, whole.class_sums)
     assert whole.class_sums[:, -1].tolist() == [20] * 9
 
 
-def test_every_image_counts_once_however_many_rounds_there_are(tiny_ward):
-    server, records, _ = play(tiny_ward, METHOD, 7)  # three tasks of two rounds; a twin that detects late learns in the next round
+def test_every_image_counts_once_however_many_rounds_there_are(tiny_hospitals):
+    server, records, _ = play(
+        tiny_hospitals, METHOD, 7
+    )  # three tasks of two rounds; a twin that detects late learns in the next round
     assert len(server.class_names) == 9
-    assert server.kept["class_sums"][:, -1].tolist() == [20] * 9  # each hospital's share of each class, once
+    assert (
+        server.kept["class_sums"][:, -1].tolist() == [20] * 9
+    )  # each hospital's share of each class, once
     assert float(server.kept["gram"][-1, -1]) == 180
     assert not any(update.upload for update in records[-1].accepted)
 
 
-def test_after_the_warm_up_the_backbone_stays_bit_for_bit(tiny_ward):
-    before, after = (play(tiny_ward, METHOD, rounds)[0].weights for rounds in (1, 4))
-    assert all(torch.equal(before[name], after[name]) for name in before if not name.startswith("head."))
+def test_after_the_warm_up_the_backbone_stays_bit_for_bit(tiny_hospitals):
+    before, after = (play(tiny_hospitals, METHOD, rounds)[0].weights for rounds in (1, 4))
+    assert all(
+        torch.equal(before[name], after[name]) for name in before if not name.startswith("head.")
+    )
 
 
-def test_the_warm_up_is_fedavg_bit_for_bit(tiny_ward):
-    ours, fedavg = (play(tiny_ward, method, 2)[0].weights for method in (Analytic(warm_up_rounds=3), FedAvg()))
+def test_the_warm_up_is_fedavg_bit_for_bit(tiny_hospitals):
+    ours, fedavg = (
+        play(tiny_hospitals, method, 2)[0].weights
+        for method in (Analytic(warm_up_rounds=3), FedAvg())
+    )
     assert all(torch.equal(ours[name], fedavg[name]) for name in fedavg)
 
 
-def test_old_classes_are_not_forgotten_when_new_ones_come(tiny_ward):
+def test_old_classes_are_not_forgotten_when_new_ones_come(tiny_hospitals):
     def recall_of_first_task(rounds):
-        server, _, _ = play(tiny_ward, Analytic(warm_up_rounds=1, ridge=1e-3), rounds)
-        labels = tiny_ward.archive.labels
-        of_first = np.isin(labels, [tiny_ward.archive.vocabulary.index(name) for name in server.class_names[:3]])
+        server, _, _ = play(tiny_hospitals, Analytic(warm_up_rounds=1, ridge=1e-3), rounds)
+        labels = tiny_hospitals.archive.labels
+        of_first = np.isin(
+            labels,
+            [tiny_hospitals.archive.vocabulary.index(name) for name in server.class_names[:3]],
+        )
         network = build_network(server.network, server.weights).eval()
         with torch.no_grad():
-            said = network(to_tensor(tiny_ward.archive.images[of_first]).float() / 255).logits.argmax(1)
+            said = network(
+                to_tensor(tiny_hospitals.archive.images[of_first]).float() / 255
+            ).logits.argmax(1)
         named = np.array([server.class_names[row] for row in said])
-        return float((named == np.array(tiny_ward.archive.vocabulary)[labels[of_first]]).mean())
+        return float(
+            (named == np.array(tiny_hospitals.archive.vocabulary)[labels[of_first]]).mean()
+        )
 
     assert recall_of_first_task(4) > recall_of_first_task(2) - 0.35
 
@@ -99,7 +133,10 @@ def test_old_classes_are_not_forgotten_when_new_ones_come(tiny_ward):
 def test_what_is_uploaded_is_declared_and_holds_no_image(played):
     _, records, _ = played
     uploads = [update.upload for update in records[1].accepted]
-    assert all(set(upload) == {"gram", "class_sums"} for upload in uploads) and len(Analytic.uploads) == 2
+    assert (
+        all(set(upload) == {"gram", "class_sums"} for upload in uploads)
+        and len(Analytic.uploads) == 2
+    )
     width = 1 + build_network(played[0].network, played[0].weights).head.in_features
     assert {tuple(upload["gram"].shape) for upload in uploads} == {(width, width)}
 
@@ -108,7 +145,9 @@ def test_an_upload_of_the_wrong_shape_is_left_out(played):
     server, records, _ = played
     update = records[1].accepted[0]
     server = replace(server, round=1)
-    wrong = replace(update, upload={"gram": torch.eye(3), "class_sums": update.upload["class_sums"]})
+    wrong = replace(
+        update, upload={"gram": torch.eye(3), "class_sums": update.upload["class_sums"]}
+    )
     kept = METHOD.aggregate(replace(server, kept={}), [wrong]).kept
     assert "gram" not in kept
     alone = METHOD.aggregate(replace(server, kept={}), [wrong, update]).kept
@@ -119,12 +158,18 @@ def test_the_scale_of_the_logits_changes_no_decision():
     generator = torch.Generator().manual_seed(1)
     features = torch.randn(40, 6, generator=generator, dtype=torch.float64)
     features = torch.cat([features, torch.ones(40, 1, dtype=torch.float64)], 1)
-    sums = FeatureSums(features.T @ features, torch.eye(3, dtype=torch.float64).repeat(14, 1)[:40].T @ features)
-    one, ten = (features @ replace(METHOD, logit_scale=scale).scaled_solution(sums) for scale in (1.0, 10.0))
+    sums = FeatureSums(
+        features.T @ features, torch.eye(3, dtype=torch.float64).repeat(14, 1)[:40].T @ features
+    )
+    one, ten = (
+        features @ replace(METHOD, logit_scale=scale).scaled_solution(sums) for scale in (1.0, 10.0)
+    )
     assert torch.equal(one.argmax(1), ten.argmax(1))
 
 
-@pytest.mark.parametrize(("field", "value"), [("warm_up_rounds", 0), ("ridge", 0.0), ("logit_scale", -1.0)])
+@pytest.mark.parametrize(
+    ("field", "value"), [("warm_up_rounds", 0), ("ridge", 0.0), ("logit_scale", -1.0)]
+)
 def test_settings_out_of_range_are_refused(field, value):
     with pytest.raises(ValueError, match=f"{field} is .*; allowed"):
         Analytic(**{field: value})

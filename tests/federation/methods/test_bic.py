@@ -17,7 +17,11 @@ def softmax(values):
 
 
 def test_the_loss_is_the_slow_loop_of_equations_1_to_3(scene):
-    logits, old, rows = scene.logits().tolist(), scene.old_logits().tolist(), scene.batch.rows.tolist()
+    logits, old, rows = (
+        scene.logits().tolist(),
+        scene.old_logits().tolist(),
+        scene.batch.rows.tolist(),
+    )
     fit = -sum(log(softmax(o)[y]) for o, y in zip(logits, rows, strict=True)) / len(rows)
     kept = 0.0
     for o, t in zip(logits, old, strict=True):
@@ -31,7 +35,10 @@ def test_the_loss_is_the_slow_loop_of_equations_1_to_3(scene):
 @pytest.mark.parametrize("head_loss", ["bce", "ce"])
 def test_without_a_teacher_it_is_plain_cross_entropy(scene, head_loss):
     context = scene.without_teacher
-    assert torch.equal(scene.total(BiC(head_loss=head_loss), context), scene.total(FedAvg(head_loss=head_loss), context))
+    assert torch.equal(
+        scene.total(BiC(head_loss=head_loss), context),
+        scene.total(FedAvg(head_loss=head_loss), context),
+    )
 
 
 def test_in_the_first_task_it_is_fedavg_with_memory_bit_for_bit(play, same):
@@ -81,7 +88,10 @@ def test_a_fit_to_images_that_are_all_right_stays_finite():
 def test_folding_is_exact_for_the_linear_head_and_leaves_old_rows_alone(scene):
     weights = scene.context.global_weights
     folded = fold_correction(weights, 0.7, -0.4, 3)
-    before, after = (build_network(scene.network.config, each).eval()(scene.batch.images).logits for each in (weights, folded))
+    before, after = (
+        build_network(scene.network.config, each).eval()(scene.batch.images).logits
+        for each in (weights, folded)
+    )
     assert torch.equal(folded["head.weight"][:3], weights["head.weight"][:3])
     assert torch.equal(folded["head.bias"][:3], weights["head.bias"][:3])
     torch.testing.assert_close(after[:, :3], before[:, :3])
@@ -90,15 +100,23 @@ def test_folding_is_exact_for_the_linear_head_and_leaves_old_rows_alone(scene):
 
 def test_the_correction_that_changes_nothing_folds_to_the_same_bits(scene):
     weights = scene.context.global_weights
-    assert all(torch.equal(value, weights[name]) for name, value in fold_correction(weights, 1.0, 0.0, 3).items())
+    assert all(
+        torch.equal(value, weights[name])
+        for name, value in fold_correction(weights, 1.0, 0.0, 3).items()
+    )
 
 
 def sent(alpha, beta, images=10, first=3):
-    return {"bias_correction": torch.tensor([alpha, beta]), "bias_support": torch.tensor([images, first])}
+    return {
+        "bias_correction": torch.tensor([alpha, beta]),
+        "bias_support": torch.tensor([images, first]),
+    }
 
 
 def test_the_server_counts_each_twin_by_its_held_out_images():
-    assert mean_correction([sent(0.5, -1.0, 10), sent(0.9, 1.0, 30), {}], 5) == pytest.approx((0.8, 0.5, 3))
+    assert mean_correction([sent(0.5, -1.0, 10), sent(0.9, 1.0, 30), {}], 5) == pytest.approx(
+        (0.8, 0.5, 3)
+    )
     assert mean_correction([{}], 5) is None
 
 
@@ -122,7 +140,9 @@ def test_what_is_no_correction_is_left_out(wrong):
 
 
 def test_a_first_new_row_that_is_not_that_of_most_is_left_out():
-    assert mean_correction([sent(0.5, 0.0, first=4), sent(0.75, 0.5), sent(0.75, 0.5)], 5) == pytest.approx((0.75, 0.5, 3))
+    assert mean_correction(
+        [sent(0.5, 0.0, first=4), sent(0.75, 0.5), sent(0.75, 0.5)], 5
+    ) == pytest.approx((0.75, 0.5, 3))
 
 
 def with_held_out(context, shown):
@@ -165,14 +185,26 @@ def test_repeatable_over_growth_of_the_head_and_nothing_undeclared_leaves(play, 
 def test_the_global_model_is_the_corrected_mean(play):
     played = play(BiC(mean="equal"), rounds=3)
     updates = [update for update in played.updates if update.round == 2]
-    alpha, beta, first = mean_correction([update.upload for update in updates], len(played.server.class_names))
+    alpha, beta, first = mean_correction(
+        [update.upload for update in updates], len(played.server.class_names)
+    )
     assert first == len(played.proxy.old_model.class_names)
     mean = torch.stack([update.weights["head.bias"] for update in updates]).double().mean(0).float()
     torch.testing.assert_close(played.server.weights["head.bias"][:first], mean[:first])
-    torch.testing.assert_close(played.server.weights["head.bias"][first:], alpha * mean[first:] + beta)
+    torch.testing.assert_close(
+        played.server.weights["head.bias"][first:], alpha * mean[first:] + beta
+    )
 
 
-@pytest.mark.parametrize("wrong", [{"temperature": 0.0}, {"held_out_fraction": 0.6}, {"held_out_fraction": -0.1}, {"penalty": 0.0}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"temperature": 0.0},
+        {"held_out_fraction": 0.6},
+        {"held_out_fraction": -0.1},
+        {"penalty": 0.0},
+    ],
+)
 def test_a_value_out_of_range_says_what_is_allowed(wrong):
     with pytest.raises(ValueError, match="allowed"):
         BiC(**wrong)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from federation.aggregation import parameters_of, with_label
+from federation.aggregation.means import parameters_of, with_label
 from federation.methods.fedavg import FedAvg
 from federation.methods.fedcurv import FedCurv, curvature_of_others, fisher_diagonal
 from twin.messages import TwinUpdate
@@ -14,13 +14,21 @@ TWINS = ("north", "east", "south")
 
 def shaken(weights, seed):
     generator = torch.Generator().manual_seed(seed)
-    noise = {name: 0.1 * torch.randn(value.shape, generator=generator) for name, value in weights.items()}
-    return {name: value + noise[name] if value.is_floating_point() else value for name, value in weights.items()}
+    noise = {
+        name: 0.1 * torch.randn(value.shape, generator=generator) for name, value in weights.items()
+    }
+    return {
+        name: value + noise[name] if value.is_floating_point() else value
+        for name, value in weights.items()
+    }
 
 
 def update_of(server, twin_id, seed):
     weights = shaken(server.weights, seed)
-    fisher = {f"fisher/{name}": value.square() for name, value in parameters_of(shaken(server.weights, seed + 100)).items()}
+    fisher = {
+        f"fisher/{name}": value.square()
+        for name, value in parameters_of(shaken(server.weights, seed + 100)).items()
+    }
     return TwinUpdate(twin_id, server.round, weights, 10, fisher, class_names=server.class_names)
 
 
@@ -42,7 +50,10 @@ def slow_penalty(network, updates):
     total = torch.zeros(())
     for update in updates:
         for name, value in network.named_parameters():
-            total = total + (update.upload[f"fisher/{name}"] * (value - update.weights[name]) ** 2).sum()
+            total = (
+                total
+                + (update.upload[f"fisher/{name}"] * (value - update.weights[name]) ** 2).sum()
+            )
     return total
 
 
@@ -54,19 +65,29 @@ def test_without_curvature_it_is_fedavg_bit_for_bit(play, same, memory):
 
 
 def test_the_first_round_is_fedavg_bit_for_bit(play, same):
-    assert same(play(FedCurv(fisher_images=3), rounds=1).server.weights, play(FedAvg(), rounds=1).server.weights)
+    assert same(
+        play(FedCurv(fisher_images=3), rounds=1).server.weights,
+        play(FedAvg(), rounds=1).server.weights,
+    )
 
 
 @pytest.mark.parametrize("twin_id", [*TWINS, "newcomer"])
-def test_the_term_is_the_equations_sum_over_the_other_twins_but_for_a_constant(scene, exchanged, twin_id):
+def test_the_term_is_the_equations_sum_over_the_other_twins_but_for_a_constant(
+    scene, exchanged, twin_id
+):
     updates, server = exchanged
     method = FedCurv(curvature_weight=0.3)
     kept = kept_of(updates[twin_id]) if twin_id in updates else {}
-    context = replace(scene.context, extras=method.broadcast(server, None, twin_id).extras, kept=kept)
+    context = replace(
+        scene.context, extras=method.broadcast(server, None, twin_id).extras, kept=kept
+    )
     others = [update for name, update in updates.items() if name != twin_id]
     differences = []
     for _ in range(2):
-        term, expected = scene.terms(method, context)["curvature"], 0.3 * slow_penalty(scene.network, others)
+        term, expected = (
+            scene.terms(method, context)["curvature"],
+            0.3 * slow_penalty(scene.network, others),
+        )
         found = torch.autograd.grad(term, list(scene.network.parameters()))
         wanted = torch.autograd.grad(expected, list(scene.network.parameters()))
         for one, other in zip(found, wanted, strict=True):
@@ -86,7 +107,9 @@ def test_the_fisher_information_is_the_mean_squared_gradient_of_single_images(sc
     for index in range(len(scene.batch.rows)):
         scene.network.zero_grad()
         logits = scene.network(scene.batch.images[index : index + 1]).logits
-        functional.nll_loss(functional.log_softmax(logits, 1), scene.batch.rows[index : index + 1]).backward()
+        functional.nll_loss(
+            functional.log_softmax(logits, 1), scene.batch.rows[index : index + 1]
+        ).backward()
         for name, value in scene.network.named_parameters():
             expected[name] += value.grad**2 / len(scene.batch.rows)
     assert found.keys() == expected.keys()
@@ -107,16 +130,24 @@ def test_rows_that_the_head_gained_since_count_nothing(scene, exchanged):
         assert each["head.bias"][:5].any()
 
 
-def test_a_twin_that_was_turned_away_takes_nothing_out_of_sums_that_do_not_hold_it(scene, exchanged):
+def test_a_twin_that_was_turned_away_takes_nothing_out_of_sums_that_do_not_hold_it(
+    scene, exchanged
+):
     updates, server = exchanged
-    server = FedCurv().aggregate(replace(server, round=1), [replace(updates[name], round=1) for name in ("north", "east")])
+    server = FedCurv().aggregate(
+        replace(server, round=1), [replace(updates[name], round=1) for name in ("north", "east")]
+    )
     extras = FedCurv().broadcast(replace(server, round=2), None, "south").extras
     context = replace(scene.context, extras=extras, kept=kept_of(updates["south"]))
     assert int(extras["own_round"]) == -1
     curvatures, _ = curvature_of_others(context)
     torch.testing.assert_close(curvatures["head.bias"], server.kept["fisher/head.bias"])
     trained_since = {**kept_of(updates["north"]), "round": torch.tensor(2)}
-    context = replace(context, extras=FedCurv().broadcast(replace(server, round=2), None, "north").extras, kept=trained_since)
+    context = replace(
+        context,
+        extras=FedCurv().broadcast(replace(server, round=2), None, "north").extras,
+        kept=trained_since,
+    )
     curvatures, _ = curvature_of_others(context)
     torch.testing.assert_close(curvatures["head.bias"], server.kept["fisher/head.bias"])
 
@@ -124,15 +155,26 @@ def test_a_twin_that_was_turned_away_takes_nothing_out_of_sums_that_do_not_hold_
 def test_a_twin_alone_has_nobody_to_be_held_by(scene, grown):
     update = update_of(grown, "north", 0)
     server = replace(FedCurv().aggregate(grown, [update]), round=1)
-    context = replace(scene.context, extras=FedCurv().broadcast(server, None, "north").extras, kept=kept_of(update))
+    context = replace(
+        scene.context,
+        extras=FedCurv().broadcast(server, None, "north").extras,
+        kept=kept_of(update),
+    )
     assert scene.terms(FedCurv(), context)["curvature"].item() == 0
 
 
 def damaged(upload, how):
     if how == "missing":
         return {name: value for name, value in upload.items() if name != "fisher/head.bias"}
-    change = {"negative": lambda value: -value, "shape": lambda value: value[:2], "type": lambda value: value.double(), "none": None}[how]
-    return {} if change is None else {**upload, "fisher/head.bias": change(upload["fisher/head.bias"])}
+    change = {
+        "negative": lambda value: -value,
+        "shape": lambda value: value[:2],
+        "type": lambda value: value.double(),
+        "none": None,
+    }[how]
+    return (
+        {} if change is None else {**upload, "fisher/head.bias": change(upload["fisher/head.bias"])}
+    )
 
 
 @pytest.mark.parametrize("how", ["missing", "negative", "shape", "type", "none"])
@@ -145,7 +187,9 @@ def test_an_upload_that_does_not_fit_is_left_out_of_the_sums(grown, how):
     assert not FedCurv().aggregate(grown, [bad]).kept
 
 
-def test_only_the_declared_information_crosses_the_wall_and_the_seed_decides(play, same, assert_wall):
+def test_only_the_declared_information_crosses_the_wall_and_the_seed_decides(
+    play, same, assert_wall
+):
     method = FedCurv(fisher_images=4, memory=True)
     played = play(method)
     assert FedCurv.uploads
@@ -153,7 +197,9 @@ def test_only_the_declared_information_crosses_the_wall_and_the_seed_decides(pla
     assert len(played.server.growth_rounds) > 2
     assert any(each.metrics.get("curvature", 0) > 0 for each in played.updates)
     again = play(method)
-    assert same(played.server.weights, again.server.weights) and same(played.server.kept, again.server.kept)
+    assert same(played.server.weights, again.server.weights) and same(
+        played.server.kept, again.server.kept
+    )
     assert not same(played.server.weights, play(FedAvg(memory=True)).server.weights)
 
 

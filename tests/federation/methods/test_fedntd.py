@@ -17,7 +17,9 @@ def softmax_without(logits, left_out, temperature):
 
 def by_hand(logits, global_logits, rows, temperature):
     total = 0.0
-    for local, teacher, y in zip(logits.tolist(), global_logits.tolist(), rows.tolist(), strict=True):
+    for local, teacher, y in zip(
+        logits.tolist(), global_logits.tolist(), rows.tolist(), strict=True
+    ):
         q, p = softmax_without(teacher, y, temperature), softmax_without(local, y, temperature)
         total += sum(q[c] * log(q[c] / p[c]) for c in q)
     return temperature**2 * total / len(rows)
@@ -25,16 +27,26 @@ def by_hand(logits, global_logits, rows, temperature):
 
 @pytest.mark.parametrize("memory", [False, True])
 def test_without_distillation_it_is_fedavg_bit_for_bit(play, same, memory):
-    assert same(play(FedNTD(distillation_weight=0.0, memory=memory)).server.weights, play(FedAvg(memory=memory)).server.weights)
+    assert same(
+        play(FedNTD(distillation_weight=0.0, memory=memory)).server.weights,
+        play(FedAvg(memory=memory)).server.weights,
+    )
 
 
 @pytest.mark.parametrize("temperature", [1.0, 3.0])
 def test_the_term_is_the_slow_loop_of_the_equation(scene, tiny_network, temperature):
     generator = torch.Generator().manual_seed(1)
-    received = {name: value + 0.1 * torch.rand(value.shape, generator=generator) for name, value in scene.context.global_weights.items()}
-    received = {name: value.to(scene.context.global_weights[name].dtype) for name, value in received.items()}
+    received = {
+        name: value + 0.1 * torch.rand(value.shape, generator=generator)
+        for name, value in scene.context.global_weights.items()
+    }
+    received = {
+        name: value.to(scene.context.global_weights[name].dtype) for name, value in received.items()
+    }
     teacher = build_network(tiny_network, received).eval()
-    expected = by_hand(scene.logits(), teacher(scene.batch.images).logits.detach(), scene.batch.rows, temperature)
+    expected = by_hand(
+        scene.logits(), teacher(scene.batch.images).logits.detach(), scene.batch.rows, temperature
+    )
     terms = scene.terms(FedNTD(0.7, temperature), replace(scene.context, global_weights=received))
     assert expected > 1e-3
     assert terms["distillation"].item() == pytest.approx(0.7 * expected, rel=1e-4)
@@ -48,7 +60,9 @@ def test_distilling_a_model_into_itself_costs_nothing(scene):
 @pytest.mark.parametrize("classes", [1, 2])
 def test_one_and_two_classes_have_nothing_to_distil_and_a_finite_gradient(classes):
     logits = torch.randn(4, classes, generator=torch.Generator().manual_seed(0), requires_grad=True)
-    loss = not_true_distillation(logits, torch.zeros(4, classes), torch.zeros(4, dtype=torch.int64), 1.0)
+    loss = not_true_distillation(
+        logits, torch.zeros(4, classes), torch.zeros(4, dtype=torch.int64), 1.0
+    )
     loss.backward()
     assert float(loss.detach()) == 0
     assert logits.grad is not None and not logits.grad.any()
@@ -66,7 +80,10 @@ def test_the_true_class_gets_no_gradient_and_the_global_model_none_at_all():
 
 
 def test_the_teacher_is_built_once_and_its_statistics_stay(scene):
-    context, before = scene.context, {name: value.clone() for name, value in scene.context.global_weights.items()}
+    context, before = (
+        scene.context,
+        {name: value.clone() for name, value in scene.context.global_weights.items()},
+    )
     scene.network.train()
     for _ in range(2):
         scene.terms(FedNTD())
@@ -74,7 +91,9 @@ def test_the_teacher_is_built_once_and_its_statistics_stay(scene):
     assert teacher is not None and not teacher.training
     assert all(torch.equal(value, before[name]) for name, value in context.global_weights.items())
     fresh = freeze(build_network(scene.network.config, before))
-    assert all(torch.equal(value, fresh.state_dict()[name]) for name, value in teacher.state_dict().items())
+    assert all(
+        torch.equal(value, fresh.state_dict()[name]) for name, value in teacher.state_dict().items()
+    )
 
 
 def test_nothing_but_the_model_crosses_the_wall_and_the_seed_decides(play, same, assert_wall):

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from federation.aggregation import parameters_of
+from federation.aggregation.means import parameters_of
 from federation.methods.fedavg import FedAvg
 from federation.methods.fedprox import FedProx
 from incremental.network import IncrementalNetwork, NetworkConfig, weights_of
@@ -9,7 +9,10 @@ from incremental.network import IncrementalNetwork, NetworkConfig, weights_of
 
 @pytest.mark.parametrize("memory", [False, True])
 def test_without_the_term_it_is_fedavg_bit_for_bit(play, same, memory):
-    assert same(play(FedProx(mu=0.0, memory=memory)).server.weights, play(FedAvg(memory=memory)).server.weights)
+    assert same(
+        play(FedProx(mu=0.0, memory=memory)).server.weights,
+        play(FedAvg(memory=memory)).server.weights,
+    )
 
 
 def test_the_term_is_the_slow_sum_over_single_parameters(scene):
@@ -18,7 +21,11 @@ def test_the_term_is_the_slow_sum_over_single_parameters(scene):
             value += 0.01 * torch.arange(value.numel()).view(value.shape) % 0.07
     expected = 0.0
     for name, value in scene.network.named_parameters():
-        for one, other in zip(value.flatten().tolist(), scene.context.global_weights[name].flatten().tolist(), strict=True):
+        for one, other in zip(
+            value.flatten().tolist(),
+            scene.context.global_weights[name].flatten().tolist(),
+            strict=True,
+        ):
             expected += (one - other) ** 2
     terms = scene.terms(FedProx(mu=0.3))
     assert terms.keys() == {"classification", "proximal"}
@@ -29,7 +36,9 @@ def test_the_term_is_the_slow_sum_over_single_parameters(scene):
 def test_the_gradient_of_the_term_is_mu_times_the_way_from_the_global_model(scene):
     with torch.no_grad():
         scene.network.head.weight += 0.5
-    gradient = torch.autograd.grad(scene.terms(FedProx(mu=0.2))["proximal"], scene.network.head.weight)[0]
+    gradient = torch.autograd.grad(
+        scene.terms(FedProx(mu=0.2))["proximal"], scene.network.head.weight
+    )[0]
     torch.testing.assert_close(gradient, torch.full_like(gradient, 0.1))
 
 

@@ -4,7 +4,7 @@ from math import exp, log
 import pytest
 import torch
 
-from federation.aggregation import labelled, with_label
+from federation.aggregation.means import labelled, with_label
 from federation.methods.fedavg import FedAvg
 from federation.methods.flwf2t import FLwF2T, own_teacher
 from incremental.head import grow_head
@@ -31,14 +31,28 @@ def taught(scene, tiny_network):
     own = grow_head(initial_weights(tiny_network, 3), 3, generator)
     received = grow_head(initial_weights(tiny_network, 4), 5, generator)
     own["head.weight"] *= 8
-    kept = {**labelled("previous", own), **labelled("latest", weights_of(scene.network)), "finished_tasks": torch.tensor(2)}
-    context = replace(scene.context, global_weights=received, kept=kept, extras={"taught_rows": torch.tensor(4)})
-    return scene, context, build_network(tiny_network, own).eval(), build_network(tiny_network, received).eval()
+    kept = {
+        **labelled("previous", own),
+        **labelled("latest", weights_of(scene.network)),
+        "finished_tasks": torch.tensor(2),
+    }
+    context = replace(
+        scene.context, global_weights=received, kept=kept, extras={"taught_rows": torch.tensor(4)}
+    )
+    return (
+        scene,
+        context,
+        build_network(tiny_network, own).eval(),
+        build_network(tiny_network, received).eval(),
+    )
 
 
 @pytest.mark.parametrize("memory", [False, True])
 def test_without_teachers_it_is_fedavg_bit_for_bit(play, same, memory):
-    assert same(play(FLwF2T(1.0, 0.0, memory=memory)).server.weights, play(FedAvg(memory=memory)).server.weights)
+    assert same(
+        play(FLwF2T(1.0, 0.0, memory=memory)).server.weights,
+        play(FedAvg(memory=memory)).server.weights,
+    )
 
 
 def test_the_loss_is_the_slow_loop_of_the_equation(taught):
@@ -48,7 +62,8 @@ def test_the_loss_is_the_slow_loop_of_the_equation(taught):
     expected = {
         "classification": 0.2 * scene.terms(FedAvg())["classification"].item(),
         "own_distillation": 0.5 * divergence_by_hand(logits, own(images).logits.detach(), 3.0),
-        "server_distillation": 0.3 * divergence_by_hand(logits, server(images).logits[:, :4].detach(), 3.0),
+        "server_distillation": 0.3
+        * divergence_by_hand(logits, server(images).logits[:, :4].detach(), 3.0),
     }
     assert {name: term.item() for name, term in terms.items()} == pytest.approx(expected, rel=1e-4)
 
@@ -69,7 +84,11 @@ def test_an_absent_teachers_share_goes_to_the_others_in_proportion(taught):
 
 def test_teachers_equal_to_the_student_cost_nothing(scene):
     same_model = labelled("previous", weights_of(scene.network))
-    context = replace(scene.context, kept={**same_model, "finished_tasks": torch.tensor(2)}, extras={"taught_rows": torch.tensor(5)})
+    context = replace(
+        scene.context,
+        kept={**same_model, "finished_tasks": torch.tensor(2)},
+        extras={"taught_rows": torch.tensor(5)},
+    )
     terms = scene.terms(FLwF2T(), context)
     assert terms["own_distillation"].item() == pytest.approx(0, abs=1e-6)
     assert terms["server_distillation"].item() == pytest.approx(0, abs=1e-6)
@@ -87,7 +106,9 @@ def test_the_latest_model_becomes_the_own_teacher_when_the_twins_task_ends(scene
         scene.network.head.bias += 1
     for _ in range(2):  # the teacher stays while the task goes on
         teacher = own_teacher(second)
-        assert teacher.keys() == ended.keys() and all(torch.equal(teacher[name], ended[name]) for name in ended)
+        assert teacher.keys() == ended.keys() and all(
+            torch.equal(teacher[name], ended[name]) for name in ended
+        )
         second = replace(second, kept=method.finish_local(scene.network, second)[1])
     third = replace(second, groups=((0, 1), (2, 3), (4,)))
     assert torch.equal(own_teacher(third)["head.bias"], ended["head.bias"] + 1)
@@ -98,9 +119,14 @@ def test_rows_added_in_this_round_are_not_taught_by_the_server(grown):
 
     method = FLwF2T()
     assert not method.broadcast(grown, None, "north").extras
-    after = method.aggregate(grown, [TwinUpdate("north", 0, dict(grown.weights), 3, class_names=grown.class_names)])
+    after = method.aggregate(
+        grown, [TwinUpdate("north", 0, dict(grown.weights), 3, class_names=grown.class_names)]
+    )
     wider = grow_head(dict(after.weights), 2, torch.Generator().manual_seed(0))
-    assert int(method.broadcast(replace(after, weights=wider), None, "north").extras["taught_rows"]) == 5
+    assert (
+        int(method.broadcast(replace(after, weights=wider), None, "north").extras["taught_rows"])
+        == 5
+    )
 
 
 def test_nothing_but_the_model_crosses_the_wall_and_the_seed_decides(play, same, assert_wall):
@@ -108,7 +134,10 @@ def test_nothing_but_the_model_crosses_the_wall_and_the_seed_decides(play, same,
     assert_wall(played, set())
     assert not FLwF2T.uploads
     assert len(played.server.growth_rounds) > 2
-    assert {name for each in played.updates for name in each.metrics} > {"own_distillation", "server_distillation"}
+    assert {name for each in played.updates for name in each.metrics} > {
+        "own_distillation",
+        "server_distillation",
+    }
     again = play(FLwF2T())
     assert same(played.server.weights, again.server.weights)
     for twin_id, state in played.engine.states.items():
@@ -117,7 +146,15 @@ def test_nothing_but_the_model_crosses_the_wall_and_the_seed_decides(play, same,
     assert not same(played.server.weights, play(FedAvg()).server.weights)
 
 
-@pytest.mark.parametrize("settings", [{"classification_weight": 0.0}, {"own_weight": 0.6}, {"own_weight": -0.1}, {"temperature": 0.0}])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"classification_weight": 0.0},
+        {"own_weight": 0.6},
+        {"own_weight": -0.1},
+        {"temperature": 0.0},
+    ],
+)
 def test_settings_out_of_range_are_refused(settings):
     with pytest.raises(ValueError, match="allowed: "):
         FLwF2T(**settings)

@@ -21,13 +21,24 @@ def binary(logit: float, target: float) -> float:
     return -(target * log(sigmoid(logit)) + (1 - target) * log(1 - sigmoid(logit)))
 
 
-def by_hand(logits: list[list[float]], old: list[list[float]], rows: list[int], finished: set[int], head_loss: str) -> tuple[float, float]:
+def by_hand(
+    logits: list[list[float]],
+    old: list[list[float]],
+    rows: list[int],
+    finished: set[int],
+    head_loss: str,
+) -> tuple[float, float]:
     """Section 2.8 of the notes on methods, image by image and class by class."""
     count, classes, known = len(rows), len(logits[0]), len(old[0])
-    gradients = [abs((sigmoid(o[y]) if head_loss == "bce" else softmax(o)[y]) - 1) for o, y in zip(logits, rows, strict=True)]
+    gradients = [
+        abs((sigmoid(o[y]) if head_loss == "bce" else softmax(o)[y]) - 1)
+        for o, y in zip(logits, rows, strict=True)
+    ]
     is_old = [y in finished for y in rows]
     means = {
-        side: sum(g for g, s in zip(gradients, is_old, strict=True) if s == side) / max(is_old.count(side), 1) for side in (True, False)
+        side: sum(g for g, s in zip(gradients, is_old, strict=True) if s == side)
+        / max(is_old.count(side), 1)
+        for side in (True, False)
     }
     current = distilled = 0.0
     for o, t, y, g, side in zip(logits, old, rows, gradients, is_old, strict=True):
@@ -35,7 +46,9 @@ def by_hand(logits: list[list[float]], old: list[list[float]], rows: list[int], 
         one_hot = [float(c == y) for c in range(classes)]
         if head_loss == "bce":
             target = [sigmoid(t[c]) if c < known else one_hot[c] for c in range(classes)]
-            current += weight * sum(binary(o[c], one_hot[c]) for c in range(classes)) / (count * classes)
+            current += (
+                weight * sum(binary(o[c], one_hot[c]) for c in range(classes)) / (count * classes)
+            )
             distilled += sum(binary(o[c], target[c]) for c in range(classes)) / (count * classes)
         else:
             p, q = softmax(o), softmax(t)
@@ -48,7 +61,13 @@ def by_hand(logits: list[list[float]], old: list[list[float]], rows: list[int], 
 @pytest.mark.parametrize("head_loss", ["bce", "ce"])
 @pytest.mark.parametrize("share", [0.5, 0.25])
 def test_the_loss_is_the_slow_loop_of_the_equation(scene, head_loss, share):
-    current, distilled = by_hand(scene.logits().tolist(), scene.old_logits().tolist(), scene.batch.rows.tolist(), {0, 1, 2}, head_loss)
+    current, distilled = by_hand(
+        scene.logits().tolist(),
+        scene.old_logits().tolist(),
+        scene.batch.rows.tolist(),
+        {0, 1, 2},
+        head_loss,
+    )
     terms = scene.terms(GLFC(head_loss=head_loss, distillation_share=share))
     assert terms.keys() == {"classification", "semantic"}
     assert terms["classification"].item() == pytest.approx((1 - share) * current, rel=1e-5)
@@ -63,28 +82,44 @@ def test_weights_of_four_images_by_hand(scene, monkeypatch):
     logits[range(4), rows] = torch.log((1 - wanted) / wanted)  # sigmoid(logit) = 1 - gradient
     network = build_network(scene.network.config, scene.context.global_weights)
     outputs = network(scene.batch.images[:4])
-    monkeypatch.setattr(network, "forward", lambda images: type(outputs)(logits, outputs.features, outputs.maps, outputs.middle_maps))
+    monkeypatch.setattr(
+        network,
+        "forward",
+        lambda images: type(outputs)(logits, outputs.features, outputs.maps, outputs.middle_maps),
+    )
     batch = type(scene.batch)(scene.batch.images[:4], rows)
     found = GLFC().local_loss(network, batch, scene.without_teacher)["classification"]
     each = torch.nn.functional.binary_cross_entropy_with_logits(
         logits, torch.nn.functional.one_hot(rows, 5).float(), reduction="none"
     ).mean(1)
-    torch.testing.assert_close(found, (torch.tensor([0.5, 1.5, 0.4 / 0.6, 0.8 / 0.6]) * each).mean())
+    torch.testing.assert_close(
+        found, (torch.tensor([0.5, 1.5, 0.4 / 0.6, 0.8 / 0.6]) * each).mean()
+    )
 
 
 def test_all_finished_tasks_are_one_group(scene):
     """LGA tells classes 0 and 2 (first task) from class 1 (second); GLFC does not."""
-    merged = type(scene.context)(5, ((0, 1, 2), (3, 4)), scene.context.global_weights, scene.context.old_network, 3)
+    merged = type(scene.context)(
+        5, ((0, 1, 2), (3, 4)), scene.context.global_weights, scene.context.old_network, 3
+    )
     assert torch.equal(scene.total(GLFC()), scene.total(GLFC(), merged))
 
 
-def test_old_columns_learn_from_the_teacher_and_new_ones_from_the_class_and_the_teacher_gets_no_gradient(scene):
+def test_old_columns_learn_from_the_teacher_and_new_ones_from_the_class_and_the_teacher_gets_no_gradient(
+    scene,
+):
     logits = scene.network(scene.batch.images).logits
     scene.context.old_network.requires_grad_(True)
     loss = scene.terms(GLFC())["semantic"]
     loss.backward()
     assert all(parameter.grad is None for parameter in scene.context.old_network.parameters())
-    target = torch.cat([torch.sigmoid(scene.old_logits()), torch.nn.functional.one_hot(scene.batch.rows, 5)[:, 3:].float()], 1)
+    target = torch.cat(
+        [
+            torch.sigmoid(scene.old_logits()),
+            torch.nn.functional.one_hot(scene.batch.rows, 5)[:, 3:].float(),
+        ],
+        1,
+    )
     expected = 0.5 * torch.nn.functional.binary_cross_entropy_with_logits(logits, target)
     torch.testing.assert_close(loss, expected)
 
@@ -92,15 +127,22 @@ def test_old_columns_learn_from_the_teacher_and_new_ones_from_the_class_and_the_
 def test_without_finished_tasks_and_teacher_it_is_plain_cross_entropy(scene):
     first = type(scene.context)(5, ((0, 1, 2, 3, 4),), scene.context.global_weights)
     for head_loss in ("bce", "ce"):
-        assert torch.equal(scene.total(GLFC(head_loss=head_loss), first), scene.total(FedAvg(head_loss=head_loss), first))
+        assert torch.equal(
+            scene.total(GLFC(head_loss=head_loss), first),
+            scene.total(FedAvg(head_loss=head_loss), first),
+        )
 
 
 def test_in_the_first_task_it_is_fedavg_bit_for_bit(play, same, few_steps):
     glfc = play(GLFC(reconstruction=few_steps, mean="by_images"), rounds=2)
-    assert same(glfc.server.weights, play(FedAvg(head_loss="bce", memory=True), rounds=2).server.weights)
+    assert same(
+        glfc.server.weights, play(FedAvg(head_loss="bce", memory=True), rounds=2).server.weights
+    )
 
 
-def test_without_weights_and_distillation_it_is_fedavg_in_every_task_bit_for_bit(play, same, few_steps):
+def test_without_weights_and_distillation_it_is_fedavg_in_every_task_bit_for_bit(
+    play, same, few_steps
+):
     plain = GLFC(distillation_share=0.0, weighted=False, mean="by_images", reconstruction=few_steps)
     found, expected = play(plain), play(FedAvg(head_loss="bce", memory=True))
     assert len(found.server.growth_rounds) > 1
@@ -109,11 +151,18 @@ def test_without_weights_and_distillation_it_is_fedavg_in_every_task_bit_for_bit
 
 def test_every_twin_counts_the_same_by_default(play, few_steps):
     played = play(GLFC(reconstruction=few_steps), rounds=1)
-    stacked = torch.stack([update.weights["head.weight"] for update in played.updates]).double().mean(0).float()
+    stacked = (
+        torch.stack([update.weights["head.weight"] for update in played.updates])
+        .double()
+        .mean(0)
+        .float()
+    )
     torch.testing.assert_close(played.server.weights["head.weight"], stacked)
 
 
-def test_repeatable_over_growth_of_the_head_and_nothing_undeclared_leaves(play, same, few_steps, assert_wall):
+def test_repeatable_over_growth_of_the_head_and_nothing_undeclared_leaves(
+    play, same, few_steps, assert_wall
+):
     first, second = (play(GLFC(reconstruction=few_steps)) for _ in range(2))
     assert len(first.server.growth_rounds) > 1
     assert same(first.server.weights, second.server.weights)

@@ -32,21 +32,38 @@ def binary(logit, target):
 
 
 def test_the_loss_is_the_slow_loop_of_algorithm_3(scene):
-    logits, old, rows = scene.logits().tolist(), scene.old_logits().tolist(), scene.batch.rows.tolist()
-    new = sum(binary(o[c], float(c == y)) for o, y in zip(logits, rows, strict=True) for c in (3, 4)) / (len(rows) * 5)
-    known = sum(binary(o[c], sigmoid(t[c])) for o, t in zip(logits, old, strict=True) for c in (0, 1, 2)) / (len(rows) * 5)
+    logits, old, rows = (
+        scene.logits().tolist(),
+        scene.old_logits().tolist(),
+        scene.batch.rows.tolist(),
+    )
+    new = sum(
+        binary(o[c], float(c == y)) for o, y in zip(logits, rows, strict=True) for c in (3, 4)
+    ) / (len(rows) * 5)
+    known = sum(
+        binary(o[c], sigmoid(t[c])) for o, t in zip(logits, old, strict=True) for c in (0, 1, 2)
+    ) / (len(rows) * 5)
     terms = scene.terms(ICaRL(distillation_weight=0.5))
     assert terms["classification"].item() == pytest.approx(new, rel=1e-5)
     assert terms["semantic"].item() == pytest.approx(0.5 * known, rel=1e-5)
 
 
 def test_the_two_terms_make_up_binary_cross_entropy_to_the_teacher_and_the_class(scene):
-    target = torch.cat([torch.sigmoid(scene.old_logits()), functional.one_hot(scene.batch.rows, 5)[:, 3:].float()], 1)
-    torch.testing.assert_close(scene.total(ICaRL()), functional.binary_cross_entropy_with_logits(scene.logits(), target))
+    target = torch.cat(
+        [torch.sigmoid(scene.old_logits()), functional.one_hot(scene.batch.rows, 5)[:, 3:].float()],
+        1,
+    )
+    torch.testing.assert_close(
+        scene.total(ICaRL()), functional.binary_cross_entropy_with_logits(scene.logits(), target)
+    )
 
 
 def test_the_softmax_form_is_the_slow_loop_too(scene):
-    logits, old, rows = scene.logits().tolist(), scene.old_logits().tolist(), scene.batch.rows.tolist()
+    logits, old, rows = (
+        scene.logits().tolist(),
+        scene.old_logits().tolist(),
+        scene.batch.rows.tolist(),
+    )
 
     def softmax(values):
         total = sum(exp(value) for value in values)
@@ -65,7 +82,10 @@ def test_the_softmax_form_is_the_slow_loop_too(scene):
 @pytest.mark.parametrize("head_loss", ["bce", "ce"])
 def test_without_a_teacher_it_is_plain_cross_entropy(scene, head_loss):
     context = scene.without_teacher
-    assert torch.equal(scene.total(ICaRL(head_loss=head_loss), context), scene.total(FedAvg(head_loss=head_loss), context))
+    assert torch.equal(
+        scene.total(ICaRL(head_loss=head_loss), context),
+        scene.total(FedAvg(head_loss=head_loss), context),
+    )
 
 
 def test_in_the_first_task_it_is_fedavg_bit_for_bit(play, same):
@@ -74,7 +94,10 @@ def test_in_the_first_task_it_is_fedavg_bit_for_bit(play, same):
 
 
 def test_without_distillation_it_is_fedavg_in_every_task_bit_for_bit(play, same):
-    found, expected = play(ICaRL(distillation_weight=0.0)), play(FedAvg(head_loss="bce", memory=True))
+    found, expected = (
+        play(ICaRL(distillation_weight=0.0)),
+        play(FedAvg(head_loss="bce", memory=True)),
+    )
     assert same(found.server.weights, expected.server.weights)
 
 
@@ -110,12 +133,18 @@ def test_nothing_but_weights_leaves_where_means_are_switched_off_or_the_twin_sho
 
 
 def upload_of(classes, width, counts, value):
-    return {"class_means": torch.full((classes, width), value), "class_counts": torch.tensor(counts)}
+    return {
+        "class_means": torch.full((classes, width), value),
+        "class_counts": torch.tensor(counts),
+    }
 
 
 def test_the_server_counts_each_twin_by_its_images_and_keeps_what_did_not_arrive(grown):
     width = grown.weights["head.weight"].shape[1]
-    first = collect_class_means(grown, [upload_of(5, width, [1, 0, 2, 0, 0], 0.2), upload_of(5, width, [3, 0, 0, 0, 0], 0.6)])
+    first = collect_class_means(
+        grown,
+        [upload_of(5, width, [1, 0, 2, 0, 0], 0.2), upload_of(5, width, [3, 0, 0, 0, 0], 0.6)],
+    )
     assert first.kept["class_means"][:, 0].tolist() == pytest.approx([0.5, 0, 0.2, 0, 0])
     second = collect_class_means(first, [upload_of(5, width, [0, 4, 1, 0, 0], 0.8)])
     assert second.kept["class_means"][:, 0].tolist() == pytest.approx([0.5, 0.8, 0.8, 0, 0])
@@ -126,7 +155,9 @@ def test_the_server_counts_each_twin_by_its_images_and_keeps_what_did_not_arrive
 def test_means_outlive_the_growth_of_the_head(grown):
     width = grown.weights["head.weight"].shape[1]
     told = collect_class_means(grown, [upload_of(5, width, [1, 1, 1, 1, 1], 0.2)])
-    larger, _ = grow_for_new_classes(replace(told, round=3), [Observation("north", 3, 1, True, ("spleen", "liver"))])
+    larger, _ = grow_for_new_classes(
+        replace(told, round=3), [Observation("north", 3, 1, True, ("spleen", "liver"))]
+    )
     assert class_means(larger).known.tolist() == [True] * 5 + [False] * 2
     again = collect_class_means(larger, [upload_of(7, width, [0, 0, 0, 0, 0, 2, 0], 0.7)])
     assert class_means(again).known.tolist() == [True] * 6 + [False]
@@ -153,12 +184,18 @@ def test_an_upload_that_is_none_is_left_out(grown, wrong):
 
 def test_the_nearest_mean_is_that_of_a_slow_loop_and_never_an_unknown_class():
     generator = torch.Generator().manual_seed(1)
-    features, means = torch.randn(20, 6, generator=generator), functional.normalize(torch.randn(4, 6, generator=generator), dim=1)
+    features, means = (
+        torch.randn(20, 6, generator=generator),
+        functional.normalize(torch.randn(4, 6, generator=generator), dim=1),
+    )
     known = torch.tensor([True, False, True, True])
     found = nearest_mean(features, ClassMeans(means, known)).tolist()
     for feature, answer in zip(features.numpy(), found, strict=True):
         unit = feature / np.linalg.norm(feature)
-        distances = [float(np.sum((unit - mean) ** 2)) if sees else np.inf for mean, sees in zip(means.numpy(), known, strict=True)]
+        distances = [
+            float(np.sum((unit - mean) ** 2)) if sees else np.inf
+            for mean, sees in zip(means.numpy(), known, strict=True)
+        ]
         assert answer == int(np.argmin(distances))
 
 
@@ -167,7 +204,9 @@ def test_images_of_classes_that_look_apart_are_named_by_the_nearest_mean(grown, 
     rows = torch.arange(5).repeat_interleave(20)
     features = features_of(build_network(grown.network, grown.weights), pixels)
     sums, counts = sums_by_class(features, rows, 5)
-    told = collect_class_means(grown, [{"class_means": sums / counts[:, None], "class_counts": counts}])
+    told = collect_class_means(
+        grown, [{"class_means": sums / counts[:, None], "class_counts": counts}]
+    )
     found = nearest_mean_answer(told)(pixels)
     assert nearest_mean_answer(grown) is None
     assert found.shape == (100,)
@@ -186,7 +225,9 @@ def test_repeatable_over_growth_of_the_head_and_nothing_undeclared_leaves(play, 
     assert bool(ICaRL.uploads)
 
 
-@pytest.mark.parametrize("wrong", [{"distillation_weight": -1.0}, {"temperature": 0.0}, {"least_images": 0}])
+@pytest.mark.parametrize(
+    "wrong", [{"distillation_weight": -1.0}, {"temperature": 0.0}, {"least_images": 0}]
+)
 def test_a_value_out_of_range_says_what_is_allowed(wrong):
     with pytest.raises(ValueError, match="allowed"):
         ICaRL(**wrong)

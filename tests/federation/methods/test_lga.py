@@ -8,7 +8,7 @@ from federation.methods.fedavg import FedAvg
 from federation.methods.fedka import FedKA
 from federation.methods.glfc import GLFC
 from federation.methods.lga import LGA
-from federation.prototypes import score_on_perturbed_prototypes, score_on_prototypes
+from federation.methods.prototypes import score_on_perturbed_prototypes, score_on_prototypes
 from incremental.inference import features_of
 from incremental.network import build_network
 
@@ -30,7 +30,10 @@ def weights_by_hand(gradients, tasks, finished, exponent, weighting):
         if weighting == "paper_per_task" or task == finished:
             weight = value / mean(lambda other, task=task: other == task)
         else:
-            weight = sum(value / mean(lambda other, last=last: other <= last) for last in range(task, finished))
+            weight = sum(
+                value / mean(lambda other, last=last: other <= last)
+                for last in range(task, finished)
+            )
         found.append(weight if weighting == "paper_per_task" else min(max(weight, 0.5), 5.0))
     return found
 
@@ -39,8 +42,13 @@ def test_weights_of_four_images_over_three_tasks_by_hand():
     """Gradients 0.4 and 0.8 of the first task get two terms, 0.6 of the second one, 0.3 of the current one stands alone."""
     found = weights_by_hand([0.4, 0.8, 0.6, 0.3], [0, 0, 1, 2], 2, 1.0, "lga_cumulative_clamped")
     assert found == pytest.approx([0.4 / 0.6 + 0.4 / 0.6, 0.8 / 0.6 + 0.8 / 0.6, 0.6 / 0.6, 1.0])
-    assert weights_by_hand([0.01, 0.99, 0.6, 0.3], [0, 0, 1, 2], 2, 1.0, "lga_cumulative_clamped")[0] == 0.5  # clamped
-    assert weights_by_hand([0.4, 0.8, 0.6, 0.3], [0, 0, 1, 2], 2, 1.0, "paper_per_task") == pytest.approx([0.4 / 0.6, 0.8 / 0.6, 1, 1])
+    assert (
+        weights_by_hand([0.01, 0.99, 0.6, 0.3], [0, 0, 1, 2], 2, 1.0, "lga_cumulative_clamped")[0]
+        == 0.5
+    )  # clamped
+    assert weights_by_hand(
+        [0.4, 0.8, 0.6, 0.3], [0, 0, 1, 2], 2, 1.0, "paper_per_task"
+    ) == pytest.approx([0.4 / 0.6, 0.8 / 0.6, 1, 1])
 
 
 @pytest.mark.parametrize("weighting", WEIGHTINGS)
@@ -56,32 +64,54 @@ def test_the_loss_is_the_slow_loop_of_the_equation(scene, weighting, head_loss):
         one_hot = functional.one_hot(torch.tensor(y), 5).float()
         if head_loss == "bce":
             target = torch.cat([torch.sigmoid(old[n]), one_hot[3:]])
-            current += weights[n] * float(functional.binary_cross_entropy_with_logits(logits[n], one_hot)) / len(rows)
-            distilled += weights[n] * float(functional.binary_cross_entropy_with_logits(logits[n], target)) / len(rows)
+            current += (
+                weights[n]
+                * float(functional.binary_cross_entropy_with_logits(logits[n], one_hot))
+                / len(rows)
+            )
+            distilled += (
+                weights[n]
+                * float(functional.binary_cross_entropy_with_logits(logits[n], target))
+                / len(rows)
+            )
         else:
             target = torch.cat([torch.softmax(old[n], 0), one_hot[3:]])
             log_p = torch.log_softmax(logits[n], 0)
             current += -weights[n] * float(log_p[y]) / len(rows)
-            distilled += weights[n] * sum(float(d * (d.log() - p)) for d, p in zip(target, log_p, strict=True) if d) / len(rows)
+            distilled += (
+                weights[n]
+                * sum(float(d * (d.log() - p)) for d, p in zip(target, log_p, strict=True) if d)
+                / len(rows)
+            )
     terms = scene.terms(LGA(weighting=weighting, head_loss=head_loss, lam=2.0))
     assert terms["classification"].item() == pytest.approx(2 * current, rel=1e-5)
     assert terms["semantic"].item() == pytest.approx(2 * distilled, rel=1e-5)
 
 
 def test_without_weights_it_is_glfc_without_weights_times_two(scene):
-    torch.testing.assert_close(scene.total(LGA(weighting="none")), 2 * scene.total(GLFC(weighted=False)))
-    torch.testing.assert_close(scene.total(LGA(weighting="none", lam=0.5)), scene.total(GLFC(weighted=False)))
+    torch.testing.assert_close(
+        scene.total(LGA(weighting="none")), 2 * scene.total(GLFC(weighted=False))
+    )
+    torch.testing.assert_close(
+        scene.total(LGA(weighting="none", lam=0.5)), scene.total(GLFC(weighted=False))
+    )
 
 
 def test_without_a_teacher_and_weights_it_is_glfc_times_one(scene):
     context = scene.without_teacher
-    assert torch.equal(scene.total(LGA(weighting="none"), context), scene.total(GLFC(weighted=False), context))
+    assert torch.equal(
+        scene.total(LGA(weighting="none"), context), scene.total(GLFC(weighted=False), context)
+    )
 
 
-def test_a_twin_without_finished_tasks_has_unit_weights_so_glfc_times_two_holds_with_every_weighting(scene):
+def test_a_twin_without_finished_tasks_has_unit_weights_so_glfc_times_two_holds_with_every_weighting(
+    scene,
+):
     newcomer = replace(scene.context, groups=((0, 1, 2, 3, 4),))
     for weighting in WEIGHTINGS:
-        torch.testing.assert_close(scene.total(LGA(weighting=weighting), newcomer), 2 * scene.total(GLFC(), newcomer))
+        torch.testing.assert_close(
+            scene.total(LGA(weighting=weighting), newcomer), 2 * scene.total(GLFC(), newcomer)
+        )
 
 
 @pytest.mark.parametrize("weighting", WEIGHTINGS)
@@ -92,7 +122,9 @@ def test_it_is_fedka_without_attention_bit_for_bit(scene, weighting):
 
 def test_in_the_first_task_it_is_fedavg_bit_for_bit(play, same, few_steps):
     lga = play(LGA(reconstruction=few_steps, mean="by_images"), rounds=2)
-    assert same(lga.server.weights, play(FedAvg(head_loss="bce", memory=True), rounds=2).server.weights)
+    assert same(
+        lga.server.weights, play(FedAvg(head_loss="bce", memory=True), rounds=2).server.weights
+    )
 
 
 def test_the_teacher_gets_no_gradient(scene):
@@ -101,7 +133,9 @@ def test_the_teacher_gets_no_gradient(scene):
     assert all(parameter.grad is None for parameter in scene.context.old_network.parameters())
 
 
-def test_repeatable_over_growth_of_the_head_and_nothing_undeclared_leaves(play, same, few_steps, assert_wall):
+def test_repeatable_over_growth_of_the_head_and_nothing_undeclared_leaves(
+    play, same, few_steps, assert_wall
+):
     first, second = (play(LGA(reconstruction=few_steps, warm_up_rounds=1)) for _ in range(2))
     assert len(first.server.growth_rounds) > 1
     assert same(first.server.weights, second.server.weights)
@@ -115,8 +149,14 @@ def judged(grown, tiny_batch):
     """A server with reconstructions of five classes, three images each."""
     from physical.transforms import to_tensor
 
-    images = torch.cat([to_tensor(tiny_batch.images[20 * label : 20 * label + 3]) for label in range(5)])
-    kept = {"prototype_images": images, "prototype_rows": torch.arange(5).repeat_interleave(3), "prototype_task": torch.tensor(1)}
+    images = torch.cat(
+        [to_tensor(tiny_batch.images[20 * label : 20 * label + 3]) for label in range(5)]
+    )
+    kept = {
+        "prototype_images": images,
+        "prototype_rows": torch.arange(5).repeat_interleave(3),
+        "prototype_task": torch.tensor(1),
+    }
     return replace(grown, kept=kept)
 
 
@@ -133,7 +173,9 @@ def test_a_model_of_a_tasks_first_rounds_scores_nothing(judged):
 
 
 def test_without_perturbation_the_score_is_the_heads_accuracy(judged):
-    assert score_on_perturbed_prototypes(judged, 0.0, 2).value == pytest.approx(score_on_prototypes(judged).value)
+    assert score_on_perturbed_prototypes(judged, 0.0, 2).value == pytest.approx(
+        score_on_prototypes(judged).value
+    )
 
 
 def test_scores_on_perturbed_features_are_never_compared_with_those_on_images(judged):
@@ -148,21 +190,30 @@ def test_the_perturbation_is_repeatable_and_stays_in_the_ball(judged, monkeypatc
         seen.append(values)
         return linear(values, *rest)
 
-    features = features_of(build_network(judged.network, judged.weights), judged.kept["prototype_images"])
+    features = features_of(
+        build_network(judged.network, judged.weights), judged.kept["prototype_images"]
+    )
     with monkeypatch.context() as patch:
         patch.setattr(torch.nn.functional, "linear", watch)
         scores = [score_on_perturbed_prototypes(judged, 1e6, 4) for _ in range(2)]
     perturbed = [values for values in seen if len(values) == 60]
     assert scores[0] == scores[1]
     assert torch.equal(perturbed[0], perturbed[1])
-    variance = torch.stack([features[judged.kept["prototype_rows"] == row].var(0, correction=0) for row in judged.kept["prototype_rows"]])
+    variance = torch.stack(
+        [
+            features[judged.kept["prototype_rows"] == row].var(0, correction=0)
+            for row in judged.kept["prototype_rows"]
+        ]
+    )
     limit = (0.1 * variance.square().sum(1)).repeat(4)
     moved = (perturbed[0] - features.repeat(4, 1)).square().sum(1)
     assert bool((moved <= limit * 1.001).all())
     assert bool((moved > 0).all())
 
 
-@pytest.mark.parametrize("wrong", [{"lam": 0.0}, {"radius": -1.0}, {"copies": 0}, {"warm_up_rounds": -1}])
+@pytest.mark.parametrize(
+    "wrong", [{"lam": 0.0}, {"radius": -1.0}, {"copies": 0}, {"warm_up_rounds": -1}]
+)
 def test_a_value_out_of_range_says_what_is_allowed(wrong):
     with pytest.raises(ValueError, match="allowed"):
         LGA(**wrong)

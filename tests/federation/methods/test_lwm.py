@@ -22,7 +22,9 @@ def test_distillation_is_the_slow_loop_of_equation_2_less_the_teachers_entropy(s
     expected = 0.0
     for o, t in zip(logits, old, strict=True):
         p, q = softmax([value / 2 for value in t]), softmax([value / 2 for value in o[:3]])
-        expected += (sum(-a * log(b) for a, b in zip(p, q, strict=True)) - sum(-a * log(a) for a in p)) / len(logits)
+        expected += (
+            sum(-a * log(b) for a, b in zip(p, q, strict=True)) - sum(-a * log(a) for a in p)
+        ) / len(logits)
     assert scene.terms(LwM())["semantic"].item() == pytest.approx(expected, rel=1e-4)
 
 
@@ -32,7 +34,9 @@ def test_binary_distillation_is_over_the_teachers_classes_alone(scene):
     for o, t in zip(logits, old, strict=True):
         for c in range(3):
             target = sigmoid(t[c])
-            expected -= (target * log(sigmoid(o[c])) + (1 - target) * log(1 - sigmoid(o[c]))) / (len(logits) * 5)
+            expected -= (target * log(sigmoid(o[c])) + (1 - target) * log(1 - sigmoid(o[c]))) / (
+                len(logits) * 5
+            )
     assert scene.terms(LwM(head_loss="bce"))["semantic"].item() == pytest.approx(expected, rel=1e-5)
 
 
@@ -44,8 +48,13 @@ def test_attention_is_the_slow_loop_of_equation_4_for_the_teachers_first_choice(
     teachers = attention(scene.context.old_network, old, rows, layer).detach().flatten(1).tolist()
     expected = 0.0
     for one, other in zip(mine, teachers, strict=True):
-        length, other_length = sqrt(sum(v * v for v in one)) or 1.0, sqrt(sum(v * v for v in other)) or 1.0
-        expected += sum(abs(b / other_length - a / length) for a, b in zip(one, other, strict=True)) / len(mine)
+        length, other_length = (
+            sqrt(sum(v * v for v in one)) or 1.0,
+            sqrt(sum(v * v for v in other)) or 1.0,
+        )
+        expected += sum(
+            abs(b / other_length - a / length) for a, b in zip(one, other, strict=True)
+        ) / len(mine)
     terms = scene.terms(LwM(attention_weight=0.5, attention_layer=layer))
     assert terms["attention"].item() == pytest.approx(0.5 * expected, rel=1e-4)
 
@@ -53,7 +62,10 @@ def test_attention_is_the_slow_loop_of_equation_4_for_the_teachers_first_choice(
 def test_attention_trains_the_students_maps_and_not_the_teacher(scene):
     scene.context.old_network.requires_grad_(True)
     scene.terms(LwM())["attention"].backward()
-    assert any(parameter.grad is not None and bool(parameter.grad.any()) for parameter in scene.network.backbone.parameters())
+    assert any(
+        parameter.grad is not None and bool(parameter.grad.any())
+        for parameter in scene.network.backbone.parameters()
+    )
     assert all(parameter.grad is None for parameter in scene.context.old_network.parameters())
 
 
@@ -62,7 +74,9 @@ def test_no_image_weighs_more_than_another(scene):
     whole = scene.terms(LwM())["attention"]
     parts = []
     for index in range(len(scene.batch.rows)):
-        single = type(scene.batch)(scene.batch.images[index : index + 1], scene.batch.rows[index : index + 1])
+        single = type(scene.batch)(
+            scene.batch.images[index : index + 1], scene.batch.rows[index : index + 1]
+        )
         parts.append(LwM().local_loss(scene.network, single, scene.context)["attention"])
     torch.testing.assert_close(whole, torch.stack(parts).mean(), rtol=1e-4, atol=1e-5)
 
@@ -97,7 +111,9 @@ def test_repeatable_over_growth_of_the_head_and_nothing_but_weights_leaves(play,
     assert not LwM.uploads
 
 
-@pytest.mark.parametrize("wrong", [{"distillation_weight": -1.0}, {"attention_weight": -1.0}, {"temperature": 0.0}])
+@pytest.mark.parametrize(
+    "wrong", [{"distillation_weight": -1.0}, {"attention_weight": -1.0}, {"temperature": 0.0}]
+)
 def test_a_value_out_of_range_says_what_is_allowed(wrong):
     with pytest.raises(ValueError, match="allowed"):
         LwM(**wrong)

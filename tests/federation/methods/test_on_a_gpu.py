@@ -62,7 +62,10 @@ def backward(loss):
 
 
 def gradients(outputs, inputs, *args, **kwargs):
-    return tuple(torch.empty_like(each) for each in ((inputs,) if isinstance(inputs, torch.Tensor) else inputs))
+    return tuple(
+        torch.empty_like(each)
+        for each in ((inputs,) if isinstance(inputs, torch.Tensor) else inputs)
+    )
 
 
 @pytest.fixture
@@ -71,8 +74,16 @@ def gpu(monkeypatch):
     plain = nn.Module.to
     monkeypatch.setattr("torch.cuda.amp.common.amp_definitely_not_available", lambda: False)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *args: True)
-    monkeypatch.setattr("twin.twin.generator_on", lambda device, seed: torch.Generator())  # fake draws need no stream of their own
-    monkeypatch.setattr(nn.Module, "to", lambda self, *args, **kwargs: self if "memory_format" in kwargs else plain(self, *args, **kwargs))
+    monkeypatch.setattr(
+        "twin.twin.generator_on", lambda device, seed: torch.Generator()
+    )  # fake draws need no stream of their own
+    monkeypatch.setattr(
+        nn.Module,
+        "to",
+        lambda self, *args, **kwargs: (
+            self if "memory_format" in kwargs else plain(self, *args, **kwargs)
+        ),
+    )
 
     def fake():
         monkeypatch.setattr(torch.Tensor, "backward", backward)
@@ -82,18 +93,22 @@ def gpu(monkeypatch):
     return fake
 
 
-def train(gpu, played, ward, method, twin_id, **training):
+def train(gpu, played, hospitals, method, twin_id, **training):
     """Let a twin train a round more on the GPU; return what leaves it, what it keeps, and how often the host looked."""
-    setting = replace(ward.setting, training=replace(ward.setting.training, **training))
+    setting = replace(hospitals.setting, training=replace(hospitals.setting.training, **training))
     broadcast = method.broadcast(played.server, played.proxy.old_model, twin_id)
-    twin = replace(ward, setting=setting, device=GPU).twin(twin_id, played.engine.states[twin_id])
+    twin = replace(hospitals, setting=setting, device=GPU).twin(
+        twin_id, played.engine.states[twin_id]
+    )
     with gpu() as fake:
         update = twin.train(broadcast, method)
     return update, twin.state.kept, fake.looks
 
 
 @pytest.mark.parametrize("method", CASES, ids=lambda method: type(method).__name__)
-def test_a_method_trains_on_the_gpu_what_leaves_it_is_on_the_cpu_and_no_step_waits_for_the_host(gpu, play, quick_ward, method):
+def test_a_method_trains_on_the_gpu_what_leaves_it_is_on_the_cpu_and_no_step_waits_for_the_host(
+    gpu, play, quick_ward, method
+):
     played = play(method, rounds=3)
     twin_id = played.records[-1].chosen[0]
     update, kept, looks = train(gpu, played, quick_ward, method, twin_id, epochs=1)
@@ -118,7 +133,13 @@ def test_a_tensor_that_was_forgotten_on_the_cpu_is_found(gpu, play, quick_ward):
     class Forgetful(FedAvg):
         def local_loss(self, network, batch, context):
             terms = super().local_loss(network, batch, context)
-            return {**terms, "forgotten": (network(batch.images).logits * torch.ones(1, network.head.out_features, device="cpu")).sum()}
+            return {
+                **terms,
+                "forgotten": (
+                    network(batch.images).logits
+                    * torch.ones(1, network.head.out_features, device="cpu")
+                ).sum(),
+            }
 
     played = play(FedAvg(), rounds=1)
     with pytest.raises(RuntimeError, match=r"different devices|same device"):
@@ -129,7 +150,10 @@ def test_a_step_that_waits_for_the_host_is_found(gpu, play, quick_ward):
     class Curious(FedAvg):
         def local_loss(self, network, batch, context):
             terms = super().local_loss(network, batch, context)
-            return {**terms, "seen": terms["classification"] * float(terms["classification"].detach())}
+            return {
+                **terms,
+                "seen": terms["classification"] * float(terms["classification"].detach()),
+            }
 
     played = play(FedAvg(), rounds=1)
     twin_id = played.records[-1].chosen[0]
@@ -144,6 +168,12 @@ def test_a_look_comes_back_to_the_cpu(gpu, tiny_network):
         with born_on(GPU):
             network = freeze(build_network(tiny_network, weights))
         images = torch.zeros(5, 3, 16, 16, dtype=torch.uint8)
-        answers = [look(network, images, bfloat16=half) for look in (logits_of, features_of) for half in (False, True)]
+        answers = [
+            look(network, images, bfloat16=half)
+            for look in (logits_of, features_of)
+            for half in (False, True)
+        ]
     assert network.head.weight.device.type == "cuda"
-    assert [(answer.device.type, answer.dtype) for answer in answers] == [("cpu", torch.float32)] * 4
+    assert [(answer.device.type, answer.dtype) for answer in answers] == [
+        ("cpu", torch.float32)
+    ] * 4

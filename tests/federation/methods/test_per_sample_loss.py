@@ -5,7 +5,7 @@ from itertools import pairwise
 import pytest
 import torch
 
-from federation.aggregation import labelled
+from federation.aggregation.means import labelled
 from federation.methods import METHODS
 from federation.methods.bic import BiC
 from federation.methods.fedavg import FedAvg
@@ -20,7 +20,7 @@ from federation.methods.lwm import LwM
 from federation.methods.podnet import PODNet
 from incremental.network import build_network, freeze, initial_weights, weights_of
 from twin.batches import TrainingBatch
-from twin.private_training import per_image_gradients
+from twin.privacy.private_training import per_image_gradients
 
 CLAIMS = [
     FedAvg(),
@@ -38,7 +38,15 @@ CLAIMS = [
     FedKA(weighting="none", attention_weight=0.0),
     FedKA(classification_weighted=False, semantic_weight=0.0, attention_weight=0.0),
 ]
-DENIES = [FedProx(), LwM(), GLFC(), LGA(), FedKA(), FedKA(weighting="none"), FedKA(attention_weight=0.0)]
+DENIES = [
+    FedProx(),
+    LwM(),
+    GLFC(),
+    LGA(),
+    FedKA(),
+    FedKA(weighting="none"),
+    FedKA(attention_weight=0.0),
+]
 
 
 @pytest.fixture
@@ -49,7 +57,13 @@ def setup(scene):
     weights = {name: value for name, value in scene.context.global_weights.items() if name in names}
     old = freeze(build_network(config, {**initial_weights(config, 4), **rows_of(scene)}))
     kept = {**labelled("previous", weights), "finished_tasks": torch.tensor(2)}
-    context = replace(scene.context, global_weights=weights, old_network=old, kept=kept, extras={"taught_rows": torch.tensor(5)})
+    context = replace(
+        scene.context,
+        global_weights=weights,
+        old_network=old,
+        kept=kept,
+        extras={"taught_rows": torch.tensor(5)},
+    )
     network = build_network(config, {name: 1.1 * value for name, value in weights.items()}).train()
     return network, scene.batch, context
 
@@ -69,17 +83,30 @@ def test_a_method_that_says_so_has_a_loss_whose_gradient_is_the_mean_of_its_imag
     assert method.per_sample_loss
     parameters = list(network.parameters())
     whole = torch.autograd.grad(total(method, network, batch, context), parameters)
-    singles = [TrainingBatch(batch.images[place][None], batch.rows[place][None]) for place in range(len(batch.rows))]
-    each = [torch.autograd.grad(total(method, network, single, context), parameters) for single in singles]
+    singles = [
+        TrainingBatch(batch.images[place][None], batch.rows[place][None])
+        for place in range(len(batch.rows))
+    ]
+    each = [
+        torch.autograd.grad(total(method, network, single, context), parameters)
+        for single in singles
+    ]
     assert any(float((one[0] - other[0]).norm()) > 1e-4 for one, other in pairwise(each))
     for index, gradient in enumerate(whole):
-        torch.testing.assert_close(gradient, torch.stack([single[index] for single in each]).mean(0), rtol=1e-3, atol=1e-5)
+        torch.testing.assert_close(
+            gradient, torch.stack([single[index] for single in each]).mean(0), rtol=1e-3, atol=1e-5
+        )
     pytest.importorskip("opacus")
     with per_image_gradients(network), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Full backward hook is firing")
         total(method, network, batch, context).backward()
         for index, parameter in enumerate(parameters):
-            torch.testing.assert_close(parameter.grad_sample, torch.stack([single[index] for single in each]), rtol=1e-3, atol=1e-5)
+            torch.testing.assert_close(
+                parameter.grad_sample,
+                torch.stack([single[index] for single in each]),
+                rtol=1e-3,
+                atol=1e-5,
+            )
 
 
 def gradients_by_opacus(method, network, batch, context):
@@ -95,15 +122,28 @@ def test_a_method_that_does_not_say_so_has_a_loss_that_would_be_clipped_wrongly(
     network, batch, context = setup
     assert not method.per_sample_loss
     parameters = list(network.parameters())
-    singles = [TrainingBatch(batch.images[place][None], batch.rows[place][None]) for place in range(len(batch.rows))]
-    each = [torch.autograd.grad(total(method, network, single, context), parameters) for single in singles]
+    singles = [
+        TrainingBatch(batch.images[place][None], batch.rows[place][None])
+        for place in range(len(batch.rows))
+    ]
+    each = [
+        torch.autograd.grad(total(method, network, single, context), parameters)
+        for single in singles
+    ]
     found = gradients_by_opacus(method, network, batch, context)
     wanted = [torch.stack([single[index] for single in each]) for index in range(len(parameters))]
-    assert any(float((one - other).norm()) > 1e-3 * float(other.norm()) for one, other in zip(found, wanted, strict=True))
+    assert any(
+        float((one - other).norm()) > 1e-3 * float(other.norm())
+        for one, other in zip(found, wanted, strict=True)
+    )
 
 
 def test_every_method_is_among_those_that_were_looked_at():
     looked = {type(method) for method in (*CLAIMS, *DENIES)}
     unlooked = [kind for kind in METHODS.values() if kind not in looked]
     assert not any(kind().per_sample_loss for kind in unlooked)
-    assert {kind.__name__ for kind in unlooked} == {"SCAFFOLD", "FedCurv", "Analytic"}  # upload, and move weights by more than images
+    assert {kind.__name__ for kind in unlooked} == {
+        "SCAFFOLD",
+        "FedCurv",
+        "Analytic",
+    }  # upload, and move weights by more than images

@@ -13,8 +13,16 @@ from twin.losses import feature_distillation, spatial_distillation
 def profile(maps):
     """Sums of squares over the height and over the width of each channel, as one unit vector."""
     channels, height, width = maps.shape
-    values = [sum(maps[c, h, w] ** 2 for h in range(height)) for c in range(channels) for w in range(width)]
-    values += [sum(maps[c, h, w] ** 2 for w in range(width)) for c in range(channels) for h in range(height)]
+    values = [
+        sum(maps[c, h, w] ** 2 for h in range(height))
+        for c in range(channels)
+        for w in range(width)
+    ]
+    values += [
+        sum(maps[c, h, w] ** 2 for w in range(width))
+        for c in range(channels)
+        for h in range(height)
+    ]
     return np.array(values) / sqrt(sum(value**2 for value in values))
 
 
@@ -22,11 +30,23 @@ def test_the_loss_is_the_slow_loop_of_the_equations(scene):
     outputs, old = scene.network(scene.batch.images), scene.context.old_network(scene.batch.images)
     spatial = 0.0
     for mine, teachers in ((outputs.middle_maps, old.middle_maps), (outputs.maps, old.maps)):
-        pairs = list(zip(mine.detach().double().numpy(), teachers.detach().double().numpy(), strict=True))
-        spatial += sum(np.linalg.norm(profile(one) - profile(other)) for one, other in pairs) / len(pairs) / 2
+        pairs = list(
+            zip(mine.detach().double().numpy(), teachers.detach().double().numpy(), strict=True)
+        )
+        spatial += (
+            sum(np.linalg.norm(profile(one) - profile(other)) for one, other in pairs)
+            / len(pairs)
+            / 2
+        )
     flat = 0.0
-    for one, other in zip(outputs.features.detach().double().numpy(), old.features.detach().double().numpy(), strict=True):
-        flat += (1 - one @ other / (np.linalg.norm(one) * np.linalg.norm(other))) / len(scene.batch.rows)
+    for one, other in zip(
+        outputs.features.detach().double().numpy(),
+        old.features.detach().double().numpy(),
+        strict=True,
+    ):
+        flat += (1 - one @ other / (np.linalg.norm(one) * np.linalg.norm(other))) / len(
+            scene.batch.rows
+        )
     terms = scene.terms(PODNet(spatial_weight=4.0, flat_weight=0.5))
     assert terms["spatial"].item() == pytest.approx(4 * sqrt(5 / 2) * spatial, rel=1e-4)
     assert terms["flat"].item() == pytest.approx(0.5 * sqrt(5 / 2) * flat, rel=1e-4)
@@ -43,7 +63,9 @@ def test_distillation_grows_with_the_share_of_old_classes(scene):
 def test_equal_models_have_no_distance_and_a_finite_gradient():
     maps = torch.rand(2, 3, 4, 4, generator=torch.Generator().manual_seed(1)).requires_grad_()
     features = torch.rand(2, 3, generator=torch.Generator().manual_seed(2)).requires_grad_()
-    total = spatial_distillation(maps, maps.detach()) + feature_distillation(features, features.detach())
+    total = spatial_distillation(maps, maps.detach()) + feature_distillation(
+        features, features.detach()
+    )
     total.backward()
     assert total.item() == pytest.approx(0, abs=1e-6)
     assert bool(torch.isfinite(maps.grad).all()) and bool(torch.isfinite(features.grad).all())
@@ -51,7 +73,9 @@ def test_equal_models_have_no_distance_and_a_finite_gradient():
 
 def test_maps_of_zeros_are_finite():
     maps = torch.zeros(2, 3, 4, 4).requires_grad_()
-    loss = spatial_distillation(maps, torch.rand(2, 3, 4, 4, generator=torch.Generator().manual_seed(1)))
+    loss = spatial_distillation(
+        maps, torch.rand(2, 3, 4, 4, generator=torch.Generator().manual_seed(1))
+    )
     loss.backward()
     assert bool(torch.isfinite(loss)) and bool(torch.isfinite(maps.grad).all())
 
@@ -69,7 +93,9 @@ def test_without_distillation_it_is_fedavg_with_memory_bit_for_bit(play, same):
 
 
 def test_in_the_first_task_it_is_fedavg_with_memory_bit_for_bit(play, same):
-    assert same(play(PODNet(), rounds=2).server.weights, play(FedAvg(memory=True), rounds=2).server.weights)
+    assert same(
+        play(PODNet(), rounds=2).server.weights, play(FedAvg(memory=True), rounds=2).server.weights
+    )
 
 
 def test_repeatable_over_growth_of_the_head_and_nothing_but_weights_leaves(play, same, assert_wall):

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from federation.aggregation import parameters_of, with_label
+from federation.aggregation.means import parameters_of, with_label
 from federation.methods.fedavg import FedAvg
 from federation.methods.scaffold import SCAFFOLD, total_step
 from federation.server import grow_for_new_classes, new_server
@@ -30,28 +30,49 @@ TRAINING = TrainingConfig(
     gradient_clip=None,
     augmentation=AugmentationConfig(crop_padding_pixels=0, brightness=0.0),
 )
-FIRST = {"north": range(30), "east": range(20, 50), "south": range(10, 60, 2)}  # classes 0 to 2, unevenly
-SECOND = {"north": range(60, 80), "east": range(75, 95), "south": range(62, 100, 3)}  # classes 3 and 4
+FIRST = {
+    "north": range(30),
+    "east": range(20, 50),
+    "south": range(10, 60, 2),
+}  # classes 0 to 2, unevenly
+SECOND = {
+    "north": range(60, 80),
+    "east": range(75, 95),
+    "south": range(62, 100, 3),
+}  # classes 3 and 4
 
 
 class Rehearsal:
     """Rounds driven by hand, so that the head grows when the test says so; keeps what was sent."""
 
-    def __init__(self, batch, method, training=TRAINING, names=("north", "east", "south"), second_at=99):
+    def __init__(
+        self, batch, method, training=TRAINING, names=("north", "east", "south"), second_at=99
+    ):
         setting = TwinSetting(TwinConfig(settle_rounds=0), NETWORK, training, rounds_per_task=100)
         self.method, self.batch, self.broadcasts = method, batch, []
-        arrivals = {name: [Arrival(0, np.array(FIRST[name])), Arrival(second_at, np.array(SECOND[name]))] for name in names}
-        self.twins = {name: DigitalTwin(Hospital(name, batch, arrivals[name]), setting) for name in names}
+        arrivals = {
+            name: [Arrival(0, np.array(FIRST[name])), Arrival(second_at, np.array(SECOND[name]))]
+            for name in names
+        }
+        self.twins = {
+            name: DigitalTwin(Hospital(name, batch, arrivals[name]), setting) for name in names
+        }
         self.server = new_server(NETWORK, 4)
         self.updates = []
 
     def round(self, new_names=(), names=None):
-        self.server, _ = grow_for_new_classes(self.server, [Observation("north", self.server.round, 1, True, new_names)])
+        self.server, _ = grow_for_new_classes(
+            self.server, [Observation("north", self.server.round, 1, True, new_names)]
+        )
         for twin in self.twins.values():
             twin.observe(self.server.model, build_network(NETWORK, self.server.weights))
         chosen = names or tuple(self.twins)
-        self.broadcasts.append({name: self.method.broadcast(self.server, None, name) for name in chosen})
-        self.updates.append([self.twins[name].train(self.broadcasts[-1][name], self.method) for name in chosen])
+        self.broadcasts.append(
+            {name: self.method.broadcast(self.server, None, name) for name in chosen}
+        )
+        self.updates.append(
+            [self.twins[name].train(self.broadcasts[-1][name], self.method) for name in chosen]
+        )
         server = self.method.aggregate(self.server, self.updates[-1])
         self.server = replace(server, round=server.round + 1)
 
@@ -79,11 +100,19 @@ def loop_by_hand(batch, data_of_rounds, start, new_rows, momentum=0.0):
                 with torch.no_grad():
                     for name, value in network.named_parameters():
                         gradient = value.grad + c[name] - own[twin][name]
-                        buffers[name] = gradient if step == 0 else momentum * buffers[name] + gradient
+                        buffers[name] = (
+                            gradient if step == 0 else momentum * buffers[name] + gradient
+                        )
                         value -= RATE * buffers[name]
-            steps = EPOCHS if momentum == 0 else (EPOCHS - momentum * (1 - momentum**EPOCHS) / (1 - momentum)) / (1 - momentum)
+            steps = (
+                EPOCHS
+                if momentum == 0
+                else (EPOCHS - momentum * (1 - momentum**EPOCHS) / (1 - momentum)) / (1 - momentum)
+            )
             y = {name: value.detach().clone() for name, value in network.named_parameters()}
-            new = {name: own[twin][name] - c[name] + (x[name] - y[name]) / (steps * RATE) for name in y}
+            new = {
+                name: own[twin][name] - c[name] + (x[name] - y[name]) / (steps * RATE) for name in y
+            }
             moves.append({name: new[name] - own[twin][name] for name in y})
             own[twin] = new
             models.append(y)
@@ -93,7 +122,9 @@ def loop_by_hand(batch, data_of_rounds, start, new_rows, momentum=0.0):
 
 
 def data_of(batch, class_names, positions):
-    rows = torch.tensor([class_names.index(batch.vocabulary[label]) for label in batch.labels[np.array(positions)]])
+    rows = torch.tensor(
+        [class_names.index(batch.vocabulary[label]) for label in batch.labels[np.array(positions)]]
+    )
     return np.array(positions), rows
 
 
@@ -122,7 +153,10 @@ def test_growth_of_the_head_is_the_loop_with_rows_of_zeros(tiny_batch):
     names = tiny_batch.vocabulary[:5]
     for new in (names[:3], (), names[3:], ()):
         play.round(new)
-    data = [[data_of(tiny_batch, names, part[name]) for name in play.twins] for part in (FIRST, FIRST, SECOND, SECOND)]
+    data = [
+        [data_of(tiny_batch, names, part[name]) for name in play.twins]
+        for part in (FIRST, FIRST, SECOND, SECOND)
+    ]
     start = dict(play.broadcasts[0]["north"].weights)
     grown = play.broadcasts[2]["north"].weights
     new_rows = {name: grown[name][3:] for name in ("head.weight", "head.bias")}
@@ -146,19 +180,34 @@ def test_with_a_number_of_twins_c_moves_by_the_share_that_took_part(tiny_batch):
     play = Rehearsal(tiny_batch, SCAFFOLD(num_twins=10))
     play.round(tiny_batch.vocabulary[:3], ("north", "east"))
     kept = [with_label("control", play.twins[name].state.kept) for name in ("north", "east")]
-    assert_near(with_label("control", play.server.kept), {name: (kept[0][name] + kept[1][name]) / 10 for name in kept[0]})
+    assert_near(
+        with_label("control", play.server.kept),
+        {name: (kept[0][name] + kept[1][name]) / 10 for name in kept[0]},
+    )
 
 
 def test_the_first_round_is_fedavg_bit_for_bit(play, same):
-    assert same(play(SCAFFOLD(), rounds=1).server.weights, play(FedAvg(mean="equal"), rounds=1).server.weights)
-    assert not same(play(SCAFFOLD(), rounds=2).server.weights, play(FedAvg(mean="equal"), rounds=2).server.weights)
+    assert same(
+        play(SCAFFOLD(), rounds=1).server.weights,
+        play(FedAvg(mean="equal"), rounds=1).server.weights,
+    )
+    assert not same(
+        play(SCAFFOLD(), rounds=2).server.weights,
+        play(FedAvg(mean="equal"), rounds=2).server.weights,
+    )
 
 
 def test_the_correction_has_the_gradient_c_minus_own(scene):
     generator = torch.Generator().manual_seed(0)
     like = parameters_of(scene.context.global_weights)
-    everyone = {f"control/{name}": torch.randn(value.shape, generator=generator) for name, value in like.items()}
-    own = {f"control/{name}": torch.randn(value.shape, generator=generator) for name, value in like.items()}
+    everyone = {
+        f"control/{name}": torch.randn(value.shape, generator=generator)
+        for name, value in like.items()
+    }
+    own = {
+        f"control/{name}": torch.randn(value.shape, generator=generator)
+        for name, value in like.items()
+    }
     own["control/head.bias"] = own["control/head.bias"][:3]  # kept before the head grew
     context = replace(scene.context, extras=everyone, kept=own)
     term = scene.terms(SCAFFOLD(), context)["correction"]
@@ -193,7 +242,9 @@ def test_one_number_crosses_the_wall_and_the_seed_decides(play, same, assert_wal
     assert len(played.server.growth_rounds) > 2
     assert len(played.server.kept["control/head.bias"]) == len(played.server.class_names)
     again = play(SCAFFOLD(memory=True))
-    assert same(played.server.weights, again.server.weights) and same(played.server.kept, again.server.kept)
+    assert same(played.server.weights, again.server.weights) and same(
+        played.server.kept, again.server.kept
+    )
 
 
 @pytest.mark.parametrize(
@@ -207,7 +258,14 @@ def test_one_number_crosses_the_wall_and_the_seed_decides(play, same, assert_wal
     ],
 )
 def test_an_unreadable_step_moves_the_model_and_not_c(grown, upload):
-    update = TwinUpdate("north", 0, {name: value + 1 for name, value in grown.weights.items()}, 10, upload, class_names=grown.class_names)
+    update = TwinUpdate(
+        "north",
+        0,
+        {name: value + 1 for name, value in grown.weights.items()},
+        10,
+        upload,
+        class_names=grown.class_names,
+    )
     after = SCAFFOLD().aggregate(grown, [update])
     assert not after.kept
     torch.testing.assert_close(after.weights["head.bias"], grown.weights["head.bias"] + 1)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn.modules.module import register_module_forward_hook
 
-from federation.aggregation import labelled
+from federation.aggregation.means import labelled
 from federation.methods.bic import BiC
 from federation.methods.fedka import FedKA
 from federation.methods.fedntd import FedNTD
@@ -21,7 +21,17 @@ from twin.batches import Stretch
 from twin.local_training import TrainingConfig, train_locally
 
 STILL = AugmentationConfig(crop_padding_pixels=0, brightness=0.0)
-ONE_TEACHER = [FedKA(), FedKA(attention_weight=0.0), FedKA(attention_layer="middle"), GLFC(), LGA(), ICaRL(), LwM(), BiC(), FedNTD()]
+ONE_TEACHER = [
+    FedKA(),
+    FedKA(attention_weight=0.0),
+    FedKA(attention_layer="middle"),
+    GLFC(),
+    LGA(),
+    ICaRL(),
+    LwM(),
+    BiC(),
+    FedNTD(),
+]
 METHODS = [*((method, 1) for method in ONE_TEACHER), (FLwF2T(), 2)]
 
 
@@ -40,14 +50,28 @@ class EachByItself:
 
 def train(scene, method, augmentation=STILL):
     """Train for three epochs; return the weights, the losses, and how many images teachers looked at."""
-    pixels = torch.randint(0, 256, (22, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    pixels = torch.randint(
+        0, 256, (22, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(1)
+    )
     rows = torch.arange(22) % 5
-    kept = {**labelled("previous", weights_of(scene.network)), "finished_tasks": torch.tensor(2)}  # FLwF-2T's own teacher
+    kept = {
+        **labelled("previous", weights_of(scene.network)),
+        "finished_tasks": torch.tensor(2),
+    }  # FLwF-2T's own teacher
     context = replace(scene.context, kept=kept, extras={"taught_rows": torch.tensor(5)})
     network = build_network(scene.network.config, scene.context.global_weights)
     config = TrainingConfig(epochs=3, batch_size=8, learning_rate=0.01, augmentation=augmentation)
     with images_that_teachers_see(network) as looked:
-        result = train_locally(network, pixels, rows, method, context, config, [0.01] * 3, torch.Generator().manual_seed(2))
+        result = train_locally(
+            network,
+            pixels,
+            rows,
+            method,
+            context,
+            config,
+            [0.01] * 3,
+            torch.Generator().manual_seed(2),
+        )
     return weights_of(network), result.metrics, looked
 
 
@@ -69,12 +93,16 @@ def images_that_teachers_see(student):
 
 @pytest.mark.parametrize(("method", "teachers"), METHODS, ids=lambda value: type(value).__name__)
 @pytest.mark.parametrize("augmentation", [STILL, AugmentationConfig()], ids=["still", "varied"])
-def test_a_teacher_that_looks_ahead_teaches_what_one_teaches_that_looks_at_every_step(scene, method, teachers, augmentation):
+def test_a_teacher_that_looks_ahead_teaches_what_one_teaches_that_looks_at_every_step(
+    scene, method, teachers, augmentation
+):
     ahead, told_ahead, looks_ahead = train(scene, method, augmentation)
     always, told_always, looks_always = train(scene, EachByItself(method), augmentation)
     assert looks_ahead == [22] * teachers * (1 if augmentation is STILL else 3)
     assert sorted(looks_always) == sorted([8, 8, 6] * 3 * teachers)
-    assert all(torch.allclose(ahead[name].double(), always[name].double(), atol=1e-5) for name in ahead)
+    assert all(
+        torch.allclose(ahead[name].double(), always[name].double(), atol=1e-5) for name in ahead
+    )
     assert told_ahead == pytest.approx(told_always, rel=1e-4)
 
 
@@ -87,8 +115,14 @@ def test_teachers_of_two_names_are_two_and_one_of_the_same_name_is_made_once(sce
         made.append(weights)
         return freeze(build_network(scene.network.config, weights))
 
-    own, other = weights_of(scene.network), {name: value * 2 for name, value in weights_of(scene.network).items()}
-    said = [context.logits_of(name, lambda weights=weights: teacher(weights), batch) for name, weights in (("own", own), ("other", other))]
+    own, other = (
+        weights_of(scene.network),
+        {name: value * 2 for name, value in weights_of(scene.network).items()},
+    )
+    said = [
+        context.logits_of(name, lambda weights=weights: teacher(weights), batch)
+        for name, weights in (("own", own), ("other", other))
+    ]
     again = context.logits_of("own", lambda: teacher(other), batch)
     assert len(made) == 2
     assert torch.equal(again, said[0]) and not torch.equal(*said)

@@ -19,7 +19,12 @@ from incremental.registry import ModelRegistry
 
 NETWORK = NetworkConfig(backbone="lenet", width=4, image_size=16, channels=1)
 ORGANS = ("liver", "spleen", "heart", "bladder")
-LENIENT = ReleaseRules(min_new_class_accuracy=0, min_accuracy=0, max_calibration_error=1, max_loss_per_old_class_points=100)
+LENIENT = ReleaseRules(
+    min_new_class_accuracy=0,
+    min_accuracy=0,
+    max_calibration_error=1,
+    max_loss_per_old_class_points=100,
+)
 
 
 @pytest.fixture
@@ -27,7 +32,9 @@ def model(tmp_path: Path) -> Callable[..., Path]:
     """Make a model folder: as many classes as names, drawn from a seed."""
 
     def make(class_names: tuple[str, ...], seed: int = 1, accuracy: float | None = 0.9) -> Path:
-        weights = grow_head(initial_weights(NETWORK, seed), len(class_names), torch.Generator().manual_seed(seed))
+        weights = grow_head(
+            initial_weights(NETWORK, seed), len(class_names), torch.Generator().manual_seed(seed)
+        )
         weights["head.weight"] = weights["head.weight"] * 8  # sure of itself, as a trained one is
         folder = tmp_path / f"model-{len(class_names)}-{seed}"
         save_model(folder, weights, NETWORK, class_names, {"test_accuracy": accuracy})
@@ -43,7 +50,12 @@ def held_out() -> HeldOut:
     level = rng.integers(20, 200, (120, 1, 1))
     images = np.clip(level + rng.normal(0, 40, (120, 16, 16)), 0, 255).astype(np.uint8)
     hospitals = tuple(("north", "east", "south")[number % 3] for number in range(120))
-    return HeldOut(images, tuple(ORGANS[number // 30] for number in range(120)), hospitals, tuple(f"image-{each}" for each in range(120)))
+    return HeldOut(
+        images,
+        tuple(ORGANS[number // 30] for number in range(120)),
+        hospitals,
+        tuple(f"image-{each}" for each in range(120)),
+    )
 
 
 @pytest.fixture

@@ -17,10 +17,14 @@ ORGANS = ("liver", "spleen", "heart", "bladder")
 def said(folder: Path, images: np.ndarray) -> tuple[list[str], list[float]]:
     network, manifest = load_model(folder)
     seen = predict(network, images)
-    return [manifest["class_names"][row] for row in seen.rows], [float(each) for each in seen.probabilities.max(1)]
+    return [manifest["class_names"][row] for row in seen.rows], [
+        float(each) for each in seen.probabilities.max(1)
+    ]
 
 
-def test_numbers_are_those_of_a_count_by_hand(model: Callable[..., Path], held_out: HeldOut) -> None:
+def test_numbers_are_those_of_a_count_by_hand(
+    model: Callable[..., Path], held_out: HeldOut
+) -> None:
     champion, candidate = model(ORGANS[:3], 1), model(ORGANS, 2)
     found, _ = compare(candidate, champion, held_out)
     (before, _), (after, sure) = said(champion, held_out.images), said(candidate, held_out.images)
@@ -48,15 +52,21 @@ def test_numbers_are_those_of_a_count_by_hand(model: Callable[..., Path], held_o
     for step in range(15):
         members = [number for number in range(120) if step / 15 < sure[number] <= (step + 1) / 15]
         if members:
-            gap = sum(right_after[number] for number in members) / len(members) - sum(sure[number] for number in members) / len(members)
+            gap = sum(right_after[number] for number in members) / len(members) - sum(
+                sure[number] for number in members
+            ) / len(members)
             error += len(members) / 120 * abs(gap)
     assert found.candidate.calibration_error == pytest.approx(error)
     assert found.known_accuracy.num_images == 90
     assert found.known_accuracy.candidate == pytest.approx(sum(right_after[:90]) / 90)
     assert found.known_accuracy.champion == pytest.approx(sum(right_before[:90]) / 90)
     assert found.num_changed == sum(one != other for one, other in zip(before, after, strict=True))
-    assert found.num_broken == sum(one and not other for one, other in zip(right_before, right_after, strict=True))
-    assert found.num_mended == sum(other and not one for one, other in zip(right_before, right_after, strict=True))
+    assert found.num_broken == sum(
+        one and not other for one, other in zip(right_before, right_after, strict=True)
+    )
+    assert found.num_mended == sum(
+        other and not one for one, other in zip(right_before, right_after, strict=True)
+    )
     for each in found.hospitals:
         own = [number for number in range(90) if held_out.hospitals[number] == each.hospital]
         assert (each.num_images, each.candidate_accuracy) == (
@@ -65,46 +75,70 @@ def test_numbers_are_those_of_a_count_by_hand(model: Callable[..., Path], held_o
         )
 
 
-def test_changed_images_are_listed_with_hospital_both_answers_and_maps(model: Callable[..., Path], held_out: HeldOut) -> None:
+def test_changed_images_are_listed_with_hospital_both_answers_and_maps(
+    model: Callable[..., Path], held_out: HeldOut
+) -> None:
     champion, candidate = model(ORGANS[:3], 1), model(ORGANS, 2)
     found, maps = compare(candidate, champion, held_out)
-    (before, sure_before), (after, sure) = said(champion, held_out.images), said(candidate, held_out.images)
+    (before, sure_before), (after, sure) = (
+        said(champion, held_out.images),
+        said(candidate, held_out.images),
+    )
     assert len(found.changed) == min(found.num_changed, 60) > 0
     for each in found.changed:
         place = held_out.image_ids.index(each.image_id)
         assert (each.hospital, each.truth) == (held_out.hospitals[place], held_out.names[place])
         assert (each.before, each.after) == (before[place], after[place])
         assert each.before != each.after
-        assert (each.before_probability, each.after_probability) == (pytest.approx(sure_before[place]), pytest.approx(sure[place]))
+        assert (each.before_probability, each.after_probability) == (
+            pytest.approx(sure_before[place]),
+            pytest.approx(sure[place]),
+        )
     assert [each.number for each in found.changed] == list(range(len(found.changed)))
     for values in (maps.before, maps.after):
         assert (values.dtype, values.shape) == (np.uint8, (len(found.changed), MAP_SIDE, MAP_SIDE))
         assert set(values.max((1, 2)).tolist()) <= {0, 255}
     with np.load(io.BytesIO(maps.as_bytes()), allow_pickle=False) as stored:
-        assert np.array_equal(stored["before"], maps.before) and np.array_equal(stored["after"], maps.after)
+        assert np.array_equal(stored["before"], maps.before) and np.array_equal(
+            stored["after"], maps.after
+        )
 
 
-def test_what_broke_comes_first_and_some_of_what_was_mended_is_shown(model: Callable[..., Path], held_out: HeldOut) -> None:
+def test_what_broke_comes_first_and_some_of_what_was_mended_is_shown(
+    model: Callable[..., Path], held_out: HeldOut
+) -> None:
     champion, candidate = model(ORGANS[:3], 1), model(ORGANS, 2)
     found, _ = compare(candidate, champion, held_out, most_examples=6)
-    kinds = [0 if each.before == each.truth else 2 if each.after == each.truth else 1 for each in found.changed]
+    kinds = [
+        0 if each.before == each.truth else 2 if each.after == each.truth else 1
+        for each in found.changed
+    ]
     assert kinds == sorted(kinds)
     assert len(kinds) == 6
     assert kinds.count(2) >= min(2, found.num_mended)
 
 
-def test_map_looks_where_the_class_that_was_said_has_its_evidence(model: Callable[..., Path], held_out: HeldOut) -> None:
+def test_map_looks_where_the_class_that_was_said_has_its_evidence(
+    model: Callable[..., Path], held_out: HeldOut
+) -> None:
     champion, candidate = model(ORGANS[:3], 1), model(ORGANS, 2)
     found, maps = compare(candidate, champion, held_out)
     network, manifest = load_model(candidate)
     for each in found.changed[:5]:
         image = held_out.images[held_out.image_ids.index(each.image_id)]
         outputs = network(torch.from_numpy(image)[None, None].float() / 255)
-        heat = torch.relu((network.head.weight[manifest["class_names"].index(each.after)][:, None, None] * outputs.maps[0]).sum(0))
+        heat = torch.relu(
+            (
+                network.head.weight[manifest["class_names"].index(each.after)][:, None, None]
+                * outputs.maps[0]
+            ).sum(0)
+        )
         if heat.max() > 0:
             row, column = divmod(int(heat.argmax()), heat.shape[1])
             scale = MAP_SIDE / heat.shape[0]
-            assert maps.after[each.number, int((row + 0.5) * scale), int((column + 0.5) * scale)] > 200
+            assert (
+                maps.after[each.number, int((row + 0.5) * scale), int((column + 0.5) * scale)] > 200
+            )
         else:
             assert not maps.after[each.number].any()
 
@@ -118,28 +152,40 @@ def test_equal_models_lose_nothing(model: Callable[..., Path], held_out: HeldOut
     assert len(maps.before) == 0
 
 
-def test_first_model_is_compared_with_nothing(model: Callable[..., Path], held_out: HeldOut) -> None:
+def test_first_model_is_compared_with_nothing(
+    model: Callable[..., Path], held_out: HeldOut
+) -> None:
     found, maps = compare(model(ORGANS, 1), None, held_out)
     assert found.champion is None
-    assert all(each.champion_accuracy is None and each.loss_points is None for each in found.classes)
+    assert all(
+        each.champion_accuracy is None and each.loss_points is None for each in found.classes
+    )
     assert (found.changed, len(maps.after)) == ((), 0)
 
 
-def test_class_without_images_has_no_accuracy(model: Callable[..., Path], held_out: HeldOut) -> None:
-    some = HeldOut(held_out.images[:60], held_out.names[:60], held_out.hospitals[:60], held_out.image_ids[:60])
+def test_class_without_images_has_no_accuracy(
+    model: Callable[..., Path], held_out: HeldOut
+) -> None:
+    some = HeldOut(
+        held_out.images[:60], held_out.names[:60], held_out.hospitals[:60], held_out.image_ids[:60]
+    )
     found, _ = compare(model(ORGANS, 2), model(ORGANS[:3], 1), some)
     heart, bladder = found.classes[2:]
     assert (heart.num_images, heart.candidate_accuracy, heart.loss_points) == (0, None, None)
     assert (bladder.num_images, bladder.candidate_accuracy) == (0, None)
 
 
-def test_class_that_the_candidate_forgot_is_in_the_comparison(model: Callable[..., Path], held_out: HeldOut) -> None:
+def test_class_that_the_candidate_forgot_is_in_the_comparison(
+    model: Callable[..., Path], held_out: HeldOut
+) -> None:
     found, _ = compare(model(ORGANS[:2], 2), model(ORGANS[:3], 1), held_out)
     heart = next(each for each in found.classes if each.class_name == "heart")
     assert heart.candidate_accuracy == 0.0
 
 
-def test_comparison_is_read_as_it_was_written(compared: Callable[..., Path], model: Callable[..., Path], held_out: HeldOut) -> None:
+def test_comparison_is_read_as_it_was_written(
+    compared: Callable[..., Path], model: Callable[..., Path], held_out: HeldOut
+) -> None:
     candidate, champion = model(ORGANS, 2), model(ORGANS[:3], 1)
     found, verdict = read_comparison(compared(candidate, champion))
     assert found == compare(candidate, champion, held_out)[0]

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from federation.job_folder import run_job
+from federation.jobs.job_folder import run_job
 from federation.release.findings import ComparisonError
 from federation.release.job import ReleaseJob, do
 from federation.release.release import ReleaseError, bring_champion, release, roll_back
@@ -24,8 +24,12 @@ class Console:
     def __init__(self, registry: ModelRegistry, models: Path) -> None:
         self.registry, self.models = registry, models
 
-    def release(self, candidate: Path, comparison: Path | None, job_id: str, reason: str = "") -> int:
-        return release(self.registry, candidate, comparison, self.models, job_id, "grace", reason, "test").version
+    def release(
+        self, candidate: Path, comparison: Path | None, job_id: str, reason: str = ""
+    ) -> int:
+        return release(
+            self.registry, candidate, comparison, self.models, job_id, "grace", reason, "test"
+        ).version
 
     def roll_back(self, version: int, job_id: str) -> int:
         return roll_back(self.registry, version, job_id, "grace", "too many mistakes").version
@@ -48,13 +52,19 @@ def two(console: Console, model: Make, compared: Make) -> tuple[Path, Path]:
     return candidate, compared(candidate, champion)
 
 
-def test_release_moves_the_alias_and_roll_back_moves_it_back(console: Console, two: tuple[Path, Path]) -> None:
+def test_release_moves_the_alias_and_roll_back_moves_it_back(
+    console: Console, two: tuple[Path, Path]
+) -> None:
     assert console.serving() == 1
     assert console.release(*two, "job-2") == 2
     assert console.serving() == 2
     assert console.registry.load()[1]["class_names"] == list(ORGANS)
     version = console.registry.find(2)
-    assert [version.facts[key] for key in ("released_by", "acceptance", "job.job-2")] == ["grace", "accepted", "released"]
+    assert [version.facts[key] for key in ("released_by", "acceptance", "job.job-2")] == [
+        "grace",
+        "accepted",
+        "released",
+    ]
     assert version.facts["compared_with"] == console.registry.find(1).facts["digest"]
     assert console.roll_back(2, "job-3") == 2
     assert console.serving() == 1
@@ -62,7 +72,9 @@ def test_release_moves_the_alias_and_roll_back_moves_it_back(console: Console, t
     assert console.registry.find(2).facts["rolled_back_because"] == "too many mistakes"
 
 
-def test_job_that_is_repeated_neither_releases_twice_nor_undoes_a_roll_back(console: Console, two: tuple[Path, Path]) -> None:
+def test_job_that_is_repeated_neither_releases_twice_nor_undoes_a_roll_back(
+    console: Console, two: tuple[Path, Path]
+) -> None:
     assert [console.release(*two, "job-2") for _ in range(2)] == [2, 2]
     assert [console.roll_back(2, "job-3") for _ in range(2)] == [2, 2]
     assert console.release(*two, "job-2") == 2
@@ -70,7 +82,9 @@ def test_job_that_is_repeated_neither_releases_twice_nor_undoes_a_roll_back(cons
     assert len(console.registry.list_versions()) == 2
 
 
-def test_what_was_rolled_back_can_be_released_by_another_decision(console: Console, two: tuple[Path, Path]) -> None:
+def test_what_was_rolled_back_can_be_released_by_another_decision(
+    console: Console, two: tuple[Path, Path]
+) -> None:
     console.release(*two, "job-2")
     console.roll_back(2, "job-3")
     console.release(*two, "job-4")
@@ -81,7 +95,9 @@ def test_what_was_rolled_back_can_be_released_by_another_decision(console: Conso
     assert console.serving() == 1
 
 
-@pytest.mark.parametrize("at", [3, 6, 8, 9])  # while it is tagged, after it serves, before the roll-back, in its midst
+@pytest.mark.parametrize(
+    "at", [3, 6, 8, 9]
+)  # while it is tagged, after it serves, before the roll-back, in its midst
 def test_process_that_dies_at_any_step_ends_right_when_it_starts_again(
     console: Console, two: tuple[Path, Path], at: int, monkeypatch: Any
 ) -> None:
@@ -104,7 +120,9 @@ def test_process_that_dies_at_any_step_ends_right_when_it_starts_again(
             act()
         except Died:
             act()
-        assert console.serving() == (2 if console.registry.find(2).facts["acceptance"] == "accepted" else 1)
+        assert console.serving() == (
+            2 if console.registry.find(2).facts["acceptance"] == "accepted" else 1
+        )
     assert console.serving() == 1
     assert console.registry.find(2).facts["job.job-3"] == "rolled back"
 
@@ -127,18 +145,22 @@ def test_candidate_that_lacks_a_class_of_the_champion_is_refused_whatever_the_re
         console.release(poor, compared(poor, two[0].parent / "model-3-1"), "job-2", "I want it")
 
 
-def test_red_comparison_needs_a_reason(console: Console, two: tuple[Path, Path], compared: Make) -> None:
+def test_red_comparison_needs_a_reason(
+    console: Console, two: tuple[Path, Path], compared: Make
+) -> None:
     candidate, champion = two[0], two[0].parent / "model-3-1"
     red = compared(candidate, champion, ReleaseRules(min_accuracy=1.0))
     with pytest.raises(ReleaseError, match="say why"):
         console.release(candidate, red, "job-2", " ")
     assert console.serving() == 1
-    assert console.release(candidate, red, "job-2", "the ward needs it today") == 2
-    assert console.registry.find(2).facts["released_because"] == "the ward needs it today"
+    assert console.release(candidate, red, "job-2", "the hospitals needs it today") == 2
+    assert console.registry.find(2).facts["released_because"] == "the hospitals needs it today"
     assert console.registry.find(2).facts["light"] == "red"
 
 
-def test_comparison_of_another_candidate_or_none_is_refused(console: Console, two: tuple[Path, Path], model: Make) -> None:
+def test_comparison_of_another_candidate_or_none_is_refused(
+    console: Console, two: tuple[Path, Path], model: Make
+) -> None:
     with pytest.raises(ComparisonError, match="not this candidate"):
         console.release(model(ORGANS, 9), two[1], "job-2")
     with pytest.raises(ReleaseError, match="compared with nothing and version 1 serves"):
@@ -153,7 +175,9 @@ def test_only_what_serves_is_rolled_back(console: Console, two: tuple[Path, Path
         console.roll_back(1, "job-3")
 
 
-def test_champion_is_brought_to_disk_once_per_version_and_damage_is_mended(console: Console, two: tuple[Path, Path]) -> None:
+def test_champion_is_brought_to_disk_once_per_version_and_damage_is_mended(
+    console: Console, two: tuple[Path, Path]
+) -> None:
     console.release(*two, "job-2")
     current = bring_champion(console.registry, console.models)
     assert current is not None and current["version"] == "2"
@@ -166,10 +190,16 @@ def test_champion_is_brought_to_disk_once_per_version_and_damage_is_mended(conso
     (folder / "weights.safetensors").write_bytes(b"damaged")
     bring_champion(console.registry, console.models)
     assert load_model(folder)[1]["digest"] == console.registry.find(2).facts["digest"]
-    assert sorted(each.name for each in console.models.iterdir()) == ["current.json", "version-1", "version-2"]
+    assert sorted(each.name for each in console.models.iterdir()) == [
+        "current.json",
+        "version-1",
+        "version-2",
+    ]
 
 
-def test_service_that_answers_meanwhile_sees_one_champion_or_the_other(console: Console, two: tuple[Path, Path], store: str) -> None:
+def test_service_that_answers_meanwhile_sees_one_champion_or_the_other(
+    console: Console, two: tuple[Path, Path], store: str
+) -> None:
     console.release(*two, "job-0")
     console.roll_back(2, "back-0")
     seen: list[int] = []
@@ -203,9 +233,16 @@ def run(folder: Path, **job: Any) -> dict[str, Any]:
     return result
 
 
-def test_jobs_release_list_fetch_and_roll_back(store: str, tmp_path: Path, model: Make, compared: Make) -> None:
+def test_jobs_release_list_fetch_and_roll_back(
+    store: str, tmp_path: Path, model: Make, compared: Make
+) -> None:
     champion, candidate = model(ORGANS[:3], 1), model(ORGANS, 2)
-    where = {"tracking_uri": store, "models_folder": tmp_path / "models", "model_name": "organs", "actor": "grace"}
+    where = {
+        "tracking_uri": store,
+        "models_folder": tmp_path / "models",
+        "model_name": "organs",
+        "actor": "grace",
+    }
     assert run(tmp_path / "a", job_id="a", verb="versions", **where) | {"job_digest": ""} == {
         **{
             "ok": True,
@@ -219,17 +256,44 @@ def test_jobs_release_list_fetch_and_roll_back(store: str, tmp_path: Path, model
         }
     }
     assert "has no champion" in run(tmp_path / "b", job_id="b", verb="fetch", **where)["error"]
-    run(tmp_path / "c", job_id="c", verb="release", candidate=champion, comparison=compared(champion, None), **where)
+    run(
+        tmp_path / "c",
+        job_id="c",
+        verb="release",
+        candidate=champion,
+        comparison=compared(champion, None),
+        **where,
+    )
     comparison = compared(candidate, champion)
-    registered = run(tmp_path / "d", job_id="d", verb="register", candidate=candidate, comparison=comparison, **where)
+    registered = run(
+        tmp_path / "d",
+        job_id="d",
+        verb="register",
+        candidate=candidate,
+        comparison=comparison,
+        **where,
+    )
     assert (registered["version"], registered["champion"]["version"]) == ("2", "1")
-    released = run(tmp_path / "e", job_id="e", verb="release", candidate=candidate, comparison=comparison, **where)
-    assert (released["version"], released["current"]["version"], released["champion"]["class_names"]) == ("2", "2", list(ORGANS))
+    released = run(
+        tmp_path / "e",
+        job_id="e",
+        verb="release",
+        candidate=candidate,
+        comparison=comparison,
+        **where,
+    )
+    assert (
+        released["version"],
+        released["current"]["version"],
+        released["champion"]["class_names"],
+    ) == ("2", "2", list(ORGANS))
     assert Path(released["current"]["folder"]) == tmp_path / "models" / "version-2"
     back = run(tmp_path / "f", job_id="f", verb="roll_back", version=2, reason="wrong", **where)
     assert (back["version"], back["current"]["version"]) == ("2", "1")
     assert [each["acceptance"] for each in back["versions"]] == ["accepted", "rolled back"]
-    assert run(tmp_path / "g", job_id="g", verb="fetch", version=2, **where)["folder"] == str(tmp_path / "models" / "version-2")
+    assert run(tmp_path / "g", job_id="g", verb="fetch", version=2, **where)["folder"] == str(
+        tmp_path / "models" / "version-2"
+    )
     assert json.loads((tmp_path / "models" / "current.json").read_text())["version"] == "1"
 
 
@@ -246,8 +310,15 @@ def test_jobs_release_list_fetch_and_roll_back(store: str, tmp_path: Path, model
         ({"extra": 1}, "extra: "),
     ],
 )
-def test_job_that_cannot_be_done_says_why(store: str, tmp_path: Path, change: dict[str, Any], message: str) -> None:
-    job = {"job_id": "a", "verb": "versions", "tracking_uri": store, "models_folder": tmp_path / "models"}
+def test_job_that_cannot_be_done_says_why(
+    store: str, tmp_path: Path, change: dict[str, Any], message: str
+) -> None:
+    job = {
+        "job_id": "a",
+        "verb": "versions",
+        "tracking_uri": store,
+        "models_folder": tmp_path / "models",
+    }
     result = run(tmp_path / "job", **{**job, **change})
     assert result["ok"] is False
     assert message in result["error"]

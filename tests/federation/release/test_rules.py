@@ -5,7 +5,13 @@ from typing import Any
 
 import pytest
 
-from federation.release.findings import ClassFinding, Comparison, HospitalFinding, KnownAccuracy, ModelFinding
+from federation.release.findings import (
+    ClassFinding,
+    Comparison,
+    HospitalFinding,
+    KnownAccuracy,
+    ModelFinding,
+)
 from federation.release.rules import Colour, ReleaseRules, judge
 
 GREEN, AMBER, RED = Colour
@@ -29,10 +35,19 @@ def comparison(
         ModelFinding("sha256:new", names, accuracy, 0.9, calibration, 2 * num),
         ModelFinding("sha256:old", ("liver",), 0.5, 0.5, 0.02, 2 * num) if champion else None,
         (
-            ClassFinding("liver", 0 if lost is None else num, False, after, before if champion else None, lost if champion else None),
+            ClassFinding(
+                "liver",
+                0 if lost is None else num,
+                False,
+                after,
+                before if champion else None,
+                lost if champion else None,
+            ),
             ClassFinding("pancreas", 0 if new is None else num, champion, new, None, None),
         ),
-        (HospitalFinding("north", num, 0.9, 0.9 + hospital_loss / 100, hospital_loss),) if champion else (),
+        (HospitalFinding("north", num, 0.9, 0.9 + hospital_loss / 100, hospital_loss),)
+        if champion
+        else (),
         KnownAccuracy(0.95 - known_loss / 100, 0.95, num),
         0,
         0,
@@ -75,11 +90,15 @@ def comparison(
         ("classes_kept", {"names": ("pancreas",)}, RED),
     ],
 )
-def test_each_rule_has_its_colours_at_its_limits(rule: str, found: dict[str, Any], light: Colour) -> None:
+def test_each_rule_has_its_colours_at_its_limits(
+    rule: str, found: dict[str, Any], light: Colour
+) -> None:
     verdict = judge(comparison(**found), ReleaseRules())
     (decided,) = [each for each in verdict.lights if each.rule == rule]
     assert decided.light is light
-    assert verdict.overall is max((each.light for each in verdict.lights), key=[GREEN, AMBER, RED].index)
+    assert verdict.overall is max(
+        (each.light for each in verdict.lights), key=[GREEN, AMBER, RED].index
+    )
     if rule != "classes_kept":
         assert decided.allowed == getattr(ReleaseRules(), rule)
 
@@ -99,12 +118,19 @@ def test_light_says_what_was_measured_what_is_allowed_and_how_many_images_stand_
 
 def test_first_model_is_judged_by_its_accuracy_alone() -> None:
     verdict = judge(comparison(champion=False), ReleaseRules())
-    assert [each.rule for each in verdict.lights] == ["min_new_class_accuracy"] * 2 + ["min_accuracy", "max_calibration_error"]
+    assert [each.rule for each in verdict.lights] == ["min_new_class_accuracy"] * 2 + [
+        "min_accuracy",
+        "max_calibration_error",
+    ]
     assert verdict.overall is GREEN
 
 
 def test_no_loss_is_green_even_where_none_is_allowed() -> None:
-    strict = ReleaseRules(max_loss_per_old_class_points=0, max_loss_of_old_classes_points=0, max_loss_per_hospital_points=0)
+    strict = ReleaseRules(
+        max_loss_per_old_class_points=0,
+        max_loss_of_old_classes_points=0,
+        max_loss_per_hospital_points=0,
+    )
     assert judge(comparison(), strict).overall is GREEN
     assert judge(comparison(lost=0.1), strict).overall is RED
 
@@ -112,11 +138,20 @@ def test_no_loss_is_green_even_where_none_is_allowed() -> None:
 def test_verdict_is_plain_data() -> None:
     plain = judge(comparison(), ReleaseRules()).as_plain()
     assert plain["overall"] == "green"
-    assert type(plain["overall"]) is str and {type(each["light"]) for each in plain["lights"]} == {str}
+    assert type(plain["overall"]) is str and {type(each["light"]) for each in plain["lights"]} == {
+        str
+    }
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"min_accuracy": 1.5}, {"max_loss_per_old_class_points": -1}, {"fewest_images": -1}, {"max_los": 1}, {"amber_margin": "much"}]
+    "wrong",
+    [
+        {"min_accuracy": 1.5},
+        {"max_loss_per_old_class_points": -1},
+        {"fewest_images": -1},
+        {"max_los": 1},
+        {"amber_margin": "much"},
+    ],
 )
 def test_rules_that_make_no_sense_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):
@@ -124,7 +159,15 @@ def test_rules_that_make_no_sense_are_refused(wrong: dict[str, Any]) -> None:
 
 
 def test_judging_needs_neither_torch_nor_mlflow() -> None:
-    modules = "federation.release.rules, federation.release.__main__, federation.class_addition.__main__"
+    modules = (
+        "federation.release.rules, federation.release.__main__, federation.class_addition.__main__"
+    )
     code = f"import sys, {modules}; print(' '.join(sys.modules))"
-    done = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[3], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=Path(__file__).parents[3],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     assert not set(done.stdout.split()) & {"torch", "mlflow", "fastapi"}

@@ -36,7 +36,15 @@ def _confusion(per_class: list[float], images: int, rng: np.random.Generator) ->
 def _observation(twin: str, index: int, rng: np.random.Generator) -> dict[str, Any]:
     task, inside = divmod(index, ROUNDS_PER_TASK)
     is_boundary = inside == 0 or (inside == 1 and twin == "cork")
-    entropy = None if index == 0 else float(np.clip((0.68 if is_boundary else 0.42 * 0.82**inside + 0.1) + rng.normal(0, 0.03), 0, 1))
+    entropy = (
+        None
+        if index == 0
+        else float(
+            np.clip(
+                (0.68 if is_boundary else 0.42 * 0.82**inside + 0.1) + rng.normal(0, 0.03), 0, 1
+            )
+        )
+    )
     is_missed = twin == "delft" and index == 2 * ROUNDS_PER_TASK
     is_false_alarm = twin == "eger" and index == 13
     if entropy is not None and (is_missed or is_false_alarm):
@@ -57,12 +65,28 @@ def _observation(twin: str, index: int, rng: np.random.Generator) -> dict[str, A
 def _round(index: int, rng: np.random.Generator) -> dict[str, Any]:
     task, inside = divmod(index, ROUNDS_PER_TASK)
     present = [twin for twin in HOSPITALS if JOINS.get(twin, 0) <= task]
-    chosen = present if inside == 0 else sorted(rng.choice(present, size=max(4, len(present) - 2), replace=False).tolist())
-    rejected = [{"twin": chosen[1], "reason": "norm 412.7 is above the limit of 100"}] if index in (5, 14) else []
+    chosen = (
+        present
+        if inside == 0
+        else sorted(rng.choice(present, size=max(4, len(present) - 2), replace=False).tolist())
+    )
+    rejected = (
+        [{"twin": chosen[1], "reason": "norm 412.7 is above the limit of 100"}]
+        if index in (5, 14)
+        else []
+    )
     silent = chosen[-1:] if index == 19 else []
-    accepted = [twin for twin in chosen if twin not in silent and twin not in [entry["twin"] for entry in rejected]]
+    accepted = [
+        twin
+        for twin in chosen
+        if twin not in silent and twin not in [entry["twin"] for entry in rejected]
+    ]
     fit = 1.4 * 0.75**inside + 0.12 + float(rng.normal(0, 0.01))
-    losses = {"classification": fit, "semantic": 0.4 * fit * (task > 0), "attention": 0.05 * fit * (task > 0)}
+    losses = {
+        "classification": fit,
+        "semantic": 0.4 * fit * (task > 0),
+        "attention": 0.05 * fit * (task > 0),
+    }
     end = sum(LEVELS[task]) / (task + 1)
     start = 0.25 if task == 0 else 0.55
     return {
@@ -89,7 +113,10 @@ def _round(index: int, rng: np.random.Generator) -> dict[str, Any]:
 
 def _task(task: int, rng: np.random.Generator) -> dict[str, Any]:
     seen = [name for names in TASKS[: task + 1] for name in names]
-    per_class = [float(np.clip(LEVELS[task][place // 3] + (-0.06, 0.05, 0.01)[place % 3], 0, 1)) for place in range(len(seen))]
+    per_class = [
+        float(np.clip(LEVELS[task][place // 3] + (-0.06, 0.05, 0.01)[place % 3], 0, 1))
+        for place in range(len(seen))
+    ]
     accuracy = sum(LEVELS[task]) / (task + 1)
     return {
         "kind": "task",
@@ -131,7 +158,9 @@ def _write(folder: Path) -> Path:
     hospitals = {
         twin: {
             "joins_at_task": JOINS.get(twin, 0),
-            "classes_by_task": [names if task >= JOINS.get(twin, 0) else [] for task, names in enumerate(TASKS)],
+            "classes_by_task": [
+                names if task >= JOINS.get(twin, 0) else [] for task, names in enumerate(TASKS)
+            ],
             "images_by_task": [360 if task >= JOINS.get(twin, 0) else 0 for task in range(3)],
         }
         for twin in HOSPITALS
@@ -175,7 +204,9 @@ def _write(folder: Path) -> Path:
     }
     for name, part in parts.items():
         (folder / f"{name}.json").write_text(json.dumps(part), encoding="utf-8")
-    (folder / "records.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    (folder / "records.jsonl").write_text(
+        "".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8"
+    )
     _write_examples(folder / "examples", rng)
     return folder
 
@@ -186,7 +217,9 @@ def _write_examples(folder: Path, rng: np.random.Generator) -> None:
     body = 70 * ((across / 0.9) ** 2 + (down / 0.7) ** 2 < 1)
     centres = rng.uniform(-0.4, 0.4, size=(4, 2))
     organs = [120 * np.exp(-((across - x) ** 2 + (down - y) ** 2) / 0.06) for x, y in centres]
-    images = np.stack([np.clip(body + organ + rng.normal(0, 6, body.shape), 0, 255) for organ in organs]).astype(np.uint8)[..., np.newaxis]
+    images = np.stack(
+        [np.clip(body + organ + rng.normal(0, 6, body.shape), 0, 255) for organ in organs]
+    ).astype(np.uint8)[..., np.newaxis]
     coarse = np.stack([organ.reshape(7, 4, 7, 4).mean(axis=(1, 3)) for organ in organs])
     np.savez(
         folder / "attention.npz",
@@ -200,7 +233,9 @@ def _write_examples(folder: Path, rng: np.random.Generator) -> None:
 @pytest.fixture(scope="session")
 def page(tmp_path_factory: pytest.TempPathFactory) -> str:
     # Drawn once for all tests that only read it.
-    return write_report(_write(tmp_path_factory.mktemp("finished") / "organ-fedka-2024")).read_text(encoding="utf-8")
+    return write_report(_write(tmp_path_factory.mktemp("finished") / "organ-fedka-2024")).read_text(
+        encoding="utf-8"
+    )
 
 
 @pytest.fixture

@@ -38,8 +38,12 @@ def test_grey_and_coloured_images_become_pngs_and_too_many_are_left_out() -> Non
     count = MOST_EXAMPLES + 3
     for channels in (1, 3):
         maps = np.ones((count, 4, 4))
-        examples = Examples(np.zeros((count, 28, 20, channels), np.uint8), maps, maps, ("liver",) * count)
+        examples = Examples(
+            np.zeros((count, 28, 20, channels), np.uint8), maps, maps, ("liver",) * count
+        )
         found = pictures(examples)
         assert len(found) == MOST_EXAMPLES
-        image = Image.open(io.BytesIO(base64.b64decode(found[0].teacher.removeprefix("data:image/png;base64,"))))
+        image = Image.open(
+            io.BytesIO(base64.b64decode(found[0].teacher.removeprefix("data:image/png;base64,")))
+        )
         assert image.size == (found[0].width, found[0].height)

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from federation.report import ReportError, summary, tables, words, write_report
+from federation.report import ReportError, number_format, summary, tables, write_report
 from federation.report.folder import read_run_folder
 
 EVIL = "<script>alert('x')</script>\"><img src=x onerror=alert(1)> $x^{2 --> &"
@@ -58,7 +58,9 @@ def spoken(page: str) -> str:
 
 
 def edit(path: Path, change: Callable[[Any], Any]) -> None:
-    path.write_text(json.dumps(change(json.loads(path.read_text(encoding="utf-8")))), encoding="utf-8")
+    path.write_text(
+        json.dumps(change(json.loads(path.read_text(encoding="utf-8")))), encoding="utf-8"
+    )
 
 
 def test_the_page_lies_in_the_run_folder_and_nothing_else_is_left(run_dir: Path) -> None:
@@ -98,21 +100,38 @@ def test_the_page_says_what_was_run(page: str) -> None:
         "0.3.0+g1a2b3c4",
         "AMD EPYC",
     )
-    for fact in (*facts, "sha256:c0ffee", "kidney-left, kidney-right, lung-left", "hvar", "Equation 16"):
+    for fact in (
+        *facts,
+        "sha256:c0ffee",
+        "kidney-left, kidney-right, lung-left",
+        "hvar",
+        "Equation 16",
+    ):
         assert fact in text
 
 
 def test_the_page_lists_rejected_updates_and_events(page: str) -> None:
     text = spoken(page)
-    for said in ("norm 412.7 is above the limit of 100", "interrupted by the user", "resumed", "models/task-2"):
+    for said in (
+        "norm 412.7 is above the limit of 100",
+        "interrupted by the user",
+        "resumed",
+        "models/task-2",
+    ):
         assert said in text
 
 
 def test_detection_numbers_of_the_results_come_before_counted_ones(run_dir: Path) -> None:
-    said = {"boundaries": 4, "noticed_at_once": 3, "noticed_late": 1, "false_alarms": 7, "hit_rate": 0.75}
+    said = {
+        "boundaries": 4,
+        "noticed_at_once": 3,
+        "noticed_late": 1,
+        "false_alarms": 7,
+        "hit_rate": 0.75,
+    }
     edit(run_dir / "results.json", lambda results: {**results, "detection": said})
     found = {headline.name: headline for headline in summary.headlines(read_run_folder(run_dir))}
-    assert words.percent(0.75) == found["Detection hit rate"].value
+    assert number_format.percent(0.75) == found["Detection hit rate"].value
     assert found["Detection hit rate"].note == "3 of 4 arrivals, 1 more late"
     assert found["False alarms"].value == "7"
 
@@ -141,7 +160,10 @@ def test_tags_are_balanced_and_identifiers_are_unique(page: str) -> None:
 
 def test_references_inside_figures_point_to_something(page: str) -> None:
     identifiers = set(re.findall(r'\bid="([^"]+)"', page))
-    assert set(re.findall(r'href="#([^"]+)"', page)) | set(re.findall(r"url\(#([^)]+)\)", page)) <= identifiers
+    assert (
+        set(re.findall(r'href="#([^"]+)"', page)) | set(re.findall(r"url\(#([^)]+)\)", page))
+        <= identifiers
+    )
 
 
 def test_every_picture_has_a_text_instead(page: str) -> None:
@@ -149,22 +171,37 @@ def test_every_picture_has_a_text_instead(page: str) -> None:
     assert all(attributes.get("alt") for tag, attributes in tags if tag == "img")
     figures = [attributes for tag, attributes in tags if tag == "svg"]
     assert len(figures) == 2 * 9
-    assert all(attributes.get("role") == "img" and attributes.get("aria-label") for attributes in figures)
+    assert all(
+        attributes.get("role") == "img" and attributes.get("aria-label") for attributes in figures
+    )
 
 
 def test_names_from_the_run_stay_text(run_dir: Path) -> None:
     evil = json.dumps(EVIL)[1:-1]
     for path in (run_dir / "manifest.json", run_dir / "records.jsonl", run_dir / "config.json"):
         text = path.read_text(encoding="utf-8")
-        for name in ("liver", "cork", "fedka", "norm 412.7 is above the limit of 100", "resumed", "classification"):
+        for name in (
+            "liver",
+            "cork",
+            "fedka",
+            "norm 412.7 is above the limit of 100",
+            "resumed",
+            "classification",
+        ):
             text = text.replace(f'"{name}"', f'"{evil}{name}"')
         path.write_text(text, encoding="utf-8")
     page = write_report(run_dir).read_text(encoding="utf-8")
     found = outline(page)
     assert not {"script"} & {tag for tag, _ in found.tags}
-    assert not [name for _, attributes in found.tags for name in attributes if name.startswith("on")]
+    assert not [
+        name for _, attributes in found.tags for name in attributes if name.startswith("on")
+    ]
     assert found.is_balanced
-    assert all(source.startswith("data:") for tag, a in found.tags if tag == "img" and (source := a["src"] or ""))
+    assert all(
+        source.startswith("data:")
+        for tag, a in found.tags
+        if tag == "img" and (source := a["src"] or "")
+    )
     assert "&lt;script&gt;alert(" in page
     assert EVIL in html.unescape(" ".join(found.words))
 
@@ -174,7 +211,9 @@ def test_an_interrupted_run_says_so_and_shows_what_it_reached(run_dir: Path) -> 
     shutil.rmtree(run_dir / "examples")
     lines = (run_dir / "records.jsonl").read_text(encoding="utf-8").split("\n")[:11]
     event = json.dumps({"kind": "event", "round": 9, "what": "interrupted by the user"})
-    (run_dir / "records.jsonl").write_text("\n".join([*lines, event, '{"kind": "rou']), encoding="utf-8")
+    (run_dir / "records.jsonl").write_text(
+        "\n".join([*lines, event, '{"kind": "rou']), encoding="utf-8"
+    )
     text = spoken(write_report(run_dir).read_text(encoding="utf-8"))
     for said in (
         "This run has no results",
@@ -207,9 +246,16 @@ def test_an_empty_folder_gives_a_page_that_names_what_is_missing(tmp_path: Path)
         assert said in text
 
 
-@pytest.mark.parametrize("name", ["config.json", "manifest.json", "environment.json", "results.json", "records.jsonl"])
-@pytest.mark.parametrize("content", [None, "", "[1, 2]", '{"tasks": 3, "hospitals": [], "method": 5, "kind": "round"}', "\x00{"])
-def test_any_missing_or_broken_file_still_gives_a_page(run_dir: Path, name: str, content: str | None) -> None:
+@pytest.mark.parametrize(
+    "name", ["config.json", "manifest.json", "environment.json", "results.json", "records.jsonl"]
+)
+@pytest.mark.parametrize(
+    "content",
+    [None, "", "[1, 2]", '{"tasks": 3, "hospitals": [], "method": 5, "kind": "round"}', "\x00{"],
+)
+def test_any_missing_or_broken_file_still_gives_a_page(
+    run_dir: Path, name: str, content: str | None
+) -> None:
     # Reading is what can fail; drawing eighteen figures for each of these would only take time.
     if content is None:
         (run_dir / name).unlink()
@@ -231,7 +277,9 @@ def test_any_missing_or_broken_file_still_gives_a_page(run_dir: Path, name: str,
 
 def test_broken_attention_examples_are_named(run_dir: Path) -> None:
     (run_dir / "examples" / "attention.npz").write_bytes(b"PK\x03\x04 not really")
-    assert "examples/attention.npz could not be read" in spoken(write_report(run_dir).read_text(encoding="utf-8"))
+    assert "examples/attention.npz could not be read" in spoken(
+        write_report(run_dir).read_text(encoding="utf-8")
+    )
 
 
 def test_a_missing_folder_is_an_error_that_says_what_to_do(tmp_path: Path) -> None:

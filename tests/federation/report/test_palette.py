@@ -26,7 +26,10 @@ def test_marks_stand_out_from_the_panel(theme: str, name: str) -> None:
 @pytest.mark.parametrize("theme", THEMES)
 def test_numbers_can_be_read_on_every_step_of_the_heat_map(theme: str) -> None:
     colours = THEMES[theme]
-    assert all(contrast(colours[f"heat-{step}"], colours[f"on-heat-{step}"]) >= 4.5 for step in range(HEAT_STEPS))
+    assert all(
+        contrast(colours[f"heat-{step}"], colours[f"on-heat-{step}"]) >= 4.5
+        for step in range(HEAT_STEPS)
+    )
     assert contrast(colours["notice"], colours["ink"]) >= 4.5
 
 

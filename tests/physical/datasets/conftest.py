@@ -16,7 +16,9 @@ Arrays = dict[str, np.ndarray]
 
 
 @pytest.fixture(autouse=True)
-def private_places(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def private_places(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     if request.node.get_closest_marker("data"):  # these want the real cache
         return
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
@@ -31,7 +33,9 @@ def file_of() -> Callable[[str, bytes], DataFile]:
 
 @pytest.fixture
 def sheet_of() -> Callable[..., DataSheet]:
-    def make(files: tuple[DataFile, ...], sources: tuple[Source, ...] = (), **changes: object) -> DataSheet:
+    def make(
+        files: tuple[DataFile, ...], sources: tuple[Source, ...] = (), **changes: object
+    ) -> DataSheet:
         facts: dict[str, object] = {
             "name": "tiny",
             "title": "Tiny",
@@ -66,7 +70,9 @@ class Web:
     address: str = ""
     content: bytes = b""
     knows_ranges: bool = True
-    cut_after: list[int] = field(default_factory=list)  # bytes after which the next answers end too early
+    cut_after: list[int] = field(
+        default_factory=list
+    )  # bytes after which the next answers end too early
     asked: list[str | None] = field(default_factory=list)  # the Range header of each request
 
 
@@ -78,7 +84,11 @@ def web() -> Iterator[Web]:
         def do_GET(self) -> None:
             wanted = self.headers.get("Range")
             site.asked.append(wanted)
-            start = int(wanted.removeprefix("bytes=").rstrip("-")) if wanted and site.knows_ranges else 0
+            start = (
+                int(wanted.removeprefix("bytes=").rstrip("-"))
+                if wanted and site.knows_ranges
+                else 0
+            )
             if self.path == "/missing":
                 self.send_error(404)
             elif start and start >= len(site.content):

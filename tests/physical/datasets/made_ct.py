@@ -4,7 +4,16 @@ import numpy as np
 import pytest
 from pydicom import Dataset, Sequence, uid
 
-from physical.datasets.dicom import CtFrame, DicomError, Limits, Reason, ct_frames, parse_ct, read_ct, stored_values
+from physical.datasets.dicom import (
+    CtFrame,
+    DicomError,
+    Limits,
+    Reason,
+    ct_frames,
+    parse_ct,
+    read_ct,
+    stored_values,
+)
 from physical.datasets.greyscale import Window
 from physical.datasets.phantom_dicom import ct_dataset, dicom_bytes, make_identity
 
@@ -17,7 +26,12 @@ def body(rows: int = 24, columns: int = 24) -> np.ndarray:
 
 
 def made(hounsfield: np.ndarray | None = None, **changes: object) -> Dataset:
-    data = ct_dataset(body() if hounsfield is None else hounsfield, make_identity(np.random.default_rng(1)), "1.2.3.4", "LIVER")
+    data = ct_dataset(
+        body() if hounsfield is None else hounsfield,
+        make_identity(np.random.default_rng(1)),
+        "1.2.3.4",
+        "LIVER",
+    )
     for keyword, value in changes.items():
         if value is None:
             del data[keyword]
@@ -49,11 +63,18 @@ def with_signed(data: Dataset, bits: int = 12) -> Dataset:
 
 def enhanced(frames: int = 3) -> Dataset:
     data = made(
-        ImageOrientationPatient=None, RescaleSlope=None, RescaleIntercept=None, PixelSpacing=None, WindowCenter=None, WindowWidth=None
+        ImageOrientationPatient=None,
+        RescaleSlope=None,
+        RescaleIntercept=None,
+        PixelSpacing=None,
+        WindowCenter=None,
+        WindowWidth=None,
     )
     data.SOPClassUID = data.file_meta.MediaStorageSOPClassUID = uid.EnhancedCTImageStorage
     data.NumberOfFrames = frames
-    data.PixelData = b"".join((np.frombuffer(data.PixelData, "<u2") + 10 * number).tobytes() for number in range(frames))
+    data.PixelData = b"".join(
+        (np.frombuffer(data.PixelData, "<u2") + 10 * number).tobytes() for number in range(frames)
+    )
 
     def item(**values: object) -> Dataset:
         inner = Dataset()
@@ -64,14 +85,18 @@ def enhanced(frames: int = 3) -> Dataset:
     data.SharedFunctionalGroupsSequence = Sequence(
         [
             item(
-                PlaneOrientationSequence=Sequence([item(ImageOrientationPatient=[-1, 0, 0, 0, 1, 0])]),
+                PlaneOrientationSequence=Sequence(
+                    [item(ImageOrientationPatient=[-1, 0, 0, 0, 1, 0])]
+                ),
                 PixelMeasuresSequence=Sequence([item(PixelSpacing=[0.5, 0.5])]),
             )
         ]
     )
     data.PerFrameFunctionalGroupsSequence = Sequence(
         item(
-            PixelValueTransformationSequence=Sequence([item(RescaleSlope=1, RescaleIntercept=-1024 + number, RescaleType="HU")]),
+            PixelValueTransformationSequence=Sequence(
+                [item(RescaleSlope=1, RescaleIntercept=-1024 + number, RescaleType="HU")]
+            ),
             FrameVOILUTSequence=Sequence([item(WindowCenter=40 + number, WindowWidth=400)]),
         )
         for number in range(frames)

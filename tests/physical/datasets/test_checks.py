@@ -5,7 +5,14 @@ import pytest
 
 from physical.batch import Batch
 from physical.datasets import DataError
-from physical.datasets.checks import check_count, check_every_class, check_images, check_labels, make_batch, read_npz
+from physical.datasets.checks import (
+    check_count,
+    check_every_class,
+    check_images,
+    check_labels,
+    make_batch,
+    read_npz,
+)
 
 FOUR_PARTS = r"got .*; expected .*; \w+"
 
@@ -107,6 +114,8 @@ def test_count_that_is_not_the_sheets_is_refused(sheet_of) -> None:
 
 
 def test_batch_is_made_of_what_fits_the_sheet(sheet_of) -> None:
-    batch = make_batch(np.zeros((2, 4, 4), dtype=np.uint8), np.array([[0], [1]]), sheet_of(()), "test", "x")
+    batch = make_batch(
+        np.zeros((2, 4, 4), dtype=np.uint8), np.array([[0], [1]]), sheet_of(()), "test", "x"
+    )
     assert batch.images.shape == (2, 4, 4, 1)
     assert batch.class_names() == ("cat", "dog")

@@ -13,7 +13,9 @@ def small_sheet(sheet_of):
 
 
 def _record(coarse: int, fine: int, red: int, green: int, blue: int) -> bytes:
-    return bytes([coarse, fine]) + bytes([red]) * 1024 + bytes([green]) * 1024 + bytes([blue]) * 1024
+    return (
+        bytes([coarse, fine]) + bytes([red]) * 1024 + bytes([green]) * 1024 + bytes([blue]) * 1024
+    )
 
 
 def _files(folder: Path, content: bytes) -> dict[str, Path]:

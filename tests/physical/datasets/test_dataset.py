@@ -10,7 +10,9 @@ from physical.datasets.dataset import DataFile, Splits, digest_of, empty_batch, 
 
 def _splits(sheet, per_class: int = 20) -> Splits:
     labels = np.repeat(np.arange(2), per_class)
-    images = np.arange(2 * per_class, dtype=np.uint8)[:, None, None, None] * np.ones((1, 4, 4, 1), dtype=np.uint8)
+    images = np.arange(2 * per_class, dtype=np.uint8)[:, None, None, None] * np.ones(
+        (1, 4, 4, 1), dtype=np.uint8
+    )
     train = Batch(images, labels, sheet.class_names)
     return Splits(train, empty_batch(sheet), empty_batch(sheet))
 
@@ -55,7 +57,10 @@ def test_parts_with_another_vocabulary_are_refused(sheet_of) -> None:
 
 
 def test_unknown_name_is_answered_with_a_suggestion() -> None:
-    with pytest.raises(DataError, match=r"got 'OrganAMNST'; expected one of organamnist, .*; did you mean 'organamnist'\?"):
+    with pytest.raises(
+        DataError,
+        match=r"got 'OrganAMNST'; expected one of organamnist, .*; did you mean 'organamnist'\?",
+    ):
         entry_of("OrganAMNST")
     with pytest.raises(DataError, match="choose one of these"):
         entry_of("qqq")
@@ -65,7 +70,17 @@ def test_unknown_name_is_answered_with_a_suggestion() -> None:
 def test_every_sheet_is_whole(name: str) -> None:
     sheet = DATASETS[name].sheet
     assert sheet.name == name
-    assert all((sheet.title, sheet.source, sheet.licence, sheet.citation, sheet.description, sheet.files, sheet.sources))
+    assert all(
+        (
+            sheet.title,
+            sheet.source,
+            sheet.licence,
+            sheet.citation,
+            sheet.description,
+            sheet.files,
+            sheet.sources,
+        )
+    )
     assert set(sheet.counts) == {"train", "validation", "test"}
     assert len(set(sheet.class_names)) == len(sheet.class_names)
     assert all(len(file.md5) == 32 for file in sheet.files)
@@ -83,8 +98,12 @@ def test_organ_sheets_agree_with_the_medmnist_package(name: str) -> None:
     assert spec.submodule_search_locations is not None
     facts = runpy.run_path(str(Path(spec.submodule_search_locations[0]) / "info.py"))["INFO"][name]
     sheet = DATASETS[name].sheet
-    assert sheet.class_names == tuple(facts["label"][str(label)] for label in range(len(facts["label"])))
-    assert list(sheet.counts.values()) == [facts["n_samples"][split] for split in ("train", "val", "test")]
+    assert sheet.class_names == tuple(
+        facts["label"][str(label)] for label in range(len(facts["label"]))
+    )
+    assert list(sheet.counts.values()) == [
+        facts["n_samples"][split] for split in ("train", "val", "test")
+    ]
     assert sheet.files[0].md5 == facts["MD5"]
     assert sheet.licence == facts["license"]
 

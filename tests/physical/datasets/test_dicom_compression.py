@@ -11,7 +11,15 @@ from pydicom.encaps import encapsulate, generate_frames
 from physical.datasets.codestream import FrameSize, frame_size
 from physical.datasets.dicom import AIR_HU, Reason
 from physical.datasets.phantom_dicom import dicom_bytes
-from tests.physical.datasets.made_ct import body, enhanced, large, made, reason_of, slices, with_signed
+from tests.physical.datasets.made_ct import (
+    body,
+    enhanced,
+    large,
+    made,
+    reason_of,
+    slices,
+    with_signed,
+)
 
 
 @pytest.mark.parametrize("syntax", [uid.RLELossless, uid.JPEG2000Lossless])
@@ -55,7 +63,10 @@ def as_ct(path: str) -> Dataset:
 
 
 def test_jpeg_ls_is_read() -> None:
-    raw, compressed = (as_ct(get_testdata_file(f"MR_small{kind}.dcm", download=False)) for kind in ("", "_jpeg_ls_lossless"))
+    raw, compressed = (
+        as_ct(get_testdata_file(f"MR_small{kind}.dcm", download=False))
+        for kind in ("", "_jpeg_ls_lossless")
+    )
     assert compressed.file_meta.TransferSyntaxUID == uid.JPEGLSLossless
     np.testing.assert_array_equal(slices(compressed)[0].hounsfield, slices(raw)[0].hounsfield)
     frame = next(generate_frames(compressed.PixelData, number_of_frames=1))
@@ -77,7 +88,12 @@ def test_sizes_are_read_from_compressed_headers() -> None:
     assert frame_size(b"\0\0\0\x0cjP  \r\n\x87\n" + frame) == FrameSize(40, 48, 1)
 
 
-@given(st.binary(max_size=60), st.sampled_from([b"", b"\xff\xd8", b"\xff\xd8\xff\xc0", b"\xff\x4f\xff\x51", b"\0\0\0\x0cjP  "]))
+@given(
+    st.binary(max_size=60),
+    st.sampled_from(
+        [b"", b"\xff\xd8", b"\xff\xd8\xff\xc0", b"\xff\x4f\xff\x51", b"\0\0\0\x0cjP  "]
+    ),
+)
 def test_no_bytes_break_the_reader_of_sizes(rest: bytes, start: bytes) -> None:
     size = frame_size(start + rest)
     assert size is None or size.components >= 0

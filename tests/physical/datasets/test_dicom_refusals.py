@@ -17,18 +17,30 @@ REFUSED: dict[str, tuple[Reason, Change]] = {
     "no pixels": (Reason.NOT_AN_IMAGE, lambda data: data.__delitem__("PixelData")),
     "another modality": (Reason.NOT_CT, lambda data: setattr(data, "Modality", "MR")),
     "another class": (Reason.NOT_CT, lambda data: setattr(data, "SOPClassUID", uid.MRImageStorage)),
-    "a secondary capture": (Reason.NOT_CT, lambda data: setattr(data, "SOPClassUID", uid.SecondaryCaptureImageStorage)),
+    "a secondary capture": (
+        Reason.NOT_CT,
+        lambda data: setattr(data, "SOPClassUID", uid.SecondaryCaptureImageStorage),
+    ),
     "no UID": (Reason.NO_SOP_UID, lambda data: data.__delitem__("SOPInstanceUID")),
     "empty UID": (Reason.NO_SOP_UID, lambda data: setattr(data, "SOPInstanceUID", "")),
-    "burnt in": (Reason.BURNT_IN_ANNOTATION, lambda data: setattr(data, "BurnedInAnnotation", "YES")),
+    "burnt in": (
+        Reason.BURNT_IN_ANNOTATION,
+        lambda data: setattr(data, "BurnedInAnnotation", "YES"),
+    ),
     "too many rows": (Reason.TOO_LARGE, lambda data: setattr(data, "Rows", 60_000)),
     "too many frames": (Reason.TOO_LARGE, lambda data: setattr(data, "NumberOfFrames", 1_000_000)),
     "no frames": (Reason.BAD_PIXELS, lambda data: setattr(data, "NumberOfFrames", 0)),
     "no rows": (Reason.BAD_PIXELS, lambda data: data.__delitem__("Rows")),
     "more rows than pixels": (Reason.BAD_PIXELS, lambda data: setattr(data, "Rows", 25)),
-    "more pixels than rows": (Reason.BAD_PIXELS, lambda data: setattr(data, "PixelData", data.PixelData * 2)),
+    "more pixels than rows": (
+        Reason.BAD_PIXELS,
+        lambda data: setattr(data, "PixelData", data.PixelData * 2),
+    ),
     "colour": (Reason.BAD_PIXELS, lambda data: setattr(data, "SamplesPerPixel", 3)),
-    "a palette": (Reason.BAD_PIXELS, lambda data: setattr(data, "PhotometricInterpretation", "PALETTE COLOR")),
+    "a palette": (
+        Reason.BAD_PIXELS,
+        lambda data: setattr(data, "PhotometricInterpretation", "PALETTE COLOR"),
+    ),
     "32 bits": (Reason.BAD_PIXELS, lambda data: setattr(data, "BitsAllocated", 32)),
     "bits at the top": (Reason.BAD_PIXELS, lambda data: setattr(data, "HighBit", 15)),
     "no slope": (Reason.BAD_RESCALE, lambda data: data.__delitem__("RescaleSlope")),
@@ -81,7 +93,9 @@ def test_a_damaged_codestream_is_bad_pixels() -> None:
     assert reason_of(dicom_bytes(data)) is Reason.BAD_PIXELS
 
 
-@pytest.mark.parametrize("syntax", ["1.2.840.10008.1.2.4.100", "1.2.3.4", uid.DeflatedExplicitVRLittleEndian])
+@pytest.mark.parametrize(
+    "syntax", ["1.2.840.10008.1.2.4.100", "1.2.3.4", uid.DeflatedExplicitVRLittleEndian]
+)
 def test_transfer_syntaxes_that_nobody_reads_are_named_so(syntax: str) -> None:
     whole = dicom_bytes(made())
     old, new = b"1.2.840.10008.1.2.1\0", syntax.encode()
@@ -104,7 +118,11 @@ def test_transfer_syntaxes_that_nobody_reads_are_named_so(syntax: str) -> None:
 
 def test_limits_hold_before_anything_is_read() -> None:
     whole = dicom_bytes(made())
-    for limits in (Limits(file_bytes=len(whole) - 1), Limits(side_pixels=23), Limits(decoded_bytes=24 * 24 * 2 - 1)):
+    for limits in (
+        Limits(file_bytes=len(whole) - 1),
+        Limits(side_pixels=23),
+        Limits(decoded_bytes=24 * 24 * 2 - 1),
+    ):
         assert reason_of(whole, limits) is Reason.TOO_LARGE
     assert reason_of(dicom_bytes(enhanced(3)), Limits(frames=2)) is Reason.TOO_LARGE
     assert read_ct(whole, 16, WIDE, Limits(len(whole), 24, 1, 24 * 24 * 2)).shape == (1, 16, 16)
@@ -112,14 +130,18 @@ def test_limits_hold_before_anything_is_read() -> None:
         Limits(frames=0)
 
 
-def test_a_file_of_very_many_elements_is_not_read_to_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_of_very_many_elements_is_not_read_to_its_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr("physical.datasets.dicom_file._MOST_READS", 100)
     assert reason_of(dicom_bytes(made())) is Reason.TOO_LARGE
 
 
 def test_deeply_nested_sequences_are_refused() -> None:
     head = dicom_bytes(made())
-    nest = bytes.fromhex("0800 4011 5351 0000 ffffffff feff 00e0 ffffffff".replace(" ", "")) * 20_000
+    nest = (
+        bytes.fromhex("0800 4011 5351 0000 ffffffff feff 00e0 ffffffff".replace(" ", "")) * 20_000
+    )
     start = head.index(b"\x10\x00\x10\x00PN")
     assert reason_of(head[:start] + nest) in (Reason.TRUNCATED, Reason.TOO_LARGE)
 

@@ -7,10 +7,27 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydicom import dcmwrite, uid
 
-from physical.datasets.dicom import AIR_HU, Limits, Reason, ct_frames, grey_square, parse_ct, read_ct, stored_values
+from physical.datasets.dicom import (
+    AIR_HU,
+    Limits,
+    Reason,
+    ct_frames,
+    grey_square,
+    parse_ct,
+    read_ct,
+    stored_values,
+)
 from physical.datasets.greyscale import Window, fitted, windowed
 from physical.datasets.phantom_dicom import dicom_bytes
-from tests.physical.datasets.made_ct import WIDE, body, enhanced, made, reason_of, slices, with_signed
+from tests.physical.datasets.made_ct import (
+    WIDE,
+    body,
+    enhanced,
+    made,
+    reason_of,
+    slices,
+    with_signed,
+)
 
 # ---- densities
 
@@ -45,7 +62,9 @@ def test_other_byte_orders_read_the_same(syntax: uid.UID) -> None:
     stream = BytesIO()
     dcmwrite(stream, data, enforce_file_format=True)
     parsed = parse_ct(stream.getvalue(), Limits())
-    np.testing.assert_array_equal(next(ct_frames(parsed, stored_values(parsed, Limits()))).hounsfield, expected)
+    np.testing.assert_array_equal(
+        next(ct_frames(parsed, stored_values(parsed, Limits()))).hounsfield, expected
+    )
 
 
 def test_marked_pixels_beside_the_scan_are_air() -> None:
@@ -113,7 +132,10 @@ def test_denser_is_never_darker(centre: int, width: int) -> None:
         assert (np.diff(grey) >= 0).all()
 
 
-@pytest.mark.parametrize(("width", "function"), [(0, "LINEAR_EXACT"), (-1, "SIGMOID"), (0.5, "LINEAR"), (float("nan"), "LINEAR")])
+@pytest.mark.parametrize(
+    ("width", "function"),
+    [(0, "LINEAR_EXACT"), (-1, "SIGMOID"), (0.5, "LINEAR"), (float("nan"), "LINEAR")],
+)
 def test_windows_that_cannot_be_are_refused(width: float, function: str) -> None:
     with pytest.raises(ValueError, match="window of centre"):
         Window(40, width, function)  # type: ignore[arg-type]
@@ -123,14 +145,18 @@ def test_the_files_own_window_is_used_where_none_is_given() -> None:
     data = made(WindowCenter=[-100, 40], WindowWidth=[300, 400], VOILUTFunction="SIGMOID")
     (frame,) = slices(data)
     assert frame.window == Window(-100, 300, "SIGMOID")
-    np.testing.assert_array_equal(read_ct(dicom_bytes(data), 24)[0], windowed(body(), Window(-100, 300, "SIGMOID")))
+    np.testing.assert_array_equal(
+        read_ct(dicom_bytes(data), 24)[0], windowed(body(), Window(-100, 300, "SIGMOID"))
+    )
     assert reason_of(dicom_bytes(made(WindowWidth=0)), window=None) is Reason.BAD_WINDOW
     assert reason_of(dicom_bytes(made(WindowWidth=None)), window=None) is Reason.BAD_WINDOW
 
 
 def test_monochrome1_is_shown_inverted() -> None:
     plain, inverted = made(), made(PhotometricInterpretation="MONOCHROME1")
-    np.testing.assert_array_equal(read_ct(dicom_bytes(inverted), 24, WIDE), 255 - read_ct(dicom_bytes(plain), 24, WIDE))
+    np.testing.assert_array_equal(
+        read_ct(dicom_bytes(inverted), 24, WIDE), 255 - read_ct(dicom_bytes(plain), 24, WIDE)
+    )
 
 
 # ---- orientation and size
@@ -149,7 +175,9 @@ def test_monochrome1_is_shown_inverted() -> None:
         ([0, -1, 0, -1, 0, 0], lambda a: np.rot90(a, 2).T),
     ],
 )
-def test_every_axial_slice_comes_out_the_same_way(orientation: list[int], turn: Callable[[np.ndarray], np.ndarray]) -> None:
+def test_every_axial_slice_comes_out_the_same_way(
+    orientation: list[int], turn: Callable[[np.ndarray], np.ndarray]
+) -> None:
     canonical = body(20, 24)
     stored = turn(canonical)  # how a scanner that stores slices this way stores this body
     data = made(stored, ImageOrientationPatient=orientation)
@@ -160,7 +188,12 @@ def test_every_axial_slice_comes_out_the_same_way(orientation: list[int], turn: 
 def test_every_place_in_the_body_comes_out_at_its_place() -> None:
     # slow: each pixel's position by PS3.3 C.7.6.2.1.1, then sorted by back and left
     stored = body(5, 7)
-    for orientation in ([0, 1, 0, -1, 0, 0], [0, -1, 0, 1, 0, 0], [-1, 0, 0, 0, 1, 0], [0, 1, 0, 1, 0, 0]):
+    for orientation in (
+        [0, 1, 0, -1, 0, 0],
+        [0, -1, 0, 1, 0, 0],
+        [-1, 0, 0, 0, 1, 0],
+        [0, 1, 0, 1, 0, 0],
+    ):
         along, down = np.array(orientation[:3]), np.array(orientation[3:])
         places = {}
         for row in range(5):
@@ -175,13 +208,31 @@ def test_every_place_in_the_body_comes_out_at_its_place() -> None:
 
 def test_a_tilted_gantry_is_still_axial() -> None:
     tilt = np.radians(25)
-    assert len(slices(made(ImageOrientationPatient=[1, 0, 0, 0, float(np.cos(tilt)), float(-np.sin(tilt))]))) == 1
+    assert (
+        len(
+            slices(
+                made(
+                    ImageOrientationPatient=[1, 0, 0, 0, float(np.cos(tilt)), float(-np.sin(tilt))]
+                )
+            )
+        )
+        == 1
+    )
 
 
 @pytest.mark.parametrize(
     "orientation",
     [
-        *(None, [], [1, 0, 0], [0, 1, 0, 0, 0, -1], [1, 0, 0, 0, 0, -1], [1, 0, 0, 1, 0, 0], [2, 0, 0, 0, 2, 0], [0, 0, 0, 0, 0, 0]),
+        *(
+            None,
+            [],
+            [1, 0, 0],
+            [0, 1, 0, 0, 0, -1],
+            [1, 0, 0, 0, 0, -1],
+            [1, 0, 0, 1, 0, 0],
+            [2, 0, 0, 0, 2, 0],
+            [0, 0, 0, 0, 0, 0],
+        ),
         [1, 0, 0, 0, float(np.cos(1)), float(np.sin(1))],
     ],
 )
@@ -198,8 +249,15 @@ def test_nothing_is_stretched_or_cut_off() -> None:
     square = read_ct(dicom_bytes(made(np.full((12, 24), 3000.0))), 24, WIDE)[0]
     assert np.flatnonzero(square.max(axis=1)).tolist() == list(range(6, 18))
     # the same, turned: rows twice as far apart make 12 rows as high as 24 columns are wide
-    assert read_ct(dicom_bytes(made(np.full((12, 24), 3000.0), PixelSpacing=[2, 1])), 24, WIDE)[0].min() > 200
-    assert read_ct(dicom_bytes(made(np.full((12, 24), 3000.0), PixelSpacing=[2, 1])), 9, WIDE).shape == (1, 9, 9)
+    assert (
+        read_ct(dicom_bytes(made(np.full((12, 24), 3000.0), PixelSpacing=[2, 1])), 24, WIDE)[
+            0
+        ].min()
+        > 200
+    )
+    assert read_ct(
+        dicom_bytes(made(np.full((12, 24), 3000.0), PixelSpacing=[2, 1])), 9, WIDE
+    ).shape == (1, 9, 9)
 
 
 def test_an_image_of_the_right_size_is_not_touched() -> None:

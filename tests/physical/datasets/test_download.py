@@ -25,20 +25,26 @@ def test_folder_of_the_data_set_inside_it_is_looked_into(tmp_path: Path, file_of
     assert find_files(sheet_of((file_of("one", b"1"),)), tmp_path / "mine") == {"one": path}
 
 
-def test_gzipped_file_in_a_persons_folder_is_unpacked_into_the_cache(tmp_path: Path, file_of, sheet_of) -> None:
+def test_gzipped_file_in_a_persons_folder_is_unpacked_into_the_cache(
+    tmp_path: Path, file_of, sheet_of
+) -> None:
     _put(tmp_path / "mine" / "one.gz", gzip.compress(b"1"))
     paths = find_files(sheet_of((file_of("one", b"1"),)), tmp_path / "mine")
     assert paths == {"one": cache_folder() / "tiny" / "one"}
     assert find_files(sheet_of((file_of("one", b"1"),)), tmp_path / "mine") == paths
 
 
-def test_environment_names_a_folder_too(tmp_path: Path, file_of, sheet_of, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_environment_names_a_folder_too(
+    tmp_path: Path, file_of, sheet_of, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = _put(tmp_path / "theirs" / "one", b"1")
     monkeypatch.setenv("FEDKA_DATA", str(tmp_path / "theirs"))
     assert find_files(sheet_of((file_of("one", b"1"),))) == {"one": path}
 
 
-def test_laboratorys_folder_is_looked_into_last(tmp_path: Path, file_of, sheet_of, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_laboratorys_folder_is_looked_into_last(
+    tmp_path: Path, file_of, sheet_of, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = _put(tmp_path / "lab" / "one", b"1")
     monkeypatch.setattr(download, "LAB_FOLDER", tmp_path / "lab")
     assert find_files(sheet_of((file_of("one", b"1"),))) == {"one": path}
@@ -53,10 +59,14 @@ def test_other_file_of_that_name_in_the_laboratorys_folder_is_passed_over(
     assert find_files(sheet_of((file_of("one", b"1"),))) == {"one": path}
 
 
-def test_wrong_file_in_a_persons_folder_stops_with_both_digests(tmp_path: Path, file_of, sheet_of) -> None:
+def test_wrong_file_in_a_persons_folder_stops_with_both_digests(
+    tmp_path: Path, file_of, sheet_of
+) -> None:
     _put(tmp_path / "mine" / "one", b"2")
     file = file_of("one", b"1")
-    with pytest.raises(DataError, match=f"got md5 [0-9a-f]{{32}}; expected md5 {file.md5}; remove the file"):
+    with pytest.raises(
+        DataError, match=f"got md5 [0-9a-f]{{32}}; expected md5 {file.md5}; remove the file"
+    ):
         fetch_files(sheet_of((file,)), tmp_path / "mine")
 
 
@@ -85,7 +95,10 @@ def test_file_in_the_cache_is_not_asked_for_again(web, file_of, sheet_of) -> Non
 
 def test_mirror_is_asked_when_the_first_place_fails(web, file_of, sheet_of) -> None:
     web.content = b"1"
-    places = (WebFiles("closed", {"one": "http://127.0.0.1:1/one"}), WebFiles("open", {"one": web.address + "/one"}))
+    places = (
+        WebFiles("closed", {"one": "http://127.0.0.1:1/one"}),
+        WebFiles("open", {"one": web.address + "/one"}),
+    )
     steps: list[str] = []
     fetch_files(sheet_of((file_of("one", b"1"),), places), report=steps.append)
     assert any(step.startswith("not from closed: cannot be reached") for step in steps)
@@ -94,18 +107,30 @@ def test_mirror_is_asked_when_the_first_place_fails(web, file_of, sheet_of) -> N
 def test_second_file_comes_from_another_place(web, tmp_path: Path, file_of, sheet_of) -> None:
     _put(tmp_path / "mine" / "one", b"1")
     web.content = b"2"
-    sheet = sheet_of((file_of("one", b"1"), file_of("two", b"2")), (WebFiles("here", {"two": web.address + "/two"}),))
+    sheet = sheet_of(
+        (file_of("one", b"1"), file_of("two", b"2")),
+        (WebFiles("here", {"two": web.address + "/two"}),),
+    )
     paths = fetch_files(sheet, tmp_path / "mine")
     assert list(paths) == ["one", "two"]
     assert paths["two"].read_bytes() == b"2"
 
 
-def test_file_that_is_nowhere_is_told_with_its_address_digest_and_where_to_put_it(file_of, sheet_of) -> None:
+def test_file_that_is_nowhere_is_told_with_its_address_digest_and_where_to_put_it(
+    file_of, sheet_of
+) -> None:
     file = file_of("one", b"1")
     sheet = sheet_of((file,), (WebFiles("closed", {"one": "http://127.0.0.1:1/one"}),))
     with pytest.raises(DataError) as caught:
         fetch_files(sheet)
     told = str(caught.value)
-    for part in ("closed: cannot be reached", "http://127.0.0.1:1/one", file.md5, str(cache_folder() / "tiny"), "--data-dir", "FEDKA_DATA"):
+    for part in (
+        "closed: cannot be reached",
+        "http://127.0.0.1:1/one",
+        file.md5,
+        str(cache_folder() / "tiny"),
+        "--data-dir",
+        "FEDKA_DATA",
+    ):
         assert part in told
     assert "\n" not in told

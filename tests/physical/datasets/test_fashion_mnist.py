@@ -9,7 +9,11 @@ from physical.datasets.fashion_mnist import SHEET, read, read_idx
 
 
 def _idx(path: Path, array: np.ndarray) -> Path:
-    path.write_bytes(bytes([0, 0, 8, array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape) + array.tobytes())
+    path.write_bytes(
+        bytes([0, 0, 8, array.ndim])
+        + struct.pack(f">{array.ndim}I", *array.shape)
+        + array.tobytes()
+    )
     return path
 
 

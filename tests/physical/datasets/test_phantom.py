@@ -15,7 +15,9 @@ def small_axial() -> dict[str, np.ndarray]:
 
 def _nearest(arrays: dict[str, np.ndarray]) -> np.ndarray:
     """Return for each test image the label of its nearest training image."""
-    train, test = (arrays[f"{split}_images"].reshape(-1, 784).astype(np.float64) for split in ("train", "test"))
+    train, test = (
+        arrays[f"{split}_images"].reshape(-1, 784).astype(np.float64) for split in ("train", "test")
+    )
     distances = (train**2).sum(1)[None] - 2 * test @ train.T
     return arrays["train_labels"][distances.argmin(1), 0]
 
@@ -30,7 +32,9 @@ def test_published_phantom_has_its_digest_and_counts() -> None:
 
 @pytest.mark.parametrize("plane", ["axial", "coronal", "sagittal"])
 def test_same_seed_makes_the_same_images_and_another_seed_others(plane) -> None:
-    first, second, other = (make_phantom(plane, seed, {"train": 1}, 1)["train_images"] for seed in (1, 1, 2))
+    first, second, other = (
+        make_phantom(plane, seed, {"train": 1}, 1)["train_images"] for seed in (1, 1, 2)
+    )
     assert np.array_equal(first, second)
     assert not np.array_equal(first, other)
 
@@ -57,12 +61,21 @@ def test_phantom_can_be_learned_and_is_not_trivial(small_axial) -> None:
 
 @pytest.mark.parametrize("is_mirrored", [False, True])
 def test_side_is_seen_in_the_image_and_turns_over_with_it(small_axial, is_mirrored: bool) -> None:
-    side = {CLASS_NAMES.index(f"{organ}-{end}"): (organ, end) for organ in ("lung", "kidney", "femur") for end in ("left", "right")}
+    side = {
+        CLASS_NAMES.index(f"{organ}-{end}"): (organ, end)
+        for organ in ("lung", "kidney", "femur")
+        for end in ("left", "right")
+    }
     paired = np.isin(small_axial["test_labels"][:, 0], list(side))
     images = small_axial["test_images"][paired]
     answers = _nearest(small_axial | {"test_images": images[:, :, ::-1] if is_mirrored else images})
-    pairs = [(side.get(int(a)), side[int(t)]) for a, t in zip(answers, small_axial["test_labels"][paired, 0], strict=True)]
-    is_right_side = [answer[1] == truth[1] for answer, truth in pairs if answer and answer[0] == truth[0]]
+    pairs = [
+        (side.get(int(a)), side[int(t)])
+        for a, t in zip(answers, small_axial["test_labels"][paired, 0], strict=True)
+    ]
+    is_right_side = [
+        answer[1] == truth[1] for answer, truth in pairs if answer and answer[0] == truth[0]
+    ]
     share = 1 - np.mean(is_right_side) if is_mirrored else np.mean(is_right_side)
     assert share > 0.6  # half of them would be chance
 

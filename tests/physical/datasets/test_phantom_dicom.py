@@ -33,7 +33,9 @@ def test_equal_generators_give_equal_bytes(tmp_path: Path) -> None:
 
 
 def test_files_are_ct_images_that_are_read_back(tmp_path: Path) -> None:
-    for path in write_phantom_dicom(tmp_path, np.random.default_rng(0), ORGANS, range(50, 51), size=32):
+    for path in write_phantom_dicom(
+        tmp_path, np.random.default_rng(0), ORGANS, range(50, 51), size=32
+    ):
         (square,) = read_ct(path.read_bytes(), 32, ABDOMEN)
         assert square.std() > 10
 
@@ -44,24 +46,40 @@ def test_an_organ_that_the_sender_does_not_name_is_not_named(tmp_path: Path) -> 
 
 
 def test_patients_have_their_own_identity_and_studies(tmp_path: Path) -> None:
-    data = [dcmread(path) for path in write_phantom_dicom(tmp_path, np.random.default_rng(0), ORGANS, range(2), 2, size=16)]
-    assert len({each.PatientID for each in data}) == len({each.StudyInstanceUID for each in data}) == 2
+    data = [
+        dcmread(path)
+        for path in write_phantom_dicom(
+            tmp_path, np.random.default_rng(0), ORGANS, range(2), 2, size=16
+        )
+    ]
+    assert (
+        len({each.PatientID for each in data}) == len({each.StudyInstanceUID for each in data}) == 2
+    )
     assert len({each.SOPInstanceUID for each in data}) == len(data) == 12
     assert sorted(each.InstanceNumber for each in data) == list(range(1, 13))
 
 
 def test_body_parts_are_code_strings() -> None:
     assert sorted(BODY_PARTS.values()) == sorted(CLASS_NAMES)
-    assert all(len(code) <= 16 and code.replace("_", "").isalpha() and code.isupper() for code in BODY_PARTS)
+    assert all(
+        len(code) <= 16 and code.replace("_", "").isalpha() and code.isupper()
+        for code in BODY_PARTS
+    )
 
 
 def test_slices_look_like_the_phantoms() -> None:
-    images = phantom.make_phantom("axial", patients={"train": 4}, slices_per_organ=2)["train_images"].astype(float)
-    labels = phantom.make_phantom("axial", patients={"train": 4}, slices_per_organ=2)["train_labels"][:, 0]
+    images = phantom.make_phantom("axial", patients={"train": 4}, slices_per_organ=2)[
+        "train_images"
+    ].astype(float)
+    labels = phantom.make_phantom("axial", patients={"train": 4}, slices_per_organ=2)[
+        "train_labels"
+    ][:, 0]
     drawn = phantom_slices(np.random.default_rng(0), CLASS_NAMES, range(4), 2, size=28)
     brightness: dict[str, list[float]] = {}
     for part in drawn:
-        brightness.setdefault(part.organ, []).append(float(windowed(part.hounsfield, ABDOMEN).mean()))
+        brightness.setdefault(part.organ, []).append(
+            float(windowed(part.hounsfield, ABDOMEN).mean())
+        )
     published = [images[labels == label].mean() for label in range(len(CLASS_NAMES))]
     ours = [np.mean(brightness[name]) for name in CLASS_NAMES]
     assert np.corrcoef(published, ours)[0, 1] > 0.95

@@ -9,12 +9,23 @@ import pytest
 
 from physical.datasets import DataError
 from physical.datasets.dataset import Delivery
-from physical.datasets.sources import Generated, LocalArchive, SystemFolder, WebArchive, WebFiles, WheelMember, extract_tar, extract_wheel
+from physical.datasets.sources import (
+    Generated,
+    LocalArchive,
+    SystemFolder,
+    WebArchive,
+    WebFiles,
+    WheelMember,
+    extract_tar,
+    extract_wheel,
+)
 
 
 @pytest.fixture
 def delivery(tmp_path: Path) -> Delivery:
-    return Delivery(tmp_path / "into", (tmp_path,), lambda _: None, lambda _name, _done, _total: None)
+    return Delivery(
+        tmp_path / "into", (tmp_path,), lambda _: None, lambda _name, _done, _total: None
+    )
 
 
 def _tar(path: Path, members: Mapping[str, bytes], mode: str = "w:gz") -> Path:
@@ -31,15 +42,22 @@ def _wheel(path: Path, members: Mapping[str, bytes]) -> Path:
     with zipfile.ZipFile(path, "w") as archive:
         for name, content in members.items():
             archive.writestr(name, content)
-        archive.writestr(f"{about}/METADATA", "Metadata-Version: 2.1\nName: tiny-data\nVersion: 1.0\nRequires-Python: >=3.13\n")
-        archive.writestr(f"{about}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        archive.writestr(
+            f"{about}/METADATA",
+            "Metadata-Version: 2.1\nName: tiny-data\nVersion: 1.0\nRequires-Python: >=3.13\n",
+        )
+        archive.writestr(
+            f"{about}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        )
         archive.writestr(f"{about}/RECORD", "")
     return path
 
 
 @pytest.mark.parametrize("mode", ["w", "w:gz", "w:xz"])
 def test_only_needed_members_leave_a_tar_archive(tmp_path: Path, file_of, mode: str) -> None:
-    archive = _tar(tmp_path / "a.tar", {"folder/one": b"1", "../evil": b"!", "folder/two": b"22"}, mode)
+    archive = _tar(
+        tmp_path / "a.tar", {"folder/one": b"1", "../evil": b"!", "folder/two": b"22"}, mode
+    )
     extract_tar(archive, [file_of("two", b"22")], tmp_path / "into")
     assert [path.name for path in (tmp_path / "into").iterdir()] == ["two"]
 
@@ -63,7 +81,9 @@ def test_damaged_tar_archive_is_one_clear_error(tmp_path: Path, file_of) -> None
         extract_tar(tmp_path / "junk", [file_of("one", b"1")], tmp_path)
 
 
-def test_local_archive_is_found_under_one_of_its_names(tmp_path: Path, file_of, delivery: Delivery) -> None:
+def test_local_archive_is_found_under_one_of_its_names(
+    tmp_path: Path, file_of, delivery: Delivery
+) -> None:
     source = LocalArchive(("a.tar.xz", "a.tar.gz"))
     with pytest.raises(DataError, match="--data-dir"):
         source.deliver([file_of("one", b"1")], delivery)
@@ -81,20 +101,26 @@ def test_web_file_arrives_and_its_part_is_gone(web, file_of, delivery: Delivery)
 
 def test_gzipped_web_file_is_unpacked(web, file_of, delivery: Delivery) -> None:
     web.content = gzip.compress(b"content")
-    WebFiles("here", {"one": web.address + "/one.gz"}, packed=True).deliver([file_of("one", b"content")], delivery)
+    WebFiles("here", {"one": web.address + "/one.gz"}, packed=True).deliver(
+        [file_of("one", b"content")], delivery
+    )
     assert (delivery.folder / "one").read_bytes() == b"content"
 
 
 def test_web_archive_is_opened(web, tmp_path: Path, file_of, delivery: Delivery) -> None:
     web.content = _tar(tmp_path / "a.tar.gz", {"folder/one": b"1", "folder/two": b"2"}).read_bytes()
-    WebArchive("here", web.address + "/a.tar.gz").deliver([file_of("one", b"1"), file_of("two", b"2")], delivery)
+    WebArchive("here", web.address + "/a.tar.gz").deliver(
+        [file_of("one", b"1"), file_of("two", b"2")], delivery
+    )
     assert (delivery.folder / "two").read_bytes() == b"2"
 
 
 def test_web_file_with_the_wrong_digest_is_thrown_away(web, file_of, delivery: Delivery) -> None:
     web.content = b"contenX"
     with pytest.raises(DataError, match="expected md5"):
-        WebFiles("here", {"one": web.address + "/one"}).deliver([file_of("one", b"content")], delivery)
+        WebFiles("here", {"one": web.address + "/one"}).deliver(
+            [file_of("one", b"content")], delivery
+        )
     assert not list(delivery.folder.glob("one")) + list(delivery.folder.glob("*.part"))
 
 
@@ -108,7 +134,9 @@ def test_system_folder_tells_how_to_install_it(tmp_path: Path, file_of, delivery
     assert (delivery.folder / "one").read_bytes() == b"1"
 
 
-def test_gzip_file_cut_short_is_one_clear_error(tmp_path: Path, file_of, delivery: Delivery) -> None:
+def test_gzip_file_cut_short_is_one_clear_error(
+    tmp_path: Path, file_of, delivery: Delivery
+) -> None:
     (tmp_path / "one.gz").write_bytes(gzip.compress(bytes(range(256)) * 9)[:-20])
     with pytest.raises(DataError, match="cut short or damaged"):
         SystemFolder(tmp_path, "").deliver([file_of("one", b"1")], delivery)
@@ -127,26 +155,38 @@ def test_member_leaves_a_wheel(tmp_path: Path, file_of) -> None:
         extract_wheel(wheel, {"one": "tiny/one"}, [file_of("one", b"1")], tmp_path / "into")
 
 
-def test_pip_fetches_a_wheel_for_another_python(tmp_path: Path, file_of, delivery: Delivery, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pip_fetches_a_wheel_for_another_python(
+    tmp_path: Path, file_of, delivery: Delivery, monkeypatch: pytest.MonkeyPatch
+) -> None:
     shelf = tmp_path / "shelf"
     shelf.mkdir()
     _wheel(shelf / "tiny_data-1.0-py3-none-any.whl", {"tiny/one": b"1"})
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(shelf))
-    WheelMember("tiny-data==1.0", "3.13", {"one": "tiny/one"}).deliver([file_of("one", b"1")], delivery)
+    WheelMember("tiny-data==1.0", "3.13", {"one": "tiny/one"}).deliver(
+        [file_of("one", b"1")], delivery
+    )
     assert (delivery.folder / "one").read_bytes() == b"1"
     assert len(list(delivery.folder.iterdir())) == 1
 
 
-def test_pips_own_words_are_told_when_it_fails(tmp_path: Path, file_of, delivery: Delivery, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pips_own_words_are_told_when_it_fails(
+    tmp_path: Path, file_of, delivery: Delivery, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
     with pytest.raises(OSError, match="pip ended with code 1: ERROR"):
-        WheelMember("tiny-data==1.0", "3.13", {"one": "tiny/one"}).deliver([file_of("one", b"1")], delivery)
+        WheelMember("tiny-data==1.0", "3.13", {"one": "tiny/one"}).deliver(
+            [file_of("one", b"1")], delivery
+        )
 
 
 def test_generated_file_must_have_its_digest_too(file_of, delivery: Delivery) -> None:
-    Generated("one", lambda path: path.write_bytes(b"1") and None).deliver([file_of("one", b"1")], delivery)
+    Generated("one", lambda path: path.write_bytes(b"1") and None).deliver(
+        [file_of("one", b"1")], delivery
+    )
     assert (delivery.folder / "one").read_bytes() == b"1"
     with pytest.raises(DataError, match="md5"):
-        Generated("two", lambda path: path.write_bytes(b"1") and None).deliver([file_of("two", b"2")], delivery)
+        Generated("two", lambda path: path.write_bytes(b"1") and None).deliver(
+            [file_of("two", b"2")], delivery
+        )

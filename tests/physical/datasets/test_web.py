@@ -16,7 +16,9 @@ def _nothing(_done: int, _total: int | None) -> None:
 def test_file_comes_whole_and_progress_ends_at_its_size(web, tmp_path: Path) -> None:
     web.content = CONTENT
     seen: list[tuple[int, int | None]] = []
-    download(web.address + "/a", tmp_path / "a.part", lambda done, total: seen.append((done, total)))
+    download(
+        web.address + "/a", tmp_path / "a.part", lambda done, total: seen.append((done, total))
+    )
     assert (tmp_path / "a.part").read_bytes() == CONTENT
     assert seen[-1] == (len(CONTENT), len(CONTENT))
 
@@ -50,7 +52,9 @@ def test_download_that_is_already_whole_asks_for_nothing_more(web, tmp_path: Pat
     assert (tmp_path / "a.part").read_bytes() == CONTENT
 
 
-def test_connection_that_brings_nothing_more_is_given_up_and_the_part_stays(web, tmp_path: Path) -> None:
+def test_connection_that_brings_nothing_more_is_given_up_and_the_part_stays(
+    web, tmp_path: Path
+) -> None:
     web.content, web.cut_after = CONTENT, [100, 0]
     with pytest.raises((DataError, OSError), match=re.escape("100 bytes") + "|cannot be reached"):
         download(web.address + "/a", tmp_path / "a.part", _nothing)

@@ -32,7 +32,7 @@ class Clock:
 
 
 @dataclass
-class Ward:
+class SimulatedHospitals:
     """One hospital's folder, its mirror and its intake."""
 
     folder: Path
@@ -48,7 +48,11 @@ class Ward:
         return path
 
     def left(self) -> list[str]:
-        return sorted(str(path.relative_to(self.intake.inbox)) for path in self.intake.inbox.rglob("*") if path.is_file())
+        return sorted(
+            str(path.relative_to(self.intake.inbox))
+            for path in self.intake.inbox.rglob("*")
+            if path.is_file()
+        )
 
 
 @pytest.fixture
@@ -57,26 +61,36 @@ def pseudonyms() -> Pseudonyms:
 
 
 @pytest.fixture
-def ward_of(tmp_path: Path, pseudonyms: Pseudonyms) -> Callable[..., Ward]:
-    def make(name: str = "ward", **changes: object) -> Ward:
+def ward_of(tmp_path: Path, pseudonyms: Pseudonyms) -> Callable[..., SimulatedHospitals]:
+    def make(name: str = "hospitals", **changes: object) -> SimulatedHospitals:
         folder = tmp_path / name
         mirror, clock = Mirror(folder / "mirror", SIZE), Clock()
         config = IntakeConfig(**({"image_size": SIZE, "settle_seconds": 0} | changes))  # type: ignore[arg-type]
-        return Ward(folder, mirror, FolderIntake(folder, mirror, pseudonyms, config, clock), pseudonyms, clock)
+        return SimulatedHospitals(
+            folder,
+            mirror,
+            FolderIntake(folder, mirror, pseudonyms, config, clock),
+            pseudonyms,
+            clock,
+        )
 
     return make
 
 
 @pytest.fixture
-def ward(ward_of: Callable[..., Ward]) -> Ward:
+def hospitals(ward_of: Callable[..., SimulatedHospitals]) -> SimulatedHospitals:
     return ward_of()
 
 
 @pytest.fixture
 def made() -> Callable[..., Dataset]:
-    def make(seed: int = 0, body_part: str | None = "LIVER", size: int = SIZE, **changes: object) -> Dataset:
+    def make(
+        seed: int = 0, body_part: str | None = "LIVER", size: int = SIZE, **changes: object
+    ) -> Dataset:
         rng = np.random.default_rng([5, seed])
-        data = ct_dataset(rng.uniform(-200, 300, (size, size)), make_identity(rng), make_uid(rng), body_part)
+        data = ct_dataset(
+            rng.uniform(-200, 300, (size, size)), make_identity(rng), make_uid(rng), body_part
+        )
         for keyword, value in changes.items():
             setattr(data, keyword, value)
         return data

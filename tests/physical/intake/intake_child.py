@@ -22,7 +22,9 @@ OPERATIONS = {"open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "sqlite3
 
 def intake_of(folder: Path) -> FolderIntake:
     config = IntakeConfig(image_size=16, settle_seconds=0)
-    return FolderIntake(folder, Mirror(folder / "mirror", 16), read_or_make_key(folder / "key"), config)
+    return FolderIntake(
+        folder, Mirror(folder / "mirror", 16), read_or_make_key(folder / "key"), config
+    )
 
 
 def at_each_operation(folder: Path, act: Callable[[], object]) -> None:

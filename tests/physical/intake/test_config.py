@@ -20,12 +20,24 @@ def test_with_a_list_nothing_else_is_a_name() -> None:
 def test_free_text_becomes_a_name_only_by_a_list() -> None:
     with pytest.raises(ValueError, match="may hold a patient's name"):
         IntakeConfig(label_tag="StudyDescription")
-    assert IntakeConfig(label_tag="StudyDescription", class_names={"liver scan": "liver"}).class_of("Liver Scan") == "liver"
+    assert (
+        IntakeConfig(label_tag="StudyDescription", class_names={"liver scan": "liver"}).class_of(
+            "Liver Scan"
+        )
+        == "liver"
+    )
 
 
 @pytest.mark.parametrize(
     "change",
-    [{"image_size": 4}, {"settle_seconds": -1}, {"most_attempts": 0}, {"window_width": 0}, {"class_names": {"a": " b"}}, {"windows": 1}],
+    [
+        {"image_size": 4},
+        {"settle_seconds": -1},
+        {"most_attempts": 0},
+        {"window_width": 0},
+        {"class_names": {"a": " b"}},
+        {"windows": 1},
+    ],
 )
 def test_values_out_of_range_are_refused(change: dict[str, object]) -> None:
     with pytest.raises((ValueError, TypeError)):
@@ -33,7 +45,10 @@ def test_values_out_of_range_are_refused(change: dict[str, object]) -> None:
 
 
 def test_reports_add_up() -> None:
-    one, other = IntakeReport(1, 2, 3, {"truncated": 1}, 5), IntakeReport(10, 20, 30, {"truncated": 2, "duplicate": 1}, 4)
+    one, other = (
+        IntakeReport(1, 2, 3, {"truncated": 1}, 5),
+        IntakeReport(10, 20, 30, {"truncated": 2, "duplicate": 1}, 4),
+    )
     both = one + other
     assert both == IntakeReport(11, 22, 33, {"duplicate": 1, "truncated": 3}, 4)
     assert both.num_quarantined == 4

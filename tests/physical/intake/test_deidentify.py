@@ -62,7 +62,15 @@ FILLINGS = {
     "DS": "77.125",
     "US": 40777,
 }
-IDENTITY_BYTES = [b"19991231", b"235959", b"077Y", b"1.2.77.99", b"77.125", SECRET.encode(), SECRET.lower().encode()]
+IDENTITY_BYTES = [
+    b"19991231",
+    b"235959",
+    b"077Y",
+    b"1.2.77.99",
+    b"77.125",
+    SECRET.encode(),
+    SECRET.lower().encode(),
+]
 
 
 def clean_of(content: bytes, pseudonyms: Pseudonyms) -> tuple[Dataset, bytes]:
@@ -85,13 +93,26 @@ def fill(data: Dataset, keyword: str) -> None:
         setattr(data, keyword, SECRET)
 
 
-def test_nothing_of_the_basic_profiles_list_survives(made: Callable[..., Dataset], pseudonyms: Pseudonyms) -> None:
+def test_nothing_of_the_basic_profiles_list_survives(
+    made: Callable[..., Dataset], pseudonyms: Pseudonyms
+) -> None:
     data = made()
     for keyword in BASIC_PROFILE:
         assert tag_for_keyword(keyword) is not None, keyword
-        if keyword not in ("SOPInstanceUID", "PatientSize", "PatientWeight", "PregnancyStatus", "PatientSex"):
+        if keyword not in (
+            "SOPInstanceUID",
+            "PatientSize",
+            "PatientWeight",
+            "PregnancyStatus",
+            "PatientSex",
+        ):
             fill(data, keyword)
-    data.PatientSex, data.PatientSize, data.PatientWeight, data.PregnancyStatus = "O", 77.125, 77.125, 40777
+    data.PatientSex, data.PatientSize, data.PatientWeight, data.PregnancyStatus = (
+        "O",
+        77.125,
+        77.125,
+        40777,
+    )
     original_uid = str(data.SOPInstanceUID)
     clean, written = clean_of(dicom_bytes(data), pseudonyms)
     for keyword in BASIC_PROFILE:
@@ -108,7 +129,9 @@ def test_nothing_of_the_basic_profiles_list_survives(made: Callable[..., Dataset
         assert secret not in written.replace(pixels, b"")
 
 
-def test_private_overlays_and_unknown_elements_are_removed(made: Callable[..., Dataset], pseudonyms: Pseudonyms) -> None:
+def test_private_overlays_and_unknown_elements_are_removed(
+    made: Callable[..., Dataset], pseudonyms: Pseudonyms
+) -> None:
     data = made()
     block = data.private_block(0x0029, "SOMEBODY", create=True)
     block.add_new(0x10, "LO", SECRET)
@@ -118,7 +141,11 @@ def test_private_overlays_and_unknown_elements_are_removed(made: Callable[..., D
     data.add_new(0x00180EFE, "LO", SECRET)  # nobody's yet
     clean, written = clean_of(dicom_bytes(data), pseudonyms)
     assert SECRET.encode() not in written
-    assert not [element for element in clean if element.tag.is_private or element.tag.group in (0x5000, 0x6000)]
+    assert not [
+        element
+        for element in clean
+        if element.tag.is_private or element.tag.group in (0x5000, 0x6000)
+    ]
 
 
 def test_it_says_what_was_done(made: Callable[..., Dataset], pseudonyms: Pseudonyms) -> None:
@@ -127,38 +154,66 @@ def test_it_says_what_was_done(made: Callable[..., Dataset], pseudonyms: Pseudon
     assert "PS3.15" in clean.DeidentificationMethod
     assert len(clean.DeidentificationMethod) <= 64
     assert clean.DeidentificationMethodCodeSequence[0].CodeValue == "113100"
-    assert clean.PatientName == clean.PatientID == pseudonyms.of("patient", str(made().PatientID), "")
-    assert clean.file_meta.MediaStorageSOPInstanceUID == clean.SOPInstanceUID == pseudonyms.uid(str(made().SOPInstanceUID))
+    assert (
+        clean.PatientName == clean.PatientID == pseudonyms.of("patient", str(made().PatientID), "")
+    )
+    assert (
+        clean.file_meta.MediaStorageSOPInstanceUID
+        == clean.SOPInstanceUID
+        == pseudonyms.uid(str(made().SOPInstanceUID))
+    )
     assert written[:128] == b"\0" * 128
 
 
-def test_the_same_file_gives_the_same_bytes_and_another_key_others(made: Callable[..., Dataset], pseudonyms: Pseudonyms) -> None:
+def test_the_same_file_gives_the_same_bytes_and_another_key_others(
+    made: Callable[..., Dataset], pseudonyms: Pseudonyms
+) -> None:
     content = dicom_bytes(made())
     assert clean_of(content, pseudonyms)[1] == clean_of(content, pseudonyms)[1]
     other, _ = clean_of(content, Pseudonyms(b"x" * 32))
     mine, _ = clean_of(content, pseudonyms)
-    for keyword in ("PatientID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID"):
+    for keyword in (
+        "PatientID",
+        "SOPInstanceUID",
+        "StudyInstanceUID",
+        "SeriesInstanceUID",
+        "FrameOfReferenceUID",
+    ):
         assert other[keyword].value != mine[keyword].value
 
 
-def test_images_of_a_patient_and_a_study_stay_together(made: Callable[..., Dataset], pseudonyms: Pseudonyms) -> None:
+def test_images_of_a_patient_and_a_study_stay_together(
+    made: Callable[..., Dataset], pseudonyms: Pseudonyms
+) -> None:
     one, two, stranger = made(1), made(2), made(3)
     two.PatientID, two.StudyInstanceUID = one.PatientID, one.StudyInstanceUID
-    first, second, third = (clean_of(dicom_bytes(each), pseudonyms)[0] for each in (one, two, stranger))
+    first, second, third = (
+        clean_of(dicom_bytes(each), pseudonyms)[0] for each in (one, two, stranger)
+    )
     assert (first.PatientID, first.StudyInstanceUID) == (second.PatientID, second.StudyInstanceUID)
     assert first.PatientID != third.PatientID
     assert first.SOPInstanceUID != second.SOPInstanceUID
 
 
-def test_a_patient_without_a_number_is_as_long_as_a_study(made: Callable[..., Dataset], pseudonyms: Pseudonyms) -> None:
+def test_a_patient_without_a_number_is_as_long_as_a_study(
+    made: Callable[..., Dataset], pseudonyms: Pseudonyms
+) -> None:
     one, two = made(1, PatientID=""), made(2, PatientID="")
-    assert clean_of(dicom_bytes(one), pseudonyms)[0].PatientID != clean_of(dicom_bytes(two), pseudonyms)[0].PatientID
+    assert (
+        clean_of(dicom_bytes(one), pseudonyms)[0].PatientID
+        != clean_of(dicom_bytes(two), pseudonyms)[0].PatientID
+    )
     two.StudyInstanceUID = one.StudyInstanceUID
-    assert clean_of(dicom_bytes(one), pseudonyms)[0].PatientID == clean_of(dicom_bytes(two), pseudonyms)[0].PatientID
+    assert (
+        clean_of(dicom_bytes(one), pseudonyms)[0].PatientID
+        == clean_of(dicom_bytes(two), pseudonyms)[0].PatientID
+    )
 
 
 @pytest.mark.parametrize("signed", [False, True])
-def test_densities_survive(made: Callable[..., Dataset], pseudonyms: Pseudonyms, signed: bool) -> None:
+def test_densities_survive(
+    made: Callable[..., Dataset], pseudonyms: Pseudonyms, signed: bool
+) -> None:
     data = made()
     if signed:
         data.PixelRepresentation, data.RescaleIntercept = 1, 0
@@ -171,7 +226,9 @@ def test_densities_survive(made: Callable[..., Dataset], pseudonyms: Pseudonyms,
     assert (before.spacing, before.window) == (after.spacing, after.window)
 
 
-def test_what_hides_between_the_pixels_is_not_carried_over(made: Callable[..., Dataset], pseudonyms: Pseudonyms) -> None:
+def test_what_hides_between_the_pixels_is_not_carried_over(
+    made: Callable[..., Dataset], pseudonyms: Pseudonyms
+) -> None:
     data = made()
     hidden = np.frombuffer(data.PixelData, "<u2") | 0x5000  # in unused bits
     data.PixelData = hidden.tobytes() + SECRET.encode() + b"!"  # and behind the last pixel
@@ -183,16 +240,29 @@ def test_what_hides_between_the_pixels_is_not_carried_over(made: Callable[..., D
     frame = next(generate_frames(data.PixelData, number_of_frames=1))
     comment = SECRET.encode()
     place = frame.index(b"\xff\x90")  # the first tile: comments stand before it
-    frame = frame[:place] + b"\xff\x64" + (len(comment) + 4).to_bytes(2, "big") + b"\0\1" + comment + frame[place:]
+    frame = (
+        frame[:place]
+        + b"\xff\x64"
+        + (len(comment) + 4).to_bytes(2, "big")
+        + b"\0\1"
+        + comment
+        + frame[place:]
+    )
     data.PixelData = encapsulate([frame])
     content = dicom_bytes(data)
     assert SECRET.encode() in content
     assert SECRET.encode() not in clean_of(content, pseudonyms)[1]
 
 
-def test_words_where_codes_belong_are_not_carried_over(made: Callable[..., Dataset], pseudonyms: Pseudonyms) -> None:
+def test_words_where_codes_belong_are_not_carried_over(
+    made: Callable[..., Dataset], pseudonyms: Pseudonyms
+) -> None:
     data = made()
-    data.BodyPartExamined, data.PatientPosition, data.ImageType = "A" * 14, "B" * 14, ["ORIGINAL", "PRIMARY", "C" * 14]
+    data.BodyPartExamined, data.PatientPosition, data.ImageType = (
+        "A" * 14,
+        "B" * 14,
+        ["ORIGINAL", "PRIMARY", "C" * 14],
+    )
     content = dicom_bytes(data)
     for letter in b"ABC":
         content = content.replace(bytes([letter]) * 14, f"{SECRET}^{SECRET}"[:14].encode())
@@ -202,7 +272,9 @@ def test_words_where_codes_belong_are_not_carried_over(made: Callable[..., Datas
     assert not {"BodyPartExamined", "PatientPosition", "ImageType"} & set(clean.dir())
 
 
-def test_sequences_that_are_kept_are_cleaned_within(made: Callable[..., Dataset], pseudonyms: Pseudonyms) -> None:
+def test_sequences_that_are_kept_are_cleaned_within(
+    made: Callable[..., Dataset], pseudonyms: Pseudonyms
+) -> None:
     data, group, measures = made(), Dataset(), Dataset()
     measures.PixelSpacing, measures.PatientName = [1, 1], SECRET
     group.PixelMeasuresSequence, group.ImageComments = Sequence([measures]), SECRET

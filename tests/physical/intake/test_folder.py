@@ -24,71 +24,87 @@ Make = Callable[..., Dataset]
 FileOf = Callable[..., bytes]
 
 
-def test_a_ct_goes_into_archive_and_mirror_and_leaves_the_inbox(ward, made: Make) -> None:
+def test_a_ct_goes_into_archive_and_mirror_and_leaves_the_inbox(hospitals, made: Make) -> None:
     data = made(0, "LIVER", RescaleIntercept=-1000)
-    ward.put("ZORBLAX.dcm", dicom_bytes(data))
-    assert ward.intake.look() == IntakeReport(added=1, images=1)
-    assert ward.left() == []
-    (image_id,) = ward.mirror.ids()
-    (facts,) = ward.mirror.facts([image_id])
-    (archived,) = ward.intake.archive.glob("*/*.dcm")
-    assert archived.stem == image_id == ward.pseudonyms.of("uid", str(data.SOPInstanceUID))
-    assert facts.patient == dcmread(archived).PatientID == ward.pseudonyms.of("patient", str(data.PatientID), "")
-    assert (facts.class_name, facts.source, facts.arrived) == ("liver", "dicom", "2024-02-19T08:30:00+00:00")
+    hospitals.put("ZORBLAX.dcm", dicom_bytes(data))
+    assert hospitals.intake.look() == IntakeReport(added=1, images=1)
+    assert hospitals.left() == []
+    (image_id,) = hospitals.mirror.ids()
+    (facts,) = hospitals.mirror.facts([image_id])
+    (archived,) = hospitals.intake.archive.glob("*/*.dcm")
+    assert archived.stem == image_id == hospitals.pseudonyms.of("uid", str(data.SOPInstanceUID))
+    assert (
+        facts.patient
+        == dcmread(archived).PatientID
+        == hospitals.pseudonyms.of("patient", str(data.PatientID), "")
+    )
+    assert (facts.class_name, facts.source, facts.arrived) == (
+        "liver",
+        "dicom",
+        "2024-02-19T08:30:00+00:00",
+    )
     hounsfield = np.frombuffer(data.PixelData, "<u2").reshape(16, 16) - 1000.0
-    np.testing.assert_array_equal(ward.mirror.pixels([image_id])[0], fitted(windowed(hounsfield, ABDOMEN), 16))
+    np.testing.assert_array_equal(
+        hospitals.mirror.pixels([image_id])[0], fitted(windowed(hounsfield, ABDOMEN), 16)
+    )
 
 
-def test_the_same_file_again_is_taken_once(ward, file_of: FileOf) -> None:
+def test_the_same_file_again_is_taken_once(hospitals, file_of: FileOf) -> None:
     for name in ("a.dcm", "b.dcm"):
-        ward.put(name, file_of())
-    assert ward.intake.look() == IntakeReport(added=1, images=1, repeated=1)
-    ward.put("a.dcm", file_of())
-    assert ward.intake.look() == IntakeReport(repeated=1)
-    assert len(ward.mirror) == 1
-    assert ward.left() == []
+        hospitals.put(name, file_of())
+    assert hospitals.intake.look() == IntakeReport(added=1, images=1, repeated=1)
+    hospitals.put("a.dcm", file_of())
+    assert hospitals.intake.look() == IntakeReport(repeated=1)
+    assert len(hospitals.mirror) == 1
+    assert hospitals.left() == []
 
 
-def test_the_same_image_with_other_words_around_it_is_the_same(ward, made: Make) -> None:
-    ward.put("a.dcm", dicom_bytes(made()))
-    ward.put("b.dcm", dicom_bytes(made(PatientComments="arrived by another way", WindowCenter=100)))
-    assert ward.intake.look() == IntakeReport(added=1, images=1, repeated=1)
+def test_the_same_image_with_other_words_around_it_is_the_same(hospitals, made: Make) -> None:
+    hospitals.put("a.dcm", dicom_bytes(made()))
+    hospitals.put(
+        "b.dcm", dicom_bytes(made(PatientComments="arrived by another way", WindowCenter=100))
+    )
+    assert hospitals.intake.look() == IntakeReport(added=1, images=1, repeated=1)
 
 
-@pytest.mark.parametrize("change", [{"RescaleIntercept": -1000}, {"PatientID": "SOMEBODY"}, {"PixelData": b"\1\0" * 256}])
-def test_another_image_under_the_same_uid_is_quarantined(ward, made: Make, change: dict[str, object]) -> None:
-    ward.put("a.dcm", dicom_bytes(made()))
-    ward.put("b.dcm", dicom_bytes(made(**change)))
-    assert ward.intake.look() == IntakeReport(added=1, images=1, quarantined={"duplicate": 1})
-    assert ward.intake.quarantine.counts() == {"duplicate": 1}
-    assert len(ward.mirror) == 1
+@pytest.mark.parametrize(
+    "change", [{"RescaleIntercept": -1000}, {"PatientID": "SOMEBODY"}, {"PixelData": b"\1\0" * 256}]
+)
+def test_another_image_under_the_same_uid_is_quarantined(
+    hospitals, made: Make, change: dict[str, object]
+) -> None:
+    hospitals.put("a.dcm", dicom_bytes(made()))
+    hospitals.put("b.dcm", dicom_bytes(made(**change)))
+    assert hospitals.intake.look() == IntakeReport(added=1, images=1, quarantined={"duplicate": 1})
+    assert hospitals.intake.quarantine.counts() == {"duplicate": 1}
+    assert len(hospitals.mirror) == 1
 
 
-def test_a_damaged_copy_in_the_archive_is_no_reason_to_refuse(ward, file_of: FileOf) -> None:
-    ward.put("a.dcm", file_of())
-    ward.intake.look()
-    (archived,) = ward.intake.archive.glob("*/*.dcm")
+def test_a_damaged_copy_in_the_archive_is_no_reason_to_refuse(hospitals, file_of: FileOf) -> None:
+    hospitals.put("a.dcm", file_of())
+    hospitals.intake.look()
+    (archived,) = hospitals.intake.archive.glob("*/*.dcm")
     whole = archived.read_bytes()
     archived.write_bytes(whole[:100])
-    ward.put("a.dcm", file_of())
-    assert ward.intake.look() == IntakeReport(repeated=1)
+    hospitals.put("a.dcm", file_of())
+    assert hospitals.intake.look() == IntakeReport(repeated=1)
     assert archived.read_bytes() == whole
 
 
-def test_frames_become_images_of_their_own(ward, made: Make) -> None:
+def test_frames_become_images_of_their_own(hospitals, made: Make) -> None:
     data = made(NumberOfFrames=3)
     data.PixelData = data.PixelData * 3
-    ward.put("a.dcm", dicom_bytes(data))
-    assert ward.intake.look() == IntakeReport(added=1, images=3)
-    root = ward.pseudonyms.of("uid", str(data.SOPInstanceUID))
-    assert ward.mirror.ids() == [f"{root}-0001", f"{root}-0002", f"{root}-0003"]
+    hospitals.put("a.dcm", dicom_bytes(data))
+    assert hospitals.intake.look() == IntakeReport(added=1, images=3)
+    root = hospitals.pseudonyms.of("uid", str(data.SOPInstanceUID))
+    assert hospitals.mirror.ids() == [f"{root}-0001", f"{root}-0002", f"{root}-0003"]
 
 
 def test_an_image_that_nobody_names_has_no_name(ward_of, file_of: FileOf) -> None:
-    ward = ward_of()
-    ward.put("a.dcm", file_of(body_part=None))
-    ward.intake.look()
-    assert ward.mirror.ids(named=False) == ward.mirror.ids()
+    hospitals = ward_of()
+    hospitals.put("a.dcm", file_of(body_part=None))
+    hospitals.intake.look()
+    assert hospitals.mirror.ids(named=False) == hospitals.mirror.ids()
     blind = ward_of("blind", label_tag=None)
     blind.put("a.dcm", file_of(body_part="LIVER"))
     blind.intake.look()
@@ -96,77 +112,95 @@ def test_an_image_that_nobody_names_has_no_name(ward_of, file_of: FileOf) -> Non
 
 
 def test_pictures_and_volumes_are_taken_with_their_folders_name(ward_of, file_of: FileOf) -> None:
-    ward = ward_of(class_from_folder=True)
+    hospitals = ward_of(class_from_folder=True)
     stream = BytesIO()
     Image.fromarray(np.arange(256, dtype=np.uint8).reshape(16, 16)).save(stream, "PNG")
-    ward.put("Spleen/one.png", stream.getvalue())
+    hospitals.put("Spleen/one.png", stream.getvalue())
     stream = BytesIO()
     Image.fromarray(np.full((20, 20), 9, np.uint8)).save(stream, "JPEG")
-    ward.put("liver/two.jpg", stream.getvalue())
-    ward.put("liver/three.nii", nib.Nifti1Image(np.zeros((8, 8, 2), np.int16), np.eye(4)).to_bytes())
-    ward.put("liver/four.dcm", file_of(body_part=None))
-    ward.put("five.png", b"\x89PNG\r\n\x1a\n nothing")
-    ward.put("six.nii.gz", b"nothing")
-    ward.put("seven.txt", b"nothing")
-    report = ward.intake.look()
-    assert report == IntakeReport(added=4, images=5, quarantined={"not_an_image": 2, "not_dicom": 1})
-    assert ward.mirror.class_counts() == {"liver": 3, "spleen": 1}
-    assert sorted({facts.source for facts in ward.mirror.facts(ward.mirror.ids())}) == ["dicom", "jpeg", "nifti", "png"]
-    assert sorted(path.suffix for path in ward.intake.archive.glob("*/*")) == [".dcm", ".nii", ".png", ".png"]
+    hospitals.put("liver/two.jpg", stream.getvalue())
+    hospitals.put(
+        "liver/three.nii", nib.Nifti1Image(np.zeros((8, 8, 2), np.int16), np.eye(4)).to_bytes()
+    )
+    hospitals.put("liver/four.dcm", file_of(body_part=None))
+    hospitals.put("five.png", b"\x89PNG\r\n\x1a\n nothing")
+    hospitals.put("six.nii.gz", b"nothing")
+    hospitals.put("seven.txt", b"nothing")
+    report = hospitals.intake.look()
+    assert report == IntakeReport(
+        added=4, images=5, quarantined={"not_an_image": 2, "not_dicom": 1}
+    )
+    assert hospitals.mirror.class_counts() == {"liver": 3, "spleen": 1}
+    assert sorted({facts.source for facts in hospitals.mirror.facts(hospitals.mirror.ids())}) == [
+        "dicom",
+        "jpeg",
+        "nifti",
+        "png",
+    ]
+    assert sorted(path.suffix for path in hospitals.intake.archive.glob("*/*")) == [
+        ".dcm",
+        ".nii",
+        ".png",
+        ".png",
+    ]
 
 
 def test_a_file_is_left_until_nobody_writes_to_it(ward_of, file_of: FileOf) -> None:
-    ward, content = ward_of(settle_seconds=2), file_of()
-    path = ward.put("a.dcm", content[:700])
-    assert ward.intake.look() == IntakeReport(waiting=1)
-    ward.clock.move(5)
+    hospitals, content = ward_of(settle_seconds=2), file_of()
+    path = hospitals.put("a.dcm", content[:700])
+    assert hospitals.intake.look() == IntakeReport(waiting=1)
+    hospitals.clock.move(5)
     path.write_bytes(content)
-    assert ward.intake.look() == IntakeReport(waiting=1)
-    ward.clock.move(1)
-    assert ward.intake.look() == IntakeReport(waiting=1)
-    ward.clock.move(1)
-    assert ward.intake.look() == IntakeReport(added=1, images=1)
+    assert hospitals.intake.look() == IntakeReport(waiting=1)
+    hospitals.clock.move(1)
+    assert hospitals.intake.look() == IntakeReport(waiting=1)
+    hospitals.clock.move(1)
+    assert hospitals.intake.look() == IntakeReport(added=1, images=1)
 
 
 def test_two_looks_take_all_that_is_there(ward_of, file_of: FileOf) -> None:
-    ward, slept = ward_of(settle_seconds=2), []
+    hospitals, slept = ward_of(settle_seconds=2), []
 
     def sleep(seconds: float) -> None:
         slept.append(seconds)
-        ward.clock.move(seconds)
+        hospitals.clock.move(seconds)
 
-    ward.put("a.dcm", file_of())
-    assert ward.intake.take_all(sleep) == IntakeReport(added=1, images=1)
-    assert ward.intake.take_all(sleep) == IntakeReport()
+    hospitals.put("a.dcm", file_of())
+    assert hospitals.intake.take_all(sleep) == IntakeReport(added=1, images=1)
+    assert hospitals.intake.take_all(sleep) == IntakeReport()
     assert slept == [2]
 
 
 def test_what_was_renamed_into_place_is_taken_at_once(ward_of, file_of: FileOf) -> None:
-    ward = ward_of(settle_seconds=2)
-    ward.put(f"a{READY}", file_of())
-    assert ward.intake.look().added == 1
+    hospitals = ward_of(settle_seconds=2)
+    hospitals.put(f"a{READY}", file_of())
+    assert hospitals.intake.look().added == 1
 
 
-def test_hidden_unfinished_and_special_files_are_left_alone(ward, tmp_path: Path, file_of: FileOf) -> None:
+def test_hidden_unfinished_and_special_files_are_left_alone(
+    hospitals, tmp_path: Path, file_of: FileOf
+) -> None:
     for name in (".hidden.dcm", "a.dcm.part", "b.tmp", ".folder/c.dcm"):
-        ward.put(name, file_of())
+        hospitals.put(name, file_of())
     elsewhere = tmp_path / "elsewhere"
     elsewhere.write_bytes(file_of())
-    (ward.intake.inbox / "link.dcm").symlink_to(elsewhere)
-    os.mkfifo(ward.intake.inbox / "pipe.dcm")
-    assert ward.intake.look() == IntakeReport()
+    (hospitals.intake.inbox / "link.dcm").symlink_to(elsewhere)
+    os.mkfifo(hospitals.intake.inbox / "pipe.dcm")
+    assert hospitals.intake.look() == IntakeReport()
     assert elsewhere.exists()
 
 
 def test_large_files_are_not_read(ward_of, file_of: FileOf) -> None:
-    ward = ward_of(limits=Limits(file_bytes=1000))
-    ward.put("a.dcm", file_of())
-    assert ward.intake.look() == IntakeReport(quarantined={"too_large": 1})
+    hospitals = ward_of(limits=Limits(file_bytes=1000))
+    hospitals.put("a.dcm", file_of())
+    assert hospitals.intake.look() == IntakeReport(quarantined={"too_large": 1})
 
 
-def test_a_file_that_cannot_be_read_does_not_stop_the_others(ward, file_of: FileOf, monkeypatch: pytest.MonkeyPatch) -> None:
-    ward.put("a.dcm", file_of(1))
-    ward.put("b.dcm", file_of(2))
+def test_a_file_that_cannot_be_read_does_not_stop_the_others(
+    hospitals, file_of: FileOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hospitals.put("a.dcm", file_of(1))
+    hospitals.put("b.dcm", file_of(2))
     real = os.open
 
     def broken(path: object, *args: int, **more: int) -> int:
@@ -177,14 +211,18 @@ def test_a_file_that_cannot_be_read_does_not_stop_the_others(ward, file_of: File
     with monkeypatch.context() as patch:
         patch.setattr(os, "open", broken)
         for look in range(8):  # more often than a file may kill processes
-            assert ward.intake.look() == IntakeReport(added=int(look == 0), images=int(look == 0), waiting=1)
-    assert ward.intake.look() == IntakeReport(added=1, images=1)
-    assert ward.left() == []
+            assert hospitals.intake.look() == IntakeReport(
+                added=int(look == 0), images=int(look == 0), waiting=1
+            )
+    assert hospitals.intake.look() == IntakeReport(added=1, images=1)
+    assert hospitals.left() == []
 
 
-def test_a_full_disk_stops_the_look_and_loses_nothing(ward, file_of: FileOf, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_stops_the_look_and_loses_nothing(
+    hospitals, file_of: FileOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for seed in range(3):
-        ward.put(f"{seed}.dcm", file_of(seed))
+        hospitals.put(f"{seed}.dcm", file_of(seed))
 
     def full(*_: object) -> None:
         raise OSError(28, "no space left")
@@ -193,24 +231,28 @@ def test_a_full_disk_stops_the_look_and_loses_nothing(ward, file_of: FileOf, mon
         patch.setattr("physical.intake.folder.write_whole", full)
         for _ in range(8):
             with pytest.raises(OSError, match="no space left"):
-                ward.intake.look()
-    assert len(ward.left()) == 3
-    assert ward.intake.look() == IntakeReport(added=3, images=3)
+                hospitals.intake.look()
+    assert len(hospitals.left()) == 3
+    assert hospitals.intake.look() == IntakeReport(added=3, images=3)
 
 
 def test_a_file_on_which_processes_die_goes_to_quarantine_unread(ward_of, file_of: FileOf) -> None:
-    ward = ward_of(most_attempts=2)
-    ward.put(".taking/1/a.dcm", file_of(1))
-    ward.put(".taking/2/sub/b.dcm", file_of(2))
-    assert ward.intake.look() == IntakeReport(added=1, images=1, quarantined={"reader_died": 1})
-    assert ward.left() == []
-    assert list((ward.intake.inbox / ".taking").glob("*/*")) == []
+    hospitals = ward_of(most_attempts=2)
+    hospitals.put(".taking/1/a.dcm", file_of(1))
+    hospitals.put(".taking/2/sub/b.dcm", file_of(2))
+    assert hospitals.intake.look() == IntakeReport(
+        added=1, images=1, quarantined={"reader_died": 1}
+    )
+    assert hospitals.left() == []
+    assert list((hospitals.intake.inbox / ".taking").glob("*/*")) == []
 
 
-def test_watching_ends_when_told_and_survives_trouble(ward, file_of: FileOf, monkeypatch: pytest.MonkeyPatch, caplog) -> None:
+def test_watching_ends_when_told_and_survives_trouble(
+    hospitals, file_of: FileOf, monkeypatch: pytest.MonkeyPatch, caplog
+) -> None:
     stop, reports = threading.Event(), []
-    ward.put("ZORBLAX.dcm", file_of())
-    real, calls = ward.intake.look, []
+    hospitals.put("ZORBLAX.dcm", file_of())
+    real, calls = hospitals.intake.look, []
 
     def look() -> IntakeReport:
         calls.append(None)
@@ -218,50 +260,70 @@ def test_watching_ends_when_told_and_survives_trouble(ward, file_of: FileOf, mon
             raise OSError(28, "no space left", "ZORBLAX.dcm")
         return real()
 
-    monkeypatch.setattr(ward.intake, "look", look)
+    monkeypatch.setattr(hospitals.intake, "look", look)
 
     def tell(report: IntakeReport) -> None:
         reports.append(report)
         stop.set()
 
     with caplog.at_level(logging.WARNING):
-        ward.intake.watch(stop, tell, seconds=0.001)
+        hospitals.intake.watch(stop, tell, seconds=0.001)
     assert reports == [IntakeReport(added=1, images=1)]
     assert "OSError (28)" in caplog.text
     assert "ZORBLAX" not in caplog.text
 
 
-def test_two_intakes_of_one_folder_share_the_work(ward, tmp_path: Path, file_of: FileOf, pseudonyms: Pseudonyms) -> None:
+def test_two_intakes_of_one_folder_share_the_work(
+    hospitals, tmp_path: Path, file_of: FileOf, pseudonyms: Pseudonyms
+) -> None:
     for seed in range(20):
-        ward.put(f"{seed}.dcm", file_of(seed))
-    other = FolderIntake(ward.folder, ward.mirror, pseudonyms, IntakeConfig(image_size=16, settle_seconds=0))
+        hospitals.put(f"{seed}.dcm", file_of(seed))
+    other = FolderIntake(
+        hospitals.folder,
+        hospitals.mirror,
+        pseudonyms,
+        IntakeConfig(image_size=16, settle_seconds=0),
+    )
     reports: list[IntakeReport] = []
-    threads = [threading.Thread(target=lambda each=each: reports.append(each.look())) for each in (ward.intake, other)]
+    threads = [
+        threading.Thread(target=lambda each=each: reports.append(each.look()))
+        for each in (hospitals.intake, other)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     assert sum(report.added for report in reports) == 20
-    assert len(ward.mirror) == 20
-    assert ward.intake.quarantine.counts() == {}
+    assert len(hospitals.mirror) == 20
+    assert hospitals.intake.quarantine.counts() == {}
 
 
-def test_another_key_or_size_is_refused(ward, tmp_path: Path, pseudonyms: Pseudonyms) -> None:
+def test_another_key_or_size_is_refused(hospitals, tmp_path: Path, pseudonyms: Pseudonyms) -> None:
     config = IntakeConfig(image_size=16)
     with pytest.raises(IntakeError, match="restore the key file"):
-        FolderIntake(ward.folder, ward.mirror, Pseudonyms(b"x" * 32), config)
+        FolderIntake(hospitals.folder, hospitals.mirror, Pseudonyms(b"x" * 32), config)
     with pytest.raises(IntakeError, match="image_size is 64, the mirror's 16"):
-        FolderIntake(ward.folder, ward.mirror, pseudonyms, IntakeConfig())
+        FolderIntake(hospitals.folder, hospitals.mirror, pseudonyms, IntakeConfig())
 
 
-def test_no_identity_is_left_in_any_byte_outside_of_the_quarantined_files(ward, made: Make) -> None:
+def test_no_identity_is_left_in_any_byte_outside_of_the_quarantined_files(
+    hospitals, made: Make
+) -> None:
     secrets: set[bytes] = set()
     for seed in range(12):
         data = made(seed)
         if seed % 3 == 0:
             data.RescaleSlope = 0  # to quarantine
         family, given = str(data.PatientName).split("^")
-        words = [family, given, data.PatientID, data.PatientBirthDate, data.SOPInstanceUID, data.StudyInstanceUID, data.SeriesInstanceUID]
+        words = [
+            family,
+            given,
+            data.PatientID,
+            data.PatientBirthDate,
+            data.SOPInstanceUID,
+            data.StudyInstanceUID,
+            data.SeriesInstanceUID,
+        ]
         words += [
             data.FrameOfReferenceUID,
             data.InstitutionName,
@@ -271,14 +333,20 @@ def test_no_identity_is_left_in_any_byte_outside_of_the_quarantined_files(ward, 
             data.AccessionNumber,
         ]
         secrets |= {str(word).encode() for word in words}
-        ward.put(f"{data.PatientName}/{data.PatientName}-{data.SOPInstanceUID}.dcm", dicom_bytes(data))
+        hospitals.put(
+            f"{data.PatientName}/{data.PatientName}-{data.SOPInstanceUID}.dcm", dicom_bytes(data)
+        )
     for _ in range(2):
-        ward.intake.look()
-    assert len(ward.mirror) == 8
-    ward.mirror.close()
+        hospitals.intake.look()
+    assert len(hospitals.mirror) == 8
+    hospitals.mirror.close()
     searched = 0
-    for path in [*ward.intake.archive.rglob("*"), *ward.mirror.folder.rglob("*"), *ward.intake.quarantine.folder.rglob("*")]:
-        name = str(path.relative_to(ward.folder)).encode()
+    for path in [
+        *hospitals.intake.archive.rglob("*"),
+        *hospitals.mirror.folder.rglob("*"),
+        *hospitals.intake.quarantine.folder.rglob("*"),
+    ]:
+        name = str(path.relative_to(hospitals.folder)).encode()
         content = path.read_bytes() if path.is_file() and path.suffix != ".file" else b""
         searched += len(content)
         for secret in secrets:
@@ -288,15 +356,19 @@ def test_no_identity_is_left_in_any_byte_outside_of_the_quarantined_files(ward, 
     assert searched > 20_000
 
 
-def test_mirrors_of_one_hospital_and_another_cannot_be_linked(ward, tmp_path: Path, file_of: FileOf) -> None:
+def test_mirrors_of_one_hospital_and_another_cannot_be_linked(
+    hospitals, tmp_path: Path, file_of: FileOf
+) -> None:
     other = tmp_path / "other"
     mirror = Mirror(other / "mirror", 16)
-    intake = FolderIntake(other, mirror, Pseudonyms(b"o" * 32), IntakeConfig(image_size=16, settle_seconds=0))
-    ward.put("a.dcm", file_of())
+    intake = FolderIntake(
+        other, mirror, Pseudonyms(b"o" * 32), IntakeConfig(image_size=16, settle_seconds=0)
+    )
+    hospitals.put("a.dcm", file_of())
     (intake.inbox / "a.dcm").write_bytes(file_of())
-    ward.intake.look()
+    hospitals.intake.look()
     intake.look()
-    (mine,), (theirs,) = ward.mirror.facts(ward.mirror.ids()), mirror.facts(mirror.ids())
+    (mine,), (theirs,) = hospitals.mirror.facts(hospitals.mirror.ids()), mirror.facts(mirror.ids())
     assert mine.image_id != theirs.image_id
     assert mine.patient != theirs.patient
     assert mine.study != theirs.study

@@ -20,14 +20,21 @@ LIMITS = Limits()
 WIDE = Window(0, 2000)
 
 
-def picture(mode: str = "L", kind: str = "PNG", size: tuple[int, int] = (16, 16), **options: Any) -> bytes:
+def picture(
+    mode: str = "L", kind: str = "PNG", size: tuple[int, int] = (16, 16), **options: Any
+) -> bytes:
     grey = Image.fromarray(np.arange(size[0] * size[1], dtype=np.uint8).reshape(size[::-1]))
     stream = BytesIO()
     grey.convert(mode).save(stream, kind, **options)
     return stream.getvalue()
 
 
-def volume(shape: tuple[int, ...] = (6, 5, 4), affine: np.ndarray | None = None, dtype: str = "int16", **header: Any) -> bytes:
+def volume(
+    shape: tuple[int, ...] = (6, 5, 4),
+    affine: np.ndarray | None = None,
+    dtype: str = "int16",
+    **header: Any,
+) -> bytes:
     values = (np.arange(np.prod(shape)).reshape(shape) * 7 - 400).astype(dtype)
     image = nib.Nifti1Image(values, np.diag([-1.0, -1.0, 2.0, 1.0]) if affine is None else affine)
     for key, value in header.items():
@@ -35,7 +42,9 @@ def volume(shape: tuple[int, ...] = (6, 5, 4), affine: np.ndarray | None = None,
     return image.to_bytes()
 
 
-def reason_of(content: bytes, limits: Limits = LIMITS, window: Window | None = WIDE, nifti: bool = False) -> Reason:
+def reason_of(
+    content: bytes, limits: Limits = LIMITS, window: Window | None = WIDE, nifti: bool = False
+) -> Reason:
     with pytest.raises(ImageFileError) as caught:
         read_volume(content, 8, window, limits) if nifti else read_picture(content, 8, limits)
     assert "allowed:" in str(caught.value)
@@ -57,7 +66,9 @@ def test_colours_become_grey(mode: str) -> None:
 def test_of_sixteen_bits_the_upper_ones_are_taken() -> None:
     stream = BytesIO()
     Image.fromarray(np.arange(256, dtype=np.uint16).reshape(16, 16) * 256 + 255).save(stream, "PNG")
-    np.testing.assert_array_equal(read_picture(stream.getvalue(), 16, LIMITS).squares[0].ravel(), np.arange(256))
+    np.testing.assert_array_equal(
+        read_picture(stream.getvalue(), 16, LIMITS).squares[0].ravel(), np.arange(256)
+    )
 
 
 def test_what_is_transparent_is_black() -> None:
@@ -92,20 +103,34 @@ def test_texts_of_a_picture_are_not_kept() -> None:
 
 def png_that_claims(width: int, height: int) -> bytes:
     def chunk(kind: bytes, content: bytes) -> bytes:
-        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+        return (
+            struct.pack(">I", len(content))
+            + kind
+            + content
+            + struct.pack(">I", zlib.crc32(kind + content))
+        )
 
     header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 1000)) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(b"\0" * 1000))
+        + chunk(b"IEND", b"")
+    )
 
 
-@pytest.mark.parametrize(("width", "height"), [(2049, 1), (1, 5000), (10_000, 10_000), (60_000, 60_000)])
+@pytest.mark.parametrize(
+    ("width", "height"), [(2049, 1), (1, 5000), (10_000, 10_000), (60_000, 60_000)]
+)
 def test_bombs_are_not_opened(width: int, height: int) -> None:
     assert reason_of(png_that_claims(width, height)) is Reason.TOO_LARGE
 
 
 def test_a_broken_picture_has_a_reason() -> None:
     stream = BytesIO()
-    Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64)).astype(np.uint8)).save(stream, "PNG")
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64)).astype(np.uint8)).save(
+        stream, "PNG"
+    )
     whole = stream.getvalue()
     assert reason_of(b"") is Reason.NOT_AN_IMAGE
     assert reason_of(b"GIF89a" + whole) is Reason.NOT_AN_IMAGE
@@ -124,7 +149,9 @@ def test_axial_slices_come_from_the_feet_up() -> None:
 
 
 @given(st.permutations([0, 1, 2]), st.tuples(*[st.sampled_from([-1, 1])] * 3))
-def test_a_volume_is_the_same_however_it_is_stored(axes: list[int], signs: tuple[int, int, int]) -> None:
+def test_a_volume_is_the_same_however_it_is_stored(
+    axes: list[int], signs: tuple[int, int, int]
+) -> None:
     values = np.arange(6 * 6 * 6).reshape(6, 6, 6).astype(np.int16) * 4  # right, front, up
     affine = np.eye(4)
     stored = values.transpose(axes)
@@ -135,12 +162,16 @@ def test_a_volume_is_the_same_however_it_is_stored(axes: list[int], signs: tuple
         if sign < 0:
             stored = np.flip(stored, axis)
     expected = read_volume(nib.Nifti1Image(values, affine).to_bytes(), 6, WIDE, LIMITS).squares
-    np.testing.assert_array_equal(read_volume(nib.Nifti1Image(stored, turned).to_bytes(), 6, WIDE, LIMITS).squares, expected)
+    np.testing.assert_array_equal(
+        read_volume(nib.Nifti1Image(stored, turned).to_bytes(), 6, WIDE, LIMITS).squares, expected
+    )
 
 
 def test_gzip_and_four_axes_change_nothing_and_scaling_counts() -> None:
     plain = read_volume(volume(), 8, WIDE, LIMITS).squares
-    np.testing.assert_array_equal(read_volume(gzip.compress(volume()), 8, WIDE, LIMITS).squares, plain)
+    np.testing.assert_array_equal(
+        read_volume(gzip.compress(volume()), 8, WIDE, LIMITS).squares, plain
+    )
     np.testing.assert_array_equal(read_volume(volume((6, 5, 4, 1)), 8, WIDE, LIMITS).squares, plain)
     content = bytearray(volume())
     content[112:120] = struct.pack("<ff", 2.0, -10.0)  # scl_slope, scl_inter
@@ -152,12 +183,17 @@ def test_gzip_and_four_axes_change_nothing_and_scaling_counts() -> None:
 def test_a_volume_without_numbers_in_places_is_air_there() -> None:
     values = np.full((6, 6, 2), np.nan, np.float32)
     values[0, 0, 0] = 500
-    assert read_volume(nib.Nifti1Image(values, np.eye(4)).to_bytes(), 6, WIDE, LIMITS).squares.max() == windowed(np.array([500.0]), WIDE)[0]
+    assert (
+        read_volume(nib.Nifti1Image(values, np.eye(4)).to_bytes(), 6, WIDE, LIMITS).squares.max()
+        == windowed(np.array([500.0]), WIDE)[0]
+    )
 
 
 def test_a_volumes_own_window() -> None:
     taken = read_volume(volume(cal_min=-100, cal_max=300), 8, None, LIMITS)
-    np.testing.assert_array_equal(taken.squares, read_volume(volume(), 8, Window(100, 400), LIMITS).squares)
+    np.testing.assert_array_equal(
+        taken.squares, read_volume(volume(), 8, Window(100, 400), LIMITS).squares
+    )
     assert reason_of(volume(), window=None, nifti=True) is Reason.BAD_WINDOW
 
 
@@ -181,16 +217,24 @@ def test_a_broken_volume_has_a_reason() -> None:
         gzip.compress(b"a tar archive perhaps"): Reason.NOT_AN_IMAGE,
         volume((6, 5, 4, 3)): Reason.NOT_AN_IMAGE,
         volume(dtype="complex64"): Reason.NOT_AN_IMAGE,
-        volume(affine=np.array([[1.0, 1, 0, 0], [1, -1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])): Reason.BAD_GEOMETRY,
+        volume(
+            affine=np.array([[1.0, 1, 0, 0], [1, -1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
+        ): Reason.BAD_GEOMETRY,
         whole[:252] + b"\0" * 4 + whole[256:]: Reason.BAD_GEOMETRY,
     }.items():
         assert reason_of(content, nifti=True) is reason
 
 
 def test_volumes_that_are_too_large_are_not_unpacked() -> None:
-    assert reason_of(gzip.compress(b"\0" * 2_000_000), Limits(decoded_bytes=100_000), nifti=True) is Reason.TOO_LARGE
+    assert (
+        reason_of(gzip.compress(b"\0" * 2_000_000), Limits(decoded_bytes=100_000), nifti=True)
+        is Reason.TOO_LARGE
+    )
     assert reason_of(volume(), Limits(decoded_bytes=239), nifti=True) is Reason.TOO_LARGE
-    assert reason_of(volume((6, 5, 4)), Limits(side_pixels=5, frames=5), nifti=True) is Reason.TOO_LARGE
+    assert (
+        reason_of(volume((6, 5, 4)), Limits(side_pixels=5, frames=5), nifti=True)
+        is Reason.TOO_LARGE
+    )
     claims = bytearray(volume())
     claims[42:48] = struct.pack("<hhh", 30_000, 30_000, 30_000)
     assert reason_of(bytes(claims), nifti=True) is Reason.TOO_LARGE

@@ -15,7 +15,17 @@ ONE, OTHER = Pseudonyms(b"a" * KEY_BYTES), Pseudonyms(b"b" * KEY_BYTES)
 
 def test_pseudonyms_are_stable_and_differ_by_key_and_kind() -> None:
     assert ONE.of("patient", "7") == ONE.of("patient", "7")
-    assert len({ONE.of("patient", "7"), OTHER.of("patient", "7"), ONE.of("study", "7"), ONE.of("patient", "8")}) == 4
+    assert (
+        len(
+            {
+                ONE.of("patient", "7"),
+                OTHER.of("patient", "7"),
+                ONE.of("study", "7"),
+                ONE.of("patient", "8"),
+            }
+        )
+        == 4
+    )
 
 
 @given(st.lists(st.text(max_size=4), max_size=4), st.lists(st.text(max_size=4), max_size=4))
@@ -24,7 +34,9 @@ def test_parts_are_not_run_together(one: list[str], other: list[str]) -> None:
 
 
 def test_names_that_are_no_unicode_have_pseudonyms() -> None:
-    assert ONE.of("file name", os.fsdecode(b"M\xfcller.dcm")) != ONE.of("file name", os.fsdecode(b"M\xf6ller.dcm"))
+    assert ONE.of("file name", os.fsdecode(b"M\xfcller.dcm")) != ONE.of(
+        "file name", os.fsdecode(b"M\xf6ller.dcm")
+    )
 
 
 @given(st.text(max_size=64))
@@ -74,7 +86,9 @@ def test_of_two_that_make_a_key_at_once_both_get_the_same(tmp_path: Path) -> Non
     for turn in range(10):
         path, together, found = tmp_path / f"key{turn}", threading.Barrier(4), []
 
-        def work(path: Path = path, together: threading.Barrier = together, found: list[str] = found) -> None:
+        def work(
+            path: Path = path, together: threading.Barrier = together, found: list[str] = found
+        ) -> None:
             together.wait(timeout=10)
             found.append(read_or_make_key(path).fingerprint())
 

@@ -19,7 +19,9 @@ def quarantine(tmp_path: Path, pseudonyms: Pseudonyms) -> Quarantine:
     return Quarantine(tmp_path / "quarantine", pseudonyms, lambda: NOW)
 
 
-def test_a_file_moves_with_a_note_that_does_not_name_it(tmp_path: Path, quarantine: Quarantine, pseudonyms: Pseudonyms) -> None:
+def test_a_file_moves_with_a_note_that_does_not_name_it(
+    tmp_path: Path, quarantine: Quarantine, pseudonyms: Pseudonyms
+) -> None:
     path = tmp_path / "ZORBLAX^JANE.dcm"
     path.write_bytes(b"half")
     note = quarantine.put(path, path.name, REFUSAL)
@@ -45,10 +47,14 @@ def test_only_the_owner_can_look_inside(tmp_path: Path, quarantine: Quarantine) 
     path.chmod(0o644)
     quarantine.put(path, path.name, REFUSAL)
     assert stat.S_IMODE(quarantine.folder.stat().st_mode) == 0o700
-    assert {stat.S_IMODE(each.stat().st_mode) for each in quarantine.folder.rglob("*") if each.is_file()} == {0o600}
+    assert {
+        stat.S_IMODE(each.stat().st_mode) for each in quarantine.folder.rglob("*") if each.is_file()
+    } == {0o600}
 
 
-def test_equal_files_of_two_names_are_both_kept_and_a_repeated_one_once(tmp_path: Path, quarantine: Quarantine) -> None:
+def test_equal_files_of_two_names_are_both_kept_and_a_repeated_one_once(
+    tmp_path: Path, quarantine: Quarantine
+) -> None:
     for name in ("one", "two", "one"):
         (tmp_path / name).write_bytes(b"")
         quarantine.put(tmp_path / name, name, REFUSAL)

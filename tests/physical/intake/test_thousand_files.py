@@ -45,7 +45,9 @@ class Stream:
     def check(self, folder: Path) -> None:
         """Check that each file of the stream is where it belongs, once."""
         mirror = Mirror.at(folder / "mirror")
-        notes = Quarantine(folder / "quarantine", read_or_make_key(folder / "key"), lambda: None).notes()  # type: ignore[arg-type,return-value]
+        notes = Quarantine(
+            folder / "quarantine", read_or_make_key(folder / "key"), lambda: None
+        ).notes()  # type: ignore[arg-type,return-value]
         assert len(mirror) == len(self.images)
         assert set(mirror.ids()) == self.images
         assert {path.stem for path in (folder / "archive").glob("??/*.dcm")} == self.images
@@ -53,7 +55,9 @@ class Stream:
         assert not [path for path in (folder / "inbox").rglob("*") if path.is_file()]
         assert not list(folder.rglob("*.part"))
         files = list((folder / "quarantine").glob("*/*.file"))
-        assert Counter(hashlib.sha256(path.read_bytes()).hexdigest() for path in files) == Counter(digest for _, digest in self.broken)
+        assert Counter(hashlib.sha256(path.read_bytes()).hexdigest() for path in files) == Counter(
+            digest for _, digest in self.broken
+        )
 
 
 def make_stream(folder: Path, num_good: int, num_each: int) -> Stream:
@@ -67,7 +71,12 @@ def make_stream(folder: Path, num_good: int, num_each: int) -> Stream:
 
     def new() -> Dataset:
         hounsfield = rng.integers(-200, 300, (64, 64)).astype(float)
-        return ct_dataset(hounsfield, patients[rng.integers(20)], make_uid(rng), [None, "LIVER", "SPLEEN"][rng.integers(3)])
+        return ct_dataset(
+            hounsfield,
+            patients[rng.integers(20)],
+            make_uid(rng),
+            [None, "LIVER", "SPLEEN"][rng.integers(3)],
+        )
 
     def damaged(reason: str, content: bytes) -> None:
         broken[reason, hashlib.sha256(content).hexdigest()] += 1
@@ -83,7 +92,9 @@ def make_stream(folder: Path, num_good: int, num_each: int) -> Stream:
         damaged("truncated", whole[: len(whole) - 1 - int(rng.integers(8000))])
         for reason, change in BREAKAGES.items():
             data = new()
-            file = dicom_bytes(data)  # gives it its file meta information, which the damage does not touch
+            file = dicom_bytes(
+                data
+            )  # gives it its file meta information, which the damage does not touch
             change(data)
             stream = folder / "damaged"
             data.save_as(stream, enforce_file_format=False)
@@ -111,24 +122,36 @@ def copy_of(stream: Stream, place: Path) -> Path:
 
 
 @pytest.mark.slow
-def test_of_a_thousand_files_nine_hundred_are_mirrored_and_a_hundred_have_their_reason(thousand: Stream, tmp_path: Path) -> None:
+def test_of_a_thousand_files_nine_hundred_are_mirrored_and_a_hundred_have_their_reason(
+    thousand: Stream, tmp_path: Path
+) -> None:
     folder = copy_of(thousand, tmp_path / "hospital")
     config = IntakeConfig(image_size=16, settle_seconds=0)
-    intake = FolderIntake(folder, Mirror(folder / "mirror", 16), read_or_make_key(folder / "key"), config)
+    intake = FolderIntake(
+        folder, Mirror(folder / "mirror", 16), read_or_make_key(folder / "key"), config
+    )
     report = intake.look()
-    assert report == IntakeReport(900, 900, 0, dict(sorted(Counter(reason for reason, _ in thousand.broken).items())), 0)
+    assert report == IntakeReport(
+        900, 900, 0, dict(sorted(Counter(reason for reason, _ in thousand.broken).items())), 0
+    )
     assert intake.look() == IntakeReport()
     thousand.check(folder)
 
 
 @pytest.mark.slow
-def test_ten_kills_at_random_moments_lose_and_double_nothing(thousand: Stream, tmp_path: Path) -> None:
+def test_ten_kills_at_random_moments_lose_and_double_nothing(
+    thousand: Stream, tmp_path: Path
+) -> None:
     folder = copy_of(thousand, tmp_path / "hospital")
     rng = np.random.default_rng(9)
     killed, seen = 0, []
     for _ in range(10):
-        operations = int(rng.integers(30, 1200))  # a file takes about ten; the child goes on while the news travels
-        with subprocess.Popen([sys.executable, CHILD, "look", folder], stdout=subprocess.PIPE) as child:
+        operations = int(
+            rng.integers(30, 1200)
+        )  # a file takes about ten; the child goes on while the news travels
+        with subprocess.Popen(
+            [sys.executable, CHILD, "look", folder], stdout=subprocess.PIPE
+        ) as child:
             assert child.stdout is not None
             assert len(child.stdout.read(operations)) == operations
             child.send_signal(signal.SIGKILL)
@@ -137,7 +160,9 @@ def test_ten_kills_at_random_moments_lose_and_double_nothing(thousand: Stream, t
     assert killed == 10
     assert seen == sorted(seen)
     assert 0 < seen[-1] < 900
-    done = subprocess.run([sys.executable, CHILD, "look", folder], stdout=subprocess.DEVNULL, check=False)
+    done = subprocess.run(
+        [sys.executable, CHILD, "look", folder], stdout=subprocess.DEVNULL, check=False
+    )
     assert done.returncode == 0
     thousand.check(folder)
 
@@ -152,10 +177,18 @@ def test_dying_at_any_file_operation_loses_and_doubles_nothing(tmp_path: Path) -
     for name, content in (("letter.dcm", b"a letter"), ("other.dcm", other)):
         (template / "inbox" / name).write_bytes(content)
     space = tmp_path / "space"
-    done = subprocess.run([sys.executable, CHILD, "crash", template, space], stdout=subprocess.PIPE, check=False, text=True)
+    done = subprocess.run(
+        [sys.executable, CHILD, "crash", template, space],
+        stdout=subprocess.PIPE,
+        check=False,
+        text=True,
+    )
     assert done.returncode == 0
     lines = [json.loads(line) for line in done.stdout.splitlines()]
-    broken = {("duplicate", hashlib.sha256(other).hexdigest()), ("not_dicom", hashlib.sha256(b"a letter").hexdigest())}
+    broken = {
+        ("duplicate", hashlib.sha256(other).hexdigest()),
+        ("not_dicom", hashlib.sha256(b"a letter").hexdigest()),
+    }
     assert len(lines) > 40
     assert [line["code"] for line in lines] == [9] * (len(lines) - 1) + [0]
     for line in lines:
@@ -164,5 +197,7 @@ def test_dying_at_any_file_operation_loses_and_doubles_nothing(tmp_path: Path) -
         assert {(reason, digest) for reason, digest in line["quarantine"]} == broken
         assert len(line["quarantine"]) == 2
         assert line["half"] == []
-        assert [path for path in line["left"] if not path.split("/inbox/")[1].startswith(".taking")] == []
+        assert [
+            path for path in line["left"] if not path.split("/inbox/")[1].startswith(".taking")
+        ] == []
         assert line["again"] == vars(IntakeReport())

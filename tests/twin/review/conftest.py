@@ -59,7 +59,13 @@ def accounts(url: str, clock: HandClock, hasher: PasswordHasher) -> Accounts:
 
 @pytest.fixture(scope="session")
 def people() -> dict[str, Actor]:
-    roles = {"anna": Role.CLINICIAN, "berta": Role.CLINICIAN, "carl": Role.APPROVER, "dora": Role.OPERATOR, "emil": Role.AUDITOR}
+    roles = {
+        "anna": Role.CLINICIAN,
+        "berta": Role.CLINICIAN,
+        "carl": Role.APPROVER,
+        "dora": Role.OPERATOR,
+        "emil": Role.AUDITOR,
+    }
     return {user: Actor(user, role) for user, role in roles.items()}
 
 

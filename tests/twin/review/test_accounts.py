@@ -8,7 +8,7 @@ import pytest
 from argon2 import PasswordHasher, extract_parameters
 from argon2.low_level import Type
 
-from twin.review import attempts, sessions
+from twin.review import login_delays, sessions
 from twin.review.accounts import ACCOUNT_ROLES, Account, AccountError, Accounts
 from twin.review.workflow import Actor, Role
 
@@ -47,7 +47,9 @@ def test_who_gives_the_right_password_is_let_in(accounts: Accounts, anna: Accoun
     assert accounts.check("berta", PASSWORD) is None
 
 
-def test_accounts_survive_opening_again(accounts: Accounts, anna: Account, url: str, hasher: PasswordHasher) -> None:
+def test_accounts_survive_opening_again(
+    accounts: Accounts, anna: Account, url: str, hasher: PasswordHasher
+) -> None:
     assert Accounts(url, hasher=hasher).check("anna", PASSWORD) == anna
 
 
@@ -63,7 +65,22 @@ def test_accounts_are_listed_by_name(accounts: Accounts, anna: Account) -> None:
 
 
 def test_a_name_that_is_none_is_refused(accounts: Accounts) -> None:
-    for user in ("", " ", "a b", "-anna", "a/b", "../x", "<b>", "ä", "x" * 65, "system", "SYSTEM", "\ud800", "a\x00b", "a\nb"):
+    for user in (
+        "",
+        " ",
+        "a b",
+        "-anna",
+        "a/b",
+        "../x",
+        "<b>",
+        "ä",
+        "x" * 65,
+        "system",
+        "SYSTEM",
+        "\ud800",
+        "a\x00b",
+        "a\nb",
+    ):
         with pytest.raises(AccountError, match="user name is"):
             accounts.add(user, PASSWORD, Role.OPERATOR)
         assert accounts.check(user, PASSWORD) is None
@@ -81,9 +98,16 @@ def test_a_name_is_taken_whatever_its_capitals(accounts: Accounts, anna: Account
 
 
 @pytest.mark.parametrize("password", ["", "x" * 11, "x" * 1025])
-def test_a_password_has_at_least_twelve_characters(accounts: Accounts, anna: Account, password: str) -> None:
-    for ask in (lambda: accounts.add("berta", password, Role.OPERATOR), lambda: accounts.set_password("anna", password)):
-        with pytest.raises(AccountError, match=f"has {len(password)} characters; allowed: 12 to 1024"):
+def test_a_password_has_at_least_twelve_characters(
+    accounts: Accounts, anna: Account, password: str
+) -> None:
+    for ask in (
+        lambda: accounts.add("berta", password, Role.OPERATOR),
+        lambda: accounts.set_password("anna", password),
+    ):
+        with pytest.raises(
+            AccountError, match=f"has {len(password)} characters; allowed: 12 to 1024"
+        ):
             ask()
     assert accounts.check("anna", PASSWORD)
 
@@ -96,10 +120,17 @@ def test_a_password_is_not_the_user_name(accounts: Accounts, password: str) -> N
 
 @pytest.mark.parametrize("role", Role)
 @pytest.mark.parametrize("hospital", ["north", None, ""])
-def test_hospital_and_role_go_together(accounts: Accounts, role: Role, hospital: str | None) -> None:
+def test_hospital_and_role_go_together(
+    accounts: Accounts, role: Role, hospital: str | None
+) -> None:
     inside = role in {Role.CLINICIAN, Role.APPROVER}
     if role is Role.SYSTEM or inside != bool(hospital):
-        with pytest.raises(AccountError, match="allowed: clinician, approver, operator, auditor" if role is Role.SYSTEM else "hospital"):
+        with pytest.raises(
+            AccountError,
+            match="allowed: clinician, approver, operator, auditor"
+            if role is Role.SYSTEM
+            else "hospital",
+        ):
             accounts.add("anna", PASSWORD, role, hospital)
     else:
         assert accounts.add("anna", PASSWORD, role, hospital).hospital == (hospital or None)
@@ -114,7 +145,9 @@ def test_accents_are_the_same_however_they_are_typed(accounts: Accounts) -> None
     assert accounts.check("anna", "mu\u0308ller-lu\u0308denscheid")
 
 
-def test_passwords_of_any_length_and_letters_are_refused_in_peace(accounts: Accounts, anna: Account) -> None:
+def test_passwords_of_any_length_and_letters_are_refused_in_peace(
+    accounts: Accounts, anna: Account
+) -> None:
     for password in ("x" * 10_000_000, "", "\x00", "\ud800"):
         assert accounts.check("anna", password) is None
 
@@ -136,7 +169,14 @@ def test_an_unknown_or_disabled_user_costs_as_much_work_as_a_known_one(url: str,
     accounts.add("berta", PASSWORD, Role.OPERATOR)
     accounts.disable("berta")
     work = []
-    tries = [("anna", PASSWORD), ("anna", WRONG), ("berta", PASSWORD), ("nobody", WRONG), ("a/b", WRONG), ("nobody", "x" * 2000)]
+    tries = [
+        ("anna", PASSWORD),
+        ("anna", WRONG),
+        ("berta", PASSWORD),
+        ("nobody", WRONG),
+        ("a/b", WRONG),
+        ("nobody", "x" * 2000),
+    ]
     for user, password in tries:
         hasher.verified.clear()
         accounts.check(user, password)
@@ -144,7 +184,9 @@ def test_an_unknown_or_disabled_user_costs_as_much_work_as_a_known_one(url: str,
     assert all(each == [extract_parameters(hasher.hash(b""))] for each in work)
 
 
-def test_a_hash_of_older_parameters_is_renewed_at_login(url: str, clock, anna: Account, database: Path) -> None:
+def test_a_hash_of_older_parameters_is_renewed_at_login(
+    url: str, clock, anna: Account, database: Path
+) -> None:
     stronger = PasswordHasher(time_cost=2, memory_cost=16, parallelism=1)
     accounts = Accounts(url, clock, hasher=stronger)
     before = dump(database)
@@ -186,7 +228,11 @@ def test_a_new_password_ends_all_sessions(accounts: Accounts, anna: Account) -> 
 
 
 def test_what_does_not_exist_cannot_be_changed(accounts: Accounts) -> None:
-    for ask in (lambda: accounts.disable("x"), lambda: accounts.enable("x"), lambda: accounts.set_password("x", PASSWORD)):
+    for ask in (
+        lambda: accounts.disable("x"),
+        lambda: accounts.enable("x"),
+        lambda: accounts.set_password("x", PASSWORD),
+    ):
         with pytest.raises(AccountError, match="'x' does not exist"):
             ask()
 
@@ -249,7 +295,9 @@ def test_close_all_ends_one_users_sessions(accounts: Accounts, anna: Account) ->
     assert accounts.session(other)
 
 
-def test_a_session_ends_after_half_an_hour_of_nothing(accounts: Accounts, anna: Account, clock) -> None:
+def test_a_session_ends_after_half_an_hour_of_nothing(
+    accounts: Accounts, anna: Account, clock
+) -> None:
     token = accounts.open_session("anna")
     clock.pass_by(minutes=30)
     assert accounts.session(token) == anna
@@ -270,26 +318,36 @@ def test_a_session_in_use_ends_after_twelve_hours(accounts: Accounts, anna: Acco
     assert accounts.session(token) is None
 
 
-def test_times_of_a_session_can_be_set(url: str, clock, hasher: PasswordHasher, anna: Account) -> None:
-    accounts = Accounts(url, clock, hasher=hasher, idle=timedelta(minutes=2), absolute=timedelta(minutes=5))
+def test_times_of_a_session_can_be_set(
+    url: str, clock, hasher: PasswordHasher, anna: Account
+) -> None:
+    accounts = Accounts(
+        url, clock, hasher=hasher, idle=timedelta(minutes=2), absolute=timedelta(minutes=5)
+    )
     token = accounts.open_session("anna")
     clock.pass_by(minutes=2, seconds=1)
     assert accounts.session(token) is None
 
 
-def test_sessions_that_ended_are_swept_away(accounts: Accounts, anna: Account, clock, database: Path) -> None:
+def test_sessions_that_ended_are_swept_away(
+    accounts: Accounts, anna: Account, clock, database: Path
+) -> None:
     old = accounts.open_session("anna")
     clock.pass_by(hours=1)
     accounts.open_session("anna")
     assert sessions._hash(old) not in dump(database)
 
 
-def test_a_session_survives_opening_again(accounts: Accounts, anna: Account, url: str, clock) -> None:
+def test_a_session_survives_opening_again(
+    accounts: Accounts, anna: Account, url: str, clock
+) -> None:
     token = accounts.open_session("anna")
     assert Accounts(url, clock).session(token) == anna
 
 
-def test_using_a_session_writes_at_most_once_a_minute(accounts: Accounts, anna: Account, clock, database: Path) -> None:
+def test_using_a_session_writes_at_most_once_a_minute(
+    accounts: Accounts, anna: Account, clock, database: Path
+) -> None:
     token = accounts.open_session("anna")
     stored = dump(database)
     clock.pass_by(seconds=59)
@@ -311,7 +369,25 @@ def waits(accounts: Accounts, clock, user: str, address: str, tries: int) -> lis
 
 @pytest.mark.parametrize("user", ["anna", "nobody"])
 def test_waits_of_a_user_double(accounts: Accounts, anna: Account, clock, user: str) -> None:
-    assert waits(accounts, clock, user, "", 17) == [0, 0, 0, 0, 1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 900, 900, 900]
+    assert waits(accounts, clock, user, "", 17) == [
+        0,
+        0,
+        0,
+        0,
+        1,
+        2,
+        4,
+        8,
+        16,
+        32,
+        64,
+        128,
+        256,
+        512,
+        900,
+        900,
+        900,
+    ]
 
 
 def test_waits_of_an_address_double_over_all_its_users(accounts: Accounts, clock) -> None:
@@ -323,7 +399,9 @@ def test_waits_of_an_address_double_over_all_its_users(accounts: Accounts, clock
     assert accounts.failures("somebody", "10.0.0.2") == 0
 
 
-def test_a_wait_is_kept_even_with_the_right_password(accounts: Accounts, anna: Account, clock) -> None:
+def test_a_wait_is_kept_even_with_the_right_password(
+    accounts: Accounts, anna: Account, clock
+) -> None:
     waits(accounts, clock, "anna", "", 6)
     accounts.check("anna", WRONG)
     assert accounts.failures("anna") == 4
@@ -336,7 +414,9 @@ def test_a_wait_is_kept_even_with_the_right_password(accounts: Accounts, anna: A
     assert waits(accounts, clock, "anna", "", 4) == [0, 0, 0, 0]
 
 
-def test_a_wait_survives_opening_again(accounts: Accounts, anna: Account, clock, url: str, hasher: PasswordHasher) -> None:
+def test_a_wait_survives_opening_again(
+    accounts: Accounts, anna: Account, clock, url: str, hasher: PasswordHasher
+) -> None:
     waits(accounts, clock, "anna", "", 6)
     accounts.check("anna", WRONG)
     again = Accounts(url, clock, hasher=hasher)
@@ -344,7 +424,9 @@ def test_a_wait_survives_opening_again(accounts: Accounts, anna: Account, clock,
     assert again.check("anna", PASSWORD) is None
 
 
-def test_a_right_password_does_not_wash_an_address_clean(accounts: Accounts, anna: Account, clock) -> None:
+def test_a_right_password_does_not_wash_an_address_clean(
+    accounts: Accounts, anna: Account, clock
+) -> None:
     for _ in range(19):
         accounts.check("victim", WRONG, "10.0.0.1")
         clock.pass_by(minutes=15)
@@ -352,7 +434,9 @@ def test_a_right_password_does_not_wash_an_address_clean(accounts: Accounts, ann
     assert waits(accounts, clock, "other", "10.0.0.1", 1) == [1]
 
 
-def test_failures_are_forgotten_after_a_day(accounts: Accounts, anna: Account, clock, database: Path) -> None:
+def test_failures_are_forgotten_after_a_day(
+    accounts: Accounts, anna: Account, clock, database: Path
+) -> None:
     waits(accounts, clock, "anna", "10.0.0.1", 10)
     clock.pass_by(days=1, seconds=1)
     assert waits(accounts, clock, "anna", "10.0.0.1", 4) == [0, 0, 0, 0]
@@ -375,7 +459,7 @@ def test_many_at_once_do_not_slip_through(url: str, clock) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(hasher.verified) == attempts.FREE_PER_USER
+    assert len(hasher.verified) == login_delays.FREE_PER_USER
 
 
 def test_what_was_typed_as_a_name_is_not_stored(accounts: Accounts, database: Path) -> None:
@@ -386,7 +470,10 @@ def test_what_was_typed_as_a_name_is_not_stored(accounts: Accounts, database: Pa
 
 
 def test_no_secret_is_in_what_is_shown(
-    accounts: Accounts, anna: Account, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+    accounts: Accounts,
+    anna: Account,
+    caplog: pytest.LogCaptureFixture,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     caplog.set_level("DEBUG")
     token = accounts.open_session("anna")
@@ -401,6 +488,15 @@ def test_no_secret_is_in_what_is_shown(
         with pytest.raises(AccountError) as refused:
             ask()
         errors.append(str(refused.value))
-    shown = "".join([repr(accounts), repr(anna), repr(accounts.list()), caplog.text, *errors, *capsys.readouterr()])
+    shown = "".join(
+        [
+            repr(accounts),
+            repr(anna),
+            repr(accounts.list()),
+            caplog.text,
+            *errors,
+            *capsys.readouterr(),
+        ]
+    )
     for secret in (PASSWORD, token, sessions._hash(token), "$argon2"):
         assert secret not in shown

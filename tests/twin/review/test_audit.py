@@ -17,14 +17,28 @@ from twin.review.audit import AuditError, AuditFault, AuditLog
 from twin.review.workflow import Role
 
 ROWS = 7
-COLUMNS = ("number", "at", "actor", "role", "hospital", "what", "subject", "details", "previous", "hash", "seal")
+COLUMNS = (
+    "number",
+    "at",
+    "actor",
+    "role",
+    "hospital",
+    "what",
+    "subject",
+    "details",
+    "previous",
+    "hash",
+    "seal",
+)
 
 
 @contextmanager
 def raw(database: Path, guarded: bool = False) -> Iterator[sqlite3.Connection]:
     with closing(sqlite3.connect(database)) as connection:
         if not guarded:
-            for (trigger,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'trigger'").fetchall():
+            for (trigger,) in connection.execute(
+                "SELECT name FROM sqlite_master WHERE type = 'trigger'"
+            ).fetchall():
                 connection.execute(f"DROP TRIGGER {trigger}")
         yield connection
         connection.commit()
@@ -37,7 +51,14 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     log = AuditLog(f"sqlite:///{folder}/console.sqlite", lambda: next(times))
     for number in range(1, ROWS + 1):
         hospital = None if number == 3 else "north"
-        log.record(f"user-{number}", Role.CLINICIAN, hospital, "case.name", f"case {number}", {"reason": f"ä{number}", "n": [1, 2.5, None]})
+        log.record(
+            f"user-{number}",
+            Role.CLINICIAN,
+            hospital,
+            "case.name",
+            f"case {number}",
+            {"reason": f"ä{number}", "n": [1, 2.5, None]},
+        )
     return folder
 
 
@@ -85,7 +106,13 @@ def test_entries_come_newest_first_and_whole(log: AuditLog) -> None:
     assert [entry.number for entry in page.items] == [4, 3, 2]
     assert (page.total, page.num_pages) == (ROWS, 3)
     entry = page.items[1]
-    assert (entry.actor, entry.role, entry.hospital, entry.what, entry.subject) == ("user-3", "clinician", None, "case.name", "case 3")
+    assert (entry.actor, entry.role, entry.hospital, entry.what, entry.subject) == (
+        "user-3",
+        "clinician",
+        None,
+        "case.name",
+        "case 3",
+    )
     assert entry.details == {"reason": "ä3", "n": [1, 2.5, None]}
     assert entry.at == "2031-05-06T07:08:12.000+00:00"
     assert log.entries(hospital="north").total == ROWS - 1
@@ -100,19 +127,27 @@ CHANGES: dict[str, Callable[[object], object]] = {
 
 
 @pytest.mark.parametrize("number", range(1, ROWS + 1))
-def test_changing_any_column_of_any_row_is_found(log: AuditLog, database: Path, restore: Restore, number: int) -> None:
+def test_changing_any_column_of_any_row_is_found(
+    log: AuditLog, database: Path, restore: Restore, number: int
+) -> None:
     for column in COLUMNS:
         restore()
         with raw(database) as connection:
-            (value,) = connection.execute(f"SELECT {column} FROM review_audit WHERE number = ?", [number]).fetchone()
+            (value,) = connection.execute(
+                f"SELECT {column} FROM review_audit WHERE number = ?", [number]
+            ).fetchone()
             changed = CHANGES.get(column, lambda value: f"{value}x")(value)
             assert changed != value
-            connection.execute(f"UPDATE review_audit SET {column} = ? WHERE number = ?", [changed, number])
+            connection.execute(
+                f"UPDATE review_audit SET {column} = ? WHERE number = ?", [changed, number]
+            )
         assert number in faults(log), column
 
 
 @pytest.mark.parametrize("value", [b"\xff\xfe", "\x00", 5, 1e300, ""])
-def test_a_value_of_another_kind_is_found_and_stops_nothing(log: AuditLog, database: Path, restore: Restore, value: object) -> None:
+def test_a_value_of_another_kind_is_found_and_stops_nothing(
+    log: AuditLog, database: Path, restore: Restore, value: object
+) -> None:
     for column in COLUMNS[1:]:
         restore()
         with raw(database) as connection:
@@ -136,11 +171,15 @@ def test_deleting_any_row_is_found(log: AuditLog, database: Path, number: int) -
 
 
 @pytest.mark.parametrize("number", range(1, ROWS + 1))
-def test_deleting_a_row_and_closing_the_gap_is_found(log: AuditLog, database: Path, number: int) -> None:
+def test_deleting_a_row_and_closing_the_gap_is_found(
+    log: AuditLog, database: Path, number: int
+) -> None:
     with raw(database) as connection:
         connection.execute("DELETE FROM review_audit WHERE number = ?", [number])
         for later in range(number + 1, ROWS + 1):
-            connection.execute("UPDATE review_audit SET number = number - 1 WHERE number = ?", [later])
+            connection.execute(
+                "UPDATE review_audit SET number = number - 1 WHERE number = ?", [later]
+            )
     found = faults(log)
     assert ROWS in found
     assert number in found
@@ -155,7 +194,9 @@ def test_cutting_off_the_end_is_found(log: AuditLog, database: Path, url: str, l
     assert "the anchor counts 7" in log.verify()[0].what
 
 
-def test_a_cut_end_stays_found_when_the_log_goes_on(log: AuditLog, database: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_cut_end_stays_found_when_the_log_goes_on(
+    log: AuditLog, database: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     with raw(database) as connection:
         connection.execute("DELETE FROM review_audit WHERE number > 5")
     for number in range(5):
@@ -178,36 +219,66 @@ def chained(connection: sqlite3.Connection, number: int, /, **changes: object) -
     from hashlib import sha256
 
     names = [column[1] for column in connection.execute("PRAGMA table_info(review_audit)")]
-    row = dict(zip(names, connection.execute("SELECT * FROM review_audit WHERE number = ?", [number]).fetchone(), strict=True)) | changes
+    row = (
+        dict(
+            zip(
+                names,
+                connection.execute(
+                    "SELECT * FROM review_audit WHERE number = ?", [number]
+                ).fetchone(),
+                strict=True,
+            )
+        )
+        | changes
+    )
     said = {name: row[name] for name in COLUMNS[:8]}
-    row["hash"] = sha256(json.dumps([row["previous"], said], sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+    row["hash"] = sha256(
+        json.dumps([row["previous"], said], sort_keys=True, separators=(",", ":")).encode()
+    ).hexdigest()
     return row
 
 
 def test_a_rows_hash_is_what_the_documentation_says(log: AuditLog, database: Path) -> None:
     with raw(database, guarded=True) as connection:
         for number in range(1, ROWS + 1):
-            (stored,) = connection.execute("SELECT hash FROM review_audit WHERE number = ?", [number]).fetchone()
+            (stored,) = connection.execute(
+                "SELECT hash FROM review_audit WHERE number = ?", [number]
+            ).fetchone()
             assert chained(connection, number)["hash"] == stored
 
 
 def test_a_row_appended_without_the_key_is_found(log: AuditLog, database: Path) -> None:
     with raw(database) as connection:
-        (head,) = connection.execute("SELECT hash FROM review_audit WHERE number = ?", [ROWS]).fetchone()
+        (head,) = connection.execute(
+            "SELECT hash FROM review_audit WHERE number = ?", [ROWS]
+        ).fetchone()
         row = chained(connection, ROWS, number=ROWS + 1, previous=head)
-        connection.execute(f"INSERT INTO review_audit ({', '.join(row)}) VALUES ({', '.join('?' * len(row))})", list(row.values()))
+        connection.execute(
+            f"INSERT INTO review_audit ({', '.join(row)}) VALUES ({', '.join('?' * len(row))})",
+            list(row.values()),
+        )
     assert faults(log) == [ROWS + 1]
     assert "was not written by this log" in log.verify()[0].what
 
 
 @pytest.mark.parametrize("number", range(1, ROWS + 1))
-def test_a_chain_rewritten_from_a_row_on_is_found(log: AuditLog, database: Path, number: int) -> None:
+def test_a_chain_rewritten_from_a_row_on_is_found(
+    log: AuditLog, database: Path, number: int
+) -> None:
     with raw(database) as connection:
-        previous = connection.execute("SELECT previous FROM review_audit WHERE number = ?", [number]).fetchone()[0]
+        previous = connection.execute(
+            "SELECT previous FROM review_audit WHERE number = ?", [number]
+        ).fetchone()[0]
         for each in range(number, ROWS + 1):
-            row = chained(connection, each, previous=previous, **({"actor": "mallory"} if each == number else {}))
+            row = chained(
+                connection,
+                each,
+                previous=previous,
+                **({"actor": "mallory"} if each == number else {}),
+            )
             connection.execute(
-                "UPDATE review_audit SET actor = ?, previous = ?, hash = ? WHERE number = ?", [row["actor"], previous, row["hash"], each]
+                "UPDATE review_audit SET actor = ?, previous = ?, hash = ? WHERE number = ?",
+                [row["actor"], previous, row["hash"], each],
             )
             previous = str(row["hash"])
     assert set(range(number, ROWS + 1)) <= set(faults(log))
@@ -233,15 +304,22 @@ def test_the_database_itself_refuses_changes(log: AuditLog, database: Path, chan
     assert log.verify() == []
 
 
-def test_dropped_triggers_are_put_back_when_the_log_is_opened(log: AuditLog, database: Path, url: str) -> None:
+def test_dropped_triggers_are_put_back_when_the_log_is_opened(
+    log: AuditLog, database: Path, url: str
+) -> None:
     with raw(database):
         pass
     AuditLog(url)
-    with raw(database, guarded=True) as connection, pytest.raises(sqlite3.IntegrityError, match="append-only"):
+    with (
+        raw(database, guarded=True) as connection,
+        pytest.raises(sqlite3.IntegrityError, match="append-only"),
+    ):
         connection.execute("DELETE FROM review_audit")
 
 
-def test_an_anchor_that_lags_raises_no_alarm_and_catches_up(log: AuditLog, url: str, anchor: Path, tmp_path: Path) -> None:
+def test_an_anchor_that_lags_raises_no_alarm_and_catches_up(
+    log: AuditLog, url: str, anchor: Path, tmp_path: Path
+) -> None:
     copyfile(anchor, tmp_path / "older")
     for _ in range(3):
         log.record("anna", Role.CLINICIAN, "north", "case.open", "case 1")
@@ -252,7 +330,9 @@ def test_an_anchor_that_lags_raises_no_alarm_and_catches_up(log: AuditLog, url: 
     assert json.loads(anchor.read_text())["count"] == ROWS + 3
 
 
-def test_an_anchor_does_not_follow_rows_that_do_not_verify(log: AuditLog, url: str, database: Path, anchor: Path, tmp_path: Path) -> None:
+def test_an_anchor_does_not_follow_rows_that_do_not_verify(
+    log: AuditLog, url: str, database: Path, anchor: Path, tmp_path: Path
+) -> None:
     copyfile(anchor, tmp_path / "older")
     log.record("anna", Role.CLINICIAN, "north", "case.open", "case 1")
     copyfile(tmp_path / "older", anchor)
@@ -263,7 +343,9 @@ def test_an_anchor_does_not_follow_rows_that_do_not_verify(log: AuditLog, url: s
     assert faults(log) == [ROWS + 1]
 
 
-def test_a_transaction_that_fails_leaves_neither_row_nor_anchor(log: AuditLog, anchor: Path) -> None:
+def test_a_transaction_that_fails_leaves_neither_row_nor_anchor(
+    log: AuditLog, anchor: Path
+) -> None:
     before = anchor.read_bytes()
 
     def write_and_fail() -> None:
@@ -277,7 +359,10 @@ def test_a_transaction_that_fails_leaves_neither_row_nor_anchor(log: AuditLog, a
     assert anchor.read_bytes() == before
 
 
-@pytest.mark.parametrize("damage", ["{}", "", "[1]", '{"count": 2, "head": "00", "seal": "00"}', '{"count": "x"}', "\xff"])
+@pytest.mark.parametrize(
+    "damage",
+    ["{}", "", "[1]", '{"count": 2, "head": "00", "seal": "00"}', '{"count": "x"}', "\xff"],
+)
 def test_a_damaged_anchor_is_a_fault(log: AuditLog, anchor: Path, damage: str) -> None:
     anchor.write_text(damage, encoding="latin-1")
     (fault,) = log.verify()
@@ -288,12 +373,21 @@ def test_a_damaged_anchor_is_a_fault(log: AuditLog, anchor: Path, damage: str) -
 
 
 @pytest.mark.parametrize("change", [{"count": ROWS - 1}, {"head": "0" * 64}, {"count": ROWS + 1}])
-def test_an_anchor_changed_without_the_key_is_a_fault(log: AuditLog, anchor: Path, change: dict[str, object]) -> None:
+def test_an_anchor_changed_without_the_key_is_a_fault(
+    log: AuditLog, anchor: Path, change: dict[str, object]
+) -> None:
     anchor.write_text(json.dumps(json.loads(anchor.read_text()) | change))
-    assert log.verify() == [AuditFault(None, f"anchor of the audit log {anchor} was not written with its key; put it back from a backup")]
+    assert log.verify() == [
+        AuditFault(
+            None,
+            f"anchor of the audit log {anchor} was not written with its key; put it back from a backup",
+        )
+    ]
 
 
-def test_a_missing_anchor_is_a_fault_and_no_new_one_is_made(log: AuditLog, anchor: Path, url: str, database: Path) -> None:
+def test_a_missing_anchor_is_a_fault_and_no_new_one_is_made(
+    log: AuditLog, anchor: Path, url: str, database: Path
+) -> None:
     anchor.unlink()
     assert faults(AuditLog(url)) == [None]
     assert not anchor.exists()
@@ -302,7 +396,9 @@ def test_a_missing_anchor_is_a_fault_and_no_new_one_is_made(log: AuditLog, ancho
     assert faults(log) == [None, 4]
 
 
-def test_without_the_key_nothing_is_written_and_no_new_one_is_made(log: AuditLog, anchor: Path, url: str) -> None:
+def test_without_the_key_nothing_is_written_and_no_new_one_is_made(
+    log: AuditLog, anchor: Path, url: str
+) -> None:
     key = anchor.with_name(anchor.name + ".key")
     secret = key.read_bytes()
     for content in (None, b"short"):
@@ -316,10 +412,18 @@ def test_without_the_key_nothing_is_written_and_no_new_one_is_made(log: AuditLog
     assert log.head()[0] == ROWS
 
 
-def test_key_and_anchor_are_their_owners_alone(log: AuditLog, anchor: Path, written: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_key_and_anchor_are_their_owners_alone(
+    log: AuditLog, anchor: Path, written: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     key = anchor.with_name(anchor.name + ".key")
     assert {path.stat().st_mode & 0o777 for path in written.glob("*.audit*")} == {0o600}
-    shown = repr(log) + repr(log.__dict__) + caplog.text + anchor.read_text() + "".join(map(repr, log.entries().items))
+    shown = (
+        repr(log)
+        + repr(log.__dict__)
+        + caplog.text
+        + anchor.read_text()
+        + "".join(map(repr, log.entries().items))
+    )
     assert key.read_bytes().hex() not in shown
     assert repr(key.read_bytes())[2:-1] not in shown
     assert not list(anchor.parent.glob(".*"))
@@ -397,7 +501,12 @@ sys.stdin.readline()
 @contextmanager
 def two_processes(url: str) -> Iterator[list["subprocess.Popen[str]"]]:
     command = [sys.executable, "-c", APPEND, url]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "cwd": Path(__file__).parents[3]}
+    pipes = {
+        "stdin": subprocess.PIPE,
+        "stdout": subprocess.PIPE,
+        "text": True,
+        "cwd": Path(__file__).parents[3],
+    }
     started = [subprocess.Popen([*command, name], **pipes) for name in ("one", "two")]
     try:
         yield started
@@ -432,7 +541,9 @@ def test_a_process_killed_while_it_writes_raises_no_false_alarm(url: str) -> Non
         assert AuditLog(url).verify() == []
 
 
-def test_a_busy_database_says_so_and_shows_no_values(url: str, database: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_busy_database_says_so_and_shows_no_values(
+    url: str, database: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("twin.review.database.BUSY_SECONDS", 0.01)
     log = AuditLog(url)
     with raw(database, guarded=True) as connection:

@@ -3,26 +3,44 @@ import pytest
 
 from physical.mirror import ImageFacts
 from twin.review.cases import CaseImage
-from twin.review.evidence import BINS, Sighted, case_images, exemplars, histogram, nearest_classes, representatives, summarise
-from twin.review.novelty import Looks
-from twin.review.standard import make_standard
+from twin.review.evidence import (
+    BINS,
+    Sighted,
+    case_images,
+    exemplars,
+    histogram,
+    nearest_classes,
+    representatives,
+    summarise,
+)
+from twin.review.novelty_scores import Looks
+from twin.review.reference_images import make_reference_images
 
 NAMES = ("heart", "liver", "spleen")
 
 
 def facts_of(count, name, per_patient=4):
-    return [ImageFacts(f"{name}-{index:03d}", f"t{index:03d}", f"p{index // per_patient}", "", name, "png") for index in range(count)]
+    return [
+        ImageFacts(
+            f"{name}-{index:03d}", f"t{index:03d}", f"p{index // per_patient}", "", name, "png"
+        )
+        for index in range(count)
+    ]
 
 
 def features_of(direction, count, seed=0):
-    return (np.eye(5)[direction] + np.random.default_rng([seed, direction]).normal(0, 0.1, (count, 5))).astype(np.float32)
+    return (
+        np.eye(5)[direction] + np.random.default_rng([seed, direction]).normal(0, 0.1, (count, 5))
+    ).astype(np.float32)
 
 
 @pytest.fixture(scope="module")
 def standard():
     facts = [each for name in NAMES for each in facts_of(40, name)]
     features = np.concatenate([features_of(direction, 40) for direction in range(3)])
-    return make_standard(facts, Looks(features, 9 * features[:, :3]), "entropy", 0.95, 20, 0.25)
+    return make_reference_images(
+        facts, Looks(features, 9 * features[:, :3]), "entropy", 0.95, 20, 0.25
+    )
 
 
 def image(name, entropy=0.5, distance=0.1):
@@ -44,7 +62,9 @@ def test_the_nearest_class_is_the_one_in_whose_direction_the_group_lies(standard
     assert [name for name, _ in nearest] == ["liver", "heart", "spleen"]
     mean = (group / np.linalg.norm(group, axis=1, keepdims=True)).mean(0)
     liver = standard.known.means[1]
-    assert nearest[0][1] == pytest.approx(mean @ liver / np.linalg.norm(mean) / np.linalg.norm(liver), abs=1e-6)
+    assert nearest[0][1] == pytest.approx(
+        mean @ liver / np.linalg.norm(mean) / np.linalg.norm(liver), abs=1e-6
+    )
 
 
 def test_exemplars_are_typical_and_of_different_patients(standard):
@@ -58,7 +78,9 @@ def test_exemplars_are_typical_and_of_different_patients(standard):
 def test_a_class_of_one_patient_still_has_exemplars():
     facts = [each for name in NAMES for each in facts_of(20, name, per_patient=20)]
     features = np.concatenate([features_of(direction, 20) for direction in range(3)])
-    standard = make_standard(facts, Looks(features, 9 * features[:, :3]), "entropy", 0.95, 20, 0.25)
+    standard = make_reference_images(
+        facts, Looks(features, 9 * features[:, :3]), "entropy", 0.95, 20, 0.25
+    )
     assert len(set(exemplars("heart", standard))) == 6
 
 
@@ -90,5 +112,9 @@ def test_a_summary_counts_all_images_and_compares_with_the_usual(standard):
     assert summary.num_images == sum(summary.entropy_histogram) == 10
     assert summary.mean_entropy == pytest.approx(0.45)
     assert sum(summary.usual_histogram) == 120
-    assert (summary.score_name, summary.threshold, summary.model_version) == ("entropy", standard.threshold, "7")
+    assert (summary.score_name, summary.threshold, summary.model_version) == (
+        "entropy",
+        standard.threshold,
+        "7",
+    )
     assert set(summary.nearest_exemplars) == {name for name, _ in summary.nearest} == set(NAMES)

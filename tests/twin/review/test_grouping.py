@@ -15,7 +15,9 @@ def blobs(count, groups, size=32, noise=0.35, seed=1):
     centres = rng.normal(0, 1, (groups, size))
     centres /= np.linalg.norm(centres, axis=1, keepdims=True)
     labels = rng.integers(0, groups, count)
-    return (centres[labels] + rng.normal(0, noise / np.sqrt(size), (count, size))).astype(np.float32), labels
+    return (centres[labels] + rng.normal(0, noise / np.sqrt(size), (count, size))).astype(
+        np.float32
+    ), labels
 
 
 def same_partition(one, other):
@@ -28,7 +30,9 @@ def same_partition(one, other):
 def test_groups_are_those_of_average_linkage_in_the_package(similarity, noise):
     cluster = pytest.importorskip("sklearn.cluster")
     features, _ = blobs(300, 7, noise=noise)
-    package = cluster.AgglomerativeClustering(n_clusters=None, metric="cosine", linkage="average", distance_threshold=1 - similarity)
+    package = cluster.AgglomerativeClustering(
+        n_clusters=None, metric="cosine", linkage="average", distance_threshold=1 - similarity
+    )
     assert same_partition(group(features, similarity, minimum=1), package.fit_predict(features))
 
 
@@ -48,7 +52,9 @@ def test_groups_of_more_images_than_are_compared_at_once_are_the_blobs_too():
 def test_a_blob_that_the_first_sample_hardly_met_is_found_in_a_later_turn():
     features, truth = blobs(2000, 2)
     rare, _ = blobs(12, 1, seed=9)
-    places = np.sort(np.setdiff1d(np.arange(len(features)), evenly(len(features), 100))[:12])  # none is in the first sample
+    places = np.sort(
+        np.setdiff1d(np.arange(len(features)), evenly(len(features), 100))[:12]
+    )  # none is in the first sample
     features[places] = rare
     labels = group(features, 0.5, minimum=8, most_at_once=100)
     assert len(set(labels[places])) == 1
@@ -102,7 +108,10 @@ def test_identical_and_empty_images_end():
 def test_the_order_of_images_changes_no_group(seed, count, similarity):
     rng = np.random.default_rng(seed)
     features, order = rng.normal(0, 1, (count, 6)), rng.permutation(count)
-    labels, shuffled = group(features, similarity, minimum=1), group(features[order], similarity, minimum=1)
+    labels, shuffled = (
+        group(features, similarity, minimum=1),
+        group(features[order], similarity, minimum=1),
+    )
     assert same_partition(labels[order], shuffled)
 
 

@@ -38,7 +38,11 @@ def test_of_two_processes_that_act_on_a_case_one_wins(
     command = [sys.executable, "-c", ACT, url, str(case_id)]
     processes = [
         subprocess.Popen(
-            [*command, user, str(revision)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[3]
+            [*command, user, str(revision)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=Path(__file__).parents[3],
         )
         for user in ("anna", "berta")
     ]
@@ -78,26 +82,42 @@ def test_of_many_threads_that_act_on_what_they_saw_one_wins(
     store: ReviewStore, make_images: Images, summary: CaseSummary, people: People, attempt: int
 ) -> None:
     case_id = store.open_case("north", make_images(3), summary)
-    acts = [lambda: store.act(case_id, "open", people["anna"], hospital="north", expected_revision=1) for _ in range(6)]
+    acts = [
+        lambda: store.act(case_id, "open", people["anna"], hospital="north", expected_revision=1)
+        for _ in range(6)
+    ]
     results = in_threads(*acts)
     assert sum(isinstance(result, Conflict) for result in results) == 5
     assert store.case(None, case_id).revision == 2
 
 
-def test_counts_stay_right_when_many_select_at_once(store: ReviewStore, make_images: Images, summary: CaseSummary, people: People) -> None:
+def test_counts_stay_right_when_many_select_at_once(
+    store: ReviewStore, make_images: Images, summary: CaseSummary, people: People
+) -> None:
     case_id = store.open_case("north", make_images(40), summary)
     tasks = [
-        lambda start=start: store.select(case_id, [image.image_id for image in make_images(10, start=start)], False, people["anna"])
+        lambda start=start: store.select(
+            case_id,
+            [image.image_id for image in make_images(10, start=start)],
+            False,
+            people["anna"],
+        )
         for start in (0, 5, 10, 15)
     ]
     in_threads(*tasks, lambda: store.add_images(case_id, make_images(20, start=30)))
     case = store.case(None, case_id)
     assert (case.num_images, case.num_selected) == (50, 25)
     assert len(store.selected_ids(case_id)) == 25
-    assert case.revision == 1 + len([entry for entry in store.audit.entries().items if entry.what != "case.detect"])
+    assert case.revision == 1 + len(
+        [entry for entry in store.audit.entries().items if entry.what != "case.detect"]
+    )
 
 
-def test_two_detectors_that_find_the_same_group_open_one_case(store: ReviewStore, make_images: Images, summary: CaseSummary) -> None:
-    results = in_threads(*[lambda: store.open_case("north", make_images(30), summary) for _ in range(4)])
+def test_two_detectors_that_find_the_same_group_open_one_case(
+    store: ReviewStore, make_images: Images, summary: CaseSummary
+) -> None:
+    results = in_threads(
+        *[lambda: store.open_case("north", make_images(30), summary) for _ in range(4)]
+    )
     assert len(set(results)) == 1
     assert store.cases("north").total == 1

@@ -10,8 +10,8 @@ import pydantic
 import pytest
 
 from physical.mirror import Mirror, MirrorImage
-from twin.review.judged import alone
-from twin.review.novelty import Looks, ModelFacts
+from twin.review.novelty_scores import Looks, ModelFacts
+from twin.review.seen_images import alone
 from twin.review.store import ReviewStore
 from twin.review.triage import TriageConfig, TriageError, triage
 from twin.review.workflow import CaseState
@@ -30,7 +30,10 @@ class Eye:
 
     def look(self, images):
         self.seen.append(len(images))
-        halves = images.astype(np.float32).reshape(len(images), 2, SIDE // 2, 2, SIDE // 2).mean((2, 4)) / 255
+        halves = (
+            images.astype(np.float32).reshape(len(images), 2, SIDE // 2, 2, SIDE // 2).mean((2, 4))
+            / 255
+        )
         features = halves.reshape(len(images), 4)
         return Looks(features, 12 * features[:, : len(self.facts.class_names)], self.facts.digest)
 
@@ -43,7 +46,17 @@ def pictures(prefix, shape, count, *, named=False, seed=0):
         pixels = np.kron(quarters, np.ones((SIDE // 2, SIDE // 2))).astype(np.uint8)
         name = f"{prefix}-{index:04d}"
         arrived = f"2031-05-01T00:{index // 60 % 60:02d}:{index % 60:02d}+00:00"
-        found.append(MirrorImage(name, arrived, f"p{index // 5}", f"s{index // 5}", prefix if named else None, pixels, "png"))
+        found.append(
+            MirrorImage(
+                name,
+                arrived,
+                f"p{index // 5}",
+                f"s{index // 5}",
+                prefix if named else None,
+                pixels,
+                "png",
+            )
+        )
     return found
 
 
@@ -97,7 +110,9 @@ def test_a_case_says_what_the_detector_found(mirror, store):
     assert set(summary.representative) <= image_ids(store, case.case_id)
     for image in store.images(case.case_id).items:
         assert image.entropy > summary.threshold
-        assert [round(value, 3) for _, value in image.top] == sorted((round(value, 3) for _, value in image.top), reverse=True)
+        assert [round(value, 3) for _, value in image.top] == sorted(
+            (round(value, 3) for _, value in image.top), reverse=True
+        )
         assert image.arrived == mirror.facts([image.image_id])[0].arrived
         assert 0 <= image.distance <= 2
 
@@ -145,7 +160,9 @@ def test_few_images_wait_for_others_like_them(mirror, store):
     mirror.add(pictures("pancreas-later", NEW["pancreas"], 4))
     second = triage(mirror, Eye(), store, "north")
     assert len(second.opened) == 1
-    assert sum(image_id.startswith("pancreas") for image_id in image_ids(store, second.opened[0])) == 8
+    assert (
+        sum(image_id.startswith("pancreas") for image_id in image_ids(store, second.opened[0])) == 8
+    )
 
 
 def test_an_image_that_was_named_waits_no_longer(mirror, store):
@@ -208,12 +225,17 @@ def test_images_named_as_what_the_model_does_not_know_are_no_history(mirror, sto
 @pytest.mark.parametrize(
     ("acts", "back"),
     [
-        ([("open", "anna", {}), ("name", "anna", {"class_name": "pancreas"})], ("send_back", "carl")),
+        (
+            [("open", "anna", {}), ("name", "anna", {"class_name": "pancreas"})],
+            ("send_back", "carl"),
+        ),
         ([("reject", "anna", {"reason": "noise"})], ("reopen", "anna")),
     ],
     ids=["named", "rejected"],
 )
-def test_images_like_a_decided_case_wait_until_it_is_taken_up_again(mirror, store, people, acts, back):
+def test_images_like_a_decided_case_wait_until_it_is_taken_up_again(
+    mirror, store, people, acts, back
+):
     mirror.add(pictures("pancreas", NEW["pancreas"], 20))
     (case_id,) = triage(mirror, Eye(), store, "north").opened
     for action, user, facts in acts:
@@ -228,14 +250,18 @@ def test_images_like_a_decided_case_wait_until_it_is_taken_up_again(mirror, stor
     report = triage(mirror, Eye(), store, "north")
     assert report.grown == (case_id,)
     assert report.num_decided == 0
-    assert sum(image_id.startswith("pancreas-later") for image_id in image_ids(store, case_id)) == 12
+    assert (
+        sum(image_id.startswith("pancreas-later") for image_id in image_ids(store, case_id)) == 12
+    )
 
 
 def test_images_that_were_taken_out_of_a_case_do_not_draw_others_into_it(mirror, store, people):
     mirror.add(pictures("pancreas", NEW["pancreas"], 20))
     (case_id,) = triage(mirror, Eye(), store, "north").opened
     store.act(case_id, "open", people["anna"], hospital="north")
-    store.select(case_id, sorted(image_ids(store, case_id)), False, people["anna"], hospital="north")
+    store.select(
+        case_id, sorted(image_ids(store, case_id)), False, people["anna"], hospital="north"
+    )
     mirror.add(pictures("pancreas-later", NEW["pancreas"], 12))
     report = triage(mirror, Eye(), store, "north")
     assert report.grown == ()
@@ -267,7 +293,10 @@ def test_the_threshold_is_that_of_held_back_images_where_there_are_enough(mirror
     entropies = np.sort(Eye().look(mirror.pixels(held_back)).entropy_fractions)
     report = triage(mirror, Eye(), store, "north", held_back=held_back)
     assert report.threshold == pytest.approx(entropies[57])  # the 58th of 60: ceil(61 * 0.95)
-    assert triage(mirror, Eye(), store, "north", held_back=held_back[:49]).threshold == triage(mirror, Eye(), store, "north").threshold
+    assert (
+        triage(mirror, Eye(), store, "north", held_back=held_back[:49]).threshold
+        == triage(mirror, Eye(), store, "north").threshold
+    )
 
 
 def test_one_triage_of_a_mirror_at_a_time(mirror, store):
@@ -314,14 +343,27 @@ def test_a_triage_that_was_killed_is_finished_by_the_next(mirror, store, tmp_pat
     )
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[3])}
     done = subprocess.run(
-        [sys.executable, "-c", code, __file__, str(tmp_path)], env=environment, capture_output=True, text=True, check=False
+        [sys.executable, "-c", code, __file__, str(tmp_path)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert store.cases("north").total == 0
     eye = Eye()
     report = triage(mirror, eye, store, "north")
     assert len(report.opened) == 1
-    assert len([image_id for image_id in image_ids(store, report.opened[0]) if image_id.startswith("pancreas")]) == 700
+    assert (
+        len(
+            [
+                image_id
+                for image_id in image_ids(store, report.opened[0])
+                if image_id.startswith("pancreas")
+            ]
+        )
+        == 700
+    )
     assert eye.seen == [790 - 512]  # the history and the first 512 are remembered
 
 
@@ -355,9 +397,17 @@ def test_a_model_of_ours_looks_in_this_process(mirror, store, tmp_path):
     from incremental.head import grow_head
     from incremental.model_file import save_model
     from incremental.network import NetworkConfig, initial_weights
-    from twin.review.looks import Looker
+    from twin.review.image_model import ImageModel
 
     config = NetworkConfig(backbone="lenet", width=4, image_size=16)
-    save_model(tmp_path / "model", grow_head(initial_weights(config, 1), 3, torch.Generator().manual_seed(1)), config, tuple(KNOWN), {})
-    report = triage(mirror, Looker(tmp_path / "model"), store, "north", TriageConfig(score="distance"))
+    save_model(
+        tmp_path / "model",
+        grow_head(initial_weights(config, 1), 3, torch.Generator().manual_seed(1)),
+        config,
+        tuple(KNOWN),
+        {},
+    )
+    report = triage(
+        mirror, ImageModel(tmp_path / "model"), store, "north", TriageConfig(score="distance")
+    )
     assert (report.num_judged, report.num_history, report.undecided) == (90, 180, None)

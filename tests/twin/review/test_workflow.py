@@ -37,10 +37,22 @@ fail_training   training                                  approved     s
 release         evaluated                                 released     a o
 roll_back       released                                  rolled_back  a o
 """
-LETTERS = {"c": Role.CLINICIAN, "a": Role.APPROVER, "o": Role.OPERATOR, "u": Role.AUDITOR, "s": Role.SYSTEM}
+LETTERS = {
+    "c": Role.CLINICIAN,
+    "a": Role.APPROVER,
+    "o": Role.OPERATOR,
+    "u": Role.AUDITOR,
+    "s": Role.SYSTEM,
+}
 ROWS = {
-    name: ({CaseState(state) for state in sources.split()}, CaseState(target), {LETTERS[letter] for letter in letters.split()})
-    for name, sources, target, letters in (re.split(r" {2,}|(?<=training) (?=training)", line) for line in TABLE.strip().splitlines())
+    name: (
+        {CaseState(state) for state in sources.split()},
+        CaseState(target),
+        {LETTERS[letter] for letter in letters.split()},
+    )
+    for name, sources, target, letters in (
+        re.split(r" {2,}|(?<=training) (?=training)", line) for line in TABLE.strip().splitlines()
+    )
 }
 REASONED = {"reject", "send_back", "reopen", "roll_back"}
 SECOND = {"approve", "release"}
@@ -54,7 +66,9 @@ def test_the_table_names_every_action() -> None:
 @pytest.mark.parametrize("role", Role)
 @pytest.mark.parametrize("state", CaseState)
 @pytest.mark.parametrize("action", ACTIONS)
-def test_every_action_in_every_state_by_every_role_is_as_in_the_table(action: str, state: CaseState, role: Role) -> None:
+def test_every_action_in_every_state_by_every_role_is_as_in_the_table(
+    action: str, state: CaseState, role: Role
+) -> None:
     sources, target, roles = ROWS[action]
     actor = Actor("berta", role)
     allowed = state in sources and role in roles
@@ -93,9 +107,15 @@ def test_four_actions_need_a_reason(action: str, reason: str) -> None:
                 assert apply(action, state, Actor("berta", role), "anna", reason) == target
 
 
-@pytest.mark.parametrize("reason", ["noise", "artefact", "noise: grain", "artefact: clip: left", "other: a phantom", " noise :x"])
+@pytest.mark.parametrize(
+    "reason",
+    ["noise", "artefact", "noise: grain", "artefact: clip: left", "other: a phantom", " noise :x"],
+)
 def test_a_rejection_says_which_kind(reason: str) -> None:
-    assert apply("reject", CaseState.DETECTED, Actor("anna", Role.CLINICIAN), None, reason) is CaseState.REJECTED
+    assert (
+        apply("reject", CaseState.DETECTED, Actor("anna", Role.CLINICIAN), None, reason)
+        is CaseState.REJECTED
+    )
 
 
 @pytest.mark.parametrize("reason", ["other", "other: ", "noisy", "it is noise", "Noise", ": noise"])
@@ -111,11 +131,16 @@ def test_a_reason_that_cannot_be_kept_or_shown_is_refused(reason: str) -> None:
 
 
 def test_a_reason_may_have_lines() -> None:
-    assert apply("reopen", CaseState.NAMED, Actor("anna", Role.CLINICIAN), None, "one\r\n\ttwo ✓") is CaseState.IN_REVIEW
+    assert (
+        apply("reopen", CaseState.NAMED, Actor("anna", Role.CLINICIAN), None, "one\r\n\ttwo ✓")
+        is CaseState.IN_REVIEW
+    )
 
 
 def test_an_error_says_what_is_allowed() -> None:
-    with pytest.raises(WorkflowError, match="possible only where it is merged, named; allowed for them now: reject"):
+    with pytest.raises(
+        WorkflowError, match="possible only where it is merged, named; allowed for them now: reject"
+    ):
         apply("approve", CaseState.DETECTED, Actor("carl", Role.APPROVER), None)
     with pytest.raises(WorkflowError, match="this is for clinician; allowed for them now: nothing"):
         apply("open", CaseState.DETECTED, Actor("emil", Role.AUDITOR), None)
@@ -140,7 +165,9 @@ def test_a_class_name_comes_with_naming_and_merging_only(action: str) -> None:
 
 @pytest.mark.parametrize("role", Role)
 @pytest.mark.parametrize("state", CaseState)
-def test_images_are_selected_by_clinicians_before_a_name_is_given(state: CaseState, role: Role) -> None:
+def test_images_are_selected_by_clinicians_before_a_name_is_given(
+    state: CaseState, role: Role
+) -> None:
     if role is Role.CLINICIAN and state in {CaseState.DETECTED, CaseState.IN_REVIEW}:
         check_selection(state, Actor("anna", role))
     else:
@@ -166,12 +193,23 @@ def test_closed_and_unnamed_states_are_where_a_case_can_stand_so() -> None:
     assert {CaseState.DETECTED, CaseState.IN_REVIEW, CaseState.REJECTED} == UNNAMED
 
 
-USERS = st.builds(Actor, st.sampled_from(["anna", "berta", "Anna", "carl"]), st.sampled_from(Role)) | st.just(SYSTEM)
+USERS = st.builds(
+    Actor, st.sampled_from(["anna", "berta", "Anna", "carl"]), st.sampled_from(Role)
+) | st.just(SYSTEM)
 
 
-@given(steps=st.lists(st.tuples(st.sampled_from(sorted(ACTIONS)), USERS), max_size=60), shortcut=st.booleans())
-def test_no_path_reaches_release_without_two_people(steps: list[tuple[str, Actor]], shortcut: bool) -> None:
-    path = [("open", Actor("anna", Role.CLINICIAN)), ("name", Actor("anna", Role.CLINICIAN))] if shortcut else []
+@given(
+    steps=st.lists(st.tuples(st.sampled_from(sorted(ACTIONS)), USERS), max_size=60),
+    shortcut=st.booleans(),
+)
+def test_no_path_reaches_release_without_two_people(
+    steps: list[tuple[str, Actor]], shortcut: bool
+) -> None:
+    path = (
+        [("open", Actor("anna", Role.CLINICIAN)), ("name", Actor("anna", Role.CLINICIAN))]
+        if shortcut
+        else []
+    )
     state, named_by, approved_by = CaseState.DETECTED, None, None
     for action, actor in [*path, *steps]:
         try:
@@ -184,7 +222,12 @@ def test_no_path_reaches_release_without_two_people(steps: list[tuple[str, Actor
             approved_by = actor.user
         if state in UNNAMED:
             named_by = approved_by = None
-        if state in {CaseState.APPROVED, CaseState.TRAINING, CaseState.EVALUATED, CaseState.RELEASED}:
+        if state in {
+            CaseState.APPROVED,
+            CaseState.TRAINING,
+            CaseState.EVALUATED,
+            CaseState.RELEASED,
+        }:
             assert named_by is not None
             assert approved_by is not None
             assert named_by.casefold() != approved_by.casefold()

@@ -8,20 +8,36 @@ NASTY = "<script>alert(1)</script>"
 
 
 def act(world, user, action, case="north", **more):
-    body = json.dumps({"action": action, **more})  # in ASCII: half a surrogate pair travels as an escape
-    return world.client(user).post(f"/api/v1/cases/{world.cases[case]}/act", content=body, headers={"Content-Type": "application/json"})
+    body = json.dumps(
+        {"action": action, **more}
+    )  # in ASCII: half a surrogate pair travels as an escape
+    return world.client(user).post(
+        f"/api/v1/cases/{world.cases[case]}/act",
+        content=body,
+        headers={"Content-Type": "application/json"},
+    )
 
 
 def test_a_case_is_reviewed_named_and_approved_by_programs_alone(world):
     assert act(world, "ada", "open").json()["case"]["state"] == "in_review"
     ada = world.client("ada")
-    changed = ada.post(f"/api/v1/cases/{world.cases['north']}/select", json={"image_ids": ["dnorth1"], "selected": False}).json()
+    changed = ada.post(
+        f"/api/v1/cases/{world.cases['north']}/select",
+        json={"image_ids": ["dnorth1"], "selected": False},
+    ).json()
     assert (changed["num_selected"], changed["num_images"]) == (2, 3)
-    body = {"class_name": "kidney", "code_system": "SNOMED CT", "code": "64033007", "revision": changed["revision"]}
+    body = {
+        "class_name": "kidney",
+        "code_system": "SNOMED CT",
+        "code": "64033007",
+        "revision": changed["revision"],
+    }
     assert act(world, "ada", "name", **body).json()["case"]["class_name"] == "kidney"
     done = act(world, "ben", "approve").json()
     assert (done["case"]["state"], done["job"]) == ("approved", None)
-    steps = [each["action"] for each in ada.get(f"/api/v1/cases/{world.cases['north']}/decisions").json()]
+    steps = [
+        each["action"] for each in ada.get(f"/api/v1/cases/{world.cases['north']}/decisions").json()
+    ]
     assert steps == ["open", "name", "approve"]
 
 
@@ -47,19 +63,32 @@ def test_what_may_not_be_is_a_clear_error(shared_world, user, action, more, stat
 def test_a_name_that_looks_like_another_comes_back_with_that_one(world):
     act(world, "ada", "open")
     answer = act(world, "ada", "name", class_name="spleens")
-    assert (answer.status_code, answer.json()["error"]["suggestions"][0]["entry"]["name"]) == (409, "spleen")
+    assert (answer.status_code, answer.json()["error"]["suggestions"][0]["entry"]["name"]) == (
+        409,
+        "spleen",
+    )
     assert act(world, "ada", "name", class_name="spleens", confirmed=True).status_code == 200
 
 
 def test_a_script_in_a_name_or_a_reason_is_text_wherever_it_is_shown(world):
     ada = world.client("ada")
     act(world, "ada", "open")
-    assert act(world, "ada", "name", class_name=NASTY).status_code == 409  # the catalogue takes no such name
-    assert NASTY not in ada.post(f"/cases/{world.cases['north']}/name", data={"class_name": NASTY}).text
+    assert (
+        act(world, "ada", "name", class_name=NASTY).status_code == 409
+    )  # the catalogue takes no such name
+    assert (
+        NASTY
+        not in ada.post(f"/cases/{world.cases['north']}/name", data={"class_name": NASTY}).text
+    )
     act(world, "ada", "reject", reason=f"other: {NASTY}")
     plain = {"name": "kidney", "text": NASTY, "synonyms": ["ren"]}
     assert ada.post("/api/v1/catalogue", json=plain).status_code == 200
-    for user, address in (("ada", f"/cases/{world.cases['north']}"), ("olu", "/audit"), ("ada", "/catalogue"), ("ada", "/cases")):
+    for user, address in (
+        ("ada", f"/cases/{world.cases['north']}"),
+        ("olu", "/audit"),
+        ("ada", "/catalogue"),
+        ("ada", "/cases"),
+    ):
         page = world.client(user).get(address)
         assert page.status_code == 200 and NASTY not in page.text
 
@@ -71,24 +100,38 @@ def test_a_hostile_name_that_came_by_another_way_is_text_too(world):
     ada = Actor("ada", Role.CLINICIAN)
     world.services.store.act(world.cases["north"], "open", ada, hospital="north")
     world.services.store.act(world.cases["north"], "name", ada, hospital="north", class_name=NASTY)
-    for user, address in (("ben", f"/cases/{world.cases['north']}"), ("ben", "/cases"), ("ben", "/"), ("olu", "/cases"), ("aud", "/audit")):
+    for user, address in (
+        ("ben", f"/cases/{world.cases['north']}"),
+        ("ben", "/cases"),
+        ("ben", "/"),
+        ("olu", "/cases"),
+        ("aud", "/audit"),
+    ):
         page = world.client(user).get(address)
         assert page.status_code == 200 and NASTY not in page.text
 
 
 @pytest.mark.parametrize(
-    "address", ["/cases/{case}?page=2&order=%3Cscript%3E", "/login?next=%22%3E%3Cscript%3Ealert(1)%3C/script%3E", "/%3Cscript%3E"]
+    "address",
+    [
+        "/cases/{case}?page=2&order=%3Cscript%3E",
+        "/login?next=%22%3E%3Cscript%3Ealert(1)%3C/script%3E",
+        "/%3Cscript%3E",
+    ],
 )
 def test_nothing_of_an_address_comes_back_as_markup(shared_world, address):
     for user in ("ada", None):
-        assert "<script>" not in shared_world.client(user).get(address.format(case=shared_world.cases["north"])).text.replace(
-            "<script src", ""
-        )
+        assert "<script>" not in shared_world.client(user).get(
+            address.format(case=shared_world.cases["north"])
+        ).text.replace("<script src", "")
 
 
 def test_images_are_those_of_the_mirror(shared_world):
     answer = shared_world.client("ada").get("/api/v1/images/north/dnorth0.png")
-    assert (answer.headers["content-type"], answer.headers["cache-control"]) == ("image/png", "no-store")
+    assert (answer.headers["content-type"], answer.headers["cache-control"]) == (
+        "image/png",
+        "no-store",
+    )
     assert Image.open(io.BytesIO(answer.content)).size == (16, 16)
 
 
@@ -96,8 +139,12 @@ def test_examples_show_image_and_attention(shared_world):
     ada, address = shared_world.client("ada"), f"/comparisons/{shared_world.training_id}/examples/0"
     assert Image.open(io.BytesIO(ada.get(f"{address}/image.png").content)).mode == "L"
     assert Image.open(io.BytesIO(ada.get(f"{address}/after.png").content)).mode == "RGBA"
-    assert ada.get(f"{address}/before.png").status_code == 200  # no evidence: the picture that says so
-    assert ada.get(f"/comparisons/{shared_world.training_id}/examples/7/image.png").status_code == 404
+    assert (
+        ada.get(f"{address}/before.png").status_code == 200
+    )  # no evidence: the picture that says so
+    assert (
+        ada.get(f"/comparisons/{shared_world.training_id}/examples/7/image.png").status_code == 404
+    )
     assert ada.get(f"{address}/weights.png").status_code == 404
 
 
@@ -114,7 +161,12 @@ def test_an_operator_sees_the_federation_and_adds_people(world):
     plain = olu.get("/api/v1/operator").json()
     assert [each["hospital"] for each in plain["hospitals"]] == ["north", "south"]
     assert plain["champion"]["version"] == "1" and plain["trainings"][0]["light"] == "green"
-    new = {"user": "eva", "password": "a long enough password", "role": "clinician", "hospital": "south"}
+    new = {
+        "user": "eva",
+        "password": "a long enough password",
+        "role": "clinician",
+        "hospital": "south",
+    }
     assert olu.post("/api/v1/users", json=new).json()["user"] == "eva"
     for change in (
         {"user": "eva"},
@@ -135,14 +187,23 @@ def test_the_audit_log_is_shown_and_verified(world):
 
 def test_the_twins_page_says_what_is_reported_and_desired(shared_world):
     plain = shared_world.client("ada").get("/api/v1/twin").json()
-    assert (plain["hospital"], plain["desired_version"], plain["reported_version"], plain["in_step"]) == ("north", "1", None, False)
+    assert (
+        plain["hospital"],
+        plain["desired_version"],
+        plain["reported_version"],
+        plain["in_step"],
+    ) == ("north", "1", None, False)
     assert shared_world.client("olu").get("/api/v1/twins/south").json()["num_images"] == 3
     assert shared_world.client("olu").get("/api/v1/twins/nowhere").status_code == 404
 
 
 def test_a_training_is_followed_by_asking_again(shared_world):
     plain = shared_world.client("ada").get(f"/api/v1/trainings/{shared_world.training_id}").json()
-    assert (plain["job"]["state"], plain["fraction"], plain["steps"][0]["step"]) == ("done", 1.0, "round")
+    assert (plain["job"]["state"], plain["fraction"], plain["steps"][0]["step"]) == (
+        "done",
+        1.0,
+        "round",
+    )
     assert not {"pid", "process_started"} & set(plain["job"])
     assert shared_world.client("ada").get("/api/v1/trainings/nothing").status_code == 404
 
@@ -152,4 +213,8 @@ def test_every_action_has_its_place_in_the_description(shared_world):
 
     paths = shared_world.client().get("/api/v1/openapi.json").json()["paths"]
     described = {(method.upper(), path) for path, methods in paths.items() for method in methods}
-    assert described == {(method, path) for method, path in ROUTES if path.startswith("/api/") and not path.endswith("openapi.json")}
+    assert described == {
+        (method, path)
+        for method, path in ROUTES
+        if path.startswith("/api/") and not path.endswith("openapi.json")
+    }

@@ -9,10 +9,19 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis.errors import Unsatisfiable
 from schemathesis import GenerationMode
 from schemathesis.checks import not_a_server_error
-from schemathesis.specs.openapi.checks import content_type_conformance, response_schema_conformance, status_code_conformance
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
 
 pytestmark = pytest.mark.slow
-CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
+CHECKS = [
+    not_a_server_error,
+    status_code_conformance,
+    content_type_conformance,
+    response_schema_conformance,
+]
 FEW = settings(
     max_examples=2,
     deadline=None,
@@ -25,12 +34,26 @@ FEW = settings(
 
 @pytest.mark.parametrize("user", ["ada", "ben", "olu", "aud"])
 def test_no_request_makes_a_fault_or_an_answer_that_is_not_described(world, user):
-    schema = schemathesis.openapi.from_asgi("/api/v1/openapi.json", world.app, headers={"host": "localhost"})
-    there = {"case_id": world.cases["north"], "training_id": world.training_id, "hospital": "north", "image_id": "dnorth0", "entry_id": 3}
+    schema = schemathesis.openapi.from_asgi(
+        "/api/v1/openapi.json", world.app, headers={"host": "localhost"}
+    )
+    there = {
+        "case_id": world.cases["north"],
+        "training_id": world.training_id,
+        "hospital": "north",
+        "image_id": "dnorth0",
+        "entry_id": 3,
+    }
     client, seen = world.client(), Counter()
     for found in schema.get_all_operations():
         token = world.services.accounts.open_session(user)  # one each: logging out ends one of them
-        try_out(found.ok(), client, {"host": "localhost", "authorization": f"Bearer {token}"}, there, seen)
+        try_out(
+            found.ok(),
+            client,
+            {"host": "localhost", "authorization": f"Bearer {token}"},
+            there,
+            seen,
+        )
     assert min(seen[status] for status in (200, 403, 404, 409, 422)) > 1, seen
 
 
@@ -38,11 +61,15 @@ def try_out(operation, client, headers, there, seen):
     """Send what schemathesis makes up, allowed and forbidden, once as it is and once for things that are there."""
 
     def attempt(case):
-        seen[case.call_and_validate(headers=headers, session=client, checks=CHECKS).status_code] += 1
+        seen[
+            case.call_and_validate(headers=headers, session=client, checks=CHECKS).status_code
+        ] += 1
         names = set(case.path_parameters or ()) & set(there)
         if names:
             case.path_parameters.update({name: there[name] for name in names})
-            seen[case.call_and_validate(headers=headers, session=client, checks=CHECKS).status_code] += 1
+            seen[
+                case.call_and_validate(headers=headers, session=client, checks=CHECKS).status_code
+            ] += 1
 
     for mode in (GenerationMode.POSITIVE, GenerationMode.NEGATIVE):
         with suppress(Unsatisfiable):  # nothing can be wrong with a request that says nothing

@@ -8,7 +8,9 @@ from federation.console.demo.deliveries import STATE_FILE, Deliveries
 from federation.console.demo.plan import DemoError, DemoPlan, plain_settings, settings_of
 from federation.console.settings import make_folder
 
-PLAN = DemoPlan(patients=10, known=("liver", "spleen"), unknown_from=1, unknown_at_once=2, unknown_most=4)
+PLAN = DemoPlan(
+    patients=10, known=("liver", "spleen"), unknown_from=1, unknown_at_once=2, unknown_most=4
+)
 
 
 @pytest.fixture
@@ -29,7 +31,9 @@ def names(paths):
 def test_a_patient_of_the_history_has_every_known_organ_named(settings):
     deliveries = Deliveries(PLAN, settings)
     deliveries.send_history("north")
-    assert names(sent(settings, "north")) == ["LIVER", "SPLEEN"] and deliveries.history("north") == 1
+    assert (
+        names(sent(settings, "north")) == ["LIVER", "SPLEEN"] and deliveries.history("north") == 1
+    )
     assert sent(settings, "south") == []
 
 
@@ -38,7 +42,9 @@ def test_the_unknown_organ_comes_to_its_finders_from_its_delivery_on_and_then_no
     for _ in range(5):
         before = {hospital: len(sent(settings, hospital)) for hospital in PLAN.hospitals}
         deliveries.send()
-        counts.append([len(sent(settings, hospital)) - before[hospital] for hospital in PLAN.hospitals])
+        counts.append(
+            [len(sent(settings, hospital)) - before[hospital] for hospital in PLAN.hospitals]
+        )
     assert counts == [[1, 1, 1], [3, 3, 1], [3, 3, 1], [1, 1, 1], [1, 1, 1]]
 
 
@@ -61,7 +67,10 @@ def test_a_delivery_that_was_broken_off_is_sent_again_under_the_same_uids(settin
 def test_no_two_hospitals_share_a_patient(settings):
     Deliveries(PLAN, settings).send_history("north")
     Deliveries(PLAN, settings).send_history("south")
-    patients = [{pydicom.dcmread(path).PatientID for path in sent(settings, hospital)} for hospital in ("north", "south")]
+    patients = [
+        {pydicom.dcmread(path).PatientID for path in sent(settings, hospital)}
+        for hospital in ("north", "south")
+    ]
     assert len(patients[0]) == len(patients[1]) == 1 and patients[0] != patients[1]
 
 
@@ -74,7 +83,16 @@ def test_a_stream_that_is_told_to_stop_stops(settings):
     assert not sender.is_alive()
 
 
-@pytest.mark.parametrize("change", [{"unknown": "liver"}, {"unknown": "tail"}, {"finders": ("east",)}, {"patients": 5}, {"seconds": 0.0}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"unknown": "liver"},
+        {"unknown": "tail"},
+        {"finders": ("east",)},
+        {"patients": 5},
+        {"seconds": 0.0},
+    ],
+)
 def test_a_plan_that_does_not_fit_together_is_refused(change):
     with pytest.raises(DemoError, match="allowed: "):
         replace(PLAN, **change)

@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[4]
-PATIENCE_SECONDS = 1500.0  # on a machine that does much else; on an idle one the whole story takes two minutes
+PATIENCE_SECONDS = (
+    1500.0  # on a machine that does much else; on an idle one the whole story takes two minutes
+)
 SMALL = ("--patients", "10", "--rounds", "12", "--network", "lenet", "--seconds", "1")
 
 
@@ -39,9 +41,13 @@ class Demo:
 
 @pytest.fixture(scope="module")
 def chromium() -> str:
-    found = subprocess.run([ROOT / ".ci" / "browser", sys.executable], capture_output=True, text=True, check=False)
+    found = subprocess.run(
+        [ROOT / ".ci" / "browser", sys.executable], capture_output=True, text=True, check=False
+    )
     if found.returncode:
-        pytest.skip(f"no browser, and none can be installed here: {found.stderr.strip().splitlines()[-1]}")
+        pytest.skip(
+            f"no browser, and none can be installed here: {found.stderr.strip().splitlines()[-1]}"
+        )
     return found.stdout.strip()
 
 
@@ -52,16 +58,25 @@ def demo(tmp_path_factory: pytest.TempPathFactory, chromium: str) -> Iterator[De
     command += ["--folder", str(folder / "console"), "--password-file", str(folder / "passwords")]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
     with (folder / "errors.txt").open("w") as errors:
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True, cwd=ROOT, env=environment)
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=errors, text=True, cwd=ROOT, env=environment
+        )
     too_long = threading.Timer(PATIENCE_SECONDS, process.kill)
     too_long.start()
     try:
         assert process.stdout is not None
-        address = next((line.split()[1] for line in process.stdout if line.startswith("console: ")), None)
+        address = next(
+            (line.split()[1] for line in process.stdout if line.startswith("console: ")), None
+        )
         assert address, f"the demo ended before it served: {(folder / 'errors.txt').read_text()}"
         lines = (folder / "passwords").read_text().splitlines()
         assert (folder / "passwords").stat().st_mode & 0o077 == 0
-        yield Demo(address.rstrip("/"), folder / "console", dict(line.split("\t") for line in lines), process)
+        yield Demo(
+            address.rstrip("/"),
+            folder / "console",
+            dict(line.split("\t") for line in lines),
+            process,
+        )
     finally:
         too_long.cancel()
         process.send_signal(signal.SIGINT)

@@ -12,7 +12,10 @@ import pytest
 
 playwright_api = pytest.importorskip("playwright.sync_api")
 expect = playwright_api.expect
-pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::ResourceWarning")]  # Playwright leaves its event loop's sockets
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+]  # Playwright leaves its event loop's sockets
 MINUTES = 60_000  # milliseconds
 LONG = 15 * MINUTES
 NEW_CLASS = "pancreas"
@@ -32,7 +35,9 @@ class Person:
 
     def __init__(self, browser, demo, user: str, pictures: Path) -> None:
         self.demo, self.user, self.pictures = demo, user, pictures
-        self.page = browser.new_context(viewport=WIDE, base_url=demo.address, reduced_motion="reduce").new_page()
+        self.page = browser.new_context(
+            viewport=WIDE, base_url=demo.address, reduced_motion="reduce"
+        ).new_page()
         self.page.set_default_timeout(5 * MINUTES)
         self.faults: list[str] = []
         self.page.on("pageerror", lambda error: self.faults.append(str(error)))
@@ -41,14 +46,18 @@ class Person:
     def _note(self, said) -> None:
         """Keep what the browser complains of; 409 is the answer to a name for a case that has grown meanwhile."""
         if said.type == "error" and "409 (Conflict)" not in said.text:
-            self.faults.append(f"{said.text} at {said.location['url']}; the console's log ends: {self.demo.log()[-3000:]}")
+            self.faults.append(
+                f"{said.text} at {said.location['url']}; the console's log ends: {self.demo.log()[-3000:]}"
+            )
 
     def log_in(self) -> "Person":
         self.page.goto("/cases")
         self.page.get_by_label("User").fill(self.user)
         self.page.get_by_label("Password").fill(self.demo.passwords[self.user])
         self.page.get_by_role("button", name="Sign in").click()
-        expect(self.page.get_by_role("heading", name="Cases", exact=True)).to_be_visible(timeout=MINUTES)
+        expect(self.page.get_by_role("heading", name="Cases", exact=True)).to_be_visible(
+            timeout=MINUTES
+        )
         return self
 
     def picture(self, name: str) -> None:
@@ -58,7 +67,9 @@ class Person:
             for scheme in ("light", "dark"):
                 self.page.emulate_media(color_scheme=scheme)
                 self.page.wait_for_load_state("networkidle")
-                self.page.screenshot(path=self.pictures / f"{name}-{width}-{scheme}.png", full_page=True)
+                self.page.screenshot(
+                    path=self.pictures / f"{name}-{width}-{scheme}.png", full_page=True
+                )
             wide = self.page.evaluate("document.documentElement.scrollWidth")
             assert wide <= size["width"], f"{name} is {wide} px wide in a window of {size['width']}"
         self.page.set_viewport_size(WIDE)
@@ -80,7 +91,9 @@ class Person:
             answer = self.page.request.get(path)
         else:
             token = self.page.locator("input[name=csrf_token]").first.input_value()
-            answer = self.page.request.post(path, data=body, headers={"X-CSRF-Token": token, "Origin": self.demo.address})
+            answer = self.page.request.post(
+                path, data=body, headers={"X-CSRF-Token": token, "Origin": self.demo.address}
+            )
         assert answer.ok, answer.text()
         return answer.json()
 
@@ -104,7 +117,9 @@ def browser(chromium):
         one.close()
 
 
-def test_a_new_organ_is_found_named_approved_learned_released_and_rolled_back(demo, browser, pictures):
+def test_a_new_organ_is_found_named_approved_learned_released_and_rolled_back(
+    demo, browser, pictures
+):
     clinician = Person(browser, demo, "clinician.north", pictures)
     clinician.page.goto("/login")
     clinician.picture("01-login")
@@ -163,7 +178,9 @@ def look_and_name(clinician: Person, case_id: int) -> list[str]:
     assert saved.value.ok and not tick.is_checked()
     expect(page.locator("#saved")).to_have_text("Saved")
     clinician.picture("04-case-one-image-out")
-    for _ in range(5):  # images of the case may arrive in this very moment: then one looks again, and names again
+    for _ in range(
+        5
+    ):  # images of the case may arrive in this very moment: then one looks again, and names again
         name_field.fill(NEW_CLASS)
         page.get_by_role("button", name=re.compile("Name the selection")).click()
         page.wait_for_load_state()
@@ -172,7 +189,9 @@ def look_and_name(clinician: Person, case_id: int) -> list[str]:
         page.goto(f"/cases/{case_id}")
     expect(page.get_by_role("heading", level=1)).to_contain_text(NEW_CLASS)
     clinician.picture("05-case-named")
-    assert page.get_by_role("button", name="Approve").count() == 0  # two people look at every new class
+    assert (
+        page.get_by_role("button", name="Approve").count() == 0
+    )  # two people look at every new class
     images = clinician.ask(f"/api/v1/cases/{case_id}/images?per_page=200")["items"]
     selected = [each["image_id"] for each in images if each["selected"]]
     assert left_out not in selected and len(selected) >= 5
@@ -188,10 +207,14 @@ def approve(approver: Person, case_id: int) -> None:
 
 def watch_training(approver: Person) -> str:
     page = approver.page
-    expect(page.locator("[data-said]")).to_contain_text(re.compile("Round|Comparing|Finished"), timeout=LONG)
+    expect(page.locator("[data-said]")).to_contain_text(
+        re.compile("Round|Comparing|Finished"), timeout=LONG
+    )
     approver.picture("07-training")
     path = "/trainings/" + page.url.rsplit("/", 1)[1]
-    page.get_by_role("link", name="See the comparison").wait_for(timeout=LONG)  # the page follows by itself
+    page.get_by_role("link", name="See the comparison").wait_for(
+        timeout=LONG
+    )  # the page follows by itself
     approver.picture("08-training-done")
     page.get_by_role("link", name="See the comparison").click()
     page.wait_for_url(re.compile("/comparisons/"))
@@ -214,7 +237,9 @@ def release(approver: Person) -> None:
     button.click()
     page.wait_for_load_state()
     approver.picture("10-release-under-way")
-    page.get_by_role("button", name="Roll back").wait_for(timeout=LONG)  # the page follows by itself
+    page.get_by_role("button", name="Roll back").wait_for(
+        timeout=LONG
+    )  # the page follows by itself
     approver.picture("11-released")
 
 

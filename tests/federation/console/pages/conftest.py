@@ -45,7 +45,11 @@ class Desk:
             client = self.clients[user] = TestClient(self.app, base_url="http://testserver")
             if user != "nobody":
                 token = Page.of(client.get("/login").text).value("csrf_token")
-                answer = client.post("/login", data={"csrf_token": token, "user": user, "password": PASSWORD}, follow_redirects=False)
+                answer = client.post(
+                    "/login",
+                    data={"csrf_token": token, "user": user, "password": PASSWORD},
+                    follow_redirects=False,
+                )
                 assert answer.status_code == 303
         return self.clients[user]
 
@@ -56,7 +60,9 @@ class Desk:
 
     def send(self, user: str, address: str, status: int = 303, **fields: Any) -> "Page":
         token = self.get(user, "/account").value("csrf_token")
-        answer = self.client(user).post(address, data={"csrf_token": token, **fields}, follow_redirects=False)
+        answer = self.client(user).post(
+            address, data={"csrf_token": token, **fields}, follow_redirects=False
+        )
         assert answer.status_code == status, answer.text[:2000]
         return self.get(user, answer.headers["location"]) if status == 303 else Page.of(answer.text)
 
@@ -74,7 +80,16 @@ class Desk:
         ]
         histogram = (0,) * 12 + (num_images,) + (0,) * 7
         summary = CaseSummary(
-            num_images, 0.7, ((nearest, 0.8),), {nearest: ("i0001",)}, histogram, (5,) * 20, "entropy", 0.55, "1", ("i0000", "i0001")
+            num_images,
+            0.7,
+            ((nearest, 0.8),),
+            {nearest: ("i0001",)},
+            histogram,
+            (5,) * 20,
+            "entropy",
+            0.55,
+            "1",
+            ("i0000", "i0001"),
         )
         return self.services.store.open_case("anna", images, summary)
 
@@ -103,7 +118,13 @@ class Desk:
             if step == "approved":
                 act(case, "approve", JONAS, hospital="anna")
             elif step == "training":
-                act(case, "start_training", JONAS, hospital="anna", training_id=self.training("running"))
+                act(
+                    case,
+                    "start_training",
+                    JONAS,
+                    hospital="anna",
+                    training_id=self.training("running"),
+                )
             elif step == "evaluated":
                 act(case, "finish_training", SYSTEM, hospital=None, candidate_version="2")
             elif step == "released":
@@ -131,10 +152,14 @@ class Desk:
             for k in (1, 2)
         ]
         if state != "waiting":
-            (folder / "progress.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+            (folder / "progress.jsonl").write_text(
+                "".join(json.dumps(line) + "\n" for line in lines)
+            )
         if overall:
             (folder / "comparison.json").write_text(json.dumps(comparison(overall)))
-        job = replace(job, state=state, error=error, started=at, settled=state not in ("waiting", "running"))
+        job = replace(
+            job, state=state, error=error, started=at, settled=state not in ("waiting", "running")
+        )
         (folder / "state.json").write_text(json.dumps(asdict(job)))
         return job.job_id
 
@@ -169,7 +194,9 @@ class Page(HTMLParser):
         self.tags.append((tag, dict(attrs)))
 
     def handle_endtag(self, tag: str) -> None:
-        assert self._open and self._open[-1] == tag, f"</{tag}> closes {self._open[-4:]} at {self.getpos()}"
+        assert self._open and self._open[-1] == tag, (
+            f"</{tag}> closes {self._open[-4:]} at {self.getpos()}"
+        )
         self._open.pop()
 
     def handle_data(self, data: str) -> None:
@@ -184,7 +211,11 @@ class Page(HTMLParser):
         return self._open
 
     def all(self, tag: str, **wanted: str) -> list[dict[str, str | None]]:
-        return [found for name, found in self.tags if name == tag and all(found.get(k) == v for k, v in wanted.items())]
+        return [
+            found
+            for name, found in self.tags
+            if name == tag and all(found.get(k) == v for k, v in wanted.items())
+        ]
 
     def value(self, name: str) -> str:
         return str(self.all("input", name=name)[0]["value"])
@@ -195,7 +226,14 @@ class Page(HTMLParser):
 
 
 def comparison(overall: str) -> dict[str, Any]:
-    numbers = {"digest": "d", "class_names": [*KNOWN], "accuracy": 0.9, "macro_f1": 0.88, "calibration_error": 0.04, "num_images": 300}
+    numbers = {
+        "digest": "d",
+        "class_names": [*KNOWN],
+        "accuracy": 0.9,
+        "macro_f1": 0.88,
+        "calibration_error": 0.04,
+        "num_images": 300,
+    }
     classes = [
         {
             "class_name": "bladder",
@@ -225,18 +263,43 @@ def comparison(overall: str) -> dict[str, Any]:
         "allowed": 2.0,
         "unit": "points",
     }
-    other = {"rule": "min_accuracy", "subject": "", "light": "green", "measured": 0.9, "allowed": 0.5, "unit": "share"}
-    changed = {"hospital": "anna", "image_id": "i0001", "truth": "heart", "before": "heart", "after": EVIL, "number": 0}
+    other = {
+        "rule": "min_accuracy",
+        "subject": "",
+        "light": "green",
+        "measured": 0.9,
+        "allowed": 0.5,
+        "unit": "share",
+    }
+    changed = {
+        "hospital": "anna",
+        "image_id": "i0001",
+        "truth": "heart",
+        "before": "heart",
+        "after": EVIL,
+        "number": 0,
+    }
     return {
         "candidate": numbers,
         "champion": {**numbers, "accuracy": 0.85},
         "classes": classes,
-        "hospitals": [{"hospital": "anna", "num_images": 300, "candidate_accuracy": 0.9, "champion_accuracy": 0.85, "loss_points": -5.0}],
+        "hospitals": [
+            {
+                "hospital": "anna",
+                "num_images": 300,
+                "candidate_accuracy": 0.9,
+                "champion_accuracy": 0.85,
+                "loss_points": -5.0,
+            }
+        ],
         "num_changed": 1,
         "num_mended": 0,
         "num_broken": 1,
         "changed": [{**changed, "before_probability": 0.6, "after_probability": 0.7}],
-        "verdict": {"overall": overall, "lights": [{**each, "num_images": 80, "text": "as measured"} for each in (rule, other)]},
+        "verdict": {
+            "overall": overall,
+            "lights": [{**each, "num_images": 80, "text": "as measured"} for each in (rule, other)],
+        },
     }
 
 
@@ -253,16 +316,43 @@ def comparison_of() -> Callable[[str], dict[str, Any]]:
 @pytest.fixture
 def desk(tmp_path: Path) -> Iterator[Desk]:
     settings = ConsoleSettings(
-        tmp_path / "console", ("anna", "bert"), "Test federation", secure_cookies=False, trusted_hosts=("testserver",)
+        tmp_path / "console",
+        ("anna", "bert"),
+        "Test federation",
+        secure_cookies=False,
+        trusted_hosts=("testserver",),
     )
     make_folder(settings, {"hospitals": ["anna", "bert"]})
-    services = make_services(settings, clock=lambda: NOW, hasher=PasswordHasher(time_cost=1, memory_cost=8, parallelism=1))
+    services = make_services(
+        settings,
+        clock=lambda: NOW,
+        hasher=PasswordHasher(time_cost=1, memory_cost=8, parallelism=1),
+    )
     pixels = np.zeros((64, 64), np.uint8)
     services.mirrors["anna"].add(
-        [MirrorImage(f"i{k:04d}", "2026-11-20T08:00:00+00:00", "p", "s", "liver" if k % 2 else None, pixels, "png") for k in range(4)]
+        [
+            MirrorImage(
+                f"i{k:04d}",
+                "2026-11-20T08:00:00+00:00",
+                "p",
+                "s",
+                "liver" if k % 2 else None,
+                pixels,
+                "png",
+            )
+            for k in range(4)
+        ]
     )
     services.registry.keep(
-        [{"version": 1, "aliases": ["champion"], "class_names": list(KNOWN), "created": "2026-11-20T08:00:00+00:00", "accuracy": 0.85}]
+        [
+            {
+                "version": 1,
+                "aliases": ["champion"],
+                "class_names": list(KNOWN),
+                "created": "2026-11-20T08:00:00+00:00",
+                "accuracy": 0.85,
+            }
+        ]
     )
     services.catalogue.adopt(KNOWN, "system")
     for user, (role, hospital) in PEOPLE.items():

@@ -11,7 +11,13 @@ def test_boxes_select_images_without_a_script(desk: Any) -> None:
     page = desk.get("mara", f"/cases/{case}")
     shown = [str(each["value"]) for each in page.all("input", name="shown")]
     assert len(shown) == 24
-    desk.send("mara", f"/cases/{case}/select", shown=shown, selected=shown[3:], back=f"/cases/{case}?page=1")
+    desk.send(
+        "mara",
+        f"/cases/{case}/select",
+        shown=shown,
+        selected=shown[3:],
+        back=f"/cases/{case}?page=1",
+    )
     assert len(desk.services.store.selected_ids(case)) == 27
     page = desk.send("mara", f"/cases/{case}/select", whole="none")
     assert desk.services.store.selected_ids(case) == [] and "0 images are selected" in page.text
@@ -22,7 +28,9 @@ def test_boxes_select_images_without_a_script(desk: Any) -> None:
 def test_a_form_without_a_change_uses_up_no_revision(desk: Any) -> None:
     case = desk.new_case(10)
     before = desk.services.store.case("anna", case).revision
-    shown = [str(each["value"]) for each in desk.get("mara", f"/cases/{case}").all("input", name="shown")]
+    shown = [
+        str(each["value"]) for each in desk.get("mara", f"/cases/{case}").all("input", name="shown")
+    ]
     desk.send("mara", f"/cases/{case}/select", shown=shown, selected=shown)
     assert desk.services.store.case("anna", case).revision == before
 
@@ -31,7 +39,11 @@ def test_the_way_back_from_a_selection_stays_in_the_case(desk: Any) -> None:
     case = desk.new_case(3)
     token = desk.get("mara", "/account").value("csrf_token")
     for back in ("https://evil.test/", "//evil.test", "/cases/999", "/cases/1/../../audit"):
-        answer = desk.client("mara").post(f"/cases/{case}/select", data={"csrf_token": token, "back": back}, follow_redirects=False)
+        answer = desk.client("mara").post(
+            f"/cases/{case}/select",
+            data={"csrf_token": token, "back": back},
+            follow_redirects=False,
+        )
         assert answer.headers["location"] == f"/cases/{case}"
 
 
@@ -42,9 +54,17 @@ def test_a_clinician_opens_names_and_an_approver_approves(desk: Any) -> None:
     page = desk.send("mara", f"/cases/{case}/open", revision=page.value("revision"))
     assert f"/cases/{case}/name" in page.actions
     page = desk.send(
-        "mara", f"/cases/{case}/name", revision=page.value("revision"), class_name="bladder", code_system="SNOMED CT", code="89837001"
+        "mara",
+        f"/cases/{case}/name",
+        revision=page.value("revision"),
+        class_name="bladder",
+        code_system="SNOMED CT",
+        code="89837001",
     )
-    assert "waits for an approver of anna" in page.text and f"/cases/{case}/approve" not in page.actions
+    assert (
+        "waits for an approver of anna" in page.text
+        and f"/cases/{case}/approve" not in page.actions
+    )
     page = desk.get("jonas", f"/cases/{case}")
     page = desk.send("jonas", f"/cases/{case}/approve", revision=page.value("revision"))
     assert "Training of bladder" in page.text
@@ -79,18 +99,31 @@ def test_a_case_that_grew_is_opened_all_the_same(desk: Any) -> None:
 def test_links_of_a_page_that_answers_a_form_can_be_opened(desk: Any) -> None:
     case = desk.new_case(30)
     page = desk.send("mara", f"/cases/{case}/reject", status=409, kind="other")
-    links = [each["href"] for each in page.all("a") if "page=" in each["href"] or "order=" in each["href"]]
+    links = [
+        each["href"]
+        for each in page.all("a")
+        if "page=" in each["href"] or "order=" in each["href"]
+    ]
     assert links and all(each.startswith(f"/cases/{case}?") for each in links)
 
 
 def test_a_similar_name_is_offered_and_must_be_confirmed(desk: Any) -> None:
     case = desk.new_case()
     page = desk.send("mara", f"/cases/{case}/open")
-    page = desk.send("mara", f"/cases/{case}/name", status=409, class_name="livers", synonyms="iecur\nhepar", text="what it is")
+    page = desk.send(
+        "mara",
+        f"/cases/{case}/name",
+        status=409,
+        class_name="livers",
+        synonyms="iecur\nhepar",
+        text="what it is",
+    )
     assert "Is it one of these?" in page.text and "Merge into “liver”" in page.text
     assert page.all("input", name="confirmed") and page.value("synonyms") == "iecur\nhepar"
     assert desk.services.store.case("anna", case).class_name is None
-    page = desk.send("mara", f"/cases/{case}/name", class_name="livers", synonyms="iecur\nhepar", confirmed="1")
+    page = desk.send(
+        "mara", f"/cases/{case}/name", class_name="livers", synonyms="iecur\nhepar", confirmed="1"
+    )
     assert desk.services.store.case("anna", case).class_name == "livers"
     assert set(desk.services.catalogue.find("livers").synonyms) == {"iecur", "hepar"}
 
@@ -104,15 +137,20 @@ def test_a_rejection_says_why(desk: Any) -> None:
     assert "a hip implant" in page.text
 
 
-@pytest.mark.parametrize("query", ["size=25", "size=0", "page=99", "page=99&size=48&order=entropy&view=image"])
+@pytest.mark.parametrize(
+    "query", ["size=25", "size=0", "page=99", "page=99&size=48&order=entropy&view=image"]
+)
 def test_odd_sizes_and_pages_give_what_there_is(desk: Any, query: str) -> None:
     assert "30" in desk.get("mara", f"/cases/{desk.new_case(30)}?{query}").text
 
 
 @pytest.mark.parametrize(
-    ("address", "number"), [("", 24), ("/images", 48), ("/images?size=24", 24), ("/images?size=25", 24), ("?size=48", 48)]
+    ("address", "number"),
+    [("", 24), ("/images", 48), ("/images?size=24", 24), ("/images?size=25", 24), ("?size=48", 48)],
 )
-def test_a_page_has_as_many_images_as_it_suits_or_as_was_asked(desk: Any, address: str, number: int) -> None:
+def test_a_page_has_as_many_images_as_it_suits_or_as_was_asked(
+    desk: Any, address: str, number: int
+) -> None:
     page = desk.get("mara", f"/cases/{desk.new_case(50)}{address}")
     assert len(page.all("input", name="shown")) == number
 

@@ -1,7 +1,15 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from federation.console.pages.charts import HEIGHT, WIDTH, Chart, days_chart, delta, entropy_chart, rounds_chart
+from federation.console.pages.charts import (
+    HEIGHT,
+    WIDTH,
+    Chart,
+    days_chart,
+    delta,
+    entropy_chart,
+    rounds_chart,
+)
 
 COUNTS = st.lists(st.integers(0, 10_000), min_size=0, max_size=20)
 
@@ -19,7 +27,9 @@ def stays_inside(chart: Chart) -> None:
 
 
 @given(COUNTS, COUNTS, st.none() | st.floats(-1, 2))
-def test_entropies_stay_inside_their_figure(case: list[int], usual: list[int], threshold: float | None) -> None:
+def test_entropies_stay_inside_their_figure(
+    case: list[int], usual: list[int], threshold: float | None
+) -> None:
     stays_inside(entropy_chart(case, usual, threshold))
 
 
@@ -44,14 +54,19 @@ def test_days_without_an_image_leave_a_gap() -> None:
 
 
 @given(st.lists(st.none() | st.floats(0, 1e6), max_size=40), st.integers(0, 60), st.booleans())
-def test_curves_stay_inside_their_figure(values: list[float | None], planned: int, percent: bool) -> None:
+def test_curves_stay_inside_their_figure(
+    values: list[float | None], planned: int, percent: bool
+) -> None:
     chart = rounds_chart([("loss", "line-blue", values)], "loss", planned, percent)
     if chart is not None:
         stays_inside(chart)
 
 
 def test_values_that_are_no_numbers_are_left_out() -> None:
-    assert rounds_chart([("loss", "line-blue", [float("nan"), None])], "loss", 3, percent=False) is None
+    assert (
+        rounds_chart([("loss", "line-blue", [float("nan"), None])], "loss", 3, percent=False)
+        is None
+    )
 
 
 def test_a_loss_points_left_and_a_gain_right() -> None:

@@ -56,7 +56,10 @@ def check(page: Any) -> None:
 def no_outside(page: Any) -> None:
     assert not page.all("style")
     for tag, found in page.tags:
-        assert "style" not in found and not [name for name in found if name.startswith("on")], (tag, found)
+        assert "style" not in found and not [name for name in found if name.startswith("on")], (
+            tag,
+            found,
+        )
         for name in ("src", "href", "action", "data-poll"):
             address = str(found.get(name) or "/")
             assert re.match(r"(/(?!/)|#|\?)", address), (tag, name, address)
@@ -69,13 +72,17 @@ def every_input_has_a_name(page: Any) -> None:
     targets = {found.get("for") for found in page.all("label")}
     for index, (tag, found) in enumerate(page.tags):
         if tag in ("select", "textarea") or (tag == "input" and found.get("type") != "hidden"):
-            assert index in page.labelled or found.get("id") in targets or found.get("aria-label"), found
+            assert (
+                index in page.labelled or found.get("id") in targets or found.get("aria-label")
+            ), found
 
 
 def every_picture_has_words(page: Any) -> None:
     assert all("alt" in found for found in page.all("img"))
     for found in page.all("svg"):
-        assert found.get("aria-hidden") == "true" or (found.get("role") == "img" and found.get("aria-label")), found
+        assert found.get("aria-hidden") == "true" or (
+            found.get("role") == "img" and found.get("aria-label")
+        ), found
 
 
 def headings_do_not_skip(page: Any) -> None:
@@ -119,12 +126,16 @@ def test_a_case_renders_in_each_state_for_each_reader(desk: Any) -> None:
 
 def test_a_training_renders_in_each_state(desk: Any) -> None:
     for state in ("waiting", "running", "done", "failed"):
-        training = desk.training(state, error="no hospital has enough images" if state == "failed" else "")
+        training = desk.training(
+            state, error="no hospital has enough images" if state == "failed" else ""
+        )
         for user in ("mara", "rita"):
             page = desk.get(user, f"/trainings/{training}")
             check(page)
         assert ("no hospital has enough images" in page.text) == (state == "failed")
-        assert bool(page.all("meta", **{"http-equiv": "refresh"})) == (state in ("waiting", "running"))
+        assert bool(page.all("meta", **{"http-equiv": "refresh"})) == (
+            state in ("waiting", "running")
+        )
 
 
 def test_a_comparison_renders_with_words_beside_its_colours(desk: Any) -> None:
@@ -168,4 +179,6 @@ def test_no_template_switches_escaping_off_for_what_people_write() -> None:
     for template in TEMPLATES.glob("*.html"):
         text = template.read_text(encoding="utf-8")
         assert "autoescape" not in text
-        assert re.findall(r"\|\s*safe", text) == (["| safe"] if template.name == "parts.html" else []), template
+        assert re.findall(r"\|\s*safe", text) == (
+            ["| safe"] if template.name == "parts.html" else []
+        ), template

@@ -8,18 +8,26 @@ import federation.console
 from federation.report.palette import THEMES, contrast
 
 STATIC = Path(federation.console.__file__).parent / "static"
-CSS = re.sub(r"/\*.*?\*/", "", (STATIC / "console.css").read_text(encoding="utf-8"), flags=re.DOTALL)
+CSS = re.sub(
+    r"/\*.*?\*/", "", (STATIC / "console.css").read_text(encoding="utf-8"), flags=re.DOTALL
+)
 TEXT, MARK = 4.5, 3.0  # WCAG AA: text; edges and marks
 
 
 def rules() -> list[tuple[str, dict[str, str]]]:
     found = re.findall(r"([^{}]+)\{([^{}]*)\}", CSS)
-    return [(name.strip(), dict(re.findall(r"([\w-]+)\s*:\s*([^;]+);", body))) for name, body in found]
+    return [
+        (name.strip(), dict(re.findall(r"([\w-]+)\s*:\s*([^;]+);", body))) for name, body in found
+    ]
 
 
 def theme(selector: str) -> dict[str, str]:
     (found,) = [body for name, body in rules() if name == selector and "--page" in body]
-    return {name[2:]: value for name, value in found.items() if name.startswith("--") and value.startswith("#")}
+    return {
+        name[2:]: value
+        for name, value in found.items()
+        if name.startswith("--") and value.startswith("#")
+    }
 
 
 LIGHT, DARK = theme(":root"), theme(':root[data-theme="dark"]')
@@ -31,7 +39,9 @@ INHERITED = {
     "green": ("panel", "info-soft"),
     "vermilion": ("panel", "info-soft", "bad-soft"),
 }
-MARKS = dict.fromkeys(("blue", "vermilion", "green", "amber", "grey", "field-edge", "accent"), ("panel",)) | {"blue": ("panel", "page")}
+MARKS = dict.fromkeys(
+    ("blue", "vermilion", "green", "amber", "grey", "field-edge", "accent"), ("panel",)
+) | {"blue": ("panel", "page")}
 
 
 def named(value: str | None) -> str | None:
@@ -46,7 +56,9 @@ def stated_pairs() -> set[tuple[str, str]]:
 
 @pytest.mark.parametrize("colours", [LIGHT, DARK], ids=["light", "dark"])
 def test_every_text_has_enough_contrast_with_its_ground(colours: dict[str, str]) -> None:
-    pairs = stated_pairs() | {pair for text, grounds in INHERITED.items() for pair in product([text], grounds)}
+    pairs = stated_pairs() | {
+        pair for text, grounds in INHERITED.items() for pair in product([text], grounds)
+    }
     assert len(pairs) > 20
     poor = {pair: round(contrast(colours[pair[0]], colours[pair[1]]), 2) for pair in pairs}
     assert {pair: ratio for pair, ratio in poor.items() if ratio < TEXT} == {}
@@ -54,7 +66,11 @@ def test_every_text_has_enough_contrast_with_its_ground(colours: dict[str, str])
 
 @pytest.mark.parametrize("colours", [LIGHT, DARK], ids=["light", "dark"])
 def test_marks_and_edges_stand_out_from_their_ground(colours: dict[str, str]) -> None:
-    poor = {(mark, ground): contrast(colours[mark], colours[ground]) for mark, grounds in MARKS.items() for ground in grounds}
+    poor = {
+        (mark, ground): contrast(colours[mark], colours[ground])
+        for mark, grounds in MARKS.items()
+        for ground in grounds
+    }
     assert {pair: ratio for pair, ratio in poor.items() if ratio < MARK} == {}
 
 
@@ -67,7 +83,9 @@ def test_colours_are_those_of_the_report() -> None:
     for colours, of_report in ((LIGHT, THEMES["light"]), (DARK, THEMES["dark"])):
         shared = set(colours) & set(of_report)
         assert len(shared) > 12
-        assert {name: colours[name] for name in shared} == {name: of_report[name] for name in shared}
+        assert {name: colours[name] for name in shared} == {
+            name: of_report[name] for name in shared
+        }
 
 
 def test_every_colour_that_is_used_is_defined() -> None:
@@ -90,7 +108,9 @@ def test_style_and_scripts_fetch_nothing() -> None:
 
 
 def test_reduced_motion_print_and_focus_are_minded() -> None:
-    moving = re.findall(r"transition|animation", CSS.split("@media (prefers-reduced-motion: no-preference)")[0])
+    moving = re.findall(
+        r"transition|animation", CSS.split("@media (prefers-reduced-motion: no-preference)")[0]
+    )
     assert moving == []
     assert "@media print" in CSS and ":focus-visible" in CSS
     assert not re.search(r"outline:\s*(0|none)", CSS)

@@ -17,8 +17,15 @@ def state_of(world):
 def test_a_form_of_our_own_pages_is_taken(world, case):
     client = world.client("ada")
     del client.headers["X-CSRF-Token"]
-    token = re.search(r'name="csrf_token" value="([0-9a-f]+)"', client.get(f"/cases/{world.cases['north']}").text).group(1)
-    assert client.post(case, data={"csrf_token": token}, headers={"Origin": "http://localhost"}).status_code == 303
+    token = re.search(
+        r'name="csrf_token" value="([0-9a-f]+)"', client.get(f"/cases/{world.cases['north']}").text
+    ).group(1)
+    assert (
+        client.post(
+            case, data={"csrf_token": token}, headers={"Origin": "http://localhost"}
+        ).status_code
+        == 303
+    )
     assert state_of(world) == "in_review"
 
 
@@ -45,7 +52,13 @@ def test_a_token_in_the_address_does_not_count(world, case):
 
 
 @pytest.mark.parametrize(
-    "headers", [{"Origin": "https://evil.example"}, {"Origin": "null"}, {"Sec-Fetch-Site": "cross-site"}, {"Sec-Fetch-Site": "same-site"}]
+    "headers",
+    [
+        {"Origin": "https://evil.example"},
+        {"Origin": "null"},
+        {"Sec-Fetch-Site": "cross-site"},
+        {"Sec-Fetch-Site": "same-site"},
+    ],
 )
 def test_a_request_from_another_site_is_refused_even_with_the_token(world, case, headers):
     assert world.client("ada").post(case, headers=headers).status_code == 403
@@ -62,7 +75,12 @@ def test_the_api_with_a_cookie_needs_the_header(world):
 
 def test_nobody_is_logged_in_as_somebody_else_from_another_site(world):
     client = world.client()
-    assert client.post("/login", data={"user": "ada", "password": "a long enough password"}).status_code == 403
+    assert (
+        client.post(
+            "/login", data={"user": "ada", "password": "a long enough password"}
+        ).status_code
+        == 403
+    )
     assert "fedka-session" not in client.cookies
 
 

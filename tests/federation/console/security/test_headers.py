@@ -23,17 +23,29 @@ ADDRESSES = (
 def test_every_answer_carries_the_safe_headers(shared_world, user, address):
     answer = shared_world.client(user).get(address)
     assert {name: answer.headers[name] for name in HEADERS} == HEADERS
-    assert answer.headers["cache-control"] == ("public, max-age=3600" if address.startswith("/static/") else "no-store")
+    assert answer.headers["cache-control"] == (
+        "public, max-age=3600" if address.startswith("/static/") else "no-store"
+    )
 
 
 def test_the_policy_allows_nothing_inline_and_nothing_from_elsewhere():
-    assert "unsafe" not in CONTENT_POLICY and "data:" not in CONTENT_POLICY and "http" not in CONTENT_POLICY
-    assert CONTENT_POLICY.startswith("default-src 'none'") and "frame-ancestors 'none'" in CONTENT_POLICY
+    assert (
+        "unsafe" not in CONTENT_POLICY
+        and "data:" not in CONTENT_POLICY
+        and "http" not in CONTENT_POLICY
+    )
+    assert (
+        CONTENT_POLICY.startswith("default-src 'none'")
+        and "frame-ancestors 'none'" in CONTENT_POLICY
+    )
 
 
 def test_refusals_by_the_limit_and_by_the_host_carry_them_too(shared_world):
     client = shared_world.client()
-    assert client.post("/login", content=b"x" * (1 << 21)).headers["content-security-policy"] == CONTENT_POLICY
+    assert (
+        client.post("/login", content=b"x" * (1 << 21)).headers["content-security-policy"]
+        == CONTENT_POLICY
+    )
     stranger = client.get("/login", headers={"host": "evil.example"})
     assert (stranger.status_code, stranger.headers["x-frame-options"]) == (400, "DENY")
 
@@ -45,7 +57,9 @@ def test_a_fault_is_a_plain_500_without_a_trace(shared_world, caplog):
 
     with caplog.at_level(logging.CRITICAL):
         answer = shared_world.client().get("/broken")
-    assert answer.status_code == 500 and "secret" not in answer.text and "Traceback" not in answer.text
+    assert (
+        answer.status_code == 500 and "secret" not in answer.text and "Traceback" not in answer.text
+    )
     assert answer.headers["content-security-policy"] == CONTENT_POLICY
 
 
@@ -54,11 +68,17 @@ def test_https_is_asked_for_where_cookies_are_secure(world_with):
     answer = client.get("/login")
     assert answer.headers["strict-transport-security"].startswith("max-age=")
     cookie = answer.headers["set-cookie"]
-    assert cookie.startswith("__Host-fedka-") and all(word in cookie for word in ("Secure", "HttpOnly", "SameSite=strict", "Path=/"))
+    assert cookie.startswith("__Host-fedka-") and all(
+        word in cookie for word in ("Secure", "HttpOnly", "SameSite=strict", "Path=/")
+    )
 
 
 def test_the_access_log_names_routes_and_no_person_case_or_image(shared_world, caplog):
     with caplog.at_level(logging.INFO, "fedka.console.access"):
         shared_world.client("ada").get("/images/north/dnorth0.png")
     line = caplog.messages[-1]
-    assert line.startswith("GET /images/{hospital}/{image_id}.png 200") and "ada" not in line and "dnorth0" not in line
+    assert (
+        line.startswith("GET /images/{hospital}/{image_id}.png 200")
+        and "ada" not in line
+        and "dnorth0" not in line
+    )

@@ -12,19 +12,33 @@ def form_token(client):
 
 
 def log_in(client, user="ada", password=PASSWORD, **more):
-    return client.post("/login", data={"csrf_token": form_token(client), "user": user, "password": password, **more})
+    return client.post(
+        "/login",
+        data={"csrf_token": form_token(client), "user": user, "password": password, **more},
+    )
 
 
 def test_who_knows_the_password_is_logged_in(world):
     client = world.client()
     answer = log_in(client)
     assert (answer.status_code, answer.headers["location"]) == (303, "/")
-    assert client.get("/api/v1/me").json() == {"user": "ada", "role": "clinician", "hospital": "north"}
+    assert client.get("/api/v1/me").json() == {
+        "user": "ada",
+        "role": "clinician",
+        "hospital": "north",
+    }
     assert world.services.audit.entries().items[0].what == "login"
 
 
 @pytest.mark.parametrize(
-    ("user", "password"), [("ada", "wrong password here"), ("nobody", PASSWORD), ("", ""), ("ada\0", PASSWORD), ("é" * 60, "x")]
+    ("user", "password"),
+    [
+        ("ada", "wrong password here"),
+        ("nobody", PASSWORD),
+        ("", ""),
+        ("ada\0", PASSWORD),
+        ("é" * 60, "x"),
+    ],
 )
 def test_a_wrong_password_and_an_unknown_user_sound_the_same(world, user, password):
     client = world.client()
@@ -38,7 +52,9 @@ def test_a_login_makes_a_new_session_and_ends_the_one_that_the_browser_had(world
     log_in(client, "ada")
     first = client.cookies["fedka-session"]
     token = world.client("ada")  # the form's token of a session is also sent as a header by scripts
-    client.headers["X-CSRF-Token"] = re.search(r'name="csrf_token" value="([0-9a-f]+)"', client.get("/cases").text).group(1)
+    client.headers["X-CSRF-Token"] = re.search(
+        r'name="csrf_token" value="([0-9a-f]+)"', client.get("/cases").text
+    ).group(1)
     client.post("/login", data={"user": "ben", "password": PASSWORD})
     assert client.cookies["fedka-session"] != first
     assert world.services.accounts.session(first) is None
@@ -90,12 +106,23 @@ def test_wrong_passwords_make_one_wait_even_with_the_right_one(world):
 
 def test_after_login_one_comes_to_the_page_that_was_asked_for(world):
     client = world.client()
-    assert client.get("/cases/1?page=2").headers["location"] == "/login?next=%2Fcases%2F1%3Fpage%3D2"
+    assert (
+        client.get("/cases/1?page=2").headers["location"] == "/login?next=%2Fcases%2F1%3Fpage%3D2"
+    )
     assert log_in(client, next="/cases/1?page=2").headers["location"] == "/cases/1?page=2"
 
 
 @pytest.mark.parametrize(
-    "then", ["//evil.example", "https://evil.example", "javascript:alert(1)", "/\\evil.example", "evil", "", "/a\r\nb"]
+    "then",
+    [
+        "//evil.example",
+        "https://evil.example",
+        "javascript:alert(1)",
+        "/\\evil.example",
+        "evil",
+        "",
+        "/a\r\nb",
+    ],
 )
 def test_a_login_leads_to_no_other_site(then):
     assert local_path(then) == "/"
@@ -106,7 +133,12 @@ def test_a_bearer_token_does_what_a_session_does_and_needs_no_form_token(world):
     token = client.post("/api/v1/login", json={"user": "ada", "password": PASSWORD}).json()["token"]
     bearer = {"Authorization": f"Bearer {token}"}
     case_id = world.cases["north"]
-    assert client.post(f"/api/v1/cases/{case_id}/act", json={"action": "open"}, headers=bearer).status_code == 200
+    assert (
+        client.post(
+            f"/api/v1/cases/{case_id}/act", json={"action": "open"}, headers=bearer
+        ).status_code
+        == 200
+    )
     assert client.post("/api/v1/logout", headers=bearer).status_code == 204
     assert client.get("/api/v1/me", headers=bearer).status_code == 401
 
@@ -114,4 +146,7 @@ def test_a_bearer_token_does_what_a_session_does_and_needs_no_form_token(world):
 @pytest.mark.parametrize("header", ["Bearer", "Bearer nonsense", "Basic YWRhOng=", "", "bearer é"])
 def test_a_wrong_authorization_header_is_never_replaced_by_the_cookie(world, header):
     client = world.client("ada")
-    assert client.get("/api/v1/me", headers={"Authorization": header.encode("latin-1")}).status_code == 401
+    assert (
+        client.get("/api/v1/me", headers={"Authorization": header.encode("latin-1")}).status_code
+        == 401
+    )

@@ -19,7 +19,12 @@ def bomb_png(side=60_000):
     """A PNG of a few megabytes that would unpack to 3.6 GB."""
 
     def chunk(kind, content):
-        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+        return (
+            struct.pack(">I", len(content))
+            + kind
+            + content
+            + struct.pack(">I", zlib.crc32(kind + content))
+        )
 
     packer = zlib.compressobj(9)
     body = b"".join(packer.compress(b"\0" * (side + 1)) for _ in range(200)) + packer.flush()
@@ -41,27 +46,55 @@ def send(world, *files, user="ada"):
 
 def test_images_land_in_the_own_hospitals_inbox_under_random_names(world):
     dicom = b"\0" * 128 + b"DICM" + b"rest"
-    answer = send(world, ("Miller^John.png", png(), "image/png"), ("scan", dicom, "application/octet-stream"))
+    answer = send(
+        world, ("Miller^John.png", png(), "image/png"), ("scan", dicom, "application/octet-stream")
+    )
     assert [each["taken"] for each in answer.json()["files"]] == [True, True]
     names = sorted(path.name for path in inbox(world).iterdir())
-    assert len(names) == 2 and all(name.startswith("web-") for name in names) and sorted(name[-4:] for name in names) == [".dcm", ".png"]
+    assert (
+        len(names) == 2
+        and all(name.startswith("web-") for name in names)
+        and sorted(name[-4:] for name in names) == [".dcm", ".png"]
+    )
     assert "Miller" not in answer.text and not any("Miller" in name for name in names)
 
 
 @pytest.mark.parametrize(
-    "name", ["../../evil.png", "/etc/cron.d/evil", "..\\..\\evil.png", "%2e%2e%2fevil.png", "a\0b.png", ".ready.dcm", "x" * 5000]
+    "name",
+    [
+        "../../evil.png",
+        "/etc/cron.d/evil",
+        "..\\..\\evil.png",
+        "%2e%2e%2fevil.png",
+        "a\0b.png",
+        ".ready.dcm",
+        "x" * 5000,
+    ],
 )
 def test_no_name_of_a_file_becomes_a_path(world, name):
-    before = {path for path in world.settings.folder.rglob("*") if path.parent != inbox(world) and path.is_file()}
+    before = {
+        path
+        for path in world.settings.folder.rglob("*")
+        if path.parent != inbox(world) and path.is_file()
+    }
     answer = send(world, (name, png(), "image/png"))
     assert answer.status_code in {200, 400}
     assert all(path.name.startswith("web-") for path in inbox(world).iterdir())
-    after = {path for path in world.settings.folder.rglob("*") if path.parent != inbox(world) and path.is_file()}
+    after = {
+        path
+        for path in world.settings.folder.rglob("*")
+        if path.parent != inbox(world) and path.is_file()
+    }
     assert {path.name for path in after - before} <= {"console.sqlite-wal", "console.sqlite-shm"}
 
 
 def test_what_is_no_image_is_refused_and_the_others_are_taken(world):
-    answer = send(world, ("a.png", b"#!/bin/sh\n", "image/png"), ("b.png", png(), "image/png"), ("c.svg", b"<svg/>", "image/png"))
+    answer = send(
+        world,
+        ("a.png", b"#!/bin/sh\n", "image/png"),
+        ("b.png", png(), "image/png"),
+        ("c.svg", b"<svg/>", "image/png"),
+    )
     assert [each["taken"] for each in answer.json()["files"]] == [False, True, False]
     assert len(list(inbox(world).iterdir())) == 1
 
@@ -97,7 +130,11 @@ def test_a_body_that_does_not_say_how_large_it_is_is_cut_off_while_it_is_read(wo
             yield b"\0" * 100_000
         yield b"\r\n--x--\r\n"
 
-    answer = world.client("ada").post("/api/v1/intake", content=endless(), headers={"Content-Type": "multipart/form-data; boundary=x"})
+    answer = world.client("ada").post(
+        "/api/v1/intake",
+        content=endless(),
+        headers={"Content-Type": "multipart/form-data; boundary=x"},
+    )
     assert answer.status_code == 413
     assert not list(inbox(world).iterdir())
 
@@ -107,12 +144,22 @@ def test_forms_and_json_have_a_small_limit(shared_world):
     case = shared_world.cases["north"]
     long = "x" * (SMALL_BODY + 1)
     assert client.post(f"/cases/{case}/reject", data={"reason": long}).status_code == 413
-    assert client.post(f"/api/v1/cases/{case}/act", json={"action": "reject", "reason": long}).status_code == 413
+    assert (
+        client.post(
+            f"/api/v1/cases/{case}/act", json={"action": "reject", "reason": long}
+        ).status_code
+        == 413
+    )
 
 
 @pytest.mark.parametrize("length", ["-1", "1e9", "99999999999999999999"])
 def test_a_length_that_is_none_is_refused(shared_world, length):
-    assert shared_world.client().post("/login", content=b"", headers={"Content-Length": length}).status_code == 413
+    assert (
+        shared_world.client()
+        .post("/login", content=b"", headers={"Content-Length": length})
+        .status_code
+        == 413
+    )
 
 
 def test_too_many_files_are_refused(world_with):
@@ -121,8 +168,16 @@ def test_too_many_files_are_refused(world_with):
 
 
 @pytest.mark.parametrize(
-    "body", [b"", b"--x\r\n", b"nonsense", b'--x\r\nContent-Disposition: form-data; name="files"\r\n\r\ntext\r\n--x--\r\n']
+    "body",
+    [
+        b"",
+        b"--x\r\n",
+        b"nonsense",
+        b'--x\r\nContent-Disposition: form-data; name="files"\r\n\r\ntext\r\n--x--\r\n',
+    ],
 )
 def test_a_broken_multipart_body_is_a_clear_error(shared_world, body):
-    answer = shared_world.client("ada").post("/api/v1/intake", content=body, headers={"Content-Type": "multipart/form-data; boundary=x"})
+    answer = shared_world.client("ada").post(
+        "/api/v1/intake", content=body, headers={"Content-Type": "multipart/form-data; boundary=x"}
+    )
     assert answer.status_code in {400, 422} and answer.json()["error"]["message"]

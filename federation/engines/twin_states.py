@@ -1,0 +1,248 @@
+"""Where the states of twins rest between rounds: on disk, one small file for each twin and round in which it looked or trained.
+
+Memory holds the states of the twins that work, a file is read when its twin is asked, and nothing here grows with the twins that are not.
+Any mapping serves an engine as well: a dictionary does where twins are few and nothing is to be resumed. Knows no engine.
+
+Files are numbered by the round that wrote them, so a checkpoint refers to all of them by one number, and a round that was interrupted
+leaves files that are newer than the checkpoint and do not count. What a method keeps on a twin changes only when it trains and may be as
+large as the model: it lies in a file of its own, numbered by that round. A damaged file is put aside under another name until its round is
+repeated: the one before it must not pass for it.
+"""
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator, MutableMapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from uuid import uuid4
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from twin.memory import ExemplarMemory
+from twin.privacy.differential_privacy import after_going_back
+from twin.state import TwinState, from_plain, to_plain
+
+_STATE, _KEPT, _DAMAGED = ".safetensors", ".kept.safetensors", ".damaged"
+_FLUSHED_AT_ONCE = (
+    16  # a disk that is asked for many files at a time makes one journal entry of them
+)
+
+
+class StateFolder(MutableMapping[str, TwinState]):
+    """The states of a run's twins.
+
+    Args:
+        path: The folder; made when first written to.
+        checkpoints: How many of the last checkpoints can be gone back to; what none of them needs is deleted.
+        until: Newest round whose states are shown; none: all.
+    """
+
+    def __init__(self, path: Path, checkpoints: int = 2, until: int | None = None) -> None:
+        self.path = path
+        self._checkpoints = checkpoints
+        self._until = until
+        self._fresh: set[str] = set()
+
+    def __getitem__(self, twin_id: str) -> TwinState:
+        rounds = [
+            number
+            for number in self._rounds(twin_id, _STATE)
+            if self._until is None or number <= self._until
+        ]
+        if not rounds:
+            raise KeyError(twin_id)
+        return _read(self.path / twin_id, max(rounds))
+
+    def __setitem__(self, twin_id: str, state: TwinState) -> None:
+        folder, number = self.path / twin_id, state.last_round
+        plain, tensors = to_plain(state)
+        kept = {name: value for name, value in tensors.items() if name.startswith("kept/")}
+        own = {name: value for name, value in tensors.items() if name not in kept}
+        place_of_kept = _place(folder, state.model_round, _KEPT)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            if kept and (number == state.model_round or not place_of_kept.exists()):
+                _write(place_of_kept, kept, "")
+            _write(_place(folder, number, _STATE), own, json.dumps({**plain, "kept": list(kept)}))
+        except (OSError, SafetensorError) as error:
+            raise StateError(
+                f"the state of twin {twin_id} could not be written below {self.path}: {error}; the last checkpoint is whole; make room and "
+                "go on with --resume"
+            ) from error
+        self._delete_what_no_checkpoint_needs(twin_id, number)
+        self.changed(twin_id)
+
+    def __delitem__(self, twin_id: str) -> None:
+        shutil.rmtree(self.path / twin_id)
+
+    def __iter__(self) -> Iterator[str]:
+        twin_ids = sorted(each.name for each in self.path.iterdir()) if self.path.exists() else []
+        for twin_id in twin_ids:
+            if any(
+                self._until is None or number <= self._until
+                for number in self._rounds(twin_id, _STATE)
+            ):
+                yield twin_id
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def changed(self, twin_id: str) -> None:
+        """Take note that a twin's state was written, here or by a worker."""
+        self._fresh.add(twin_id)
+
+    def flush(self) -> None:
+        """Make sure that what was written since the last call is on the disk: a checkpoint may count on it now."""
+        folders = [self.path / twin_id for twin_id in self._fresh]
+        files = [file for folder in folders for file in folder.iterdir()]
+        if folders:
+            with ThreadPoolExecutor(_FLUSHED_AT_ONCE) as pool:
+                list(pool.map(flush, (*files, *folders)))
+            flush(self.path)
+        self._fresh.clear()
+
+    def go_back(self, until: int) -> None:
+        """Forget what was written after a round: what an interrupted round wrote is written again when it is repeated.
+
+        Not forgotten is the privacy that was spent on noise which cannot be drawn again: what left has left.
+        """
+        for folder in self.path.iterdir() if self.path.exists() else ():
+            self._charge(folder.name, until)
+            for file in folder.iterdir():
+                number = _number(file.name)
+                if number is None or number > until:
+                    file.unlink()
+
+    def set_aside_damaged(self, twin_id: str) -> int | None:
+        """Put a twin's newest files aside that cannot be read, so that the one before them is the newest.
+
+        Returns:
+            The first round whose state is lost; none where all is well. So it stays until ``go_back`` goes behind that round.
+
+        Raises:
+            StateError: If a file cannot be read though it may be whole.
+        """
+        folder = self.path / twin_id
+        for number in reversed(self._rounds(twin_id, _STATE)):
+            try:
+                _read(folder, number)
+            except StateError as error:
+                if isinstance(error.__cause__, OSError) and not isinstance(
+                    error.__cause__, FileNotFoundError
+                ):
+                    raise
+                _place(folder, number, _STATE).replace(_place(folder, number, _DAMAGED))
+            else:
+                break
+        return min(self._rounds(twin_id, _DAMAGED), default=None)
+
+    def _charge(self, twin_id: str, until: int) -> None:
+        """Write what a twin has spent since a round into the state that it goes back to, before the newer ones are deleted."""
+        newest = self._newest_after(twin_id, until)
+        if newest is None or all(each.seeded for each in newest.privacy):
+            return
+        earlier = [number for number in self._rounds(twin_id, _STATE) if number <= until]
+        newborn = TwinState(ExemplarMemory(newest.memory.capacity))
+        state = _read(self.path / twin_id, max(earlier)) if earlier else newborn
+        self[twin_id] = replace(state, privacy=after_going_back(state.privacy, newest.privacy))
+
+    def _newest_after(self, twin_id: str, until: int) -> TwinState | None:
+        """Return the newest state after a round that can be read."""
+        for number in reversed(self._rounds(twin_id, _STATE)):
+            if number > until:
+                with suppress(StateError):
+                    return _read(self.path / twin_id, number)
+        return None
+
+    def clear(self) -> None:
+        """Forget everything."""
+        if self.path.exists():
+            shutil.rmtree(self.path)
+
+    def _rounds(self, twin_id: str, kind: str) -> list[int]:
+        try:
+            names = [file.name for file in (self.path / twin_id).iterdir()]
+        except FileNotFoundError:
+            return []
+        return sorted(
+            number
+            for name in names
+            if _kind(name) == kind and (number := _number(name)) is not None
+        )
+
+    def _delete_what_no_checkpoint_needs(self, twin_id: str, number: int) -> None:
+        """Leave the files that the checkpoints of the last rounds refer to: the oldest needs the newest file of its round or before."""
+        folder, oldest = self.path / twin_id, number - self._checkpoints
+        for kind in (_STATE, _KEPT):
+            settled = [each for each in self._rounds(twin_id, kind) if each <= oldest]
+            for outdated in settled[:-1]:
+                with suppress(FileNotFoundError):
+                    _place(folder, outdated, kind).unlink()
+
+
+class StateError(ValueError):
+    """A twin's state that cannot be written or read: what, what to do."""
+
+
+def flush(path: Path) -> None:
+    """Make sure that a file or folder is on the disk as it was written."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _place(folder: Path, number: int, kind: str) -> Path:
+    return folder / f"{number:05d}{kind}"
+
+
+def _kind(name: str) -> str:
+    return name[name.index(".") :]
+
+
+def _number(name: str) -> int | None:
+    """Return the round of a file; none of one that was not finished."""
+    return None if name.startswith(".") else int(name.partition(".")[0])
+
+
+def _write(place: Path, tensors: dict[str, Tensor], plain: str) -> None:
+    beside = place.with_name(f".{place.name}.{uuid4().hex}")
+    try:
+        save_file(
+            {name: value.contiguous().clone() for name, value in tensors.items()},
+            beside,
+            {"state": plain},
+        )
+        beside.replace(place)
+    except SafetensorError as error:
+        number = re.search(
+            r"os error (\d+)", str(error)
+        )  # a full disk, say: what the system means is told on, words are not
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def _read(folder: Path, number: int) -> TwinState:
+    place = _place(folder, number, _STATE)
+    try:
+        with safe_open(place, "pt") as file:
+            plain = json.loads(file.metadata()["state"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no mapping: it has nothing but keys()
+        if plain["kept"]:
+            tensors |= load_file(_place(folder, plain["model_round"], _KEPT))
+        # What is loaded is the file itself, mapped: a disk that loses part of it would change a twin that is at work. So it is copied.
+        return from_plain(plain, {name: value.clone() for name, value in tensors.items()})
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        raise StateError(
+            f"{place}, the state of twin {folder.name}, cannot be read: {error}; start the run again without --resume"
+        ) from error

@@ -1,0 +1,1 @@
+"""Experiments: configuration, setup, the loop over rounds, evaluation, records and checkpoints."""

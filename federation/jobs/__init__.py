@@ -1,0 +1,1 @@
+"""Background jobs: separate processes that the console starts through a folder of files."""

@@ -1,0 +1,273 @@
+import json
+import os
+import sys
+from dataclasses import asdict, replace
+from datetime import UTC, datetime
+
+import pytest
+
+from federation.console.job_queue import JobError, Jobs
+
+# What a child does is what its job file says; it ends when somebody writes into the pipe that the file names.
+CHILD = """
+import json, pathlib, sys
+path = pathlib.Path(sys.argv[1])
+job = json.loads(path.read_text())
+with (path.parent / "progress.jsonl").open("a") as stream:
+    stream.write(json.dumps({"step": "round", "done": 1, "of": 2}) + "\\n" + '{"half a li')
+if job.get("wait"):
+    open(job["wait"]).read()
+if job.get("result") is not None:
+    (path.parent / "result.json").write_text(json.dumps(job["result"]))
+if job.get("says"):
+    print(job["says"], file=sys.stderr)
+sys.exit(job.get("code", 0))
+"""
+GOOD = {"result": {"ok": True, "value": 7}}
+
+
+class Queue:
+    """A queue with what its jobs do and what was settled."""
+
+    def __init__(self, folder, does=GOOD):
+        self.folder, self.does, self.settled = folder, does, []
+        self.child = folder.parent / "child.py"
+        self.child.write_text(CHILD)
+        self.jobs = Jobs(
+            folder,
+            self.prepare,
+            lambda job, result, jobs: self.settled.append((job.kind, job.state, result)),
+            self.now,
+            self.command,
+        )
+
+    def prepare(self, job):
+        if isinstance(self.does, Exception):
+            raise self.does
+        return self.does
+
+    def now(self):
+        return datetime.now(UTC)
+
+    def command(self, kind):
+        return (sys.executable, str(self.child))
+
+    def run(self):
+        """Step until nothing is waiting or running; each step waits for the process that it started."""
+        while self.jobs.step():
+            for job in self.jobs.jobs():
+                if job.state == "running":
+                    wait_for(job.pid)
+
+
+def wait_for(pid):
+    os.waitid(
+        os.P_PID, pid, os.WEXITED | os.WNOWAIT
+    )  # without taking the exit code from whoever asks for it later
+
+
+@pytest.fixture
+def queue(tmp_path):
+    return Queue(tmp_path / "jobs")
+
+
+def test_a_job_runs_and_is_settled_with_its_result(queue):
+    job = queue.jobs.add("training", "ben", "approver")
+    queue.run()
+    done = queue.jobs.job(job.job_id)
+    assert (done.state, done.error, done.subject, done.settled) == ("done", "", job.job_id, True)
+    assert queue.settled == [("training", "done", GOOD["result"])]
+    assert queue.jobs.progress(job.job_id) == [
+        {"step": "round", "done": 1, "of": 2}
+    ]  # not the line that is being written
+
+
+@pytest.mark.parametrize(
+    ("does", "error"),
+    [
+        ({"result": {"ok": False, "error": "too few images"}, "code": 1}, "too few images"),
+        (
+            {"code": 3, "says": "ValueError: no such file"},
+            "its process ended with exit code 3: ValueError: no such file",
+        ),
+        ({}, "its process ended with exit code 0 and left no result"),
+        (ValueError("no model serves"), "it could not be started: no model serves"),
+    ],
+)
+def test_a_job_that_fails_says_why(tmp_path, does, error):
+    queue = Queue(tmp_path / "jobs", does)
+    job = queue.jobs.add("training", "ben", "approver")
+    queue.run()
+    assert (queue.jobs.job(job.job_id).state, queue.jobs.job(job.job_id).error) == ("failed", error)
+    assert queue.settled[0][:2] == ("training", "failed")
+
+
+def test_a_job_that_is_killed_says_so(tmp_path):
+    queue, gate = waiting_queue(tmp_path)
+    job = queue.jobs.add("training", "ben", "approver")
+    queue.jobs.step()
+    pid = queue.jobs.job(job.job_id).pid
+    os.kill(pid, 9)
+    wait_for(pid)
+    queue.jobs.step()
+    assert (
+        queue.jobs.job(job.job_id).error == "its process was ended by signal 9 and left no result"
+    )
+    assert gate.exists()
+
+
+def test_trainings_run_one_after_another_and_a_roll_back_waits_for_none(tmp_path):
+    queue, gate = waiting_queue(tmp_path)
+    first, second = (queue.jobs.add("training", "ben", "approver") for _ in range(2))
+    queue.jobs.step()
+    queue.does = GOOD
+    back = queue.jobs.add("roll_back", "ben", "approver", first.job_id, version="3")
+    queue.jobs.step()
+    assert [queue.jobs.job(each.job_id).state for each in (first, second, back)] == [
+        "running",
+        "waiting",
+        "running",
+    ]
+    open_gate(gate)
+    queue.run()
+    assert [queue.jobs.job(each.job_id).state for each in (first, second, back)] == [
+        "done",
+        "done",
+        "done",
+    ]
+
+
+def test_a_running_job_is_found_again_by_the_next_web_process(tmp_path):
+    queue, gate = waiting_queue(tmp_path)
+    job = queue.jobs.add("training", "ben", "approver")
+    queue.jobs.step()
+    pid = queue.jobs.job(job.job_id).pid
+    later = Queue(tmp_path / "jobs")
+    assert later.jobs.step()
+    assert (later.jobs.job(job.job_id).state, later.jobs.job(job.job_id).pid) == ("running", pid)
+    open_gate(gate)
+    wait_for(pid)
+    later.jobs.step()
+    assert (later.jobs.job(job.job_id).state, later.jobs.job(job.job_id).attempts) == ("done", 1)
+    assert later.settled == [("training", "done", GOOD["result"])]
+    queue.jobs.step()  # the process was a child of this one too
+
+
+def test_a_job_whose_process_died_while_nobody_looked_is_started_again(queue):
+    job = queue.jobs.add("training", "ben", "approver")
+    forget(queue, job, pid=2**22 + 1, attempts=1)
+    queue.run()
+    assert (queue.jobs.job(job.job_id).state, queue.jobs.job(job.job_id).attempts) == ("done", 2)
+
+
+def test_a_process_id_that_belongs_to_somebody_else_by_now_is_not_ours(queue):
+    job = queue.jobs.add("training", "ben", "approver")
+    forget(queue, job, pid=os.getpid(), process_started=1.0, attempts=1)
+    queue.run()
+    assert queue.jobs.job(job.job_id).state == "done"
+
+
+def test_a_job_whose_process_dies_again_and_again_is_given_up(queue):
+    job = queue.jobs.add("training", "ben", "approver")
+    forget(queue, job, pid=2**22 + 1, attempts=3)
+    queue.run()
+    assert queue.jobs.job(job.job_id).error == "its process died 3 times"
+
+
+def test_an_end_that_was_not_settled_is_settled_by_the_next_web_process(queue):
+    job = queue.jobs.add("training", "ben", "approver")
+    queue.run()
+    save(queue, replace(queue.jobs.job(job.job_id), settled=False))
+    later = Queue(queue.folder)
+    later.jobs.step()
+    assert later.settled == [("training", "done", GOOD["result"])]
+
+
+def test_an_end_that_cannot_be_settled_does_not_hold_up_the_others(queue, caplog):
+    def settle(job, result, jobs):
+        if job.kind == "training":
+            raise ValueError("the catalogue is locked")
+        queue.settled.append(job.kind)
+
+    queue.jobs = Jobs(queue.folder, queue.prepare, settle, queue.now, queue.command)
+    job = queue.jobs.add("training", "ben", "approver")
+    queue.run()
+    queue.jobs.add("release", "ben", "approver", job.job_id)
+    queue.run()
+    assert queue.settled == ["release"] and not queue.jobs.job(job.job_id).settled
+    assert len(caplog.records) == 1
+
+
+def test_a_damaged_job_does_not_hold_up_the_others(queue):
+    damaged = queue.jobs.add("training", "ben", "approver")
+    (queue.folder / damaged.job_id / "state.json").write_text("{ half")
+    job = queue.jobs.add("training", "ben", "approver")
+    queue.run()
+    assert [each.job_id for each in queue.jobs.jobs()] == [job.job_id]
+
+
+def test_of_two_web_processes_one_looks_after_the_jobs(queue, tmp_path):
+    import fcntl
+
+    queue.jobs.add("training", "ben", "approver")
+    with (queue.folder / ".lock").open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        assert not queue.jobs.step()
+    queue.run()
+    assert queue.settled
+
+
+def test_the_watcher_runs_a_job_by_itself(queue):
+    import threading
+
+    ended = threading.Event()
+    queue.jobs = Jobs(
+        queue.folder, queue.prepare, lambda job, result, jobs: ended.set(), queue.now, queue.command
+    )
+    queue.jobs.watch()
+    queue.jobs.add("training", "ben", "approver")
+    assert ended.wait(60)
+    queue.jobs.close()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        "nothing",
+        "../../etc",
+        "training-20260301090000038-zzzz",
+        "training-20260301090000038-aaaa/../x",
+        "\0",
+    ],
+)
+def test_a_name_that_is_no_job_is_refused(queue, name):
+    for ask in (queue.jobs.job, queue.jobs.progress, queue.jobs.result):
+        with pytest.raises(JobError, match="there is no job"):
+            ask(name)
+
+
+def test_settled_jobs_of_which_nobody_asks_can_be_forgotten(queue):
+    queue.jobs.add("versions", "system", "system")
+    queue.run()
+    queue.jobs.forget("versions")
+    assert queue.jobs.jobs() == []
+
+
+def waiting_queue(tmp_path):
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+    return Queue(tmp_path / "jobs", {**GOOD, "wait": str(gate)}), gate
+
+
+def open_gate(gate):
+    with gate.open("w"):
+        pass
+
+
+def forget(queue, job, **facts):
+    save(queue, replace(job, state="running", **facts))
+
+
+def save(queue, job):
+    (queue.folder / job.job_id / "state.json").write_text(json.dumps(asdict(job)))

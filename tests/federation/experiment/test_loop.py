@@ -1,0 +1,250 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from federation.experiment.config import load_experiment
+from federation.experiment.loop import ExperimentError, RunCallbacks, run_experiment, with_seed
+from federation.experiment.run_folder import RunFolder
+from federation.experiment.twin_reports import reports_of_run
+from federation.methods.fedka import FedKA
+
+ROOT = Path(__file__).parents[3]
+TINY = ROOT / "hospital_configs" / "phantom_tiny"
+VARYING = ("seconds", "code_version")
+
+
+def config(*changes, seed=5):
+    return with_seed(
+        load_experiment(TINY, ["training.epochs=1", "tracking.enabled=false", *changes]), seed
+    )
+
+
+def comparable(out):
+    results = json.loads((out / "results.json").read_text())
+    return {name: value for name, value in results.items() if name not in VARYING}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs") / "finished"
+    run_experiment(config(), out)
+    return out
+
+
+def test_a_run_leaves_every_promised_result(finished):
+    results = json.loads((finished / "results.json").read_text())
+    promised = "average_accuracy last_accuracy macro_f1 forgetting accuracy_matrix detection seconds images_trained config_digest code_version"
+    assert set(promised.split()) <= results.keys()
+    assert [len(row) for row in results["accuracy_matrix"]] == [1, 2]
+    assert results["images_trained"] > 0 and 0 <= results["last_accuracy"] <= 1
+
+
+def test_records_manifest_models_and_examples_are_there(finished):
+    folder = RunFolder(finished)
+    kinds = [record["kind"] for record in folder.read_records()]
+    assert kinds.count("round") == 6 and kinds.count("task") == 2 and kinds.count("model") == 2
+    assert folder.read_json("manifest.json")["overlap"]["images_with_several_owners"] == 0
+    assert (folder.model(0) / "weights.safetensors").exists() and (
+        folder.model(1) / "manifest.json"
+    ).exists()
+    assert (finished / "examples" / "attention.npz").exists()
+
+
+def test_the_same_seed_gives_the_same_numbers_and_another_seed_others(finished, tmp_path):
+    run_experiment(config(), tmp_path / "again")
+    assert comparable(tmp_path / "again") == comparable(finished)
+    run_experiment(config(seed=6), tmp_path / "other")
+    assert comparable(tmp_path / "other") != comparable(finished)
+
+
+def test_the_process_engine_gives_the_same_numbers(finished, tmp_path):
+    run_experiment(config("engine.name=processes", "engine.workers=2"), tmp_path / "processes")
+    assert comparable(tmp_path / "processes") == comparable(finished)
+
+
+class Stop(Exception):
+    pass
+
+
+@pytest.mark.parametrize("when", [0, 3, 5])
+def test_a_run_stopped_after_a_round_and_resumed_equals_an_uninterrupted_one(
+    finished, tmp_path, when
+):
+    def stop(record):
+        if record["kind"] == "round" and record["round"] == when:
+            raise Stop
+
+    with pytest.raises(
+        Stop
+    ):  # between the round's record and its checkpoint: the round is repeated
+        run_experiment(config(), tmp_path, callbacks=RunCallbacks(record=stop))
+    if when:
+        run_experiment(config(), tmp_path, resume=True)
+        assert comparable(tmp_path) == comparable(finished)
+        assert RunFolder(tmp_path).read_records()[-1] == RunFolder(finished).read_records()[-1]
+    else:
+        with pytest.raises(ValueError, match="no finished round was saved"):
+            run_experiment(config(), tmp_path, resume=True)
+
+
+def test_a_run_killed_in_the_middle_and_resumed_equals_an_uninterrupted_one(finished, tmp_path):
+    command = [
+        sys.executable,
+        "-m",
+        "federation",
+        "run",
+        str(TINY),
+        "--out",
+        str(tmp_path / "killed"),
+        "--seed",
+        "5",
+    ]
+    command += ["--set", "training.epochs=1", "--set", "tracking.enabled=false"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(
+        command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True
+    ) as running:
+        for line in running.stdout:  # killed while round 3 or a later one is under way
+            if line.startswith("round   2"):
+                running.send_signal(signal.SIGKILL)
+                break
+    assert not (tmp_path / "killed" / "results.json").exists()
+    done = subprocess.run(
+        [*command, "--resume"],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert comparable(tmp_path / "killed") == comparable(finished)
+    last = "models/task-1/weights.safetensors"
+    one, other = load_file(tmp_path / "killed" / last), load_file(finished / last)
+    assert all(one[name].equal(other[name]) for name in other)
+
+
+def test_resuming_a_finished_run_changes_nothing(finished):
+    before, records = comparable(finished), RunFolder(finished).read_records()
+    run_experiment(config(), finished, resume=True)
+    assert comparable(finished) == before and RunFolder(finished).read_records() == records
+
+
+def test_a_folder_that_holds_a_run_is_not_overwritten(finished):
+    with pytest.raises(ExperimentError, match="already holds a run"):
+        run_experiment(config(), finished)
+
+
+def test_a_run_is_not_resumed_with_another_configuration_or_seed(finished):
+    with pytest.raises(ExperimentError, match="was begun with seed 5"):
+        run_experiment(config(seed=6), finished, resume=True)
+    with pytest.raises(ExperimentError, match="configuration"):
+        run_experiment(config("training.momentum=0.1"), finished, resume=True)
+
+
+def test_nothing_to_resume_is_one_clear_error(tmp_path):
+    with pytest.raises(ExperimentError, match="holds no run to resume"):
+        run_experiment(config(), tmp_path / "none", resume=True)
+
+
+def test_twins_tell_reported_and_desired_state_and_their_history(finished):
+    reports = reports_of_run(finished)
+    assert set(reports) == {"north", "east", "south", "west"}
+    north = reports["north"]
+    assert north["desired"]["classes"] and north["reported"]["exemplars"]
+    assert north["events"][0]["what"] == "joined the federation"
+    assert any("archived" in event["what"] for event in north["events"])
+    assert reports["west"]["events"][0]["round"] == 3
+
+
+def test_a_failing_disk_ends_the_run_with_its_last_checkpoint_whole(
+    finished, tmp_path, monkeypatch
+):
+    import federation.experiment.checkpoint as room
+
+    save, calls = room.save_file, []
+
+    def full(*arguments, **keywords):
+        calls.append(1)
+        if len(calls) == 3:
+            raise OSError(28, "No space left on device")
+        return save(*arguments, **keywords)
+
+    monkeypatch.setattr(room, "save_file", full)
+    with pytest.raises(room.CheckpointError, match="No space left"):
+        run_experiment(config(), tmp_path)
+    run_experiment(config(), tmp_path, resume=True)
+    assert comparable(tmp_path) == comparable(finished)
+
+
+class Killed(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("write", [2, 17, 34])
+def test_a_run_that_ends_while_a_twins_state_is_written_and_is_resumed_equals_an_uninterrupted_one(
+    finished, tmp_path, monkeypatch, write
+):
+    import federation.engines.twin_states as room
+
+    save, calls = room.save_file, []
+
+    def killed(*arguments, **keywords):
+        calls.append(1)
+        if len(calls) == write:
+            raise Killed
+        save(*arguments, **keywords)
+
+    monkeypatch.setattr(room, "save_file", killed)
+    with pytest.raises(Killed):
+        run_experiment(config(), tmp_path / "run")
+    has_rounds = any((tmp_path / "run" / "checkpoint").glob("round-*"))
+    assert has_rounds == (write > 2)
+    run_experiment(config(), tmp_path / ("run" if has_rounds else "anew"), resume=has_rounds)
+    out = tmp_path / ("run" if has_rounds else "anew")
+    assert comparable(out) == comparable(finished)
+    assert reports_of_run(out) == reports_of_run(finished)
+
+
+def test_a_checkpoint_holds_no_twin_and_old_states_are_deleted(finished):
+    folder = RunFolder(finished)
+    assert sorted(path.name for path in folder.checkpoints.iterdir()) == [
+        "round-00005",
+        "round-00006",
+        "twins",
+    ]
+    for twin in folder.twins.iterdir():
+        assert 1 <= len(list(twin.iterdir())) <= 3
+    assert "twins" not in json.loads(
+        (folder.checkpoints / "round-00006" / "state.json").read_text()
+    )
+
+
+def test_a_run_in_which_few_twins_look_is_repeated_and_resumed_alike(tmp_path):
+    few = config("federation.observers_per_round=3")
+
+    def stop(record):
+        if record["kind"] == "round" and record["round"] == 3:
+            raise Stop
+
+    run_experiment(few, tmp_path / "whole")
+    with pytest.raises(Stop):
+        run_experiment(few, tmp_path / "stopped", callbacks=RunCallbacks(record=stop))
+    run_experiment(few, tmp_path / "stopped", resume=True)
+    assert comparable(tmp_path / "stopped") == comparable(tmp_path / "whole")
+    rounds = [
+        record
+        for record in RunFolder(tmp_path / "whole").read_records()
+        if record["kind"] == "round"
+    ]
+    assert {len(record["observations"]) for record in rounds} == {3}
+
+
+def test_fedka_declares_its_uploads():
+    assert any("gradients" in text for text in FedKA.uploads)

@@ -1,0 +1,81 @@
+"""How a twin sees its hospital: pixels as tensors, images through a network, labels as names and rows. Decides nothing."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from incremental.device import CPU
+from incremental.inference import features_of, logits_of
+from incremental.network import IncrementalNetwork
+from physical.hospital import Hospital
+from physical.transforms import to_tensor
+from twin.state import Positions
+
+
+class HospitalView:
+    """A hospital's archive, asked by positions.
+
+    Args:
+        hospital: Whose.
+        bfloat16: Look through networks in bfloat16.
+        device: Where pixels go.
+    """
+
+    def __init__(self, hospital: Hospital, bfloat16: bool, device: torch.device = CPU) -> None:
+        self.hospital = hospital
+        self._bfloat16 = bfloat16
+        self._device = device
+
+    def pixels(self, positions: Positions) -> Tensor:
+        """Return 8-bit images, shape [N, C, H, W], on the device."""
+        return to_tensor(self.hospital.images(positions).images).to(self._device)
+
+    def labels(self, positions: Positions, class_names: Sequence[str]) -> Tensor:
+        """Return each image's class as an index into a list of names, shape [N], on the device."""
+        return torch.from_numpy(self.rows(positions, class_names)).to(self._device)
+
+    def logits(self, network: IncrementalNetwork, positions: Positions) -> NDArray[np.float32]:
+        """Return what a network says, shape [N, C]."""
+        logits: NDArray[np.float32] = logits_of(
+            network, self.pixels(positions), bfloat16=self._bfloat16
+        ).numpy()
+        return logits
+
+    def features(self, network: IncrementalNetwork, positions: Positions) -> Tensor:
+        """Return a network's pooled features, shape [N, D]."""
+        return features_of(network, self.pixels(positions), bfloat16=self._bfloat16)
+
+    def names(self, positions: Positions) -> tuple[str, ...]:
+        """Return the class names that occur, in the vocabulary's order."""
+        return tuple(
+            self.hospital.vocabulary[label] for label in np.unique(self.hospital.labels(positions))
+        )
+
+    def of_class(self, positions: Positions, name: str) -> Positions:
+        """Return those of the positions that show a class."""
+        chosen: Positions = positions[
+            self.hospital.labels(positions) == self.hospital.vocabulary.index(name)
+        ]
+        return chosen
+
+    def known(self, positions: Positions, class_names: Sequence[str]) -> NDArray[np.bool_]:
+        """Return which of the positions show one of these classes, shape [N]."""
+        return self.rows(positions, class_names) >= 0
+
+    def rows(self, positions: Positions, class_names: Sequence[str]) -> Positions:
+        """Return each image's class as an index into a list of names, -1 where it is not on it, shape [N]."""
+        listed = list(class_names)
+        row = np.array(
+            [listed.index(name) if name in listed else -1 for name in self.hospital.vocabulary],
+            np.int64,
+        )
+        rows: Positions = row[self.hospital.labels(positions)]
+        return rows
+
+    def prototype(self, network: IncrementalNetwork, positions: Positions) -> Tensor:
+        """Return the 8-bit image that is nearest to the mean feature of these, shape [C, H, W]."""
+        features = torch.nn.functional.normalize(self.features(network, positions).double(), dim=1)
+        return self.pixels(positions)[int((features @ features.mean(0)).argmax())]

@@ -1,0 +1,1 @@
+"""Privacy of a twin: upload policy, differential privacy, and the release of updates."""

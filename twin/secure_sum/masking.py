@@ -1,0 +1,304 @@
+"""The hospital's half of secure aggregation: an update leaves as a vector of random-looking numbers whose sum over hospitals is not random.
+
+A round has three steps. *Seal*: the update stays, a fresh public key leaves. *Mask*: the server's roster comes; the hospital's share of the
+mean change, plus a mask for each pair of hospitals (one adds what the other subtracts), plus a mask of its own, leaves. *Open*: the seed of
+its own mask leaves, for one roster in a round and never for a second. Pairwise masks cancel in the sum over the roster and nowhere else;
+the mask of its own makes a vector that comes late, or belongs to a roster that was given up, as useless as noise.
+
+After the idea of Bonawitz et al., Practical Secure Aggregation for Privacy-Preserving Machine Learning, CCS 2017, without its secret
+sharing: drop-outs are answered by a smaller roster instead. What the server may learn and what it may not stands in
+docs/secure_aggregation.md. Knows no server and no transport.
+"""
+
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from hashlib import sha256
+from typing import Any
+
+import numpy as np
+import pydantic.dataclasses
+import torch
+from pydantic import ConfigDict
+
+from incremental.head import Weights
+from twin.messages import TwinUpdate
+from twin.secure_sum.fixed_point import Change, change_of, encode
+from twin.secure_sum.mask_keys import (
+    KEY_BYTES,
+    MaskingError,
+    encoded,
+    is_hex_key,
+    is_signed,
+    mask_stream,
+    new_round_key,
+    pair_key,
+    sign,
+)
+from twin.secure_sum.mask_messages import Masked, Member, Opened, Opening, Roster, Sealed
+
+LEAST_HOSPITALS = 3  # with two, each reads the other's update off the mean
+
+
+@pydantic.dataclasses.dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class MaskingConfig:
+    """What a hospital insists on, whatever the server says.
+
+    Args:
+        minimum_hospitals: A roster with fewer is refused.
+        max_relative_change: Largest norm of (local - global) parameters as a multiple of the global norm. The server cannot screen what it
+            cannot see, so each hospital looks at its own.
+        pinned_keys: Long-term Ed25519 public keys of the hospitals, by twin, in hexadecimal: a roster with another hospital, or with a
+            key that is not signed by its hospital, is refused. None: the server's word is taken for whose key is whose.
+    """
+
+    minimum_hospitals: int = LEAST_HOSPITALS
+    max_relative_change: float = 10.0
+    pinned_keys: Mapping[str, str] | None = None
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        if self.minimum_hospitals < LEAST_HOSPITALS:
+            raise ValueError(
+                f"minimum_hospitals is {self.minimum_hospitals}; allowed: {LEAST_HOSPITALS} or more, as each of two hospitals could read "
+                "the other's update off the mean"
+            )
+        if not self.max_relative_change > 0:
+            raise ValueError(f"max_relative_change is {self.max_relative_change}; allowed: above 0")
+        for twin_id, key in (self.pinned_keys or {}).items():
+            if not is_hex_key(key):
+                raise ValueError(
+                    f"pinned_keys.{twin_id} is {key!r}; allowed: {KEY_BYTES} bytes as {2 * KEY_BYTES} hexadecimal digits"
+                )
+
+
+@dataclass(frozen=True)
+class _Held:
+    """What must not leave: an update and the secrets that mask it."""
+
+    sealed: Sealed
+    trained: tuple[int, str]
+    private_key: Any = field(repr=False)
+    change: Change = field(repr=False)
+    roster: Roster | None = None
+    seed: bytes = field(default=b"", repr=False)
+
+
+class Masker:
+    """One hospital's side of the protocol: holds an update back from sealing to opening, and refuses what would give it away.
+
+    It lives as long as the hospital's process, whatever runs. Between rounds it remembers only whom it opened for: a round that is repeated
+    (the same number, from the same model) is opened for the same hospitals or not at all, so that no two of its sums differ by one of them.
+
+    Args:
+        twin_id: Whose.
+        config: What the hospital insists on.
+        identity: The hospital's long-term Ed25519 private key, 32 bytes; none: nothing is signed.
+    """
+
+    def __init__(
+        self, twin_id: str, config: MaskingConfig | None = None, identity: bytes | None = None
+    ) -> None:
+        self.twin_id = twin_id
+        self._config = config or MaskingConfig()
+        self._identity = identity
+        self._held: _Held | None = None
+        self._opened: dict[tuple[int, str], tuple[str, tuple[str, ...]]] = {}
+        if self._config.pinned_keys is not None and identity is None:
+            raise MaskingError(
+                f"{twin_id} has pinned_keys and no long-term key of its own; others would refuse it; give it one (long_term_key)"
+            )
+
+    def seal(self, update: TwinUpdate, reference: Weights) -> Sealed:
+        """Hold an update back and say so. Whatever was held before is forgotten.
+
+        Args:
+            update: Of this twin.
+            reference: The global model that it was trained from.
+
+        Raises:
+            MaskingError: If the update holds more than weights, or changed too much.
+            FixedPointError: If the change cannot be written in fixed point.
+        """
+        self.forget()
+        if update.twin_id != self.twin_id:
+            raise MaskingError(f"the update is {update.twin_id}'s; allowed: {self.twin_id}'s own")
+        if update.upload:
+            raise MaskingError(
+                f"the update holds {', '.join(sorted(update.upload))} besides weights; allowed: weights, which alone are summed"
+            )
+        if update.packed is not None:
+            raise MaskingError(
+                "the update is compressed; allowed: whole weights, as a masked vector is random and cannot be compressed"
+            )
+        if update.num_images < 1:
+            raise MaskingError(
+                f"the update is trained on {update.num_images} images; allowed: 1 or more"
+            )
+        change = change_of(update.weights, reference)
+        self._check_size(update.weights, reference)
+        private_key, public_key = new_round_key()
+        signature = b""
+        if self._identity is not None:
+            signature = sign(
+                self._identity,
+                _statement(self.twin_id, update.round, public_key, update.num_images),
+            )
+        trained = update.round, _digest(reference)
+        _, opened_for = self._opened.get(trained, ("", ()))
+        names, images = update.class_names, update.num_images
+        sealed = Sealed(
+            self.twin_id,
+            update.round,
+            names,
+            public_key,
+            images,
+            update.metrics,
+            signature,
+            opened_for,
+        )
+        self._held = _Held(sealed, trained, private_key, change)
+        return sealed
+
+    def mask(self, roster: Roster) -> Masked:
+        """Return this hospital's share of the mean change under the masks of a roster.
+
+        Raises:
+            MaskingError: If the roster is refused.
+            FixedPointError: If a counter is out of range.
+        """
+        held = self._checked(roster)
+        digest, own = roster.digest, held.sealed
+        vector = encode(held.change, roster.count(self.twin_id), roster.total)
+        for twin_id, member in roster.members.items():
+            if twin_id != self.twin_id:
+                key = pair_key(
+                    held.private_key, member.public_key, own.round, digest, (self.twin_id, twin_id)
+                )
+                pair = mask_stream(key, len(vector))
+                vector = vector + pair if self.twin_id < twin_id else vector - pair
+        seed = secrets.token_bytes(KEY_BYTES)
+        self._held = replace(held, roster=roster, seed=seed)
+        vector = vector + mask_stream(seed, len(vector))
+        return Masked(self.twin_id, own.round, digest, torch.from_numpy(vector.view(np.int64)))
+
+    def open(self, opening: Opening) -> Opened:
+        """Return the seed of this hospital's own mask, and forget all that the round needed.
+
+        Raises:
+            MaskingError: If another roster was masked last, or this round was opened for other hospitals before.
+        """
+        held = self._held
+        if held is None or held.roster is None:
+            raise MaskingError(
+                f"{self.twin_id} was asked to open round {opening.round} and has masked nothing, or has opened it already"
+            )
+        if (opening.round, opening.roster_digest) != (held.roster.round, held.roster.digest):
+            raise MaskingError(
+                f"{self.twin_id} was asked to open roster {opening.roster_digest[:12]} of round {opening.round}; allowed: what it masked "
+                f"last, {held.roster.digest[:12]} of round {held.roster.round}"
+            )
+        summed = held.roster.mean, tuple(sorted(held.roster.members))
+        if self._opened.setdefault(held.trained, summed) != summed:
+            raise MaskingError(
+                f"{self.twin_id} has opened round {opening.round} for other hospitals before; two sums that differ by one hospital show "
+                "that hospital's update; allowed: the same hospitals, or the next round"
+            )
+        self.forget()
+        return Opened(self.twin_id, opening.round, opening.roster_digest, held.seed)
+
+    def forget(self) -> None:
+        """Let go of the update and of the round's secrets."""
+        self._held = None
+
+    def _check_size(self, local: Weights, reference: Weights) -> None:
+        """Refuse a training that ran away: its rule is that of the server's screening, which sees the sum alone."""
+        trained = [
+            name
+            for name, value in reference.items()
+            if value.is_floating_point() and "running_" not in name
+        ]
+        change = (
+            sum(
+                float((local[name].double() - reference[name].double()).square().sum())
+                for name in trained
+            )
+            ** 0.5
+        )
+        size = sum(float(reference[name].double().square().sum()) for name in trained) ** 0.5
+        if change > self._config.max_relative_change * size:
+            times = change / size if size else float("inf")
+            raise MaskingError(
+                f"the update changed by {times:.1f} times the global norm; allowed: {self._config.max_relative_change:g}"
+            )
+
+    def _checked(self, roster: Roster) -> _Held:
+        """Return what is held, if the roster may have it."""
+        held, who = self._held, f"{self.twin_id} refuses a roster of round {roster.round}"
+        if held is None:
+            raise MaskingError(f"{who}: it holds no update, or has opened it already")
+        own = held.sealed
+        if roster.round != own.round:
+            raise MaskingError(f"{who}: it sealed round {own.round}")
+        if roster.class_names != own.class_names:
+            raise MaskingError(f"{who}: it is for other classes than those trained")
+        if roster.members.get(self.twin_id) != Member(
+            own.public_key, own.num_images, own.signature
+        ):
+            raise MaskingError(
+                f"{who}: what it says of {self.twin_id} is not what {self.twin_id} sealed (key, images and signature)"
+            )
+        if len(roster.members) < self._config.minimum_hospitals:
+            raise MaskingError(
+                f"{who}: it has {len(roster.members)} hospitals; allowed: {self._config.minimum_hospitals} or more"
+            )
+        if any(
+            each.num_images < 1 or len(each.public_key) != KEY_BYTES
+            for each in roster.members.values()
+        ):
+            raise MaskingError(f"{who}: a hospital has no image, or no key of {KEY_BYTES} bytes")
+        if len({each.public_key for each in roster.members.values()}) < len(roster.members):
+            raise MaskingError(f"{who}: two hospitals have one key")
+        before = held.roster
+        if before is not None and not (
+            roster.mean == before.mean and roster.members.items() < before.members.items()
+        ):
+            raise MaskingError(
+                f"{who}: it is not a part of the roster before; allowed: fewer of the same hospitals, nothing else changed"
+            )
+        for twin_id, member in (
+            roster.members.items() if self._config.pinned_keys is not None else ()
+        ):
+            self._check_signature(who, twin_id, member, roster.round)
+        return held
+
+    def _check_signature(self, who: str, twin_id: str, member: Member, round_number: int) -> None:
+        pinned = (self._config.pinned_keys or {}).get(twin_id)
+        if pinned is None:
+            if twin_id == self.twin_id:
+                return
+            raise MaskingError(
+                f"{who}: {twin_id} is not among pinned_keys; add its long-term key, or keep it out of the federation"
+            )
+        if not is_signed(
+            pinned,
+            member.signature,
+            _statement(twin_id, round_number, member.public_key, member.num_images),
+        ):
+            raise MaskingError(
+                f"{who}: the key of {twin_id} is not signed by the long-term key that is pinned for it"
+            )
+
+
+def _digest(weights: Weights) -> str:
+    """Return what tells one global model from another."""
+    digest = sha256()
+    for name, value in sorted(weights.items()):
+        digest.update(encoded(name, str(value.dtype), list(value.shape)))
+        digest.update(value.detach().flatten().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _statement(twin_id: str, round_number: int, public_key: bytes, num_images: int) -> bytes:
+    """Return what a hospital signs with its long-term key."""
+    return encoded("seal", round_number, twin_id, public_key.hex(), num_images)
