@@ -10,7 +10,7 @@ from federation.methods import METHODS
 ROOT = Path(__file__).parents[1]
 
 
-def modules_after(statement):
+def modules_after(statement: str) -> set[str]:
     code = f"import sys; {statement}; print(' '.join(sys.modules))"
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
@@ -19,11 +19,11 @@ def modules_after(statement):
 
 
 @pytest.mark.parametrize("name", ["physical", "incremental", "twin", "federation"])
-def test_the_four_packages_are_ours(name):
+def test_the_four_packages_are_ours(name: str) -> None:
     assert Path(__import__(name).__file__).parents[1] == ROOT
 
 
-def test_the_training_core_loads_nothing_that_it_does_not_need():
+def test_the_training_core_loads_nothing_that_it_does_not_need() -> None:
     loaded = modules_after(
         "import federation.round, federation.engines, federation.methods, physical.scenario"
     )
@@ -41,23 +41,23 @@ def test_the_training_core_loads_nothing_that_it_does_not_need():
     }
 
 
-def test_the_command_line_answers_without_loading_torch():
+def test_the_command_line_answers_without_loading_torch() -> None:
     loaded = modules_after("from federation.cli import _mount; _mount()")
     assert not loaded & {"torch", "mlflow", "monai", "matplotlib", "pytorch_grad_cam"}
 
 
-def test_every_method_opens_with_its_source():
+def test_every_method_opens_with_its_source() -> None:
     for name, kind in METHODS.items():
         text = sys.modules[kind.__module__].__doc__ or ""
         assert "Source:" in text, name
 
 
-def test_every_method_has_its_row_in_reproducibility():
+def test_every_method_has_its_row_in_reproducibility() -> None:
     rows = (ROOT / "REPRODUCIBILITY.md").read_text()
     assert all(f"`{name}`" in rows for name in METHODS)
 
 
-def test_global_randomness_stays_out_of_the_code():
+def test_global_randomness_stays_out_of_the_code() -> None:
     allowed = {
         "incremental/network.py",
         "incremental/reconstruction.py",
@@ -71,7 +71,7 @@ def test_global_randomness_stays_out_of_the_code():
                 assert not wrong.search(path.read_text()), path
 
 
-def test_every_command_of_the_readme_exists():
+def test_every_command_of_the_readme_exists() -> None:
     from typer.main import get_command
 
     from federation.cli import _mount, app
@@ -82,7 +82,7 @@ def test_every_command_of_the_readme_exists():
         assert line in commands
 
 
-def test_no_file_names_a_package_registry_or_a_path_of_one_machine():
+def test_no_file_names_a_package_registry_or_a_path_of_one_machine() -> None:
     wrong = re.compile("py" + r"pi\.org|python" + r"hosted|npm" + r"js\.org|/wo" + "rk/ma" + "in")
     files = subprocess.run(
         ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True

@@ -34,7 +34,7 @@ from physical.hospital import Arrival
 from physical.transforms import AugmentationConfig
 from twin.config import TwinConfig, TwinSetting
 from twin.local_training import TrainingConfig
-from twin.messages import TwinUpdate
+from twin.messages import Broadcast, TwinUpdate
 
 NETWORK = NetworkConfig(backbone="lenet", width=4, image_size=16, channels=1)
 NAMES = ("bladder", "heart", "liver", "spleen")
@@ -222,7 +222,7 @@ def test_a_strangers_and_a_second_answer_change_nothing(
     hospitals: SimulatedHospitals, honest: ServerState, trained: dict[bytes, TwinUpdate]
 ) -> None:
     class Crowded(HostileEngine):
-        def train(self, method, broadcasts):  # type: ignore[no-untyped-def]
+        def train(self, method: FedAvg, broadcasts: dict[str, Broadcast]) -> list[TwinUpdate]:  # type: ignore[no-untyped-def]
             updates = super().train(method, broadcasts)
             wild = [
                 replace(each, weights={name: value * 0 for name, value in each.weights.items()})
@@ -245,7 +245,7 @@ def test_with_two_answers_left_a_robust_round_keeps_the_model_and_the_run_goes_o
     hospitals: SimulatedHospitals,
 ) -> None:
     class Late(HostileEngine):
-        def train(self, method, broadcasts):  # type: ignore[no-untyped-def]
+        def train(self, method: FedAvg, broadcasts: dict[str, Broadcast]) -> list[TwinUpdate]:  # type: ignore[no-untyped-def]
             return super().train(method, broadcasts)[:2]
 
     for rule in RULES.values():
