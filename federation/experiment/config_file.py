@@ -1,4 +1,4 @@
-"""YAML files into small configurations, and what is wrong with them in the house's four parts: what, got, allowed, what to do.
+"""YAML files into configuration dataclasses, with errors that say what, got, allowed, what to do.
 
 Knows no experiment: ``federation.experiment.config`` says what one is made of.
 """
@@ -68,7 +68,8 @@ def _explain(error: Any, where: str, kind: type[Any]) -> str:
     at = f"{where}: {'.'.join(location)}" if location else where
     if error["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
         known = _keys_at(kind, location[:-1])
-        return f"{at} is not a known key; known: {', '.join(known)}. {suggestion(location[-1], known)}".strip()
+        advice = f"known: {', '.join(known)}. {suggestion(location[-1], known)}"
+        return f"{at} is not a known key; {advice}".strip()
     if error["type"] in ("missing", "missing_argument"):
         return f"{at} is missing; add it"
     message = error["msg"].removeprefix("Value error, ")
@@ -93,6 +94,6 @@ def _keys_at(kind: type[Any], location: Sequence[str]) -> list[str]:
 
 
 def suggestion(given: str, known: Iterable[str]) -> str:
-    """Return the question whether the nearest of the known names was meant; empty where none is near."""
+    """Return "Did you mean ...?" for the nearest known name; empty where none is near."""
     close = difflib.get_close_matches(given, list(known), 1)
     return f"Did you mean {close[0]!r}?" if close else ""

@@ -27,7 +27,8 @@ class Evaluation:
     """How a model did on the classes seen so far.
 
     Args:
-        confusion: Rows true, columns predicted, in the order of the seen classes; a last column for any other answer.
+        confusion: Rows true, columns predicted, in the order of the seen classes; a last column for
+            any other answer.
         by_task: Accuracy on the images of each task so far, among all its classes.
     """
 
@@ -89,7 +90,8 @@ class Evaluator:
     ) -> Evaluation:
         """Measure a model on the classes of the tasks up to one.
 
-        A class that the model does not know is named wrongly: what detection missed is not hidden here.
+        A class that the model does not know is named wrongly: what detection missed is not hidden
+        here.
 
         Args:
             weights: The model, evaluated in float32.
@@ -98,7 +100,8 @@ class Evaluator:
             most: Look at this many images only, evenly taken from all classes; none: at all.
         """
         network = looking_network(self._network, weights, self._device)
-        with all_cores():  # while a model is measured no twin trains; what an image's logits are does not depend on it
+        # No twin trains meanwhile, and an image's logits do not depend on the threads.
+        with all_cores():
             return self.evaluate_classifier(
                 lambda images: logits_of(network, images, _AT_ONCE).argmax(1),
                 class_names,
@@ -140,10 +143,11 @@ class Evaluator:
         teacher_names: Sequence[str],
         student_names: Sequence[str],
     ) -> dict[str, NDArray[Any]]:
-        """Return one test image of each class that the teacher knows, with the Grad-CAM of teacher and student for that class.
+        """Return a test image of each class the teacher knows, with both Grad-CAMs for that class.
 
         Returns:
-            ``images`` [n, H, W, C] uint8, ``teacher`` and ``student`` [n, h, w], ``class_names`` [n].
+            ``images`` [n, H, W, C] uint8, ``teacher`` and ``student`` [n, h, w], ``class_names``
+            [n].
         """
         names = [name for name in teacher_names if name in self._order and name in student_names]
         chosen = torch.tensor(

@@ -1,6 +1,7 @@
-"""An experiment: rounds after rounds, measured, recorded and saved. The one place that logs. The learning is in ``federation.round``.
+"""The loop over rounds of an experiment: run, measure, record, save and resume.
 
-The simulation's truth (which task it is, which classes are unknown) is known here, for measuring; nothing of it reaches the federation.
+The simulation's truth (which task it is, which classes are unknown) is known here, for measuring;
+nothing of it reaches the federation.
 """
 
 from collections.abc import Callable, Mapping
@@ -72,7 +73,8 @@ def run_experiment(
         resume: Go on after the last finished round of ``out``.
         data_dir: Where the user keeps data files.
         callbacks: Who is told.
-        engine_for: Makes the engine, where twins live somewhere else; none: the configured one of this machine.
+        engine_for: Makes the engine, where twins live somewhere else; none: the configured one of
+            this machine.
 
     Returns:
         What was written to ``results.json``.
@@ -182,7 +184,7 @@ class _Run:
         self._save(record.round)
 
     def finish(self) -> dict[str, Any]:
-        """Judge the last round's model as every other was judged (at the start of the next round), and sum up."""
+        """Score the last round's model like every other, and write the results."""
         if not self.progress["closed"]:
             config = self.setup.config
             consider(
@@ -212,7 +214,7 @@ class _Run:
         return second_answer_record(method.second_classifier, evaluation)
 
     def _keep_model(self, model: StoredModel) -> None:
-        """Save a task's best model, with what it scores on the test images of the classes that had appeared by then."""
+        """Save a task's best model with its test accuracy on the classes seen by then."""
         task = self.progress["models"]
         seen = self.setup.scenario.task_at(max(model.round - 1, 0))
         most = self.setup.config.evaluation.task_images
@@ -235,7 +237,7 @@ class _Run:
         )
 
     def _keep_examples(self, student: StoredModel) -> None:
-        """Save where teacher and student look in a few public test images; nothing without a teacher."""
+        """Save Grad-CAMs of teacher and student for a few test images; nothing without teacher."""
         teacher = self.proxy.old_model
         if teacher is not None:
             examples = self.setup.evaluator.attention_examples(
@@ -267,8 +269,10 @@ def _check_folder(folder: RunFolder, config: ExperimentConfig, resume: bool) -> 
         before = folder.read_json("config.json")
         if (before["config_digest"], before["seed"]) != (config.digest(), config.seed):
             raise ExperimentError(
-                f"{folder.path} was begun with seed {before['seed']} and configuration {before['config_digest'][:19]}; this is seed "
-                f"{config.seed} and {config.digest()[:19]}; resume with the same ones, or choose another --out"
+                f"{folder.path} was begun with seed {before['seed']} and configuration "
+                f"{before['config_digest'][:19]}; this is seed "
+                f"{config.seed} and {config.digest()[:19]}; resume with the same ones, or choose "
+                "another --out"
             )
 
 

@@ -1,4 +1,4 @@
-"""The folder that a run leaves behind: names of its files, and writing that never leaves half a file. Knows no learning."""
+"""Run folder: names of its files, and writing that never leaves half a file."""
 
 import json
 import os
@@ -75,7 +75,7 @@ class RunFolder:
         return [json.loads(line) for line in self.records.read_text(encoding="utf-8").splitlines()]
 
     def keep_records(self, count: int) -> None:
-        """Forget the lines after the first ``count``: what an interrupted round wrote is written again when it is repeated."""
+        """Forget the lines after the first ``count``; the repeated round writes them again."""
         if self.records.exists():
             lines = self.records.read_text(encoding="utf-8").splitlines(keepends=True)[:count]
             beside = self.records.with_name(f".{self.records.name}.{os.getpid()}")
@@ -84,7 +84,7 @@ class RunFolder:
 
 
 def code_version() -> str:
-    """Return the commit of the program, with ``+changes`` where files differ from it; ``unknown`` outside a checkout."""
+    """Return the commit of the program, ``+changes`` where files differ; else ``unknown``."""
     try:
         commit = _git("rev-parse", "HEAD")
         return commit + ("+changes" if _git("status", "--porcelain") else "")

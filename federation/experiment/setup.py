@@ -1,4 +1,4 @@
-"""What stays the same through a run: experiment, data, plan, test images. And the simulation's truth, for measuring only."""
+"""Setup of an experiment: configuration, data set, scenario and test images, fixed for a run."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,7 +53,7 @@ class ExperimentSetup:
         )
 
     def unknown_arrived(self, twin_id: str, round_number: int, known: tuple[str, ...]) -> bool:
-        """Return whether images of a class that the federation does not know have reached a twin by a round."""
+        """Return whether images of a class unknown to the federation have reached a twin."""
         first = self.scenario.hospitals[twin_id].first_arrivals()
         return any(since <= round_number and name not in known for name, since in first.items())
 
@@ -80,7 +80,8 @@ def prepare_experiment(config: ExperimentConfig, data_dir: Path | None = None) -
     measured = dataset.test if config.evaluation.split == "test" else dataset.validation
     if not len(measured):
         raise SetupError(
-            f"{config.scenario.dataset} has no {config.evaluation.split} images; set evaluation.split to test"
+            f"{config.scenario.dataset} has no {config.evaluation.split} images; set "
+            "evaluation.split to test"
         )
     return ExperimentSetup(
         config,

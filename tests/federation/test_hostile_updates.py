@@ -97,7 +97,7 @@ def hospitals(images: Batch) -> SimulatedHospitals:
 
 @pytest.fixture(scope="module")
 def trained() -> dict[bytes, TwinUpdate]:
-    """What twins of FedAvg made of which broadcast: tests that come by the same model train once."""
+    """Updates of FedAvg by broadcast: tests that come by the same model train once."""
     return {}
 
 
@@ -226,7 +226,7 @@ def test_a_strangers_and_a_second_answer_change_nothing(
     hospitals: SimulatedHospitals, honest: ServerState, trained: dict[bytes, TwinUpdate]
 ) -> None:
     class Crowded(HostileEngine):
-        def train(self, method: FedAvg, broadcasts: dict[str, Broadcast]) -> list[TwinUpdate]:  # type: ignore[no-untyped-def]
+        def train(self, method: Method, broadcasts: Mapping[str, Broadcast]) -> list[TwinUpdate]:
             updates = list(super().train(method, broadcasts))
             wild = [
                 replace(each, weights={name: value * 0 for name, value in each.weights.items()})
@@ -249,7 +249,7 @@ def test_with_two_answers_left_a_robust_round_keeps_the_model_and_the_run_goes_o
     hospitals: SimulatedHospitals,
 ) -> None:
     class Late(HostileEngine):
-        def train(self, method: FedAvg, broadcasts: dict[str, Broadcast]) -> list[TwinUpdate]:  # type: ignore[no-untyped-def]
+        def train(self, method: Method, broadcasts: Mapping[str, Broadcast]) -> list[TwinUpdate]:
             return list(super().train(method, broadcasts))[:2]
 
     for rule in RULES.values():
@@ -311,5 +311,6 @@ def test_every_method_learns_under_every_rule_beside_a_twin_with_wild_uploads(
         if value.is_floating_point()
     )
     assert any(record.accepted for record in records)
-    # The centre of Gram matrices need not be one, and a head solved from it need not be good: see docs/security.md.
+    # The centre of Gram matrices need not be one, and a head solved from it need not be good: see
+    # docs/security.md.
     assert name == "analytic" or accuracy(server, images) > 0.5

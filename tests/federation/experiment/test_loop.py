@@ -40,7 +40,10 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_run_leaves_every_promised_result(finished: Path) -> None:
     results = json.loads((finished / "results.json").read_text())
-    promised = "average_accuracy last_accuracy macro_f1 forgetting accuracy_matrix detection seconds images_trained config_digest code_version"
+    promised = (
+        "average_accuracy last_accuracy macro_f1 forgetting accuracy_matrix detection seconds "
+        "images_trained config_digest code_version"
+    )
     assert set(promised.split()) <= results.keys()
     assert [len(row) for row in results["accuracy_matrix"]] == [1, 2]
     assert results["images_trained"] > 0 and 0 <= results["last_accuracy"] <= 1

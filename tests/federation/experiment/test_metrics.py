@@ -94,7 +94,8 @@ MATRIX = [[0.9], [0.7, 0.8], [0.6, 0.85, 0.5]]
 
 
 def test_forgetting_of_three_tasks_by_hand() -> None:
-    # task 0: best 0.9, at the end 0.6; task 1: best before the last task 0.8, at the end 0.85: it gained
+    # task 0: best 0.9, at the end 0.6; task 1: best before the last task 0.8, at the end 0.85: it
+    # gained
     assert forgetting(MATRIX, [10, 10, 10]) == pytest.approx((0.3 - 0.05) / 2)
     assert forgetting(MATRIX, [30, 10, 5]) == pytest.approx((30 * 0.3 - 10 * 0.05) / 40)
 

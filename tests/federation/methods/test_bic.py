@@ -55,7 +55,7 @@ def test_in_the_first_task_it_is_fedavg_with_memory_bit_for_bit(
 
 @pytest.fixture
 def biased() -> tuple[Tensor, ...]:
-    """Logits of 60 images of five classes, right on the whole, whose two new classes are too loud: times 2 and 1.5 more."""
+    """Logits of 60 images of five classes whose two new ones are too large: times 2 and + 1.5."""
     generator = torch.Generator().manual_seed(4)
     rows = torch.arange(5).repeat(12)
     logits = torch.randn(60, 5, generator=generator) + 2 * functional.one_hot(rows, 5)
