@@ -343,7 +343,7 @@ def test_number_of_images_is_bounded_and_the_choice_stays(federation: Federation
     ],
 )
 def test_approval_that_cannot_be_trained_is_refused(
-    federation: Federation, new_images: dict[str, list[str]], message: str
+    federation: Federation, new_images: dict[str, Any], message: str
 ) -> None:
     with pytest.raises((AdditionError, MirrorError), match=message):
         make_plan(

@@ -178,7 +178,7 @@ def test_a_failing_disk_ends_the_run_with_its_last_checkpoint_whole(
 
     save, calls = room.save_file, []
 
-    def full(*arguments: Any, **keywords: Any) -> None:
+    def full(*arguments: Any, **keywords: Any) -> Any:
         calls.append(1)
         if len(calls) == 3:
             raise OSError(28, "No space left on device")

@@ -163,7 +163,7 @@ def test_nothing_but_the_model_crosses_the_wall_and_the_seed_decides(
         {"temperature": 0.0},
     ],
 )
-def test_settings_out_of_range_are_refused(settings: dict[str, float]) -> None:
+def test_settings_out_of_range_are_refused(settings: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="allowed: "):
         FLwF2T(**settings)
 

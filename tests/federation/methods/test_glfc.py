@@ -29,7 +29,7 @@ def by_hand(
     old: list[list[float]],
     rows: list[int],
     finished: set[int],
-    head_loss: str,
+    head_loss: Any,
 ) -> tuple[float, float]:
     """Section 2.8 of the notes on methods, image by image and class by class."""
     count, classes, known = len(rows), len(logits[0]), len(old[0])
@@ -64,7 +64,7 @@ def by_hand(
 @pytest.mark.parametrize("head_loss", ["bce", "ce"])
 @pytest.mark.parametrize("share", [0.5, 0.25])
 def test_the_loss_is_the_slow_loop_of_the_equation(
-    scene: Any, head_loss: str, share: float
+    scene: Any, head_loss: Any, share: float
 ) -> None:
     current, distilled = by_hand(
         scene.logits().tolist(),

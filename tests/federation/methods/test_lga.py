@@ -22,7 +22,7 @@ WEIGHTINGS = ("lga_cumulative_clamped", "paper_per_task", "none")
 
 
 def weights_by_hand(
-    gradients: list[float], tasks: list[int], finished: int, exponent: float, weighting: str
+    gradients: list[float], tasks: list[int], finished: int, exponent: float, weighting: Any
 ) -> list[float]:
     """Image by image: the code's growing groups, or one group per task."""
     powered = [g**exponent for g in gradients]
@@ -62,7 +62,7 @@ def test_weights_of_four_images_over_three_tasks_by_hand() -> None:
 @pytest.mark.parametrize("weighting", WEIGHTINGS)
 @pytest.mark.parametrize("head_loss", ["bce", "ce"])
 def test_the_loss_is_the_slow_loop_of_the_equation(
-    scene: Any, weighting: str, head_loss: str
+    scene: Any, weighting: Any, head_loss: Any
 ) -> None:
     logits, old, rows = scene.logits(), scene.old_logits(), scene.batch.rows
     probabilities = torch.sigmoid(logits) if head_loss == "bce" else torch.softmax(logits, 1)
@@ -125,7 +125,7 @@ def test_without_finished_tasks_every_weighting_gives_glfc_times_two(
 
 
 @pytest.mark.parametrize("weighting", WEIGHTINGS)
-def test_it_is_fedka_without_attention_bit_for_bit(scene: Any, weighting: str) -> None:
+def test_it_is_fedka_without_attention_bit_for_bit(scene: Any, weighting: Any) -> None:
     fedka = FedKA(classification_weight=1.0, attention_weight=0.0, weighting=weighting)
     assert torch.equal(scene.total(LGA(weighting=weighting)), scene.total(fedka))
 

@@ -119,7 +119,7 @@ def train(
     method: Any,
     twin_id: str,
     **training: Any,
-) -> tuple[Any, ...] | None:
+) -> tuple[Any, ...]:
     """Train one round more on the GPU; return update, kept tensors and looks from the host."""
     setting = replace(hospitals.setting, training=replace(hospitals.setting.training, **training))
     broadcast = method.broadcast(played.server, played.proxy.old_model, twin_id)
@@ -163,7 +163,7 @@ def test_a_tensor_that_was_forgotten_on_the_cpu_is_found(
     class Forgetful(FedAvg):
         def local_loss(
             self, network: IncrementalNetwork, batch: TrainingBatch, context: LocalContext
-        ) -> None:
+        ) -> Any:
             terms = super().local_loss(network, batch, context)
             return {
                 **terms,
