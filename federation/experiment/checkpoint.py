@@ -94,8 +94,18 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
     return place
 
 
-def load_checkpoint(folder: Path) -> Checkpoint:
+def has_checkpoint(folder: Path) -> bool:
+    """Return whether a round of a run was saved, whole or not."""
+    return any(folder.glob("round-*"))
+
+
+def load_checkpoint(folder: Path, num_records: int | None = None) -> Checkpoint:
     """Read the latest whole checkpoint of a run.
+
+    Args:
+        folder: Holds a run's checkpoints.
+        num_records: Records that are whole; a checkpoint that counts on more is passed over. None:
+            they do not matter.
 
     Raises:
         CheckpointError: If there is none.
@@ -103,9 +113,16 @@ def load_checkpoint(folder: Path) -> Checkpoint:
     problems = []
     for place in sorted(folder.glob("round-*"), reverse=True):
         try:
-            return _read(place)
-        except (OSError, ValueError, KeyError, SafetensorError) as error:
+            found = _read(place)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
             problems.append(f"{place.name}: {error}")
+            continue
+        needed = int(found.progress.get("records", 0))
+        if num_records is None or needed <= num_records:
+            return found
+        problems.append(
+            f"{place.name}: it counts on {needed} records, of which {num_records} are whole"
+        )
     detail = "; ".join(problems) or "no finished round was saved"
     raise CheckpointError(
         f"{folder} has no checkpoint that can be read ({detail}); start the run again without "
@@ -124,7 +141,7 @@ def go_back_before(folder: Path, round_number: int) -> bool:
         return False
     try:
         _read(before)
-    except (OSError, ValueError, KeyError, SafetensorError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError):
         return False
     shutil.rmtree(latest)
     return True

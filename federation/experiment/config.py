@@ -15,14 +15,21 @@ from typing import Any
 import pydantic
 import pydantic.dataclasses
 import torch
-import yaml
 from pydantic import ConfigDict, Field
 
 from federation.aggregation.robust import RobustConfig
 from federation.aggregation.screening import ScreeningConfig
 from federation.aggregation.secure_sum import check_secure_aggregation
 from federation.engines.choice import EngineConfig
-from federation.experiment.config_file import ConfigError, build, explained, read_yaml, suggestion
+from federation.experiment.config_file import (
+    ConfigError,
+    build,
+    check_finite,
+    explained,
+    parse_yaml,
+    read_yaml,
+    suggestion,
+)
 from federation.method import Method, NeedsExactWeights
 from federation.methods import METHODS
 from federation.round import RoundConfig
@@ -38,6 +45,7 @@ from twin.privacy.differential_privacy import require_opacus
 from twin.privacy.update_release import OutgoingConfig
 
 _STRICT = ConfigDict(extra="forbid")
+_SEEDS = 2**63
 _LEFT_AND_RIGHT = (
     "organamnist",
     "organcmnist",
@@ -140,6 +148,15 @@ class ExperimentConfig:
 
     def __post_init__(self) -> None:
         """Check what must fit together."""
+        if not 0 <= self.seed < _SEEDS:
+            raise ValueError(f"seed is {self.seed}; allowed: 0 to {_SEEDS - 1}")
+        rounds, settle = self.scenario.rounds_per_task, self.federation.settle_rounds
+        if self.scenario.num_tasks > 1 and rounds <= settle:
+            raise ValueError(
+                f"scenario.rounds_per_task is {rounds} and federation.settle_rounds {settle}: the "
+                "classes of the next task would count as latecomers of this one; allowed: more "
+                f"rounds than settle_rounds; set federation.settle_rounds to {rounds - 1} or less"
+            )
         self.twin.detection.check_reachable(self.scenario.classes_per_task)
         if self.training.augmentation.horizontal_flip and self.scenario.dataset in _LEFT_AND_RIGHT:
             raise ValueError(
@@ -282,18 +299,28 @@ def load_experiment(folder: Path, changes: Sequence[str] = ()) -> ExperimentConf
         _apply(raw, change)
     raw["hospitals"] = _hospitals(raw, folder)
     raw["method"] = _method(raw.get("method"), path.name)
+    unnamed = [repr(key) for key in raw if not isinstance(key, str)]
+    if unnamed:
+        raise ConfigError(f"{path.name} has the keys {', '.join(unnamed)}; allowed: names")
     try:
-        return ExperimentConfig(**raw)
+        config = ExperimentConfig(**raw)
     except pydantic.ValidationError as error:
         raise ConfigError(explained(error, path.name, ExperimentConfig)) from None
-    except ValueError as error:
+    except (ValueError, ArithmeticError, TypeError) as error:
         raise ConfigError(f"{path.name}: {error}") from None
+    check_finite(config.as_plain(), path.name)
+    return config
 
 
 def from_plain(plain: Mapping[str, Any]) -> ExperimentConfig:
     """Return the experiment that ``as_plain`` wrote."""
     raw = {name: value for name, value in plain.items() if name != "config_digest"}
-    return ExperimentConfig(**{**raw, "method": _method(raw["method"], "config.json")})
+    try:
+        return ExperimentConfig(**{**raw, "method": _method(raw.get("method"), "config.json")})
+    except pydantic.ValidationError as error:
+        raise ConfigError(explained(error, "config.json", ExperimentConfig)) from None
+    except (ValueError, ArithmeticError, TypeError) as error:
+        raise ConfigError(f"config.json: {error}") from None
 
 
 def _apply(raw: dict[str, Any], change: str) -> None:
@@ -307,7 +334,7 @@ def _apply(raw: dict[str, Any], change: str) -> None:
         raw = raw.setdefault(parent, {})
         if not isinstance(raw, dict):
             raise ConfigError(f"--set {change!r}: {parent} is a value and has no keys below it")
-    raw[last] = yaml.safe_load(value)
+    raw[last] = parse_yaml(value, f"--set {key}")
 
 
 def _hospitals(raw: Mapping[str, Any], folder: Path) -> tuple[HospitalConfig, ...]:

@@ -85,6 +85,21 @@ class Evaluator:
         ends = np.searchsorted(self._truth, np.cumsum([len(names) for names in self.tasks]))
         return [int(count) for count in np.diff(ends, prepend=0)]
 
+    def unmeasured_task(self, most: int) -> int | None:
+        """Return the first task, from 0, without an image among so many; none where all have one."""
+        for task in range(len(self.tasks)):
+            ends = np.cumsum(self.num_images()[: task + 1])
+            hit = np.unique(np.searchsorted(ends, self._chosen(task, most), side="right"))
+            for index in range(task + 1):
+                if index not in hit:
+                    return index
+        return None
+
+    def _chosen(self, task: int, most: int | None) -> NDArray[np.int64]:
+        """Return the positions of evenly taken images of the tasks up to one."""
+        end = sum(self.num_images()[: task + 1])
+        return np.linspace(0, end - 1, min(most or end, end)).astype(np.int64)
+
     def evaluate(
         self, weights: Weights, class_names: Sequence[str], task: int, most: int | None = None
     ) -> Evaluation:
@@ -121,8 +136,7 @@ class Evaluator:
             most: Measure this many images only; none: all.
         """
         seen = [name for names in self.tasks[: task + 1] for name in names]
-        end = sum(self.num_images()[: task + 1])
-        chosen = np.linspace(0, end - 1, min(most or end, end)).astype(np.int64)
+        chosen = self._chosen(task, most)
         images, truth = self._images[torch.from_numpy(chosen)], self._truth[chosen]
         if class_names:
             column = torch.tensor([self._order.get(name, len(self._order)) for name in class_names])

@@ -49,10 +49,14 @@ def accuracy_per_class(confusion: Confusion) -> NDArray[np.float64]:
 
 
 def macro_f1(confusion: Confusion) -> float:
-    """Return the mean over seen classes of 2 TP / (2 TP + FP + FN)."""
+    """Return the mean of 2 TP / (2 TP + FP + FN) over the classes that occur.
+
+    A class without images that is never predicted does not count: it is no mistake.
+    """
     right = np.diagonal(confusion).astype(np.float64)
-    named = confusion[:, :-1].sum(0)
-    return float((2 * right / np.maximum(confusion.sum(1) + named, 1)).mean())
+    total = confusion.sum(1) + confusion[:, :-1].sum(0)
+    occurs = total > 0
+    return float((2 * right[occurs] / total[occurs]).mean()) if occurs.any() else 0.0
 
 
 def calibration_error(

@@ -83,9 +83,13 @@ def prepare_experiment(config: ExperimentConfig, data_dir: Path | None = None) -
             f"{config.scenario.dataset} has no {config.evaluation.split} images; set "
             "evaluation.split to test"
         )
-    return ExperimentSetup(
-        config,
-        dataset,
-        scenario,
-        Evaluator(measured, scenario.tasks, config.network, config.device),
-    )
+    evaluator = Evaluator(measured, scenario.tasks, config.network, config.device)
+    for key in ("round_images", "task_images"):
+        most = getattr(config.evaluation, key)
+        task = evaluator.unmeasured_task(most) if most else None
+        if task is not None:
+            raise SetupError(
+                f"evaluation.{key} is {most}, which leaves no image to measure task {task + 1} on; "
+                f"allowed: more, about {10 * sum(map(len, scenario.tasks))} for ten of each class"
+            )
+    return ExperimentSetup(config, dataset, scenario, evaluator)
