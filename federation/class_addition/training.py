@@ -153,7 +153,7 @@ def add_classes(
     vocabulary = (*server.class_names, *new)
     _check_flip(config, vocabulary)
     detection = DetectionConfig(rule="by_name")
-    twin = TwinConfig(config.memory_capacity, settle_rounds=0, detection=detection)
+    twin = TwinConfig(config.memory_capacity, detection=detection)
     setting = TwinSetting(twin, server.network, config.training, config.rounds)
     hospitals = open_hospitals(plan, vocabulary, setting)
     engine = SequentialEngine(hospitals, explain=True)
@@ -204,10 +204,10 @@ def _load_champion(
 ) -> tuple[StoredModel | None, ServerState, Mapping[str, Any]]:
     """Return the champion, the server that begins with its weights, and its manifest."""
     if champion is None:
-        return None, new_server(config.network, seed), {}
+        return None, new_server(config.network, seed, settle_rounds=0), {}
     network, manifest = load_model(champion)
     weights, names = weights_of(network), tuple(manifest["class_names"])
-    server = ServerState(weights, names, network.config, seed)
+    server = ServerState(weights, names, network.config, seed, settle_rounds=0)
     return StoredModel(weights, names, 0, None), server, manifest
 
 

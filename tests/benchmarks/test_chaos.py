@@ -1,6 +1,8 @@
 from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import islice
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -28,16 +30,18 @@ from twin.state import TwinState
 HOSPITALS = ("north", "east", "south", "west")
 
 
-def planned(seed, count=40, deadline=20.0):
+def planned(seed: int, count: int = 40, deadline: float = 20.0) -> list[Fault]:
     return list(islice(plan(seed, HOSPITALS, deadline), count))
 
 
-def event(second, kind="round", **more):
+def event(second: int, kind: str = "round", **more: Any) -> dict[str, Any]:
     at = datetime.fromtimestamp(second, UTC).isoformat(timespec="seconds")
     return {"at": at, "event": kind, "text": f"{kind} at {second}", **more}
 
 
-def episode(*kinds, began=100.0, lasted=0.0, recovered=130.0):
+def episode(
+    *kinds: Any, began: float = 100.0, lasted: float = 0.0, recovered: float | None = 130.0
+) -> Episode:
     happened = [
         Happened(Fault(kind, ("north",), 1.0, lasted, False), "2 processes", began, began + lasted)
         for kind in kinds
@@ -48,18 +52,20 @@ def episode(*kinds, began=100.0, lasted=0.0, recovered=130.0):
 # ----- the plan
 
 
-def test_a_seed_names_the_whole_plan():
+def test_a_seed_names_the_whole_plan() -> None:
     assert planned(1) == planned(1) != planned(2)
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_every_kind_comes_once_before_any_comes_again(seed):
+def test_every_kind_comes_once_before_any_comes_again(seed: int) -> None:
     names = [fault.kind for fault in planned(seed, 2 * len(KINDS))]
     assert set(names[: len(KINDS)]) == set(names[len(KINDS) :]) == set(FAULTS) == set(BY_NAME)
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_a_fault_befalls_as_many_hospitals_as_its_kind_says_for_as_long_as_it_may(seed):
+def test_a_fault_befalls_as_many_hospitals_as_its_kind_says_for_as_long_as_it_may(
+    seed: int,
+) -> None:
     for fault in planned(seed):
         kind = BY_NAME[fault.kind]
         assert len(set(fault.victims)) == len(fault.victims) == kind.victims and set(
@@ -68,11 +74,11 @@ def test_a_fault_befalls_as_many_hospitals_as_its_kind_says_for_as_long_as_it_ma
         assert 20 * kind.least - 0.01 <= fault.seconds <= 20 * kind.most + 0.01 and fault.after >= 0
 
 
-def test_a_slow_hospital_is_slower_than_the_deadline():
+def test_a_slow_hospital_is_slower_than_the_deadline() -> None:
     assert all(fault.seconds > 20 for fault in planned(1, 200) if fault.kind == "slow hospital")
 
 
-def test_only_what_needs_no_session_comes_while_the_federation_recovers_and_never_first():
+def test_only_what_needs_no_session_comes_while_the_federation_recovers_and_never_first() -> None:
     faults = planned(3, 200)
     at_once = [BY_NAME[fault.kind] for fault in faults if fault.at_once]
     assert at_once and not faults[0].at_once and not any(kind.needs_session for kind in at_once)
@@ -81,7 +87,7 @@ def test_only_what_needs_no_session_comes_while_the_federation_recovers_and_neve
 # ----- its size
 
 
-def test_there_are_rounds_for_the_time_that_faults_leave():
+def test_there_are_rounds_for_the_time_that_faults_leave() -> None:
     assert (
         rounds_for(1200, 2.0)
         > rounds_for(600, 2.0)
@@ -93,7 +99,7 @@ def test_there_are_rounds_for_the_time_that_faults_leave():
     assert rounds_for(1, 8.0) == 3
 
 
-def test_the_experiment_is_tracked_where_nobody_answers_and_has_arrivals_in_every_task():
+def test_the_experiment_is_tracked_where_nobody_answers_and_has_arrivals_in_every_task() -> None:
     config = experiment(rounds_per_task=5, epochs=3)
     assert config.tracking.enabled and config.tracking.uri.startswith("http://127.0.0.1")
     assert (config.scenario.arrivals_per_task, config.training.epochs, len(config.hospitals)) == (
@@ -106,7 +112,7 @@ def test_the_experiment_is_tracked_where_nobody_answers_and_has_arrivals_in_ever
 # ----- the verdict
 
 
-def test_two_mappings_are_the_same_or_what_differs_is_named():
+def test_two_mappings_are_the_same_or_what_differs_is_named() -> None:
     assert differing("all", {"a": 1, "b": 2}, {"b": 2, "a": 1}) == Check(
         "all", "2 compared, all equal", True
     )
@@ -116,11 +122,11 @@ def test_two_mappings_are_the_same_or_what_differs_is_named():
     assert not differing("all", {"a": 1}, {}).good
 
 
-def test_nothing_to_compare_is_not_good():
+def test_nothing_to_compare_is_not_good() -> None:
     assert not differing("weights", {}, {}).good and not recovered_check([]).good
 
 
-def test_states_are_the_same_where_their_images_are_whatever_the_positions():
+def test_states_are_the_same_where_their_images_are_whatever_the_positions() -> None:
     images = np.arange(6 * 4, dtype=np.uint8).reshape(6, 2, 2, 1)
     all_of_them = Batch(images, np.array([0, 0, 1, 1, 0, 1]), ("liver", "heart"))
     own = Batch(images[[1, 3, 4]], np.array([0, 1, 0]), ("liver", "heart"))
@@ -149,7 +155,7 @@ def test_states_are_the_same_where_their_images_are_whatever_the_positions():
         ).good
 
 
-def test_sessions_and_repeated_rounds_are_counted_from_the_feed():
+def test_sessions_and_repeated_rounds_are_counted_from_the_feed() -> None:
     begun = [
         event(1, round=number) for number in (0, 1, 1, 2, 2, 2, 3)
     ]  # round 3 is the last look of a run of three rounds
@@ -159,7 +165,7 @@ def test_sessions_and_repeated_rounds_are_counted_from_the_feed():
     assert attempts([*begun, *running], 3) == (2, 3)
 
 
-def test_only_a_round_that_begins_after_a_fault_shows_a_recovery():
+def test_only_a_round_that_begins_after_a_fault_shows_a_recovery() -> None:
     begun, done = event(1, "round"), event(2, "aggregated")
     assert whole_round([begun, event(1, "observe"), done])
     assert (
@@ -169,7 +175,7 @@ def test_only_a_round_that_begins_after_a_fault_shows_a_recovery():
     )
 
 
-def test_mlflow_that_is_down_must_be_missed():
+def test_mlflow_that_is_down_must_be_missed() -> None:
     assert (
         missed_check("...\nMLflow is behind: MlflowException: ...").good
         and not missed_check("finished").good
@@ -179,25 +185,25 @@ def test_mlflow_that_is_down_must_be_missed():
 # ----- the report
 
 
-def test_a_round_would_have_ended_half_a_round_after_a_fault_that_did_not_come():
+def test_a_round_would_have_ended_half_a_round_after_a_fault_that_did_not_come() -> None:
     assert seconds_lost(episode("full disk", began=100, recovered=130), 6.0) == 27
     assert seconds_lost(episode("full disk", began=100, recovered=101), 6.0) == 0
     assert seconds_lost(episode("full disk", recovered=None), 6.0) is None
 
 
-def test_rounds_that_were_finished_all_the_same_are_not_lost():
+def test_rounds_that_were_finished_all_the_same_are_not_lost() -> None:
     unmoved = replace(
         episode("slow hospital", began=100, recovered=130), rounds_after=8
     )  # it had not joined yet
     assert seconds_lost(unmoved, 6.0) == 3
 
 
-def test_the_usual_round_is_the_median_of_those_in_the_feed():
+def test_the_usual_round_is_the_median_of_those_in_the_feed() -> None:
     assert usual_seconds([event(1, "aggregated", seconds=each) for each in (2.0, 9.0, 3.0)]) == 3.0
     assert usual_seconds([]) == 0.0
 
 
-def test_costs_stand_by_kind_and_faults_that_came_together_stand_for_themselves():
+def test_costs_stand_by_kind_and_faults_that_came_together_stand_for_themselves() -> None:
     shown = cost_table(
         [
             episode("server killed"),
@@ -216,7 +222,9 @@ def test_costs_stand_by_kind_and_faults_that_came_together_stand_for_themselves(
     ]
 
 
-def test_the_feed_around_a_fault_is_what_was_said_until_the_recovery_and_repetitions_are_counted():
+def test_the_feed_around_a_fault_is_what_was_said_until_the_recovery_and_repetitions_are_counted() -> (
+    None
+):
     feed = [
         event(99),
         event(100),
@@ -228,12 +236,12 @@ def test_the_feed_around_a_fault_is_what_was_said_until_the_recovery_and_repetit
     assert [line[10:] for line in lines] == ["round at 100", "the same  (x 3)", "round at 130"]
 
 
-def test_a_long_feed_is_shown_at_its_ends():
+def test_a_long_feed_is_shown_at_its_ends() -> None:
     lines = around([event(100 + each) for each in range(40)], 100, 200)
     assert len(lines) == 17 and "24 lines" in lines[8] and lines[-1].endswith("139")
 
 
-def test_the_report_says_what_is_bad():
+def test_the_report_says_what_is_bad() -> None:
     assert "**BAD**" in check_table([Check("all rounds are done", "3 of 4", False)])
     text = diary([episode("full disk", recovered=None)], [event(100)], 50.0, 1.0)
     assert "never recovered" in text and "second 50: full disk, north: 2 processes" in text
@@ -242,7 +250,7 @@ def test_the_report_says_what_is_bad():
 # ----- the faults
 
 
-def test_the_newest_state_is_the_last_whole_one_and_no_part_of_it(tmp_path):
+def test_the_newest_state_is_the_last_whole_one_and_no_part_of_it(tmp_path: Path) -> None:
     assert newest_state(tmp_path, "north") is None
     folder = tmp_path / "run" / "north"
     folder.mkdir(parents=True)
@@ -257,7 +265,7 @@ def test_the_newest_state_is_the_last_whole_one_and_no_part_of_it(tmp_path):
     assert newest_state(tmp_path, "north") == folder / "00011.safetensors"
 
 
-def test_an_unknown_kind_of_fault_is_refused(capsys):
+def test_an_unknown_kind_of_fault_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["--only", "rain"])
     assert "rain" in capsys.readouterr().err

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -79,7 +81,7 @@ def test_the_budget_knows_the_protocol() -> None:
     assert sum(CLASS_COUNTS["organamnist"]) == 34_561
 
 
-def test_a_document_keeps_what_stands_around_its_budget(tmp_path) -> None:  # type: ignore[no-untyped-def]
+def test_a_document_keeps_what_stands_around_its_budget(tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     path = tmp_path / "performance.md"
     path.write_text(f"before\n{MARKS[0]}\nold\n{MARKS[1]}\nafter\n")
     write_between_marks(path, "new")

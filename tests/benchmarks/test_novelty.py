@@ -1,4 +1,5 @@
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -65,7 +66,7 @@ def test_without_a_case_nothing_is_right_and_purity_is_unknown() -> None:
     assert (found["in_right_case"], found["purity"], found["cases"]) == (0.0, None, 0)
 
 
-def test_a_model_is_trained_once_and_every_score_is_reported(tmp_path) -> None:
+def test_a_model_is_trained_once_and_every_score_is_reported(tmp_path: Path) -> None:
     data, size, config = (
         made_dataset(),
         Size(training_images=180, images=200, epochs=2, seed=1),

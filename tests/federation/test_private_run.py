@@ -1,11 +1,12 @@
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from federation.engines.twin_states import StateFolder
-from federation.experiment.config import from_plain, load_experiment
+from federation.experiment.config import ExperimentConfig, from_plain, load_experiment
 from federation.experiment.config_file import ConfigError
 from federation.experiment.loop import RunCallbacks, run_experiment
 from federation.experiment.run_folder import RunFolder
@@ -26,13 +27,13 @@ NOISY = {
 VARYING = ("seconds", "code_version")
 
 
-def config(which, *changes):
+def config(which: str, *changes: Any) -> ExperimentConfig:
     if which == "private training":
         pytest.importorskip("opacus")
     return load_experiment(TINY, [*PLAIN, *NOISY[which], *changes])
 
 
-def comparable(out):
+def comparable(out: Path) -> tuple[Any, ...]:
     results = json.loads((out / "results.json").read_text())
     models = [path.read_bytes() for path in sorted(out.glob("models/*/weights.safetensors"))]
     rounds = [
@@ -43,19 +44,21 @@ def comparable(out):
     return {name: value for name, value in results.items() if name not in VARYING}, models, rounds
 
 
-def accounts(out):
+def accounts(out: Path) -> dict[str, tuple[PrivacySpent, ...]]:
     states = StateFolder(RunFolder(out).twins)
     return {name: states[name].privacy for name in states}
 
 
 @pytest.fixture(scope="module", params=NOISY)
-def finished(request, tmp_path_factory):
+def finished(request: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, ...]:
     out = tmp_path_factory.mktemp("private") / "finished"
     run_experiment(config(request.param), out)
     return request.param, out
 
 
-def test_a_round_records_the_epsilon_of_the_twin_that_has_spent_most_and_no_loss(finished):
+def test_a_round_records_the_epsilon_of_the_twin_that_has_spent_most_and_no_loss(
+    finished: tuple[Any, ...],
+) -> None:
     _, out = finished
     rounds = [record for record in RunFolder(out).read_records() if record["kind"] == "round"]
     assert all(record["losses"] == {} and record["epsilon"] > 0 for record in rounds)
@@ -66,14 +69,14 @@ def test_a_round_records_the_epsilon_of_the_twin_that_has_spent_most_and_no_loss
 
 @pytest.mark.parametrize("when", [1, 4])
 def test_a_resumed_run_has_spent_what_an_uninterrupted_one_has_and_ends_in_the_same_bits(
-    finished, tmp_path, when
-):
+    finished: tuple[Any, ...], tmp_path: Path, when: int
+) -> None:
     which, out = finished
 
     class Stop(Exception):
         pass
 
-    def stop(record):
+    def stop(record: dict[str, Any]) -> None:
         if record["kind"] == "round" and record["round"] == when:
             raise Stop
 
@@ -86,14 +89,14 @@ def test_a_resumed_run_has_spent_what_an_uninterrupted_one_has_and_ends_in_the_s
     assert comparable(tmp_path) == comparable(out)
 
 
-def test_worker_processes_draw_the_same_noise(finished, tmp_path):
+def test_worker_processes_draw_the_same_noise(finished: tuple[Any, ...], tmp_path: Path) -> None:
     which, out = finished
     run_experiment(config(which, "engine.name=processes", "engine.workers=2"), tmp_path)
     assert comparable(tmp_path) == comparable(out)
     assert accounts(tmp_path) == accounts(out)
 
 
-def test_noise_of_the_system_makes_a_run_that_cannot_be_repeated(tmp_path):
+def test_noise_of_the_system_makes_a_run_that_cannot_be_repeated(tmp_path: Path) -> None:
     runs = []
     for name in ("one", "other"):
         run_experiment(
@@ -106,7 +109,7 @@ def test_noise_of_the_system_makes_a_run_that_cannot_be_repeated(tmp_path):
     )
 
 
-def test_a_run_whose_twins_have_spent_their_budget_ends_all_the_same(tmp_path):
+def test_a_run_whose_twins_have_spent_their_budget_ends_all_the_same(tmp_path: Path) -> None:
     budget = epsilon_of([PrivacySpent(0.1, 1.0, 2, True)], 1e-5)
     results = run_experiment(
         config("noise on updates", f"outgoing.noise.epsilon_budget={budget}"), tmp_path
@@ -120,7 +123,7 @@ def test_a_run_whose_twins_have_spent_their_budget_ends_all_the_same(tmp_path):
 # --- configuration ---
 
 
-def test_an_experiment_without_privacy_keeps_its_digest_and_privacy_changes_it():
+def test_an_experiment_without_privacy_keeps_its_digest_and_privacy_changes_it() -> None:
     base = load_experiment(TINY, PLAIN)
     assert (
         base.digest()
@@ -156,14 +159,16 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_a_privacy_that_cannot_be_given_stops_before_the_first_round(case):
+def test_a_privacy_that_cannot_be_given_stops_before_the_first_round(case: str) -> None:
     changes, message = REFUSED[case]
     with pytest.raises(ConfigError) as caught:
         load_experiment(TINY, [*PLAIN, *changes])
     assert message in str(caught.value)
 
 
-def test_a_run_stops_before_its_first_round_where_opacus_is_missing(monkeypatch, tmp_path):
+def test_a_run_stops_before_its_first_round_where_opacus_is_missing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     private = config("private training")
     monkeypatch.setitem(sys.modules, "opacus", None)
     with pytest.raises(PrivacyError, match=r"fedka\[privacy\]"):
@@ -174,7 +179,7 @@ def test_a_run_stops_before_its_first_round_where_opacus_is_missing(monkeypatch,
     )  # what a run that is over holds can be looked at without Opacus
 
 
-def test_seeded_noise_is_not_deployed():
+def test_seeded_noise_is_not_deployed() -> None:
     load_experiment(TINY, PLAIN).check_deployable()
     config("noise on updates", "outgoing.noise.noise_source=system").check_deployable()
     with pytest.raises(PrivacyError, match="the server sends the seed"):

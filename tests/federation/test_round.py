@@ -1,10 +1,16 @@
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
-from federation.engines.sequential import EngineConfig, SequentialEngine, make_engine
+from federation.engines.choice import EngineConfig, make_engine
+from federation.engines.processes import ProcessEngine
+from federation.engines.sequential import SequentialEngine
 from federation.engines.simulated_hospitals import SimulatedHospitals
 from federation.engines.twin_states import StateFolder
 from federation.methods.fedavg import FedAvg
@@ -19,14 +25,14 @@ from physical.batch import Batch
 from physical.hospital import Arrival
 from twin.config import TwinConfig, TwinSetting
 from twin.local_training import TrainingConfig
-from twin.messages import Observation
+from twin.messages import Broadcast, GlobalModel, Observation, TwinUpdate
 
 NETWORK = NetworkConfig(backbone="lenet", width=4, image_size=16, channels=1)
 FEW_STEPS = ReconstructionConfig(perturb_steps=3, invert_steps=5)
 
 
 @pytest.fixture(scope="module")
-def hospitals():
+def hospitals() -> SimulatedHospitals:
     rng = np.random.default_rng(0)
     labels = np.repeat(np.arange(4), 150)
     centres = rng.integers(40, 216, (4, 16, 16, 1))
@@ -50,11 +56,18 @@ def hospitals():
     )
 
 
-def play(hospitals, method, rounds, engine=None, poison=None, config=None):
+def play(
+    hospitals: SimulatedHospitals,
+    method: FedAvg | FedKA,
+    rounds: int,
+    engine: ProcessEngine | SequentialEngine | None = None,
+    poison: Callable[..., Any] | None = None,
+    config: RoundConfig | None = None,
+) -> tuple[Any, ...] | None:
     engine = engine or SequentialEngine(hospitals)
     server, proxy, records = (
-        new_server(NETWORK, seed=3),
-        ProxyServer(ProxyConfig(settle_rounds=0)),
+        new_server(NETWORK, seed=3, settle_rounds=0),
+        ProxyServer(ProxyConfig()),
         [],
     )
     for _ in range(rounds):
@@ -72,43 +85,45 @@ def play(hospitals, method, rounds, engine=None, poison=None, config=None):
 class Poisoned:
     """An engine one of whose twins returns damaged updates."""
 
-    def __init__(self, engine, damage):
+    def __init__(self, engine: SequentialEngine, damage: Callable[..., Any]) -> None:
         self.engine, self.damage = engine, damage
 
-    def present(self, round_number):
+    def present(self, round_number: int) -> tuple[str, ...]:
         return self.engine.present(round_number)
 
-    def observe(self, model, twin_ids):
-        return self.engine.observe(model, twin_ids)
+    def observe(self, model: GlobalModel, twin_ids: tuple[str, ...]) -> list[Observation]:
+        return list(self.engine.observe(model, twin_ids))
 
-    def train(self, method, broadcasts):
+    def train(self, method: FedAvg, broadcasts: dict[str, Broadcast]) -> list[TwinUpdate]:
         return [
             self.damage(each) if each.twin_id == "east" else each
             for each in self.engine.train(method, broadcasts)
         ]
 
 
-def same(one, other):
+def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
-def test_first_round_grows_the_head_from_nothing_because_twins_announce_classes(hospitals):
+def test_first_round_grows_the_head_from_nothing_because_twins_announce_classes(
+    hospitals: SimulatedHospitals,
+) -> None:
     server, _, (record,) = play(hospitals, FedAvg(), 1)
     assert set(server.class_names) == {"liver", "heart"} == set(record.grew)
     assert server.weights["head.weight"].shape[0] == 2
     assert all(each.signal for each in record.observations)
 
 
-def test_growth_is_driven_by_detection_and_closes_the_task(hospitals):
+def test_growth_is_driven_by_detection_and_closes_the_task(hospitals: SimulatedHospitals) -> None:
     server, proxy, records = play(hospitals, FedKA(head_loss="ce", reconstruction=FEW_STEPS), 5)
     assert set(records[3].grew) == {"spleen", "bladder"}
     assert records[3].closed is not None and proxy.old_model is records[3].closed
     assert set(proxy.old_model.class_names) == {"liver", "heart"}
-    assert server.growth_rounds == (0, 3)
+    assert server.task_begins == (0, 3)
     assert {"semantic", "attention"} <= records[4].accepted[0].metrics.keys()
 
 
-def test_without_detection_nothing_grows_and_images_wait(hospitals):
+def test_without_detection_nothing_grows_and_images_wait(hospitals: SimulatedHospitals) -> None:
     deaf = replace(
         hospitals,
         setting=replace(
@@ -122,12 +137,14 @@ def test_without_detection_nothing_grows_and_images_wait(hospitals):
     assert not any(record.grew for record in records[1:])
 
 
-def test_the_same_seed_gives_the_same_weights_twice(hospitals):
+def test_the_same_seed_gives_the_same_weights_twice(hospitals: SimulatedHospitals) -> None:
     method = FedKA(head_loss="ce", reconstruction=FEW_STEPS)
     assert same(play(hospitals, method, 5)[0].weights, play(hospitals, method, 5)[0].weights)
 
 
-def test_processes_debug_and_a_dictionary_equal_sequential_bit_for_bit(hospitals, tmp_path):
+def test_processes_debug_and_a_dictionary_equal_sequential_bit_for_bit(
+    hospitals: SimulatedHospitals, tmp_path: Path
+) -> None:
     method = FedKA(head_loss="ce", reconstruction=FEW_STEPS)
     expected, _, _ = play(
         hospitals,
@@ -159,7 +176,9 @@ def test_processes_debug_and_a_dictionary_equal_sequential_bit_for_bit(hospitals
     assert same(expected.weights, processes.weights)
 
 
-def test_debug_engine_says_which_twin_failed_in_which_round_and_stage(hospitals):
+def test_debug_engine_says_which_twin_failed_in_which_round_and_stage(
+    hospitals: SimulatedHospitals,
+) -> None:
     broken = replace(
         hospitals, arrivals={**hospitals.arrivals, "east": (Arrival(0, np.array([10_000])),)}
     )
@@ -168,7 +187,9 @@ def test_debug_engine_says_which_twin_failed_in_which_round_and_stage(hospitals)
     assert caught.value.__notes__ == ["raised in twin east, round 0, stage observe"]
 
 
-def test_fedka_without_distillation_and_weights_is_fedavg_bit_for_bit(hospitals):
+def test_fedka_without_distillation_and_weights_is_fedavg_bit_for_bit(
+    hospitals: SimulatedHospitals,
+) -> None:
     plain = FedKA(
         1.0, 0.0, 0.0, head_loss="ce", weighting="none", mean="by_images", reconstruction=FEW_STEPS
     )
@@ -177,8 +198,10 @@ def test_fedka_without_distillation_and_weights_is_fedavg_bit_for_bit(hospitals)
     )
 
 
-def test_a_twin_that_sends_nan_is_rejected_with_the_reason_and_the_round_goes_on(hospitals):
-    def damage(update):
+def test_a_twin_that_sends_nan_is_rejected_with_the_reason_and_the_round_goes_on(
+    hospitals: SimulatedHospitals,
+) -> None:
+    def damage(update: TwinUpdate) -> TwinUpdate:
         return replace(
             update,
             weights={
@@ -194,32 +217,38 @@ def test_a_twin_that_sends_nan_is_rejected_with_the_reason_and_the_round_goes_on
     assert all(bool(torch.isfinite(value).all()) for value in server.weights.values())
 
 
-def test_a_round_without_any_good_update_keeps_the_model(hospitals):
+def test_a_round_without_any_good_update_keeps_the_model(hospitals: SimulatedHospitals) -> None:
     grown, _, _ = play(hospitals, FedAvg(), 1, config=RoundConfig(twins_per_round=3))
     engine = Poisoned(SequentialEngine(hospitals), lambda each: each)
     engine.train = lambda method, broadcasts: [
         replace(each, round=99) for each in engine.engine.train(method, broadcasts)
     ]
     server, record = run_round(
-        new_server(NETWORK, 3), engine, FedAvg(), ProxyServer(ProxyConfig()), RoundConfig()
+        new_server(NETWORK, 3, settle_rounds=0),
+        engine,
+        FedAvg(),
+        ProxyServer(ProxyConfig()),
+        RoundConfig(),
     )
     assert len(record.rejected) == 3 and server.round == 1
     assert server.weights["head.weight"].shape == grown.weights["head.weight"].shape
 
 
-def test_only_twins_with_something_to_learn_are_drawn_and_none_twice():
+def test_only_twins_with_something_to_learn_are_drawn_and_none_twice() -> None:
     observations = [
         Observation(f"t{index}", 0, 0, False, num_trainable=index % 2) for index in range(20)
     ]
-    chosen = choose_twins(observations, new_server(NETWORK, 1), RoundConfig(twins_per_round=6))
+    chosen = choose_twins(
+        observations, new_server(NETWORK, 1, settle_rounds=0), RoundConfig(twins_per_round=6)
+    )
     assert len(set(chosen)) == 6 and all(int(name[1:]) % 2 for name in chosen)
     assert chosen == choose_twins(
-        observations, new_server(NETWORK, 1), RoundConfig(twins_per_round=6)
+        observations, new_server(NETWORK, 1, settle_rounds=0), RoundConfig(twins_per_round=6)
     )
 
 
-def test_every_twin_looks_unless_some_are_drawn_in_the_order_of_the_twins():
-    present, server = [f"t{index}" for index in range(20)], new_server(NETWORK, 1)
+def test_every_twin_looks_unless_some_are_drawn_in_the_order_of_the_twins() -> None:
+    present, server = [f"t{index}" for index in range(20)], new_server(NETWORK, 1, settle_rounds=0)
     for observers in (None, 20, 30):
         assert (
             choose_observers(present, server, RoundConfig(observers_per_round=observers)) == present
@@ -239,7 +268,7 @@ def test_every_twin_looks_unless_some_are_drawn_in_the_order_of_the_twins():
     )
 
 
-def test_who_trains_is_drawn_among_those_who_looked(hospitals):
+def test_who_trains_is_drawn_among_those_who_looked(hospitals: SimulatedHospitals) -> None:
     config = RoundConfig(twins_per_round=1, observers_per_round=2)
     engine = SequentialEngine(hospitals)
     _, _, records = play(hospitals, FedAvg(), 4, engine, config=config)
@@ -250,7 +279,7 @@ def test_who_trains_is_drawn_among_those_who_looked(hospitals):
     assert records[0].bytes_down < play(hospitals, FedAvg(), 1)[2][0].bytes_down
 
 
-def test_a_twin_that_was_not_drawn_catches_up_when_it_is(hospitals):
+def test_a_twin_that_was_not_drawn_catches_up_when_it_is(hospitals: SimulatedHospitals) -> None:
     config = RoundConfig(twins_per_round=1, observers_per_round=1)
     engine = SequentialEngine(hospitals)
     _, _, records = play(hospitals, FedAvg(), 8, engine, config=config)
@@ -276,20 +305,20 @@ def test_a_twin_that_was_not_drawn_catches_up_when_it_is(hospitals):
     assert max(first.values()) > 0 and any(seen == arrived[name] for name in first)
 
 
-def test_more_twins_training_than_looking_is_refused():
+def test_more_twins_training_than_looking_is_refused() -> None:
     with pytest.raises(
         ValueError, match="observers_per_round is 3; allowed: at least twins_per_round, which is 5"
     ):
         RoundConfig(observers_per_round=3)
 
 
-def test_a_hospital_that_joins_later_is_not_asked_before(hospitals):
+def test_a_hospital_that_joins_later_is_not_asked_before(hospitals: SimulatedHospitals) -> None:
     late = replace(hospitals, joins={**hospitals.joins, "south": 2})
     _, _, records = play(late, FedAvg(), 3)
     assert [len(record.observations) for record in records] == [2, 2, 3]
 
 
-def test_a_watched_rule_is_reported_and_changes_nothing(hospitals):
+def test_a_watched_rule_is_reported_and_changes_nothing(hospitals: SimulatedHospitals) -> None:
     deaf = DetectionConfig(rule="entropy_jump", jump_fraction=0.99)
     twin = replace(hospitals.setting.twin, watched=(deaf, hospitals.setting.twin.detection))
     watching = replace(hospitals, setting=replace(hospitals.setting, twin=twin))
@@ -302,8 +331,8 @@ def test_a_watched_rule_is_reported_and_changes_nothing(hospitals):
 
 
 def test_fedka_without_reconstruction_uploads_weights_alone_and_is_judged_on_held_back_images(
-    hospitals,
-):
+    hospitals: SimulatedHospitals,
+) -> None:
     server, proxy, records = play(hospitals, FedKA(head_loss="ce", reconstruction=None), 2)
     assert all(not update.upload for record in records for update in record.accepted)
     assert not server.kept

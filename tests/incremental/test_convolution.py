@@ -1,27 +1,32 @@
 import copy
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.modules.batchnorm import BatchNorm2d
 
 from incremental import convolution as room
 from incremental.convolution import MEDIUM_MAP, Convolution, FoldedConvolution, side_by_side
 
 
-def layer(channels_in=6, channels=5, stride=1):
+def layer(channels_in: int = 6, channels: int = 5, stride: int = 1) -> Convolution:
     torch.manual_seed(1)
     return Convolution(channels_in, channels, stride)
 
 
-def in_bfloat16(convolution, *maps):
+def in_bfloat16(convolution: Convolution | FoldedConvolution, *maps: Any) -> Tensor:
     with torch.autocast("cpu", torch.bfloat16):
         return convolution(*maps)
 
 
 @pytest.mark.parametrize(("side", "stride"), [(4, 1), (7, 2), (8, 2), (3, 1), (1, 1)])
 @pytest.mark.parametrize("count", [1, 2, 3])
-def test_small_maps_are_convolved_as_the_definition_says(side, stride, count):
+def test_small_maps_are_convolved_as_the_definition_says(
+    side: int, stride: int, count: int
+) -> None:
     convolution, maps = layer(stride=stride), torch.randn(count, 6, side, side)
     found = in_bfloat16(convolution, maps).detach()
     padded, weight = (
@@ -49,12 +54,14 @@ def test_small_maps_are_convolved_as_the_definition_says(side, stride, count):
 
 @pytest.mark.parametrize(("side", "stride"), [(4, 1), (5, 1), (7, 2), (8, 2), (9, 3)])
 @pytest.mark.parametrize("count", [1, 4, 5])
-def test_side_by_side_is_the_librarys_convolution_with_its_gradients(side, stride, count):
+def test_side_by_side_is_the_librarys_convolution_with_its_gradients(
+    side: int, stride: int, count: int
+) -> None:
     torch.manual_seed(2)
     given = torch.randn(count, 6, side, side), torch.randn(5, 6, 3, 3), torch.randn(5)
     aim = torch.randn_like(functional.conv2d(*given, stride, 1))
 
-    def answers(convolve):
+    def answers(convolve: Callable[..., Any]) -> tuple[Tensor, ...]:
         inputs = [each.double().requires_grad_() for each in given]
         maps = convolve(*inputs)
         return maps, *torch.autograd.grad((maps * aim).sum(), inputs)
@@ -66,7 +73,9 @@ def test_side_by_side_is_the_librarys_convolution_with_its_gradients(side, strid
 
 
 @pytest.mark.parametrize(("side", "stride"), [(4, 1), (8, 2)])
-def test_gradients_of_small_maps_in_bfloat16_are_those_of_the_library(side, stride):
+def test_gradients_of_small_maps_in_bfloat16_are_those_of_the_library(
+    side: int, stride: int
+) -> None:
     convolution = layer(stride=stride)
     maps = torch.randn(3, 6, side, side, requires_grad=True)
     aim = torch.randn(3, 5, 4, 4)
@@ -79,7 +88,9 @@ def test_gradients_of_small_maps_in_bfloat16_are_those_of_the_library(side, stri
         assert torch.allclose(mine.float(), its, rtol=0.03, atol=0.06)
 
 
-def test_medium_maps_are_laid_side_by_side_where_channels_are_many(monkeypatch):
+def test_medium_maps_are_laid_side_by_side_where_channels_are_many(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     seen = []
     monkeypatch.setattr(
         room,
@@ -93,7 +104,7 @@ def test_medium_maps_are_laid_side_by_side_where_channels_are_many(monkeypatch):
     assert seen == [room.MANY_CHANNELS]
 
 
-def test_float32_and_large_maps_are_the_librarys_bit_for_bit():
+def test_float32_and_large_maps_are_the_librarys_bit_for_bit() -> None:
     convolution, small, large = layer(), torch.randn(2, 6, 4, 4), torch.randn(2, 6, 9, 9)
     assert torch.equal(convolution(small), functional.conv2d(small, convolution.weight, None, 1, 1))
     assert MEDIUM_MAP < 9 * 9
@@ -103,7 +114,7 @@ def test_float32_and_large_maps_are_the_librarys_bit_for_bit():
         )
 
 
-def norm_of(channels=5):
+def norm_of(channels: int = 5) -> BatchNorm2d:
     torch.manual_seed(3)
     norm = nn.BatchNorm2d(channels).eval()
     for each in (norm.weight, norm.bias, norm.running_mean):
@@ -115,7 +126,7 @@ def norm_of(channels=5):
 FOLDED = [("3x3", 4, 1), ("3x3", 12, 1), ("3x3", 12, 2), ("1x1", 8, 2), ("5x5", 12, 2)]
 
 
-def folded_case(kind, side, stride):
+def folded_case(kind: str, side: int, stride: int) -> tuple[Any, ...]:
     torch.manual_seed(1)
     if kind == "3x3":
         convolution = Convolution(6, 5, stride)
@@ -130,8 +141,8 @@ def folded_case(kind, side, stride):
 @pytest.mark.parametrize("adds", [True, False])
 @pytest.mark.parametrize("bfloat16", [True, False])
 def test_a_folded_convolution_is_convolution_norm_sum_and_rectifier(
-    kind, side, stride, rectify, adds, bfloat16
-):
+    kind: str, side: int, stride: int, rectify: bool, adds: bool, bfloat16: bool
+) -> None:
     (convolution, maps), norm = folded_case(kind, side, stride), norm_of()
     with torch.no_grad():
         expected = norm(convolution(maps))
@@ -153,7 +164,7 @@ def test_a_folded_convolution_is_convolution_norm_sum_and_rectifier(
             assert torch.allclose(found.float(), expected, rtol=0.03, atol=0.08)
 
 
-def test_gradients_flow_through_a_folded_convolution_where_they_are_asked_for():
+def test_gradients_flow_through_a_folded_convolution_where_they_are_asked_for() -> None:
     (convolution, maps), norm = folded_case("3x3", 12, 1), norm_of()
     folded = FoldedConvolution(convolution, norm).requires_grad_(False)
     maps.requires_grad_()
@@ -162,7 +173,9 @@ def test_gradients_flow_through_a_folded_convolution_where_they_are_asked_for():
     assert torch.allclose(ours, theirs, rtol=0.05, atol=0.1)
 
 
-def test_without_the_operators_a_folded_convolution_goes_the_plain_way(monkeypatch):
+def test_without_the_operators_a_folded_convolution_goes_the_plain_way(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     (convolution, maps), norm = folded_case("3x3", 12, 1), norm_of()
     with torch.no_grad():
         fused = in_bfloat16(FoldedConvolution(convolution, norm), maps)
@@ -171,7 +184,7 @@ def test_without_the_operators_a_folded_convolution_goes_the_plain_way(monkeypat
     assert torch.allclose(fused.float(), plain.float(), rtol=0.02, atol=0.02)
 
 
-def test_folding_leaves_the_given_layers_and_a_copy_of_the_folded_one_as_they_are():
+def test_folding_leaves_the_given_layers_and_a_copy_of_the_folded_one_as_they_are() -> None:
     (convolution, maps), norm = folded_case("3x3", 4, 1), norm_of()
     before = {name: value.clone() for name, value in convolution.state_dict().items()}
     folded = FoldedConvolution(convolution, norm)
@@ -181,7 +194,7 @@ def test_folding_leaves_the_given_layers_and_a_copy_of_the_folded_one_as_they_ar
     assert all(torch.equal(value, before[name]) for name, value in convolution.state_dict().items())
 
 
-def test_no_image_at_all_is_convolved_to_nothing():
+def test_no_image_at_all_is_convolved_to_nothing() -> None:
     (convolution, maps), norm = folded_case("3x3", 4, 1), norm_of()
     with torch.no_grad():
         assert in_bfloat16(convolution, maps[:0]).shape == (0, 5, 4, 4)

@@ -1,10 +1,11 @@
 import torch
+from torch import Tensor
 
 from incremental.cores import all_cores, available_cores
 from incremental.reconstruction import GradientEncoder, ReconstructionConfig, invert
 
 
-def test_all_cores_are_used_while_it_is_open_and_never_fewer_than_before():
+def test_all_cores_are_used_while_it_is_open_and_never_fewer_than_before() -> None:
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(1)
@@ -18,7 +19,7 @@ def test_all_cores_are_used_while_it_is_open_and_never_fewer_than_before():
         torch.set_num_threads(before)
 
 
-def test_threads_come_back_after_an_error():
+def test_threads_come_back_after_an_error() -> None:
     before = torch.get_num_threads()
     try:
         with all_cores():
@@ -27,7 +28,7 @@ def test_threads_come_back_after_an_error():
         assert torch.get_num_threads() == before
 
 
-def test_a_reconstruction_with_all_cores_is_that_of_one_bit_for_bit():
+def test_a_reconstruction_with_all_cores_is_that_of_one_bit_for_bit() -> None:
     encoder = GradientEncoder((1, 28, 28), 3, public_seed=1)
     images, rows = (
         torch.rand(7, 1, 28, 28, generator=torch.Generator().manual_seed(1)),
@@ -35,7 +36,7 @@ def test_a_reconstruction_with_all_cores_is_that_of_one_bit_for_bit():
     )
     gradients = encoder.encode(images, rows)
 
-    def reconstructed():
+    def reconstructed() -> Tensor:
         return invert(
             encoder,
             gradients,

@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 import torch
 
@@ -13,24 +15,28 @@ from incremental.device import (
 
 
 @pytest.fixture
-def with_gpu(monkeypatch):
+def with_gpu(monkeypatch: Any) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
 
 
-def test_auto_is_the_cpu_where_there_is_no_gpu_and_the_gpu_where_there_is_one(monkeypatch):
+def test_auto_is_the_cpu_where_there_is_no_gpu_and_the_gpu_where_there_is_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert pick_device("auto") == pick_device("cpu") == CPU
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert [pick_device(name).type for name in ("auto", "cpu", "cuda")] == ["cuda", "cpu", "cuda"]
 
 
-def test_a_gpu_that_is_asked_for_and_is_not_there_is_an_error_that_says_what_to_do(monkeypatch):
+def test_a_gpu_that_is_asked_for_and_is_not_there_is_an_error_that_says_what_to_do(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(DeviceError, match=r"engine\.device is 'cuda' .* set it to 'cpu' or 'auto'"):
         pick_device("cuda")
 
 
-def test_new_tensors_are_born_on_the_device_while_the_context_is_open():
+def test_new_tensors_are_born_on_the_device_while_the_context_is_open() -> None:
     with born_on(torch.device("meta")):
         assert torch.zeros(1).device.type == "meta"
     with born_on(CPU):
@@ -38,20 +44,20 @@ def test_new_tensors_are_born_on_the_device_while_the_context_is_open():
     assert torch.zeros(1).device == CPU
 
 
-def test_tensors_are_moved_and_those_that_are_there_stay_the_same_objects():
+def test_tensors_are_moved_and_those_that_are_there_stay_the_same_objects() -> None:
     here = {"a": torch.ones(2)}
     assert moved(here, CPU)["a"] is here["a"]
     assert moved(here, torch.device("meta"))["a"].device.type == "meta"
 
 
-def test_draws_on_the_cpu_are_those_of_the_seed():
+def test_draws_on_the_cpu_are_those_of_the_seed() -> None:
     assert torch.equal(
         torch.rand(3, generator=generator_on(CPU, 5)),
         torch.rand(3, generator=torch.Generator().manual_seed(5)),
     )
 
 
-def test_a_device_has_a_name_for_people(monkeypatch):
+def test_a_device_has_a_name_for_people(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Example 100")
     assert device_title(CPU) == "the CPU"
     assert device_title(torch.device("cuda")) == "the GPU Example 100"

@@ -1,3 +1,7 @@
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -17,7 +21,7 @@ ARRIVALS = (
 )
 
 
-def test_a_hospital_read_back_sees_the_same_images_at_the_same_time(tmp_path):
+def test_a_hospital_read_back_sees_the_same_images_at_the_same_time(tmp_path: Path) -> None:
     before = Hospital("north", ARCHIVE, ARRIVALS, 1)
     after = load_hospital(
         "north", save_archive(tmp_path / "archive.safetensors", ARCHIVE, ARRIVALS, 1)
@@ -32,7 +36,7 @@ def test_a_hospital_read_back_sees_the_same_images_at_the_same_time(tmp_path):
         assert (seen.images == expected.images).all() and (seen.labels == expected.labels).all()
 
 
-def test_the_file_holds_the_hospitals_own_images_and_no_other(tmp_path):
+def test_the_file_holds_the_hospitals_own_images_and_no_other(tmp_path: Path) -> None:
     path = save_archive(tmp_path / "archive.safetensors", ARCHIVE, ARRIVALS)
     content = path.read_bytes()
     for position in range(20):
@@ -42,7 +46,7 @@ def test_the_file_holds_the_hospitals_own_images_and_no_other(tmp_path):
     ]
 
 
-def test_positions_keep_their_order(tmp_path):
+def test_positions_keep_their_order(tmp_path: Path) -> None:
     hospital = load_hospital(
         "north", save_archive(tmp_path / "archive.safetensors", ARCHIVE, ARRIVALS)
     )
@@ -51,7 +55,7 @@ def test_positions_keep_their_order(tmp_path):
     ).tolist() == [4, 0]
 
 
-def test_a_hospital_without_images_is_a_hospital(tmp_path):
+def test_a_hospital_without_images_is_a_hospital(tmp_path: Path) -> None:
     hospital = load_hospital("west", save_archive(tmp_path / "archive.safetensors", ARCHIVE, ()))
     assert hospital.new_images(-1, 99).tolist() == []
 
@@ -60,13 +64,13 @@ def test_a_hospital_without_images_is_a_hospital(tmp_path):
     "damage",
     [lambda raw: raw[:-3], lambda raw: b"\x80\x04pickle", lambda raw: raw[:8] + b"x" + raw[9:]],
 )
-def test_a_damaged_file_is_one_clear_error(tmp_path, damage):
+def test_a_damaged_file_is_one_clear_error(tmp_path: Path, damage: Callable[..., Any]) -> None:
     path = save_archive(tmp_path / "archive.safetensors", ARCHIVE, ARRIVALS)
     path.write_bytes(damage(path.read_bytes()))
     with pytest.raises(ArchiveError, match="make it anew"):
         load_hospital("north", path)
 
 
-def test_a_missing_file_is_one_clear_error(tmp_path):
+def test_a_missing_file_is_one_clear_error(tmp_path: Path) -> None:
     with pytest.raises(ArchiveError, match=r"archive\.safetensors"):
         load_hospital("north", tmp_path / "archive.safetensors")

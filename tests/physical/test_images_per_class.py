@@ -1,7 +1,10 @@
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from physical.planning import plan_scenario
 from physical.protocol import ScenarioConfig, generate_hospitals
@@ -11,7 +14,9 @@ LABELS = np.random.default_rng(0).permutation(np.repeat(np.arange(CLASSES), IMAG
 NAMES = [f"class-{index}" for index in range(CLASSES)]
 
 
-def used(images_per_class, seed=1, images="disjoint"):
+def used(
+    images_per_class: int | None, seed: int = 1, images: str = "disjoint"
+) -> dict[str, NDArray[Any]]:
     config = ScenarioConfig(
         "made",
         2,
@@ -31,23 +36,25 @@ def used(images_per_class, seed=1, images="disjoint"):
 
 
 @given(count=st.integers(1, IMAGES), seed=st.integers(0, 2**31))
-def test_disjoint_hospitals_share_exactly_so_many_images_of_each_class(count, seed):
+def test_disjoint_hospitals_share_exactly_so_many_images_of_each_class(
+    count: int, seed: int
+) -> None:
     positions = np.concatenate(list(used(count, seed).values()))
     assert len(set(positions.tolist())) == len(positions)
     assert np.bincount(LABELS[positions], minlength=CLASSES).tolist() == [count] * CLASSES
 
 
-def test_shared_images_are_the_same_few_at_every_hospital():
+def test_shared_images_are_the_same_few_at_every_hospital() -> None:
     together = np.unique(np.concatenate(list(used(7, images="shared").values())))
     assert np.bincount(LABELS[together], minlength=CLASSES).tolist() == [7] * CLASSES
 
 
-def test_more_images_than_there_are_is_all_of_them_and_none_changes_nothing():
+def test_more_images_than_there_are_is_all_of_them_and_none_changes_nothing() -> None:
     everything, most = used(None), used(IMAGES + 5)
     assert all(everything[name].tolist() == most[name].tolist() for name in everything)
 
 
-def test_the_seed_draws_the_images_and_fewer_are_among_more():
+def test_the_seed_draws_the_images_and_fewer_are_among_more() -> None:
     few, more, others = (
         set(np.concatenate(list(used(*key, "shared").values())).tolist())
         for key in ((5, 1), (9, 1), (5, 2))
@@ -56,6 +63,6 @@ def test_the_seed_draws_the_images_and_fewer_are_among_more():
 
 
 @pytest.mark.parametrize("count", [0, -3])
-def test_fewer_than_one_image_is_refused(count):
+def test_fewer_than_one_image_is_refused(count: int) -> None:
     with pytest.raises(ValueError, match=r"images_per_class is .*; allowed: 1 or more"):
         ScenarioConfig("made", 2, 3, 4, images_per_class=count)

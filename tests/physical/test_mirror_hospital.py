@@ -1,24 +1,29 @@
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from physical.hospital import Hospital
 from physical.mirror import Mirror, MirrorImage
 from physical.mirror_hospital import MirrorHospital, StreamError
 
 
-def image(number, name):
+def image(number: int, name: str | None) -> MirrorImage:
     pixels = np.full((16, 16), number, np.uint8)
     return MirrorImage(f"i{number}", "2026-11-22T08:00:00+00:00", "p", "s", name, pixels, "png")
 
 
 @pytest.fixture
-def mirror(tmp_path):
+def mirror(tmp_path: Path) -> Iterator[Mirror]:
     one = Mirror(tmp_path / "mirror", 16)
     yield one
     one.close()
 
 
-def seen(hospital, positions):
+def seen(hospital: MirrorHospital, positions: NDArray[Any]) -> list[tuple[Any, ...]]:
     batch = hospital.images(positions)
     return [
         (int(each[0, 0, 0]), batch.vocabulary[label])
@@ -26,7 +31,9 @@ def seen(hospital, positions):
     ]
 
 
-def test_what_has_a_name_arrives_once_in_the_round_that_finds_it(mirror, tmp_path):
+def test_what_has_a_name_arrives_once_in_the_round_that_finds_it(
+    mirror: Mirror, tmp_path: Path
+) -> None:
     hospital = MirrorHospital("north", mirror, tmp_path / "stream.jsonl")
     assert (
         isinstance(hospital, Hospital)
@@ -50,7 +57,9 @@ def test_what_has_a_name_arrives_once_in_the_round_that_finds_it(mirror, tmp_pat
     )
 
 
-def test_a_round_that_is_repeated_finds_the_same_images_also_after_a_restart(mirror, tmp_path):
+def test_a_round_that_is_repeated_finds_the_same_images_also_after_a_restart(
+    mirror: Mirror, tmp_path: Path
+) -> None:
     mirror.add([image(1, "liver")])
     before = MirrorHospital("north", mirror, tmp_path / "stream.jsonl").new_images(-1, 5)
     mirror.add([image(2, "liver")])
@@ -60,8 +69,8 @@ def test_a_round_that_is_repeated_finds_the_same_images_also_after_a_restart(mir
 
 
 def test_an_image_is_called_what_people_say_now_and_keeps_its_name_if_they_take_it_back(
-    mirror, tmp_path
-):
+    mirror: Mirror, tmp_path: Path
+) -> None:
     mirror.add([image(1, "liver"), image(2, "spleen")])
     hospital = MirrorHospital("north", mirror, tmp_path / "stream.jsonl")
     both = hospital.new_images(-1, 0)
@@ -74,7 +83,9 @@ def test_an_image_is_called_what_people_say_now_and_keeps_its_name_if_they_take_
     assert [hospital.vocabulary[label] for label in hospital.labels(both)] == ["liver", "spleen"]
 
 
-def test_more_images_than_are_asked_for_at_once_are_all_there(mirror, tmp_path):
+def test_more_images_than_are_asked_for_at_once_are_all_there(
+    mirror: Mirror, tmp_path: Path
+) -> None:
     mirror.add(
         [
             image(number % 200, "liver") if number < 200 else image(number, "liver")
@@ -86,7 +97,7 @@ def test_more_images_than_are_asked_for_at_once_are_all_there(mirror, tmp_path):
     assert len(hospital.images(positions)) == 1250
 
 
-def test_a_damaged_stream_is_one_clear_error(mirror, tmp_path):
+def test_a_damaged_stream_is_one_clear_error(mirror: Mirror, tmp_path: Path) -> None:
     (tmp_path / "stream.jsonl").write_text('{"round": 1')
     with pytest.raises(StreamError, match="restore it from a backup"):
         MirrorHospital("north", mirror, tmp_path / "stream.jsonl")

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from torch import Tensor
 
 from physical.transforms import AugmentationConfig, to_unit
 from twin.batches import TOGETHER, Batches, Stretch, TrainingBatch
@@ -8,7 +9,9 @@ STILL = AugmentationConfig(crop_padding_pixels=0, brightness=0.0)
 MIRRORED = AugmentationConfig(crop_padding_pixels=0, brightness=0.0, horizontal_flip=True)
 
 
-def batches(count=600, batch_size=32, augmentation=STILL, seed=1):
+def batches(
+    count: int = 600, batch_size: int = 32, augmentation: AugmentationConfig = STILL, seed: int = 1
+) -> Batches:
     """Images that can be told apart: pixel (0, 0) and its mirror image spell the place, the row is the place modulo 7."""
     pixels = torch.zeros(count, 1, 2, 4, dtype=torch.uint8)
     place = torch.arange(count)
@@ -17,7 +20,7 @@ def batches(count=600, batch_size=32, augmentation=STILL, seed=1):
     return Batches(pixels, place % 7, batch_size, augmentation, torch.Generator().manual_seed(seed))
 
 
-def places_in(images):
+def places_in(images: Tensor) -> Tensor:
     whole = (images * 255).round().long()
     return whole[:, 0, 0, 0] * 256 + whole[:, 0, 1, 0]
 
@@ -27,8 +30,8 @@ def places_in(images):
     ("count", "batch_size"), [(600, 32), (600, 50), (256, 256), (300, 299), (700, 400), (5, 32)]
 )
 def test_an_epoch_has_every_image_once_in_batches_of_the_size_that_was_asked_for(
-    augmentation, count, batch_size
-):
+    augmentation: AugmentationConfig, count: int, batch_size: int
+) -> None:
     drawn = list(batches(count, batch_size, augmentation).epoch())
     assert [len(batch.rows) for batch in drawn] == [batch_size] * (count // batch_size) + [
         count % batch_size
@@ -39,10 +42,12 @@ def test_an_epoch_has_every_image_once_in_batches_of_the_size_that_was_asked_for
 
 
 @pytest.mark.parametrize("augmentation", [STILL, AugmentationConfig()], ids=["still", "varied"])
-def test_what_a_stretch_is_asked_is_what_each_batch_would_have_been_asked(augmentation):
+def test_what_a_stretch_is_asked_is_what_each_batch_would_have_been_asked(
+    augmentation: AugmentationConfig,
+) -> None:
     looked = []
 
-    def ask(images, rows):
+    def ask(images: Tensor, rows: Tensor) -> tuple[Tensor, ...]:
         looked.append(len(images))
         return images.sum((1, 2, 3)), rows * 2
 
@@ -54,7 +59,9 @@ def test_what_a_stretch_is_asked_is_what_each_batch_would_have_been_asked(augmen
     assert max(looked) <= TOGETHER
 
 
-def test_images_that_do_not_change_are_looked_at_once_in_all_epochs_and_varied_ones_as_they_are_now():
+def test_images_that_do_not_change_are_looked_at_once_in_all_epochs_and_varied_ones_as_they_are_now() -> (
+    None
+):
     for augmentation, looks in ((STILL, 600), (AugmentationConfig(), 1200)):
         looked = []
         source = batches(augmentation=augmentation)
@@ -65,7 +72,7 @@ def test_images_that_do_not_change_are_looked_at_once_in_all_epochs_and_varied_o
         assert sum(looked) == looks
 
 
-def test_two_questions_are_two_and_a_batch_by_itself_is_asked_by_itself():
+def test_two_questions_are_two_and_a_batch_by_itself_is_asked_by_itself() -> None:
     stretch = Stretch(lambda: (torch.ones(4, 1, 2, 2), torch.arange(4)))
     batch = TrainingBatch(torch.ones(2, 1, 2, 2), torch.arange(2), stretch, torch.tensor([3, 1]))
     assert [
@@ -79,8 +86,8 @@ def test_two_questions_are_two_and_a_batch_by_itself_is_asked_by_itself():
     assert alone.ask("a", lambda images, rows: (rows + 20,))[0].tolist() == [20, 21]
 
 
-def test_the_draws_follow_from_the_seed():
-    def drawn(seed):
+def test_the_draws_follow_from_the_seed() -> None:
+    def drawn(seed: int) -> Tensor:
         return torch.cat(
             [
                 batch.images
@@ -92,7 +99,7 @@ def test_the_draws_follow_from_the_seed():
     assert not torch.equal(drawn(1), drawn(2))
 
 
-def test_a_batch_that_is_asked_for_by_places_has_those_images():
+def test_a_batch_that_is_asked_for_by_places_has_those_images() -> None:
     source = batches()
     chosen = torch.tensor([5, 2, 400])
     batch = source.at(chosen)

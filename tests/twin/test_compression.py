@@ -1,9 +1,11 @@
 from math import ceil
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import Generator, Tensor
 
 from incremental.head import grow_head
 from incremental.network import NetworkConfig, initial_weights
@@ -21,15 +23,15 @@ BOTH = [(kind, feedback) for kind in KINDS for feedback in (True, False)]
 NORMED = NetworkConfig(backbone="resnet18", width=4, image_size=16, channels=1, norm="batch")
 
 
-def generator(seed=0):
+def generator(seed: int = 0) -> Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def some_weights(rows=3):
+def some_weights(rows: int = 3) -> dict[str, Tensor]:
     return grow_head(initial_weights(NORMED, 1), rows, generator())
 
 
-def moved(reference, seed, size=0.1):
+def moved(reference: dict[str, Tensor], seed: int, size: float = 0.1) -> dict[str, Tensor]:
     """Return weights a random change away; statistics and counters have followed the data."""
     draws = generator(seed)
     weights = {}
@@ -39,20 +41,28 @@ def moved(reference, seed, size=0.1):
     return weights
 
 
-def changes(weights, reference):
+def changes(weights: dict[str, Tensor], reference: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: weights[name] - reference[name] for name in moved_names(reference)}
 
 
-def same(one, other):
+def same(one: dict[str, Any], other: dict[str, Any]) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
-def go(weights, reference, config, residual=None, seed=0):
+def go(
+    weights: dict[str, Tensor],
+    reference: dict[str, Tensor],
+    config: CompressionConfig,
+    residual: dict[str, Any] | None = None,
+    seed: int = 0,
+) -> tuple[Any, ...]:
     packed, left = pack(weights, reference, config, residual or {}, generator(seed))
     return unpack(packed, reference), left, packed
 
 
-def test_what_training_moves_are_floating_tensors_without_statistics_of_batch_normalisation():
+def test_what_training_moves_are_floating_tensors_without_statistics_of_batch_normalisation() -> (
+    None
+):
     reference = some_weights()
     names = moved_names(reference)
     assert list(names) == sorted(names)
@@ -64,7 +74,7 @@ def test_what_training_moves_are_floating_tensors_without_statistics_of_batch_no
 
 
 @pytest.mark.parametrize(("kind", "feedback"), BOTH)
-def test_statistics_and_counters_travel_exactly(kind, feedback):
+def test_statistics_and_counters_travel_exactly(kind: str, feedback: bool) -> None:
     reference = some_weights()
     weights = moved(reference, 1, size=1e6)
     seen, _, packed = go(weights, reference, CompressionConfig(kind, error_feedback=feedback))
@@ -75,7 +85,7 @@ def test_statistics_and_counters_travel_exactly(kind, feedback):
         )
 
 
-def test_float16_is_a_slow_loop_over_numbers():
+def test_float16_is_a_slow_loop_over_numbers() -> None:
     reference = some_weights()
     weights = moved(reference, 1)
     seen, left, packed = go(weights, reference, CompressionConfig("float16"))
@@ -89,7 +99,7 @@ def test_float16_is_a_slow_loop_over_numbers():
     assert packed.tensors["values"].dtype == torch.float16
 
 
-def test_float16_of_a_huge_change_is_the_largest_half_and_the_rest_is_sent_later():
+def test_float16_of_a_huge_change_is_the_largest_half_and_the_rest_is_sent_later() -> None:
     reference = {"weight": torch.zeros(3)}
     weights = {"weight": torch.tensor([1e5, -1e6, 2.0])}
     seen, left, _ = go(weights, reference, CompressionConfig("float16"))
@@ -97,7 +107,7 @@ def test_float16_of_a_huge_change_is_the_largest_half_and_the_rest_is_sent_later
     assert left["weight"].tolist() == [1e5 - 65504, -1e6 + 65504, 0.0]
 
 
-def test_int8_with_memory_rounds_to_the_nearest_step_of_each_output_channel():
+def test_int8_with_memory_rounds_to_the_nearest_step_of_each_output_channel() -> None:
     reference = some_weights()
     weights = moved(reference, 2)
     seen, left, packed = go(weights, reference, CompressionConfig("int8"))
@@ -126,7 +136,7 @@ def test_int8_with_memory_rounds_to_the_nearest_step_of_each_output_channel():
                 assert abs(float(remembered)) <= scale / 2 + 1e-7
 
 
-def test_int8_without_memory_is_right_in_expectation():
+def test_int8_without_memory_is_right_in_expectation() -> None:
     reference = {"head.weight": torch.zeros(2, 50)}
     weights = {"head.weight": torch.randn(2, 50, generator=generator(3))}
     config = CompressionConfig("int8", error_feedback=False)
@@ -143,7 +153,7 @@ def test_int8_without_memory_is_right_in_expectation():
     assert bool(((mean - weights["head.weight"]).abs() < 5 * scale / 2 / draws**0.5).all())
 
 
-def test_int8_without_memory_lands_on_one_of_the_two_neighbouring_steps():
+def test_int8_without_memory_lands_on_one_of_the_two_neighbouring_steps() -> None:
     reference, weights = (
         {"bias": torch.zeros(200)},
         {"bias": torch.randn(200, generator=generator(4))},
@@ -156,14 +166,14 @@ def test_int8_without_memory_lands_on_one_of_the_two_neighbouring_steps():
     assert bool((whole == steps.floor()).any()) and bool((whole == steps.ceil()).any())
 
 
-def test_int8_of_no_change_is_no_change():
+def test_int8_of_no_change_is_no_change() -> None:
     reference = some_weights()
     seen, left, _ = go(reference, reference, CompressionConfig("int8"))
     assert same(seen, reference)
     assert all(not bool(value.any()) for value in left.values())
 
 
-def test_top_k_sends_the_largest_changes_of_the_whole_model_and_remembers_the_others():
+def test_top_k_sends_the_largest_changes_of_the_whole_model_and_remembers_the_others() -> None:
     reference = some_weights()
     weights = moved(reference, 5)
     share = 0.03
@@ -189,7 +199,7 @@ def test_top_k_sends_the_largest_changes_of_the_whole_model_and_remembers_the_ot
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_was_sent_and_the_last_residual_are_the_sum_of_all_true_changes(kind):
+def test_what_was_sent_and_the_last_residual_are_the_sum_of_all_true_changes(kind: str) -> None:
     reference, residual = some_weights(), {}
     sent = {
         name: torch.zeros_like(reference[name], dtype=torch.float64)
@@ -208,7 +218,7 @@ def test_what_was_sent_and_the_last_residual_are_the_sum_of_all_true_changes(kin
     assert any(bool(value.any()) for value in residual.values())
 
 
-def test_with_memory_a_steady_change_arrives_in_full_and_without_it_most_of_it_never_does():
+def test_with_memory_a_steady_change_arrives_in_full_and_without_it_most_of_it_never_does() -> None:
     change = torch.linspace(0.001, 1, 200)
     arrived = {}
     for feedback in (True, False):
@@ -227,7 +237,7 @@ def test_with_memory_a_steady_change_arrives_in_full_and_without_it_most_of_it_n
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_residual_from_before_the_head_grew_counts_zero_in_the_new_rows(kind):
+def test_a_residual_from_before_the_head_grew_counts_zero_in_the_new_rows(kind: str) -> None:
     small = some_weights(2)
     _, residual, _ = go(moved(small, 1), small, CompressionConfig(kind))
     grown = grow_head(small, 2, generator(9))
@@ -242,7 +252,7 @@ def test_a_residual_from_before_the_head_grew_counts_zero_in_the_new_rows(kind):
     assert implicit[1]["head.weight"].shape == grown["head.weight"].shape
 
 
-def test_a_residual_of_another_network_is_one_clear_error():
+def test_a_residual_of_another_network_is_one_clear_error() -> None:
     reference = some_weights()
     for residual in (
         {"head.bias": torch.zeros(3)},
@@ -253,7 +263,9 @@ def test_a_residual_of_another_network_is_one_clear_error():
 
 
 @pytest.mark.parametrize(("kind", "feedback"), BOTH)
-def test_unpacking_is_the_same_twice_and_for_whoever_has_the_names_in_another_order(kind, feedback):
+def test_unpacking_is_the_same_twice_and_for_whoever_has_the_names_in_another_order(
+    kind: str, feedback: bool
+) -> None:
     reference = some_weights()
     packed, _ = pack(
         moved(reference, 1),
@@ -271,7 +283,7 @@ def test_unpacking_is_the_same_twice_and_for_whoever_has_the_names_in_another_or
 
 
 @pytest.mark.parametrize(("kind", "feedback"), BOTH)
-def test_packing_is_repeatable_and_changes_nothing_it_was_given(kind, feedback):
+def test_packing_is_repeatable_and_changes_nothing_it_was_given(kind: str, feedback: bool) -> None:
     reference = some_weights()
     weights = moved(reference, 1)
     _, residual, _ = go(moved(reference, 3), reference, CompressionConfig(kind))
@@ -290,7 +302,7 @@ def test_packing_is_repeatable_and_changes_nothing_it_was_given(kind, feedback):
     )
 
 
-def test_bytes_are_a_half_a_quarter_and_six_bytes_for_each_change_that_is_sent():
+def test_bytes_are_a_half_a_quarter_and_six_bytes_for_each_change_that_is_sent() -> None:
     reference = some_weights()
     count = sum(reference[name].numel() for name in moved_names(reference))
     sizes = {}
@@ -305,22 +317,22 @@ def test_bytes_are_a_half_a_quarter_and_six_bytes_for_each_change_that_is_sent()
     assert sizes["top_k"] == 6 * ceil(0.01 * count)
 
 
-def test_packing_into_nothing_is_refused():
+def test_packing_into_nothing_is_refused() -> None:
     with pytest.raises(CompressionError, match="'none', which packs nothing"):
         pack(some_weights(), some_weights(), CompressionConfig(), {}, generator())
 
 
 @pytest.mark.parametrize("share", [0.0, -0.1, 1.5, float("nan")])
-def test_a_share_that_is_none_is_refused(share):
+def test_a_share_that_is_none_is_refused(share: float) -> None:
     with pytest.raises(ValueError, match="allowed: above 0 and up to 1"):
         CompressionConfig("top_k", share)
 
 
-def replaced(packed, **tensors):
+def replaced(packed: PackedWeights, **tensors: Any) -> PackedWeights:
     return PackedWeights(packed.kind, {**packed.tensors, **tensors})
 
 
-def without(packed, name):
+def without(packed: PackedWeights, name: str) -> PackedWeights:
     return PackedWeights(
         packed.kind, {key: value for key, value in packed.tensors.items() if key != name}
     )
@@ -440,7 +452,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("case", BROKEN)
-def test_packed_weights_from_outside_that_are_malformed_are_one_clear_error(case):
+def test_packed_weights_from_outside_that_are_malformed_are_one_clear_error(case: str) -> None:
     kind, damage, text = BROKEN[case]
     packed, _ = pack(moved(REFERENCE, 1), REFERENCE, CompressionConfig(kind), {}, generator())
     unpack(packed, REFERENCE)
@@ -455,8 +467,8 @@ def test_packed_weights_from_outside_that_are_malformed_are_one_clear_error(case
     st.floats(0.01, 1),
 )
 def test_any_change_arrives_within_its_error_and_what_is_left_is_what_did_not(
-    how, values, origin, share
-):
+    how: tuple[Any, ...], values: list[float], origin: list[float], share: float
+) -> None:
     kind, feedback = how
     reference = {"bias": torch.tensor(origin[: len(values)], dtype=torch.float32)}
     weights = {"bias": torch.tensor(values, dtype=torch.float32)}

@@ -1,3 +1,5 @@
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -11,7 +13,9 @@ from twin.hold_out import hold_out
     fraction=st.floats(0.01, 0.5),
     seed=st.integers(0, 99),
 )
-def test_as_many_of_each_class_are_kept_out_and_some_of_each_stay(counts, fraction, seed):
+def test_as_many_of_each_class_are_kept_out_and_some_of_each_stay(
+    counts: list[int], fraction: float, seed: int
+) -> None:
     rng = np.random.default_rng(seed)
     labels = np.repeat(np.arange(len(counts)), counts)
     positions = rng.permutation(10_000)[: len(labels)]
@@ -24,14 +28,14 @@ def test_as_many_of_each_class_are_kept_out_and_some_of_each_stay(counts, fracti
     )
 
 
-def test_which_images_depends_on_the_images_and_not_on_their_order():
+def test_which_images_depends_on_the_images_and_not_on_their_order() -> None:
     positions, labels = np.arange(50) * 7, np.arange(50) % 2
     kept_out = set(positions[hold_out(positions, labels, 0.2)])
     order = np.random.default_rng(1).permutation(50)
     assert set(positions[order][hold_out(positions[order], labels[order], 0.2)]) == kept_out
 
 
-def test_a_smaller_memory_changes_the_number_and_not_the_preference():
+def test_a_smaller_memory_changes_the_number_and_not_the_preference() -> None:
     positions, labels = np.arange(100), np.repeat([0, 1], 50)
     more = set(positions[hold_out(positions, labels, 0.2)])
     kept = np.r_[0:50, 50:60]  # the second class is cut to ten
@@ -41,7 +45,7 @@ def test_a_smaller_memory_changes_the_number_and_not_the_preference():
 
 
 @pytest.mark.parametrize("positions", [[], [3], [3, 5]])
-def test_single_images_and_a_fraction_of_zero_keep_nothing_out(positions):
+def test_single_images_and_a_fraction_of_zero_keep_nothing_out(positions: list[Any]) -> None:
     labels = np.arange(len(positions))
     assert not hold_out(np.array(positions, np.int64), labels, 0.5).any()
     assert not hold_out(np.arange(10), np.zeros(10, np.int64), 0.0).any()

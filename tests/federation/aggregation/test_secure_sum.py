@@ -1,12 +1,15 @@
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from federation.aggregation.means import mean_of_updates
+from federation.aggregation.means import Arrived, mean_of_arrived
 from federation.aggregation.secure_sum import (
     SecureAggregationConfig,
+    SecureSum,
     check_secure_aggregation,
     secure_sum,
 )
@@ -17,6 +20,7 @@ from federation.methods.fedcurv import FedCurv
 from federation.methods.fedka import FedKA
 from federation.methods.icarl import ICaRL
 from federation.server import ServerState
+from incremental.head import Weights
 from incremental.network import NetworkConfig
 from twin.messages import Broadcast, TwinUpdate
 from twin.secure_sum.fixed_point import RESOLUTION
@@ -35,7 +39,7 @@ GLOBAL = {
 CONFIG = SecureAggregationConfig()
 
 
-def update_of(name):
+def update_of(name: str) -> TwinUpdate:
     number = NAMES.index(name)
     generator = torch.Generator().manual_seed(number)
     weights = {
@@ -49,19 +53,23 @@ def update_of(name):
     )
 
 
-def broadcasts(names=NAMES):
+def broadcasts(names: tuple[str, ...] = NAMES) -> dict[str, Broadcast]:
     return {name: Broadcast(GLOBAL, CLASSES, 5, 5, seed=1) for name in names}
 
 
 class SimulatedHospitals:
     """Hospitals that do as the protocol says, and what becomes of their answers on the way."""
 
-    def __init__(self, names=NAMES, on_the_way=lambda verb, call, answers: answers):
+    def __init__(
+        self,
+        names: tuple[str, ...] = NAMES,
+        on_the_way: Callable[..., Any] = lambda verb, call, answers: answers,
+    ) -> None:
         self.maskers = {name: Masker(name) for name in names}
         self.on_the_way = on_the_way
         self.calls, self.seen = [], []
 
-    def __call__(self, verb, messages):
+    def __call__(self, verb: str, messages: dict[str, Any]) -> dict[str, Any]:
         answers = {}
         for name, message in messages.items():
             try:
@@ -81,16 +89,22 @@ class SimulatedHospitals:
         return answers
 
 
-def losing(lost):
+def losing(lost: dict[str, Any]) -> Callable[..., Any]:
     """Loses answers: by verb and the number of the call, from 1, whose."""
     return lambda verb, call, answers: {
         name: each for name, each in answers.items() if name not in lost.get((verb, call), ())
     }
 
 
-def check_is_mean_of(result, names, mean="by_images"):
+def mean_of(updates: list[TwinUpdate], mean: Any) -> Weights:
+    return mean_of_arrived(GLOBAL, CLASSES, [Arrived(each) for each in updates], mean)
+
+
+def check_is_mean_of(
+    result: SecureSum, names: list[str] | tuple[str, ...], mean: str = "by_images"
+) -> None:
     updates = [update_of(name) for name in names]
-    expected = mean_of_updates(updates, mean)
+    expected = mean_of(updates, mean)
     assert result.members == result.update.summed == tuple(names)
     assert result.update.twin_id == f"sum of {len(names)}"
     assert result.update.num_images == sum(each.num_images for each in updates)
@@ -104,7 +118,7 @@ def check_is_mean_of(result, names, mean="by_images"):
 
 
 @pytest.mark.parametrize("mean", ["by_images", "equal"])
-def test_the_sum_is_the_mean_of_all_hospitals_as_one_update(mean):
+def test_the_sum_is_the_mean_of_all_hospitals_as_one_update(mean: str) -> None:
     hospitals = SimulatedHospitals()
     result = secure_sum(broadcasts(), mean, CONFIG, hospitals)
     check_is_mean_of(result, NAMES, mean)
@@ -112,7 +126,7 @@ def test_the_sum_is_the_mean_of_all_hospitals_as_one_update(mean):
     assert [verb for verb, _ in hospitals.calls] == ["seal", "mask", "open"]
 
 
-def test_the_update_goes_through_the_method_as_if_it_were_all_of_them():
+def test_the_update_goes_through_the_method_as_if_it_were_all_of_them() -> None:
     server = ServerState(
         GLOBAL, CLASSES, NetworkConfig(backbone="lenet", width=4, image_size=16), 1, round=5
     )
@@ -124,13 +138,13 @@ def test_the_update_goes_through_the_method_as_if_it_were_all_of_them():
     )
 
 
-def test_a_hospital_sends_eight_bytes_for_each_weight_and_two_keys():
+def test_a_hospital_sends_eight_bytes_for_each_weight_and_two_keys() -> None:
     result = secure_sum(broadcasts(), "by_images", CONFIG, SimulatedHospitals())
     assert result.bytes_up == dict.fromkeys(NAMES, 8 * 603 + 32 + 32)
     assert result.update.num_bytes == 5 * 8 * 603
 
 
-def test_the_server_never_sees_a_single_update():
+def test_the_server_never_sees_a_single_update() -> None:
     hospitals = SimulatedHospitals()
     secure_sum(broadcasts(), "by_images", CONFIG, hospitals)
     vectors = [each.vector.numpy() for each in hospitals.seen if isinstance(each, Masked)]
@@ -144,7 +158,9 @@ def test_the_server_never_sees_a_single_update():
 
 
 @pytest.mark.parametrize("lost", [("east",), ("east", "centre")])
-def test_hospitals_that_drop_out_after_sealing_are_left_out_and_the_others_asked_again(lost):
+def test_hospitals_that_drop_out_after_sealing_are_left_out_and_the_others_asked_again(
+    lost: tuple[str, ...],
+) -> None:
     hospitals = SimulatedHospitals(on_the_way=losing({("mask", 1): lost}))
     result = secure_sum(broadcasts(), "by_images", CONFIG, hospitals)
     check_is_mean_of(result, [name for name in NAMES if name not in lost])
@@ -155,7 +171,7 @@ def test_hospitals_that_drop_out_after_sealing_are_left_out_and_the_others_asked
     assert result.bytes_up["north"] == 2 * 8 * 603 + 64
 
 
-def test_two_that_drop_out_one_after_the_other_need_two_restarts():
+def test_two_that_drop_out_one_after_the_other_need_two_restarts() -> None:
     hospitals = SimulatedHospitals(
         on_the_way=losing({("mask", 1): ["east"], ("mask", 2): ["south"]})
     )
@@ -164,8 +180,8 @@ def test_two_that_drop_out_one_after_the_other_need_two_restarts():
     assert result.restarts == 2
 
 
-def test_who_does_not_train_is_left_out_without_a_restart():
-    def fail(verb, call, answers):
+def test_who_does_not_train_is_left_out_without_a_restart() -> None:
+    def fail(verb: str, call: int, answers: dict[str, Any]) -> dict[str, Any]:
         return {**answers, "west": OSError("out of memory")} if verb == "seal" else answers
 
     result = secure_sum(broadcasts(), "by_images", CONFIG, SimulatedHospitals(on_the_way=fail))
@@ -173,7 +189,7 @@ def test_who_does_not_train_is_left_out_without_a_restart():
     assert result.restarts == 0 and result.dropped[0].reason == "OSError: out of memory"
 
 
-def test_no_more_restarts_than_allowed():
+def test_no_more_restarts_than_allowed() -> None:
     hospitals = SimulatedHospitals(
         on_the_way=losing({("mask", 1): ["east"], ("mask", 2): ["south"]})
     )
@@ -187,7 +203,9 @@ def test_no_more_restarts_than_allowed():
 @pytest.mark.parametrize(
     "lost", [{("seal", 1): ["north", "east", "south"]}, {("mask", 1): ["north", "east", "south"]}]
 )
-def test_below_the_minimum_there_is_no_sum_and_nobody_opens(lost):
+def test_below_the_minimum_there_is_no_sum_and_nobody_opens(
+    lost: dict[tuple[Any, ...], list[str]],
+) -> None:
     hospitals = SimulatedHospitals(on_the_way=losing(lost))
     result = secure_sum(broadcasts(), "by_images", CONFIG, hospitals)
     assert result.update is None and result.members == ()
@@ -195,7 +213,7 @@ def test_below_the_minimum_there_is_no_sum_and_nobody_opens(lost):
     assert not [verb for verb, _ in hospitals.calls if verb == "open"]
 
 
-def test_a_larger_minimum_of_the_server_holds():
+def test_a_larger_minimum_of_the_server_holds() -> None:
     assert (
         secure_sum(
             broadcasts(NAMES[:4]),
@@ -207,14 +225,14 @@ def test_a_larger_minimum_of_the_server_holds():
     )
 
 
-def test_a_round_without_broadcasts_has_no_sum():
+def test_a_round_without_broadcasts_has_no_sum() -> None:
     assert (
         secure_sum({}, "by_images", CONFIG, SimulatedHospitals()).reason
         == "nobody was asked to train"
     )
 
 
-def test_who_drops_out_before_opening_ends_the_round_and_nobody_is_asked_for_another_sum():
+def test_who_drops_out_before_opening_ends_the_round_and_nobody_is_asked_for_another_sum() -> None:
     hospitals = SimulatedHospitals(on_the_way=losing({("open", 1): ["east"]}))
     result = secure_sum(broadcasts(), "by_images", CONFIG, hospitals)
     assert result.update is None and "before it opened its mask" in result.reason
@@ -222,13 +240,13 @@ def test_who_drops_out_before_opening_ends_the_round_and_nobody_is_asked_for_ano
     assert result.only == tuple(sorted(NAMES))
 
 
-def test_a_round_that_is_repeated_has_the_sum_of_the_same_hospitals():
+def test_a_round_that_is_repeated_has_the_sum_of_the_same_hospitals() -> None:
     hospitals = SimulatedHospitals(on_the_way=losing({("open", 1): ["east"]}))
     assert secure_sum(broadcasts(), "by_images", CONFIG, hospitals).update is None
     check_is_mean_of(secure_sum(broadcasts(), "by_images", CONFIG, hospitals), NAMES)
 
 
-def test_a_hospital_that_comes_back_for_a_repeated_round_stays_out_of_it():
+def test_a_hospital_that_comes_back_for_a_repeated_round_stays_out_of_it() -> None:
     hospitals = SimulatedHospitals(
         on_the_way=losing({("mask", 1): ["west"], ("open", 1): ["east"]})
     )
@@ -241,7 +259,9 @@ def test_a_hospital_that_comes_back_for_a_repeated_round_stays_out_of_it():
 
 
 @pytest.mark.parametrize("stage", ["seal", "mask"])
-def test_a_repeated_round_without_one_of_them_has_no_sum_and_says_whose_it_could_have(stage):
+def test_a_repeated_round_without_one_of_them_has_no_sum_and_says_whose_it_could_have(
+    stage: str,
+) -> None:
     hospitals = SimulatedHospitals(
         on_the_way=losing({("open", 1): ["east"], (stage, 2): ["south"]})
     )
@@ -251,8 +271,8 @@ def test_a_repeated_round_without_one_of_them_has_no_sum_and_says_whose_it_could
     assert [verb for verb, _ in hospitals.calls].count("open") == 1
 
 
-def test_half_of_the_hospitals_cannot_choose_by_a_lie_who_is_summed():
-    def lie(verb, call, answers):
+def test_half_of_the_hospitals_cannot_choose_by_a_lie_who_is_summed() -> None:
+    def lie(verb: str, call: int, answers: dict[str, Any]) -> dict[str, Any]:
         lying = (
             {
                 name: replace(answers[name], opened_for=("centre", "east", "west"))
@@ -268,10 +288,10 @@ def test_half_of_the_hospitals_cannot_choose_by_a_lie_who_is_summed():
     )
 
 
-def test_a_vector_that_comes_late_is_an_answer_to_another_roster_and_is_left_out():
+def test_a_vector_that_comes_late_is_an_answer_to_another_roster_and_is_left_out() -> None:
     late = {}
 
-    def delay(verb, call, answers):
+    def delay(verb: str, call: int, answers: dict[str, Any]) -> dict[str, Any]:
         if verb == "mask" and call == 1:
             late["south"] = answers.pop("south")
             answers.pop("east")
@@ -320,8 +340,8 @@ WRONG_ANSWERS = {
 @pytest.mark.parametrize(
     ("verb", "what"), [(verb, what) for verb, kinds in WRONG_ANSWERS.items() for what in kinds]
 )
-def test_an_answer_that_is_no_answer_leaves_its_hospital_out(verb, what):
-    def spoil(asked, call, answers):
+def test_an_answer_that_is_no_answer_leaves_its_hospital_out(verb: str, what: str) -> None:
+    def spoil(asked: str, call: int, answers: dict[str, Any]) -> dict[str, Any]:
         return (
             {**answers, "east": WRONG_ANSWERS[verb][what](answers["east"])}
             if (asked, call) == (verb, 1)
@@ -341,8 +361,8 @@ def test_an_answer_that_is_no_answer_leaves_its_hospital_out(verb, what):
         lambda answer: Odd(),
     ],
 )
-def test_a_wrong_opening_ends_the_round(spoil):
-    def wrong(verb, call, answers):
+def test_a_wrong_opening_ends_the_round(spoil: Callable[..., Any]) -> None:
+    def wrong(verb: str, call: int, answers: dict[str, Any]) -> dict[str, Any]:
         return {**answers, "east": spoil(answers["east"])} if verb == "open" else answers
 
     assert (
@@ -351,8 +371,8 @@ def test_a_wrong_opening_ends_the_round(spoil):
     )
 
 
-def test_two_hospitals_with_one_key_are_both_left_out():
-    def copy(verb, call, answers):
+def test_two_hospitals_with_one_key_are_both_left_out() -> None:
+    def copy(verb: str, call: int, answers: dict[str, Any]) -> dict[str, Any]:
         return (
             {**answers, "east": replace(answers["east"], public_key=answers["west"].public_key)}
             if verb == "seal"
@@ -364,12 +384,12 @@ def test_two_hospitals_with_one_key_are_both_left_out():
     assert {each.reason for each in result.dropped} == {"sent the same key as another hospital"}
 
 
-def test_a_replayed_seal_makes_its_own_hospital_refuse_and_the_others_are_summed():
+def test_a_replayed_seal_makes_its_own_hospital_refuse_and_the_others_are_summed() -> None:
     before = SimulatedHospitals()
     secure_sum(broadcasts(), "by_images", CONFIG, before)
     old = next(each for each in before.seen if isinstance(each, Sealed) and each.twin_id == "east")
 
-    def replay(verb, call, answers):
+    def replay(verb: str, call: int, answers: dict[str, Any]) -> dict[str, Any]:
         return {**answers, "east": old} if verb == "seal" else answers
 
     result = secure_sum(broadcasts(), "by_images", CONFIG, SimulatedHospitals(on_the_way=replay))
@@ -377,7 +397,7 @@ def test_a_replayed_seal_makes_its_own_hospital_refuse_and_the_others_are_summed
     assert "not what east sealed" in result.dropped[0].reason
 
 
-def test_the_same_hospitals_give_the_same_bits_whatever_the_keys():
+def test_the_same_hospitals_give_the_same_bits_whatever_the_keys() -> None:
     first, second = (
         secure_sum(broadcasts(), "by_images", CONFIG, SimulatedHospitals()).update.weights
         for _ in range(2)
@@ -388,7 +408,7 @@ def test_the_same_hospitals_give_the_same_bits_whatever_the_keys():
 @pytest.mark.parametrize(
     "wrong", [{"minimum_hospitals": 2}, {"max_restarts": -1}, {"max_images": 0}, {"threshold": 1}]
 )
-def test_a_configuration_that_protects_nothing_is_refused(wrong):
+def test_a_configuration_that_protects_nothing_is_refused(wrong: dict[str, int]) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):
         SecureAggregationConfig(**wrong)
 
@@ -402,7 +422,7 @@ WITHOUT_UPLOADS = [
 ]
 
 
-def test_which_methods_are_sums_of_weights_and_nothing_more():
+def test_which_methods_are_sums_of_weights_and_nothing_more() -> None:
     assert {name for name, kind in METHODS.items() if kind().sums} == SUMMED
     assert all(
         method.sums == method.mean
@@ -417,7 +437,9 @@ def test_which_methods_are_sums_of_weights_and_nothing_more():
     ids=lambda method: type(method).__name__,
 )
 @pytest.mark.parametrize("mean", ["by_images", "equal"])
-def test_a_method_that_is_a_sum_gives_the_same_server_for_the_sum_as_for_all(method, mean):
+def test_a_method_that_is_a_sum_gives_the_same_server_for_the_sum_as_for_all(
+    method: Any, mean: str
+) -> None:
     method = replace(method, mean=mean)
     assert method.sums == mean
     server = ServerState(
@@ -427,7 +449,7 @@ def test_a_method_that_is_a_sum_gives_the_same_server_for_the_sum_as_for_all(met
     together = TwinUpdate(
         "sum of 5",
         5,
-        mean_of_updates(updates, mean),
+        mean_of(updates, mean),
         sum(each.num_images for each in updates),
         class_names=CLASSES,
     )
@@ -451,11 +473,13 @@ def test_a_method_that_is_a_sum_gives_the_same_server_for_the_sum_as_for_all(met
         ),
     ],
 )
-def test_what_cannot_be_summed_in_secret_is_refused(method, more, message):
+def test_what_cannot_be_summed_in_secret_is_refused(
+    method: Any, more: dict[str, Any], message: str
+) -> None:
     with pytest.raises(ValueError, match=message):
         check_secure_aggregation(CONFIG, method, **{"twins_per_round": 5, **more})
 
 
-def test_what_can_be_summed_says_how_twins_count():
+def test_what_can_be_summed_says_how_twins_count() -> None:
     assert check_secure_aggregation(CONFIG, FedAvg(), 5) == "by_images"
     assert check_secure_aggregation(CONFIG, FedKA(reconstruction=None), 3) == "equal"

@@ -3,11 +3,12 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 from typer import Typer
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from federation.cli.compare import compare
 
@@ -16,7 +17,7 @@ MAIN = "import typer; from federation.cli.compare import compare; app = typer.Ty
 
 
 @pytest.fixture
-def suite(tmp_path):
+def suite(tmp_path: Path) -> Path:
     place = tmp_path / "two.yaml"
     experiment = {
         "folder": str(ROOT / "hospital_configs" / "phantom_tiny"),
@@ -34,13 +35,13 @@ def suite(tmp_path):
     return place
 
 
-def call(*words):
+def call(*words: Any) -> Result:
     app = Typer()
     app.command()(compare)
     return CliRunner().invoke(app, [str(word) for word in words], env={"COLUMNS": "200"})
 
 
-def test_a_comparison_from_the_command_line_and_again(suite, tmp_path):
+def test_a_comparison_from_the_command_line_and_again(suite: Path, tmp_path: Path) -> None:
     arguments = (suite, "--seeds", "1", "--out", tmp_path / "out", "--no-mlflow")
     first = call(*arguments)
     assert first.exit_code == 0, first.output
@@ -50,7 +51,7 @@ def test_a_comparison_from_the_command_line_and_again(suite, tmp_path):
     assert (tmp_path / "out" / "two" / "summary.md").is_file()
 
 
-def test_one_method_only_leaves_the_others_not_run(suite, tmp_path):
+def test_one_method_only_leaves_the_others_not_run(suite: Path, tmp_path: Path) -> None:
     done = call(suite, "--seeds", "1", "--out", tmp_path / "out", "--only", "replay", "--no-mlflow")
     assert done.exit_code == 0 and "not run" in done.output
     assert "| finetune | 0 | not run |" in (
@@ -58,20 +59,20 @@ def test_one_method_only_leaves_the_others_not_run(suite, tmp_path):
     ).read_text().replace("**", "")
 
 
-def test_tables_only_runs_nothing(suite, tmp_path):
+def test_tables_only_runs_nothing(suite: Path, tmp_path: Path) -> None:
     done = call(suite, "--out", tmp_path / "out", "--tables-only")
     assert done.exit_code == 0 and not (tmp_path / "out" / "runs").exists()
     assert "0 of 6 runs" in (tmp_path / "out" / "two" / "summary.md").read_text()
 
 
 @pytest.mark.parametrize("seeds", ["one", "1,1", "1;2", "-1"])
-def test_seeds_that_are_none_are_one_clear_error(suite, tmp_path, seeds):
+def test_seeds_that_are_none_are_one_clear_error(suite: Path, tmp_path: Path, seeds: str) -> None:
     done = call(suite, "--seeds", seeds, "--out", tmp_path / "out")
     assert done.exit_code == 2 and "--seeds is" in done.output
 
 
 @pytest.mark.slow
-def test_ctrl_c_says_how_to_go_on(suite, tmp_path):
+def test_ctrl_c_says_how_to_go_on(suite: Path, tmp_path: Path) -> None:
     command = [
         sys.executable,
         "-c",

@@ -6,17 +6,22 @@ import sqlite3
 import subprocess
 import sys
 import urllib.request
+from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
+from signal import Signals
+from typing import Any
 
 import psutil
 import pytest
-from typer.testing import CliRunner
+from typer.main import Typer
+from typer.testing import CliRunner, Result
 
 PASSWORD = "a long enough password"
 
 
 @pytest.fixture(scope="module")
-def app():
+def app() -> Typer:
     from federation.cli import _mount
     from federation.cli import app as mounted
 
@@ -25,15 +30,15 @@ def app():
 
 
 @pytest.fixture
-def fedka(app):
-    def run(*words, given=""):
+def fedka(app: Typer) -> Callable[..., Any]:
+    def run(*words: Any, given: str = "") -> Result:
         return CliRunner().invoke(app, [str(word) for word in words], input=given)
 
     return run
 
 
 @pytest.fixture
-def folder(fedka, tmp_path):
+def folder(fedka: Callable[..., Any], tmp_path: Path) -> Path:
     place = tmp_path / "console"
     done = fedka(
         "console",
@@ -51,14 +56,21 @@ def folder(fedka, tmp_path):
     return place
 
 
-def add(fedka, folder, user="ada", *words, role="clinician", given=PASSWORD + "\n"):
+def add(
+    fedka: Callable[..., Any],
+    folder: Path,
+    user: str = "ada",
+    *words: Any,
+    role: str = "clinician",
+    given: str = PASSWORD + "\n",
+) -> Result:
     words = words or ("--hospital", "north")
     return fedka(
         "users", "add", folder, user, "--role", role, *words, "--password-stdin", given=given
     )
 
 
-def test_a_console_is_made_and_people_are_added(fedka, folder):
+def test_a_console_is_made_and_people_are_added(fedka: Callable[..., Any], folder: Path) -> None:
     assert add(fedka, folder).output == "added ada: clinician of north\n"
     fedka("users", "add", folder, "olu", "--role", "operator", "--password-stdin", given=PASSWORD)
     fedka("users", "disable", folder, "ada")
@@ -67,7 +79,7 @@ def test_a_console_is_made_and_people_are_added(fedka, folder):
     assert "ada" in fedka("users", "list", folder).output
 
 
-def test_a_password_is_never_printed_or_stored(fedka, folder):
+def test_a_password_is_never_printed_or_stored(fedka: Callable[..., Any], folder: Path) -> None:
     output = (
         add(fedka, folder).output
         + fedka(
@@ -80,7 +92,9 @@ def test_a_password_is_never_printed_or_stored(fedka, folder):
     )
 
 
-def test_without_a_terminal_the_password_must_be_piped_on_purpose(fedka, folder):
+def test_without_a_terminal_the_password_must_be_piped_on_purpose(
+    fedka: Callable[..., Any], folder: Path
+) -> None:
     done = fedka("users", "add", folder, "ada", "--role", "operator", given=PASSWORD)
     assert done.exit_code == 2 and "--password-stdin" in done.output
 
@@ -88,7 +102,9 @@ def test_without_a_terminal_the_password_must_be_piped_on_purpose(fedka, folder)
 @pytest.mark.parametrize(
     ("typed", "code"), [((PASSWORD, PASSWORD), 0), ((PASSWORD, "another one it is"), 2)]
 )
-def test_the_terminal_asks_twice_and_shows_nothing(folder, typed, code):
+def test_the_terminal_asks_twice_and_shows_nothing(
+    folder: Path, typed: tuple[str, ...], code: int
+) -> None:
     ours, theirs = pty.openpty()
     command = [
         sys.executable,
@@ -121,11 +137,13 @@ def test_the_terminal_asks_twice_and_shows_nothing(folder, typed, code):
 
 
 @pytest.mark.parametrize("words", [("--hospital", "nowhere"), ("--hospital", "")])
-def test_an_unknown_hospital_is_refused(fedka, folder, words):
+def test_an_unknown_hospital_is_refused(
+    fedka: Callable[..., Any], folder: Path, words: tuple[str, ...]
+) -> None:
     assert add(fedka, folder, "ada", *words).exit_code != 0
 
 
-def test_verify_says_ok_or_names_what_was_changed(fedka, folder):
+def test_verify_says_ok_or_names_what_was_changed(fedka: Callable[..., Any], folder: Path) -> None:
     add(fedka, folder)
     add(fedka, folder, "olu", "--hospital", "south", role="approver")
     done = fedka("audit", "verify", folder)
@@ -144,18 +162,20 @@ def test_verify_says_ok_or_names_what_was_changed(fedka, folder):
     assert done.exit_code == 2 and "row 1 was changed" in " ".join(done.output.split())
 
 
-def test_the_log_is_shown(fedka, folder):
+def test_the_log_is_shown(fedka: Callable[..., Any], folder: Path) -> None:
     add(fedka, folder)
     assert "account.add" in fedka("audit", "show", folder).output
     assert json.loads(fedka("audit", "show", folder, "--json").output)[0]["subject"] == "user ada"
 
 
-def test_passwords_do_not_cross_a_network_in_the_clear(fedka, folder):
+def test_passwords_do_not_cross_a_network_in_the_clear(
+    fedka: Callable[..., Any], folder: Path
+) -> None:
     done = fedka("console", "serve", folder, "--host", "0.0.0.0")
     assert done.exit_code == 2 and "in the clear" in " ".join(done.output.split())
 
 
-def test_help_loads_nothing_heavy():
+def test_help_loads_nothing_heavy() -> None:
     code = (
         "import sys; from typer.testing import CliRunner; from federation.cli import _mount, app; _mount();"
         "print([CliRunner().invoke(app, [*words, '--help']).exit_code for words in ([], ['console'], ['users'], ['audit'])]);"
@@ -185,7 +205,9 @@ def test_help_loads_nothing_heavy():
     ids=["Ctrl-C", "SIGTERM"],
 )
 @pytest.mark.parametrize("words", [(), ("--with-intake",)], ids=["alone", "with intake"])
-def test_a_served_console_answers_and_leaves_no_process_behind(folder, words, told, codes):
+def test_a_served_console_answers_and_leaves_no_process_behind(
+    folder: Path, words: tuple[Any, ...], told: Signals, codes: set[int]
+) -> None:
     command = [
         sys.executable,
         "-m",

@@ -1,11 +1,14 @@
 import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
 
 @pytest.fixture
-def fedka():
+def fedka() -> Callable[..., Any]:
     from federation.cli import _mount, app
 
     _mount()
@@ -13,11 +16,13 @@ def fedka():
 
 
 @pytest.fixture
-def demo(fedka):
+def demo(fedka: Callable[..., Any]) -> Callable[..., Any]:
     return lambda *words: fedka("console", "demo", *words)
 
 
-def test_a_port_that_is_taken_is_said_before_anything_is_made(demo, tmp_path):
+def test_a_port_that_is_taken_is_said_before_anything_is_made(
+    demo: Callable[..., Any], tmp_path: Path
+) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -25,7 +30,9 @@ def test_a_port_that_is_taken_is_said_before_anything_is_made(demo, tmp_path):
     assert said.exit_code == 2 and "--port is" in said.stderr and not (tmp_path / "demo").exists()
 
 
-def test_a_password_file_that_is_there_is_not_written_over(demo, tmp_path):
+def test_a_password_file_that_is_there_is_not_written_over(
+    demo: Callable[..., Any], tmp_path: Path
+) -> None:
     (tmp_path / "passwords").write_text("mine")
     said = demo(
         "--folder", tmp_path / "demo", "--prepare-only", "--password-file", tmp_path / "passwords"
@@ -37,7 +44,9 @@ def test_a_password_file_that_is_there_is_not_written_over(demo, tmp_path):
     )
 
 
-def test_a_folder_of_another_console_is_refused(fedka, demo, tmp_path):
+def test_a_folder_of_another_console_is_refused(
+    fedka: Callable[..., Any], demo: Callable[..., Any], tmp_path: Path
+) -> None:
     fedka("console", "init", tmp_path / "mine", "--hospital", "east")
     with pytest.raises(
         ValueError, match="is the console of east; allowed: a demo of north, south, west"

@@ -4,6 +4,8 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from subprocess import CompletedProcess
+from typing import Any
 
 import pytest
 
@@ -12,7 +14,7 @@ TINY = str(ROOT / "hospital_configs" / "phantom_tiny")
 QUICK = ["--set", "training.epochs=1", "--set", "tracking.enabled=false"]
 
 
-def fedka(*arguments, cwd, **environment):
+def fedka(*arguments: Any, cwd: Path, **environment: Any) -> CompletedProcess:
     command = [sys.executable, "-m", "federation", *map(str, arguments)]
     full = {
         **os.environ,
@@ -27,12 +29,14 @@ def fedka(*arguments, cwd, **environment):
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
+def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, ...]:
     folder = tmp_path_factory.mktemp("cli")
     return folder, fedka("run", TINY, "--out", folder / "run", "--seed", "2", *QUICK, cwd=folder)
 
 
-def test_a_run_shows_rounds_tasks_and_a_closing_table_and_writes_its_report(run):
+def test_a_run_shows_rounds_tasks_and_a_closing_table_and_writes_its_report(
+    run: tuple[Any, ...],
+) -> None:
     folder, done = run
     assert done.returncode == 0, done.stderr
     assert "round   6" in done.stdout and "task 2 done" in done.stdout
@@ -41,7 +45,7 @@ def test_a_run_shows_rounds_tasks_and_a_closing_table_and_writes_its_report(run)
     assert json.loads((folder / "run" / "results.json").read_text())["seed"] == 2
 
 
-def test_twins_of_the_run_can_be_asked_for_their_state_and_history(run):
+def test_twins_of_the_run_can_be_asked_for_their_state_and_history(run: tuple[Any, ...]) -> None:
     folder, _ = run
     table = fedka("twins", folder / "run", cwd=folder)
     assert all(name in table.stdout for name in ("north", "east", "south", "west"))
@@ -53,7 +57,9 @@ def test_twins_of_the_run_can_be_asked_for_their_state_and_history(run):
     assert unknown.returncode == 2 and "no twin 'wets'" in unknown.stderr
 
 
-def test_a_second_run_into_the_same_folder_is_refused_and_resuming_is_offered(run):
+def test_a_second_run_into_the_same_folder_is_refused_and_resuming_is_offered(
+    run: tuple[Any, ...],
+) -> None:
     folder, _ = run
     again = fedka("run", TINY, "--out", folder / "run", "--seed", "2", *QUICK, cwd=folder)
     assert (
@@ -63,7 +69,7 @@ def test_a_second_run_into_the_same_folder_is_refused_and_resuming_is_offered(ru
     )
 
 
-def test_ctrl_c_says_how_to_go_on_and_going_on_ends_the_run(tmp_path):
+def test_ctrl_c_says_how_to_go_on_and_going_on_ends_the_run(tmp_path: Path) -> None:
     command = [
         sys.executable,
         "-m",
@@ -90,13 +96,13 @@ def test_ctrl_c_says_how_to_go_on_and_going_on_ends_the_run(tmp_path):
     assert done.returncode == 0 and "resumed at round" in done.stdout
 
 
-def test_check_accepts_every_shipped_experiment():
+def test_check_accepts_every_shipped_experiment() -> None:
     folders = sorted(path.parent for path in (ROOT / "hospital_configs").glob("*/experiment.yaml"))
     done = fedka("check", *folders, cwd=ROOT)
     assert done.returncode == 0 and done.stdout.count("ok ") == len(folders), done.stderr
 
 
-def test_an_error_of_the_user_is_one_message_and_exit_code_2(tmp_path):
+def test_an_error_of_the_user_is_one_message_and_exit_code_2(tmp_path: Path) -> None:
     (tmp_path / "experiment.yaml").write_text(
         (ROOT / "hospital_configs/organa_demo/experiment.yaml").read_text() + "sed: 3\n"
     )
@@ -109,12 +115,12 @@ def test_an_error_of_the_user_is_one_message_and_exit_code_2(tmp_path):
     assert "Traceback" not in done.stderr
 
 
-def test_a_wrong_option_suggests_the_right_one(tmp_path):
+def test_a_wrong_option_suggests_the_right_one(tmp_path: Path) -> None:
     done = fedka("run", TINY, "--out", "x", "--sed", "3", cwd=tmp_path)
     assert done.returncode == 2 and "--seed" in done.stderr
 
 
-def test_methods_shows_papers_hyper_parameters_and_what_is_uploaded(tmp_path):
+def test_methods_shows_papers_hyper_parameters_and_what_is_uploaded(tmp_path: Path) -> None:
     done = fedka("methods", cwd=tmp_path)
     assert (
         "semantic_weight = 1.0" in done.stdout

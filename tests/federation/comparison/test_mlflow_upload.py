@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 
 from federation.comparison.mlflow_upload import PARENT_TAG, mirror_comparison
@@ -6,7 +8,9 @@ from incremental.model_store import open_store
 
 
 @pytest.mark.slow
-def test_a_comparison_is_one_parent_with_a_child_per_run_and_registers_no_model(compared):
+def test_a_comparison_is_one_parent_with_a_child_per_run_and_registers_no_model(
+    compared: tuple[Any, ...],
+) -> None:
     suite, _runs, blocks, out = compared
     write_comparison(suite, blocks, (1, 2), out, ["fedka", "compare", "tiny.yaml"])
     parent = mirror_comparison(suite, blocks, out)

@@ -1,22 +1,25 @@
 import json
 import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from federation.comparison.outcomes import read_outcome
-from federation.comparison.runner import SuiteCallbacks, plan_runs, run_missing
+from federation.comparison.runner import Run, SuiteCallbacks, plan_runs, run_missing
 from federation.comparison.suite import SuiteError, load_suite
 from federation.methods.fedavg import FedAvg
 from physical.datasets import DataError
 
 
 @pytest.fixture
-def finetune(write_suite, tmp_path):
+def finetune(write_suite: Callable[..., Any], tmp_path: Path) -> Run:
     suite = load_suite(write_suite())
     return plan_runs(suite, [1], tmp_path / "out", ["finetune"])[0]
 
 
-def test_runs_are_planned_one_whole_comparison_per_seed(compared):
+def test_runs_are_planned_one_whole_comparison_per_seed(compared: tuple[Any, ...]) -> None:
     _suite, runs, _, out = compared
     assert [(run.seed, run.label) for run in runs] == [
         (seed, label) for seed in (1, 2) for label in ("finetune", "FedKA", "joint")
@@ -25,7 +28,7 @@ def test_runs_are_planned_one_whole_comparison_per_seed(compared):
     assert all(run.config.seed == run.seed for run in runs)
 
 
-def test_what_is_finished_is_not_run_again(compared):
+def test_what_is_finished_is_not_run_again(compared: tuple[Any, ...]) -> None:
     _, runs, _, _ = compared
     started = []
     assert (
@@ -38,13 +41,17 @@ def test_what_is_finished_is_not_run_again(compared):
     assert started == []
 
 
-def test_two_cells_with_one_configuration_share_a_run(compared, write_suite):
+def test_two_cells_with_one_configuration_share_a_run(
+    compared: tuple[Any, ...], write_suite: Callable[..., Any]
+) -> None:
     _suite, runs, _, out = compared
     twice = load_suite(write_suite(title="Another comparison of the same", metric="macro_f1"))
     assert [run.path for run in plan_runs(twice, (1, 2), out)] == [run.path for run in runs]
 
 
-def test_a_finished_run_is_an_ordinary_run_folder_without_checkpoints(compared):
+def test_a_finished_run_is_an_ordinary_run_folder_without_checkpoints(
+    compared: tuple[Any, ...],
+) -> None:
     _, runs, _, _ = compared
     run = runs[0]
     assert (
@@ -56,8 +63,8 @@ def test_a_finished_run_is_an_ordinary_run_folder_without_checkpoints(compared):
     assert json.loads((run.path / "cost.json").read_text())["peak_memory_megabytes"] > 50
 
 
-def stop_in_round(number):
-    def rounds(run, done, total):
+def stop_in_round(number: int) -> SuiteCallbacks:
+    def rounds(run: Run, done: int, total: int) -> None:
         if done == number + 1:
             raise KeyboardInterrupt
 
@@ -66,8 +73,8 @@ def stop_in_round(number):
 
 @pytest.mark.parametrize("number", [0, 3])
 def test_an_interrupted_comparison_goes_on_and_ends_as_an_uninterrupted_one(
-    compared, finetune, number
-):
+    compared: tuple[Any, ...], finetune: Run, number: int
+) -> None:
     with pytest.raises(KeyboardInterrupt):
         run_missing([finetune], callbacks=stop_in_round(number))
     assert not finetune.is_finished
@@ -75,14 +82,16 @@ def test_an_interrupted_comparison_goes_on_and_ends_as_an_uninterrupted_one(
     assert read_outcome(finetune).by_task == read_outcome(compared[1][0]).by_task
 
 
-def test_a_run_that_raises_is_noted_and_the_others_go_on(finetune, compared, tmp_path, monkeypatch):
-    def wrong(*arguments):
+def test_a_run_that_raises_is_noted_and_the_others_go_on(
+    finetune: Run, compared: tuple[Any, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def wrong(*arguments: Any) -> None:
         raise ZeroDivisionError("nothing to divide by")
 
     other = plan_runs(compared[0], [1], tmp_path / "out", ["FedKA"])[0]
     said = []
     with monkeypatch.context() as patch:
-        patch.setattr(FedAvg, "aggregate", wrong)
+        patch.setattr(FedAvg, "merge", wrong)
         assert (
             run_missing(
                 [finetune, other],
@@ -98,10 +107,12 @@ def test_a_run_that_raises_is_noted_and_the_others_go_on(finetune, compared, tmp
     assert run_missing([finetune]) == 0 and finetune.failure is None
 
 
-def test_data_that_cannot_be_had_stops_the_whole_comparison(finetune, monkeypatch):
+def test_data_that_cannot_be_had_stops_the_whole_comparison(
+    finetune: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import federation.comparison.runner as room
 
-    def unreachable(*arguments, **keywords):
+    def unreachable(*arguments: Any, **keywords: Any) -> None:
         raise DataError("no address answers")
 
     monkeypatch.setattr(room, "run_experiment", unreachable)
@@ -109,21 +120,23 @@ def test_data_that_cannot_be_had_stops_the_whole_comparison(finetune, monkeypatc
         run_missing([finetune])
 
 
-def test_only_runs_cells_that_exist(compared, tmp_path):
+def test_only_runs_cells_that_exist(compared: tuple[Any, ...], tmp_path: Path) -> None:
     with pytest.raises(
         SuiteError, match="--only names 'FedPro'; the cells of tiny are finetune, FedKA, joint"
     ):
         plan_runs(compared[0], [1], tmp_path, ["FedPro"])
 
 
-def test_a_run_deleted_is_a_run_to_be_made_again(finetune):
+def test_a_run_deleted_is_a_run_to_be_made_again(finetune: Run) -> None:
     run_missing([finetune])
     shutil.rmtree(finetune.path)
     assert not finetune.is_finished and read_outcome(finetune) is None
 
 
 @pytest.mark.slow
-def test_runs_side_by_side_give_what_runs_one_after_the_other_give(compared, write_suite, tmp_path):
+def test_runs_side_by_side_give_what_runs_one_after_the_other_give(
+    compared: tuple[Any, ...], write_suite: Callable[..., Any], tmp_path: Path
+) -> None:
     runs = plan_runs(load_suite(write_suite()), [1, 2], tmp_path / "out", ["finetune"])
     said = {"begun": [], "rounds": [], "done": []}
     callbacks = SuiteCallbacks(
@@ -141,7 +154,9 @@ def test_runs_side_by_side_give_what_runs_one_after_the_other_give(compared, wri
 
 
 @pytest.mark.slow
-def test_an_interrupt_ends_runs_side_by_side_and_they_go_on_later(compared, write_suite, tmp_path):
+def test_an_interrupt_ends_runs_side_by_side_and_they_go_on_later(
+    compared: tuple[Any, ...], write_suite: Callable[..., Any], tmp_path: Path
+) -> None:
     runs = plan_runs(load_suite(write_suite()), [1], tmp_path / "out", ["finetune"])
     with pytest.raises(KeyboardInterrupt):
         run_missing(runs, callbacks=stop_in_round(1), at_once=2)

@@ -1,3 +1,6 @@
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 
 from federation.comparison.published import PUBLISHED
@@ -9,17 +12,17 @@ PAPER = [f"table{number}" for number in range(2, 12)]
 
 
 @pytest.mark.parametrize("name", preset_names())
-def test_every_preset_resolves_and_is_fair(name):
+def test_every_preset_resolves_and_is_fair(name: str) -> None:
     suite = load_suite(find_suite(name))
     assert len(suite.configs) == len(suite.config.experiments) * len(suite.config.cells)
 
 
-def test_there_is_a_preset_for_each_table_and_for_the_processor():
+def test_there_is_a_preset_for_each_table_and_for_the_processor() -> None:
     assert {*PAPER, "organa_cpu", "cifar100_cpu"} <= set(preset_names())
 
 
 @pytest.mark.parametrize("name", PAPER)
-def test_every_published_row_of_a_table_has_its_cell(name):
+def test_every_published_row_of_a_table_has_its_cell(name: str) -> None:
     config = load_suite(find_suite(name)).config
     assert config.fills == name
     assert [experiment.block for experiment in config.experiments] == list(PUBLISHED[name].blocks)
@@ -31,7 +34,9 @@ def test_every_published_row_of_a_table_has_its_cell(name):
 
 
 @pytest.mark.parametrize("name", ["organa_cpu", "cifar100_cpu"])
-def test_the_processor_suites_have_both_bounds_every_ablation_and_say_what_is_smaller(name):
+def test_the_processor_suites_have_both_bounds_every_ablation_and_say_what_is_smaller(
+    name: str,
+) -> None:
     suite = load_suite(find_suite(name))
     labels = [cell.label for cell in suite.config.cells]
     assert {"finetune", "joint", "analytic", "FedKA"} <= set(labels) and len(labels) == 14
@@ -47,7 +52,7 @@ def test_the_processor_suites_have_both_bounds_every_ablation_and_say_what_is_sm
         assert vars(methods[label]) == {**vars(methods["FedKA"]), **ABLATIONS[ablation]}
 
 
-def test_the_joint_bound_is_one_hospital_with_every_class_and_a_memory_without_limit():
+def test_the_joint_bound_is_one_hospital_with_every_class_and_a_memory_without_limit() -> None:
     config = next(
         config
         for (_, label), config in load_suite(find_suite("organa_cpu")).configs.items()
@@ -86,12 +91,16 @@ def test_the_joint_bound_is_one_hospital_with_every_class_and_a_memory_without_l
         ({"fills": "table10"}, "block of phantom_tiny is ''; table10 has '0.4'"),
     ],
 )
-def test_what_is_wrong_with_a_suite_is_said(write_suite, change, message):
+def test_what_is_wrong_with_a_suite_is_said(
+    write_suite: Callable[..., Any], change: dict[str, Any], message: str
+) -> None:
     with pytest.raises(ConfigError, match=message):
         load_suite(write_suite(**change))
 
 
-def test_an_unknown_method_names_its_cell_and_the_known_ones(write_suite):
+def test_an_unknown_method_names_its_cell_and_the_known_ones(
+    write_suite: Callable[..., Any],
+) -> None:
     cells = [{"label": "FedKA", "method": "fedkaa"}]
     with pytest.raises(
         SuiteError,
@@ -111,7 +120,9 @@ def test_an_unknown_method_names_its_cell_and_the_known_ones(write_suite):
         ("scenario.images_per_class=9", "images is"),
     ],
 )
-def test_unequal_budgets_are_refused_unless_the_cell_says_why(write_suite, change, what):
+def test_unequal_budgets_are_refused_unless_the_cell_says_why(
+    write_suite: Callable[..., Any], change: str, what: str
+) -> None:
     cell = {"label": "other", "method": "fedavg", "changes": [change]}
     with pytest.raises(SuiteError, match=rf"budget of other differs: {what}.*budget_differs"):
         load_suite(
@@ -121,7 +132,7 @@ def test_unequal_budgets_are_refused_unless_the_cell_says_why(write_suite, chang
     assert len(load_suite(write_suite(cells=excused, expected_order=[])).configs) == 2
 
 
-def test_a_learning_rate_of_its_own_is_no_budget(write_suite):
+def test_a_learning_rate_of_its_own_is_no_budget(write_suite: Callable[..., Any]) -> None:
     cells = [
         {"label": "FedKA", "method": "fedka"},
         {"label": "b", "method": "fedavg", "changes": ["training.learning_rate=0.1"]},
@@ -134,14 +145,14 @@ def test_a_learning_rate_of_its_own_is_no_budget(write_suite):
     )
 
 
-def test_changes_of_the_command_line_reach_every_cell(write_suite):
+def test_changes_of_the_command_line_reach_every_cell(write_suite: Callable[..., Any]) -> None:
     suite = load_suite(write_suite(), ["network.width=4"])
     assert {config.network.width for config in suite.configs.values()} == {4} and suite.changes == (
         "network.width=4",
     )
 
 
-def test_an_unknown_suite_is_one_clear_error():
+def test_an_unknown_suite_is_one_clear_error() -> None:
     with pytest.raises(
         SuiteError, match=r"suite is 'tabel2'; presets: table2, .*Did you mean 'table2'\?"
     ):

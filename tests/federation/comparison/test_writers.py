@@ -2,8 +2,10 @@ import csv
 import io
 import json
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import pytest
@@ -28,12 +30,12 @@ COMMAND = ["fedka", "compare", "tiny.yaml", "--seeds", "1,2"]
 
 
 @pytest.fixture(scope="module")
-def written(compared):
+def written(compared: tuple[Any, ...]) -> Path:
     suite, _, blocks, out = compared
     return write_comparison(suite, blocks, (1, 2), out, COMMAND).parent
 
 
-def made_up(name, values):
+def made_up(name: str, values: Callable[..., Any]) -> tuple[Any, ...]:
     """A suite whose cells have these accuracies by task for each seed, without any run."""
     suite = load_suite(find_suite(name))
     blocks = []
@@ -71,14 +73,14 @@ def made_up(name, values):
     return suite, blocks
 
 
-def falling(place, tasks):
+def falling(place: int, tasks: int) -> list[tuple[Any, ...]]:
     return [
         (seed, tuple(0.95 - 0.02 * place - 0.04 * task + 0.004 * seed for task in range(tasks)))
         for seed in (1, 2, 3)
     ]
 
 
-def test_rows_are_mean_and_test_of_what_the_run_folders_hold(compared):
+def test_rows_are_mean_and_test_of_what_the_run_folders_hold(compared: tuple[Any, ...]) -> None:
     _suite, runs, (block,), _ = compared
     accuracies = {
         label: [
@@ -98,7 +100,9 @@ def test_rows_are_mean_and_test_of_what_the_run_folders_hold(compared):
     assert (row.exemplars, block.row("FedKA").exemplars) == (0, 60)
 
 
-def test_the_markdown_table_has_every_cell_and_says_what_was_not_run(compared):
+def test_the_markdown_table_has_every_cell_and_says_what_was_not_run(
+    compared: tuple[Any, ...],
+) -> None:
     suite, _, (block,), _ = compared
     lines = results_markdown(suite, [block]).splitlines()
     header = next(line for line in lines if line.startswith("| method"))
@@ -109,7 +113,9 @@ def test_the_markdown_table_has_every_cell_and_says_what_was_not_run(compared):
     )
 
 
-def test_the_csv_has_one_line_per_method_and_nothing_where_nothing_was_run(compared):
+def test_the_csv_has_one_line_per_method_and_nothing_where_nothing_was_run(
+    compared: tuple[Any, ...],
+) -> None:
     suite, _, blocks, _ = compared
     rows = list(csv.DictReader(io.StringIO(results_csv(suite, blocks))))
     assert [(row["method"], row["status"]) for row in rows] == [
@@ -123,7 +129,7 @@ def test_the_csv_has_one_line_per_method_and_nothing_where_nothing_was_run(compa
     assert rows[2]["average"] == "" and rows[1]["p"] == "" and float(rows[0]["images_trained"]) > 0
 
 
-def test_published_rows_stand_beside_ours():
+def test_published_rows_stand_beside_ours() -> None:
     suite, blocks = made_up("table4", falling)
     text = results_markdown(suite, blocks)
     assert "| *published* | *1* | *98.84* | *93.77* | *97.14* | *96.58* |" in text
@@ -136,7 +142,7 @@ def test_published_rows_stand_beside_ours():
     )  # only its average is printed
 
 
-def test_the_latex_table_is_balanced_and_escaped():
+def test_the_latex_table_is_balanced_and_escaped() -> None:
     suite, blocks = made_up("table11", falling)
     text = results_latex(suite, blocks)
     assert text.count(r"\begin{tabular}") == text.count(r"\end{tabular}") == 1
@@ -145,7 +151,7 @@ def test_the_latex_table_is_balanced_and_escaped():
     assert not re.search(r"(?<!\\)[%_#](?!.*pm)", "\n".join(body)) and r"$\pm$" in body[1]
 
 
-def test_a_comparison_that_was_never_run_is_written_as_such(tmp_path):
+def test_a_comparison_that_was_never_run_is_written_as_such(tmp_path: Path) -> None:
     suite = load_suite(find_suite("table4"))
     blocks = collect(suite, plan_runs(suite, (1, 2, 3), tmp_path))
     page = write_comparison(suite, blocks, (1, 2, 3), tmp_path, COMMAND)
@@ -154,7 +160,7 @@ def test_a_comparison_that_was_never_run_is_written_as_such(tmp_path):
     assert not list(page.parent.glob("*.png")) and "nothing has been run" in text
 
 
-def test_the_summary_says_terms_shrinkage_order_cost_and_how_it_was_made(written):
+def test_the_summary_says_terms_shrinkage_order_cost_and_how_it_was_made(written: Path) -> None:
     text = (written / "summary.md").read_text()
     for words in (
         "4 of 6 runs are finished; the others are not run.",
@@ -172,7 +178,9 @@ def test_the_summary_says_terms_shrinkage_order_cost_and_how_it_was_made(written
     assert re.search(r"- finetune < FedKA: (holds|does not hold), [+-]\d+\.\d\d \[", text)
 
 
-def test_everything_is_in_one_json_and_no_path_of_this_machine(written, compared):
+def test_everything_is_in_one_json_and_no_path_of_this_machine(
+    written: Path, compared: tuple[Any, ...]
+) -> None:
     plain = json.loads((written / "comparison.json").read_text())
     assert [cell["label"] for cell in plain["cells"]] == ["finetune", "FedKA", "joint"]
     assert (
@@ -182,7 +190,7 @@ def test_everything_is_in_one_json_and_no_path_of_this_machine(written, compared
     assert plain["made_with"]["packages"]["torch"]
 
 
-def test_files_are_whole_and_nothing_else_lies_there(written):
+def test_files_are_whole_and_nothing_else_lies_there(written: Path) -> None:
     names = {path.name for path in written.iterdir()} - {"mlflow.json"}
     tables = {"table.md", "budget.md", "table.csv", "table.tex"}
     assert names == {
@@ -195,7 +203,7 @@ def test_files_are_whole_and_nothing_else_lies_there(written):
 
 
 @pytest.mark.parametrize("name", ["organa_cpu", "table3"])
-def test_the_figure_names_every_method_and_counts_classes(name):
+def test_the_figure_names_every_method_and_counts_classes(name: str) -> None:
     suite, blocks = made_up(name, falling)
     tree = ElementTree.fromstring(classes_figure(suite, blocks[0], "svg"))
     text = " ".join(node.text or "" for node in tree.iter() if node.tag.endswith("text"))
@@ -204,7 +212,7 @@ def test_the_figure_names_every_method_and_counts_classes(name):
     assert classes_figure(suite, blocks[0], "png", 80).startswith(b"\x89PNG")
 
 
-def test_the_same_figure_is_the_same_bytes():
+def test_the_same_figure_is_the_same_bytes() -> None:
     suite, blocks = made_up("table4", falling)
     assert classes_figure(suite, blocks[0], "svg") == classes_figure(suite, blocks[0], "svg")
 
@@ -212,11 +220,13 @@ def test_the_same_figure_is_the_same_bytes():
 @pytest.mark.parametrize(
     ("value", "text"), [(None, "-"), (0.0004, "< 0.001"), (0.25, "0.250"), (1.0, "1.000")]
 )
-def test_p_values_are_written_as_usual(value, text):
+def test_p_values_are_written_as_usual(value: float | None, text: str) -> None:
     assert probability(value) == text
 
 
-def test_a_method_that_answers_in_two_ways_has_a_row_for_each_and_one_budget(write_suite, tmp_path):
+def test_a_method_that_answers_in_two_ways_has_a_row_for_each_and_one_budget(
+    write_suite: Callable[..., Any], tmp_path: Path
+) -> None:
     cells = [{"label": "iCaRL", "method": {"name": "icarl", "head_loss": "ce", "least_images": 1}}]
     suite = load_suite(write_suite(cells=cells, reference="iCaRL", expected_order=[], seeds=[1]))
     runs = plan_runs(suite, [1], tmp_path / "out")

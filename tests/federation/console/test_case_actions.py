@@ -1,10 +1,12 @@
 import json
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
 
 from federation.catalogue.class_names import CatalogueError
-from federation.console.case_actions import act_on_case, decide_release
+from federation.console.case_actions import Done, act_on_case, decide_release
 from federation.console.class_name_actions import NameSuggested, Proposal, propose_class
 from federation.console.errors import ActionRefused, NotForRole
 from federation.console.job_queue import JobError
@@ -17,21 +19,23 @@ from twin.review.store import CaseNotFound, Conflict
 from twin.review.workflow import CaseState, NotAllowed, WorkflowError
 
 
-def visitor(world, user):
+def visitor(world: Any, user: str) -> Visitor:
     account = world.services.accounts.get(user)
     return Visitor(account.user, account.role, account.hospital, "")
 
 
-def act(world, user, action, case="north", **more):
+def act(world: Any, user: str, action: str, case: str = "north", **more: Any) -> Done | None:
     return act_on_case(world.services, visitor(world, user), world.cases[case], action, **more)
 
 
-def name_case(world, name="kidney", case="north", user="ada", **more):
+def name_case(
+    world: Any, name: str = "kidney", case: str = "north", user: str = "ada", **more: Any
+) -> Done:
     act(world, user, "open", case)
     return act(world, user, "name", case, class_name=name, **more)
 
 
-def test_a_case_goes_from_detected_to_training(world):
+def test_a_case_goes_from_detected_to_training(world: Any) -> None:
     assert (
         name_case(
             world, proposal=Proposal("SNOMED CT", "64033007", ("ren",), "an organ")
@@ -52,7 +56,7 @@ def test_a_case_goes_from_detected_to_training(world):
     assert (done.case.state, done.case.training_id) == ("training", done.job.job_id)
 
 
-def test_approval_starts_a_training_where_it_shall(world_with):
+def test_approval_starts_a_training_where_it_shall(world_with: Callable[..., Any]) -> None:
     world = world_with(train_on_approval=True)
     name_case(world)
     first = act(world, "ben", "approve")
@@ -67,13 +71,13 @@ def test_approval_starts_a_training_where_it_shall(world_with):
     }
 
 
-def test_who_named_may_not_approve(world):
+def test_who_named_may_not_approve(world: Any) -> None:
     name_case(world)
     with pytest.raises(NotForRole):
         act(world, "ada", "approve")
 
 
-def test_a_name_that_looks_like_a_known_one_is_offered_that_one_first(world):
+def test_a_name_that_looks_like_a_known_one_is_offered_that_one_first(world: Any) -> None:
     act(world, "ada", "open")
     with pytest.raises(NameSuggested) as offered:
         act(world, "ada", "name", class_name="spleens")
@@ -87,7 +91,9 @@ def test_a_name_that_looks_like_a_known_one_is_offered_that_one_first(world):
     )
 
 
-def test_two_hospitals_names_for_one_thing_are_offered_a_merge_before_the_head_grows(world):
+def test_two_hospitals_names_for_one_thing_are_offered_a_merge_before_the_head_grows(
+    world: Any,
+) -> None:
     name_case(world, "gall bladder")
     act(world, "cyd", "open", "south")
     act(world, "cyd", "name", "south", class_name="gallbladder", proposal=Proposal(confirmed=True))
@@ -99,12 +105,12 @@ def test_two_hospitals_names_for_one_thing_are_offered_a_merge_before_the_head_g
     )
 
 
-def test_naming_a_case_as_a_class_that_the_model_knows_is_a_merge(world):
+def test_naming_a_case_as_a_class_that_the_model_knows_is_a_merge(world: Any) -> None:
     act(world, "ada", "open")
     assert act(world, "ada", "name", class_name="Liver").case.state is CaseState.MERGED
 
 
-def test_merging_into_a_class_that_the_model_does_not_know_is_refused(world):
+def test_merging_into_a_class_that_the_model_does_not_know_is_refused(world: Any) -> None:
     act(world, "ada", "open")
     with pytest.raises(ActionRefused, match="knows: liver, spleen"):
         act(world, "ada", "merge", class_name="kidney")
@@ -113,7 +119,7 @@ def test_merging_into_a_class_that_the_model_does_not_know_is_refused(world):
 @pytest.mark.parametrize(
     "name", ["", " ", "<script>alert(1)</script>", "x" * 500, "a\0b", "\ud800", "a\nb"]
 )
-def test_a_name_that_is_none_is_refused_and_nothing_is_changed(world, name):
+def test_a_name_that_is_none_is_refused_and_nothing_is_changed(world: Any, name: str) -> None:
     act(world, "ada", "open")
     with pytest.raises((CatalogueError, WorkflowError)):
         act(world, "ada", "name", class_name=name)
@@ -121,7 +127,7 @@ def test_a_name_that_is_none_is_refused_and_nothing_is_changed(world, name):
     assert len(world.services.catalogue.entries(merged=True)) == 3
 
 
-def test_a_step_that_came_too_late_leaves_no_proposal_behind(world):
+def test_a_step_that_came_too_late_leaves_no_proposal_behind(world: Any) -> None:
     act(world, "ada", "open")
     with pytest.raises(Conflict):
         act(world, "ada", "name", class_name="kidney", revision=1)
@@ -131,17 +137,19 @@ def test_a_step_that_came_too_late_leaves_no_proposal_behind(world):
 @pytest.mark.parametrize(
     "action", ["finish_training", "fail_training", "release", "roll_back", "nonsense"]
 )
-def test_what_is_the_systems_or_the_comparisons_is_no_action_of_a_case(world, action):
+def test_what_is_the_systems_or_the_comparisons_is_no_action_of_a_case(
+    world: Any, action: str
+) -> None:
     with pytest.raises(ActionRefused, match="has no action"):
         act(world, "olu", action, "evaluated")
 
 
-def test_another_hospitals_case_is_not_there(world):
+def test_another_hospitals_case_is_not_there(world: Any) -> None:
     with pytest.raises(CaseNotFound):
         act(world, "cyd", "open")
 
 
-def test_a_proposal_that_is_known_is_found(world):
+def test_a_proposal_that_is_known_is_found(world: Any) -> None:
     ada = visitor(world, "ada")
     assert (
         propose_class(world.services, ada, "Pancreas", Proposal()).entry_id
@@ -149,7 +157,7 @@ def test_a_proposal_that_is_known_is_found(world):
     )
 
 
-def test_a_release_is_queued_once_and_only_by_a_second_person(world):
+def test_a_release_is_queued_once_and_only_by_a_second_person(world: Any) -> None:
     approver, services = visitor(world, "ben"), world.services
     assert comparison_view(services, approver, world.training_id).actions == ("release",)
     with pytest.raises(NotForRole, match="cannot do this"):
@@ -170,7 +178,7 @@ def test_a_release_is_queued_once_and_only_by_a_second_person(world):
         act(world, "ada", "reopen", "evaluated", reason="second thoughts")
 
 
-def test_a_release_against_a_red_light_needs_a_reason(world):
+def test_a_release_against_a_red_light_needs_a_reason(world: Any) -> None:
     path = world.settings.jobs_folder / world.training_id / "comparison.json"
     plain = json.loads(path.read_text())
     path.write_text(json.dumps({**plain, "verdict": {"overall": "red", "lights": []}}))
@@ -181,14 +189,14 @@ def test_a_release_against_a_red_light_needs_a_reason(world):
     ).job
 
 
-def test_a_candidate_with_a_case_that_was_decided_anew_cannot_be_released(world):
+def test_a_candidate_with_a_case_that_was_decided_anew_cannot_be_released(world: Any) -> None:
     act(world, "ada", "reopen", "evaluated", reason="wrong organ")
     assert comparison_view(world.services, visitor(world, "olu"), world.training_id).actions == ()
     with pytest.raises(ActionRefused, match="in review"):
         decide_release(world.services, visitor(world, "olu"), world.training_id, "release")
 
 
-def test_only_what_was_released_and_serves_can_be_rolled_back(world):
+def test_only_what_was_released_and_serves_can_be_rolled_back(world: Any) -> None:
     with pytest.raises(ActionRefused, match="needed: released"):
         decide_release(
             world.services, visitor(world, "olu"), world.training_id, "roll_back", "wrong"
@@ -197,12 +205,12 @@ def test_only_what_was_released_and_serves_can_be_rolled_back(world):
         decide_release(world.services, visitor(world, "olu"), "nothing", "roll_back", "wrong")
 
 
-def trainings(world):
+def trainings(world: Any) -> Trainings:
     each = world.services
     return Trainings(world.settings, each.store, each.catalogue, each.mirrors, each.registry)
 
 
-def test_the_file_of_a_training_is_one_that_its_process_takes(world):
+def test_the_file_of_a_training_is_one_that_its_process_takes(world: Any) -> None:
     from pydantic import TypeAdapter
 
     from federation.class_addition.job import AdditionJob
@@ -226,7 +234,7 @@ def test_the_file_of_a_training_is_one_that_its_process_takes(world):
     assert taken.synonyms == {"splenic tissue": "spleen"}
 
 
-def test_the_files_of_registry_jobs_are_ones_that_their_process_takes(world):
+def test_the_files_of_registry_jobs_are_ones_that_their_process_takes(world: Any) -> None:
     from pydantic import TypeAdapter
 
     from federation.release.job import ReleaseJob
@@ -244,7 +252,7 @@ def test_the_files_of_registry_jobs_are_ones_that_their_process_takes(world):
         )
 
 
-def test_a_training_without_a_model_or_without_cases_cannot_start(world):
+def test_a_training_without_a_model_or_without_cases_cannot_start(world: Any) -> None:
     job = world.services.jobs.add("training", "ben", "approver")
     with pytest.raises(JobError, match="none of its cases"):
         trainings(world).prepare(job)
@@ -253,7 +261,7 @@ def test_a_training_without_a_model_or_without_cases_cannot_start(world):
         trainings(world).prepare(job)
 
 
-def test_a_failed_training_gives_its_cases_back(world):
+def test_a_failed_training_gives_its_cases_back(world: Any) -> None:
     from dataclasses import replace
 
     name_case(world)
@@ -267,7 +275,7 @@ def test_a_failed_training_gives_its_cases_back(world):
     assert (case.state, case.reason) == ("approved", "too few images")
 
 
-def test_a_release_moves_its_cases_and_names_their_images(world):
+def test_a_release_moves_its_cases_and_names_their_images(world: Any) -> None:
     from dataclasses import replace
 
     services = world.services
@@ -289,7 +297,7 @@ def test_a_release_moves_its_cases_and_names_their_images(world):
     assert services.store.case(None, case.case_id).state == "rolled_back"
 
 
-def test_views_show_what_is_theirs(world):
+def test_views_show_what_is_theirs(world: Any) -> None:
     services = world.services
     assert case_view(services, visitor(world, "ada"), world.cases["north"]).actions == (
         "open",
@@ -308,7 +316,7 @@ def test_views_show_what_is_theirs(world):
     assert "candidate" not in theirs.result
 
 
-def test_a_case_of_two_thousand_images_is_viewed_in_a_second(world):
+def test_a_case_of_two_thousand_images_is_viewed_in_a_second(world: Any) -> None:
     import time
 
     from twin.review.cases import CaseImage
@@ -329,7 +337,7 @@ def test_a_case_of_two_thousand_images_is_viewed_in_a_second(world):
     assert time.perf_counter() - began < 1
 
 
-def test_not_allowed_and_refused_are_told_apart(world):
+def test_not_allowed_and_refused_are_told_apart(world: Any) -> None:
     with pytest.raises(WorkflowError) as raised:
         act(world, "ben", "approve")
     assert not isinstance(raised.value, NotAllowed)

@@ -1,10 +1,12 @@
 """From a case to a released model and back, with the very processes that a console starts. Small pictures, a small network, minutes."""
 
 import os
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
+from starlette.testclient import TestClient
 
 from physical.mirror import MirrorImage
 
@@ -34,7 +36,7 @@ def picture(name: str, number: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
     return np.clip(clean + noise, 0, 255).astype(np.uint8)
 
 
-def fill(world) -> None:
+def fill(world: Any) -> None:
     for hospital, mirror in world.services.mirrors.items():
         for name in ("liver", "spleen", "kidney"):
             known = None if name == "kidney" else name
@@ -56,7 +58,7 @@ def fill(world) -> None:
             )
 
 
-def first_model(world) -> None:
+def first_model(world: Any) -> None:
     from federation.class_addition.first import make_first_champion
 
     settings = world.settings
@@ -73,7 +75,7 @@ def first_model(world) -> None:
     world.services.registry.keep(made["versions"])
 
 
-def run_jobs(world) -> None:
+def run_jobs(world: Any) -> None:
     """Let the queue run; each look waits for the process that is under way."""
     while world.services.jobs.step():
         for job in world.services.jobs.jobs():
@@ -81,7 +83,7 @@ def run_jobs(world) -> None:
                 os.waitid(os.P_PID, job.pid, os.WEXITED | os.WNOWAIT)
 
 
-def open_case(world) -> int:
+def open_case(world: Any) -> int:
     from twin.review.cases import CaseImage, CaseSummary
 
     ids = [f"north-kidney-{index}" for index in range(24)]
@@ -94,7 +96,9 @@ def open_case(world) -> int:
     return world.services.store.open_case("north", images, summary)
 
 
-def test_a_new_class_is_named_approved_trained_released_and_rolled_back(world_with):
+def test_a_new_class_is_named_approved_trained_released_and_rolled_back(
+    world_with: Callable[..., Any],
+) -> None:
     world = world_with(
         train_on_approval=True, addition=ADDITION, release_rules=RULES, explain_seconds=900
     )
@@ -103,12 +107,12 @@ def test_a_new_class_is_named_approved_trained_released_and_rolled_back(world_wi
     ada, ben = world.client("ada"), world.client("ben")
     case = f"/api/v1/cases/{open_case(world)}"
 
-    def act(client, action, **more):
+    def act(client: TestClient, action: str, **more: Any) -> dict[str, Any]:
         answer = client.post(f"{case}/act", json={"action": action, **more})
         assert answer.status_code == 200, answer.text
         return answer.json()
 
-    def seen():
+    def seen() -> dict[str, Any]:
         return ada.post(
             "/api/v1/predictions", json={"image_ids": ["north-kidney-0", "north-kidney-1"]}
         ).json()

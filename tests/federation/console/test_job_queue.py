@@ -3,9 +3,12 @@ import os
 import sys
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
 
 import pytest
 
+from federation.console.background_job import Job
 from federation.console.job_queue import JobError, Jobs
 
 # What a child does is what its job file says; it ends when somebody writes into the pipe that the file names.
@@ -29,7 +32,7 @@ GOOD = {"result": {"ok": True, "value": 7}}
 class Queue:
     """A queue with what its jobs do and what was settled."""
 
-    def __init__(self, folder, does=GOOD):
+    def __init__(self, folder: Path, does: ValueError | dict[str, Any] = GOOD) -> None:
         self.folder, self.does, self.settled = folder, does, []
         self.child = folder.parent / "child.py"
         self.child.write_text(CHILD)
@@ -41,18 +44,18 @@ class Queue:
             self.command,
         )
 
-    def prepare(self, job):
+    def prepare(self, job: Job) -> dict[str, Any] | None:
         if isinstance(self.does, Exception):
             raise self.does
         return self.does
 
-    def now(self):
+    def now(self) -> datetime:
         return datetime.now(UTC)
 
-    def command(self, kind):
+    def command(self, kind: str) -> tuple[str, ...]:
         return (sys.executable, str(self.child))
 
-    def run(self):
+    def run(self) -> None:
         """Step until nothing is waiting or running; each step waits for the process that it started."""
         while self.jobs.step():
             for job in self.jobs.jobs():
@@ -60,18 +63,18 @@ class Queue:
                     wait_for(job.pid)
 
 
-def wait_for(pid):
+def wait_for(pid: int) -> None:
     os.waitid(
         os.P_PID, pid, os.WEXITED | os.WNOWAIT
     )  # without taking the exit code from whoever asks for it later
 
 
 @pytest.fixture
-def queue(tmp_path):
+def queue(tmp_path: Path) -> Any:
     return Queue(tmp_path / "jobs")
 
 
-def test_a_job_runs_and_is_settled_with_its_result(queue):
+def test_a_job_runs_and_is_settled_with_its_result(queue: Any) -> None:
     job = queue.jobs.add("training", "ben", "approver")
     queue.run()
     done = queue.jobs.job(job.job_id)
@@ -94,7 +97,9 @@ def test_a_job_runs_and_is_settled_with_its_result(queue):
         (ValueError("no model serves"), "it could not be started: no model serves"),
     ],
 )
-def test_a_job_that_fails_says_why(tmp_path, does, error):
+def test_a_job_that_fails_says_why(
+    tmp_path: Path, does: ValueError | dict[str, Any], error: str
+) -> None:
     queue = Queue(tmp_path / "jobs", does)
     job = queue.jobs.add("training", "ben", "approver")
     queue.run()
@@ -102,7 +107,7 @@ def test_a_job_that_fails_says_why(tmp_path, does, error):
     assert queue.settled[0][:2] == ("training", "failed")
 
 
-def test_a_job_that_is_killed_says_so(tmp_path):
+def test_a_job_that_is_killed_says_so(tmp_path: Path) -> None:
     queue, gate = waiting_queue(tmp_path)
     job = queue.jobs.add("training", "ben", "approver")
     queue.jobs.step()
@@ -116,7 +121,7 @@ def test_a_job_that_is_killed_says_so(tmp_path):
     assert gate.exists()
 
 
-def test_trainings_run_one_after_another_and_a_roll_back_waits_for_none(tmp_path):
+def test_trainings_run_one_after_another_and_a_roll_back_waits_for_none(tmp_path: Path) -> None:
     queue, gate = waiting_queue(tmp_path)
     first, second = (queue.jobs.add("training", "ben", "approver") for _ in range(2))
     queue.jobs.step()
@@ -137,7 +142,7 @@ def test_trainings_run_one_after_another_and_a_roll_back_waits_for_none(tmp_path
     ]
 
 
-def test_a_running_job_is_found_again_by_the_next_web_process(tmp_path):
+def test_a_running_job_is_found_again_by_the_next_web_process(tmp_path: Path) -> None:
     queue, gate = waiting_queue(tmp_path)
     job = queue.jobs.add("training", "ben", "approver")
     queue.jobs.step()
@@ -153,28 +158,28 @@ def test_a_running_job_is_found_again_by_the_next_web_process(tmp_path):
     queue.jobs.step()  # the process was a child of this one too
 
 
-def test_a_job_whose_process_died_while_nobody_looked_is_started_again(queue):
+def test_a_job_whose_process_died_while_nobody_looked_is_started_again(queue: Any) -> None:
     job = queue.jobs.add("training", "ben", "approver")
     forget(queue, job, pid=2**22 + 1, attempts=1)
     queue.run()
     assert (queue.jobs.job(job.job_id).state, queue.jobs.job(job.job_id).attempts) == ("done", 2)
 
 
-def test_a_process_id_that_belongs_to_somebody_else_by_now_is_not_ours(queue):
+def test_a_process_id_that_belongs_to_somebody_else_by_now_is_not_ours(queue: Any) -> None:
     job = queue.jobs.add("training", "ben", "approver")
     forget(queue, job, pid=os.getpid(), process_started=1.0, attempts=1)
     queue.run()
     assert queue.jobs.job(job.job_id).state == "done"
 
 
-def test_a_job_whose_process_dies_again_and_again_is_given_up(queue):
+def test_a_job_whose_process_dies_again_and_again_is_given_up(queue: Any) -> None:
     job = queue.jobs.add("training", "ben", "approver")
     forget(queue, job, pid=2**22 + 1, attempts=3)
     queue.run()
     assert queue.jobs.job(job.job_id).error == "its process died 3 times"
 
 
-def test_an_end_that_was_not_settled_is_settled_by_the_next_web_process(queue):
+def test_an_end_that_was_not_settled_is_settled_by_the_next_web_process(queue: Any) -> None:
     job = queue.jobs.add("training", "ben", "approver")
     queue.run()
     save(queue, replace(queue.jobs.job(job.job_id), settled=False))
@@ -183,8 +188,10 @@ def test_an_end_that_was_not_settled_is_settled_by_the_next_web_process(queue):
     assert later.settled == [("training", "done", GOOD["result"])]
 
 
-def test_an_end_that_cannot_be_settled_does_not_hold_up_the_others(queue, caplog):
-    def settle(job, result, jobs):
+def test_an_end_that_cannot_be_settled_does_not_hold_up_the_others(
+    queue: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    def settle(job: Job, result: dict[str, Any], jobs: Jobs) -> None:
         if job.kind == "training":
             raise ValueError("the catalogue is locked")
         queue.settled.append(job.kind)
@@ -198,7 +205,7 @@ def test_an_end_that_cannot_be_settled_does_not_hold_up_the_others(queue, caplog
     assert len(caplog.records) == 1
 
 
-def test_a_damaged_job_does_not_hold_up_the_others(queue):
+def test_a_damaged_job_does_not_hold_up_the_others(queue: Any) -> None:
     damaged = queue.jobs.add("training", "ben", "approver")
     (queue.folder / damaged.job_id / "state.json").write_text("{ half")
     job = queue.jobs.add("training", "ben", "approver")
@@ -206,7 +213,7 @@ def test_a_damaged_job_does_not_hold_up_the_others(queue):
     assert [each.job_id for each in queue.jobs.jobs()] == [job.job_id]
 
 
-def test_of_two_web_processes_one_looks_after_the_jobs(queue, tmp_path):
+def test_of_two_web_processes_one_looks_after_the_jobs(queue: Any, tmp_path: Path) -> None:
     import fcntl
 
     queue.jobs.add("training", "ben", "approver")
@@ -217,7 +224,7 @@ def test_of_two_web_processes_one_looks_after_the_jobs(queue, tmp_path):
     assert queue.settled
 
 
-def test_the_watcher_runs_a_job_by_itself(queue):
+def test_the_watcher_runs_a_job_by_itself(queue: Any) -> None:
     import threading
 
     ended = threading.Event()
@@ -241,33 +248,33 @@ def test_the_watcher_runs_a_job_by_itself(queue):
         "\0",
     ],
 )
-def test_a_name_that_is_no_job_is_refused(queue, name):
+def test_a_name_that_is_no_job_is_refused(queue: Any, name: str) -> None:
     for ask in (queue.jobs.job, queue.jobs.progress, queue.jobs.result):
         with pytest.raises(JobError, match="there is no job"):
             ask(name)
 
 
-def test_settled_jobs_of_which_nobody_asks_can_be_forgotten(queue):
+def test_settled_jobs_of_which_nobody_asks_can_be_forgotten(queue: Any) -> None:
     queue.jobs.add("versions", "system", "system")
     queue.run()
     queue.jobs.forget("versions")
     assert queue.jobs.jobs() == []
 
 
-def waiting_queue(tmp_path):
+def waiting_queue(tmp_path: Path) -> tuple[Any, ...]:
     gate = tmp_path / "gate"
     os.mkfifo(gate)
     return Queue(tmp_path / "jobs", {**GOOD, "wait": str(gate)}), gate
 
 
-def open_gate(gate):
+def open_gate(gate: Path) -> None:
     with gate.open("w"):
         pass
 
 
-def forget(queue, job, **facts):
+def forget(queue: Any, job: Job, **facts: Any) -> None:
     save(queue, replace(job, state="running", **facts))
 
 
-def save(queue, job):
+def save(queue: Any, job: Job) -> None:
     (queue.folder / job.job_id / "state.json").write_text(json.dumps(asdict(job)))

@@ -2,25 +2,30 @@ import io
 import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from threading import Barrier
+from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from PIL import Image
+from PIL.PngImagePlugin import PngImageFile
 
 from federation.console.model_answers import Looks, LooksUnavailable, draw_heat, draw_image
 from federation.console.registry_view import RegistryView
 
 
-def read(content):
+def read(content: bytes) -> PngImageFile:
     return Image.open(io.BytesIO(content))
 
 
-def test_an_image_is_drawn_as_it_is():
+def test_an_image_is_drawn_as_it_is() -> None:
     pixels = np.arange(256, dtype=np.uint8).reshape(16, 16)
     assert (np.asarray(read(draw_image(pixels))) == pixels).all()
 
 
-def test_a_map_is_transparent_where_there_is_nothing_and_lighter_where_there_is_more():
+def test_a_map_is_transparent_where_there_is_nothing_and_lighter_where_there_is_more() -> None:
     heat = np.zeros((8, 8), np.float32)
     heat[:, 4:] = 1.0
     drawn = np.asarray(read(draw_heat(heat)), np.int64)
@@ -33,7 +38,7 @@ def test_a_map_is_transparent_where_there_is_nothing_and_lighter_where_there_is_
     assert (np.diff(lightness[::16]) > 0).all()
 
 
-def test_without_a_model_the_pages_say_so(world):
+def test_without_a_model_the_pages_say_so(world: Any) -> None:
     (world.settings.models_folder / "current.json").unlink()
     with pytest.raises(LooksUnavailable, match="no model"):
         world.services.looks.predict("north", ["dnorth0"])
@@ -41,14 +46,14 @@ def test_without_a_model_the_pages_say_so(world):
     assert answer.status_code in {404, 503}
 
 
-def test_an_overlay_of_an_unknown_class_or_image_is_not_there(shared_world):
+def test_an_overlay_of_an_unknown_class_or_image_is_not_there(shared_world: Any) -> None:
     ada = shared_world.client("ada")
     assert ada.get("/overlays/north/dnorth0.png?class=kidney").status_code == 404
     assert ada.get("/overlays/north/nothing.png?class=liver").status_code == 404
     assert ada.get("/overlays/north/dnorth0.png").status_code == 422
 
 
-def test_a_cached_overlay_is_answered_without_a_model(world):
+def test_a_cached_overlay_is_answered_without_a_model(world: Any) -> None:
     import hashlib
 
     name = hashlib.sha256(b"dnorth0\0liver").hexdigest()
@@ -71,16 +76,16 @@ class OneMap:
     def __init__(self, timeout_seconds: float) -> None:
         self.timeout_seconds = timeout_seconds
 
-    def load(self, folder):
+    def load(self, folder: Path) -> Any:
         return self
 
-    def overlay(self, pixels, class_names):
+    def overlay(self, pixels: NDArray[Any], class_names: list[str]) -> list[NDArray[Any]]:
         return [np.eye(8)]
 
 
 def test_many_who_ask_for_a_new_models_overlays_at_once_all_get_theirs(
-    world, tmp_path, monkeypatch
-):
+    world: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("federation.console.model_answers.ModelWorker", OneMap)
     looks = Looks(
         world.settings,
@@ -93,7 +98,7 @@ def test_many_who_ask_for_a_new_models_overlays_at_once_all_get_theirs(
         (world.settings.models_folder / "current.json").write_text(json.dumps(plain))
         start = threading.Barrier(3)
 
-        def ask(number, start=start):
+        def ask(number: int, start: Barrier = start) -> bytes:
             start.wait()
             return looks.overlay("north", f"dnorth{number}", "liver")
 

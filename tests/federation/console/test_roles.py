@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 
 from federation.console.roles import ANYBODY, ROUTES
@@ -12,7 +14,7 @@ TABLE = [
 HARMLESS = {200, 204, 302, 303, 404, 409, 422}
 
 
-def address_of(world, pattern):
+def address_of(world: Any, pattern: str) -> str:
     values = {
         "case_id": world.cases["north"],
         "training_id": world.training_id,
@@ -31,7 +33,9 @@ def address_of(world, pattern):
 
 
 @pytest.mark.parametrize(("method", "pattern", "role"), TABLE)
-def test_every_route_answers_every_role_as_the_table_says(shared_world, method, pattern, role):
+def test_every_route_answers_every_role_as_the_table_says(
+    shared_world: Any, method: str, pattern: str, role: str
+) -> None:
     client = shared_world.client(PEOPLE_BY_ROLE.get(role))
     answer = client.request(method, address_of(shared_world, pattern))
     allowed = ROUTES[method, pattern]
@@ -75,12 +79,12 @@ def test_every_route_answers_every_role_as_the_table_says(shared_world, method, 
     ],
 )
 @pytest.mark.parametrize("user", ["ada", "ben"])
-def test_another_hospitals_things_are_not_there(shared_world, address, user):
+def test_another_hospitals_things_are_not_there(shared_world: Any, address: str, user: str) -> None:
     assert shared_world.client(user).get(address.format(**shared_world.cases)).status_code == 404
 
 
 @pytest.mark.parametrize("action", ["open", "reject", "reopen"])
-def test_another_hospitals_case_cannot_be_acted_on(shared_world, action):
+def test_another_hospitals_case_cannot_be_acted_on(shared_world: Any, action: str) -> None:
     case_id = shared_world.cases["south"]
     ada = shared_world.client("ada")
     assert ada.post(f"/cases/{case_id}/{action}", data={"reason": "noise"}).status_code == 404
@@ -99,7 +103,7 @@ def test_another_hospitals_case_cannot_be_acted_on(shared_world, action):
     assert shared_world.services.store.case(None, case_id).revision == 1
 
 
-def test_examples_of_a_comparison_stay_in_their_hospital(shared_world):
+def test_examples_of_a_comparison_stay_in_their_hospital(shared_world: Any) -> None:
     address = f"/comparisons/{shared_world.training_id}"
     assert "examples" in shared_world.client("ben").get(f"/api/v1{address}").json()
     assert len(shared_world.client("ben").get(f"/api/v1{address}").json()["examples"]) == 1
@@ -109,20 +113,20 @@ def test_examples_of_a_comparison_stay_in_their_hospital(shared_world):
     assert shared_world.client("dee").get(f"{address}/examples/0/image.png").status_code == 404
 
 
-def test_operators_and_auditors_are_told_no_image(shared_world):
+def test_operators_and_auditors_are_told_no_image(shared_world: Any) -> None:
     for user in ("olu", "aud"):
         client = shared_world.client(user)
         for address in ("/operator", "/", "/trainings", f"/comparisons/{shared_world.training_id}"):
             assert "/images/" not in client.get(address).text
 
 
-def test_a_route_without_a_row_stops_the_program():
+def test_a_route_without_a_row_stops_the_program() -> None:
     router = page_router()
     router.get("/secret")(lambda: None)
     with pytest.raises(RouteTableError, match="without a row in ROUTES: GET /secret"):
         check_table([router])
 
 
-def test_a_row_without_a_route_stops_the_program():
+def test_a_row_without_a_route_stops_the_program() -> None:
     with pytest.raises(RouteTableError, match="without a route"):
         check_table([])

@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -13,14 +14,14 @@ from federation.console.settings import (
 )
 
 
-def make(folder, **changes):
+def make(folder: Path, **changes: Any) -> ConsoleSettings | None:
     plain = {"hospitals": ["north"], **changes}
     settings = TypeAdapter(ConsoleSettings).validate_python({**plain, "folder": folder})
     make_folder(settings, plain)
     return settings
 
 
-def test_a_folder_that_was_made_is_read_back(tmp_path):
+def test_a_folder_that_was_made_is_read_back(tmp_path: Path) -> None:
     settings = make(
         tmp_path / "console", federation_name="Föderation <1>", triage={"quantile": 0.9}
     )
@@ -31,14 +32,14 @@ def test_a_folder_that_was_made_is_read_back(tmp_path):
     )
 
 
-def test_what_holds_patients_or_secrets_is_for_its_owner_alone(tmp_path):
+def test_what_holds_patients_or_secrets_is_for_its_owner_alone(tmp_path: Path) -> None:
     settings = make(tmp_path / "console")
     for path in (settings.folder, settings.hospital("north").inbox, settings.jobs_folder):
         assert path.stat().st_mode & 0o077 == 0
     assert (settings.folder / "session.key").stat().st_mode & 0o777 == 0o600
 
 
-def test_the_secret_stays_and_must_not_be_readable_by_others(tmp_path):
+def test_the_secret_stays_and_must_not_be_readable_by_others(tmp_path: Path) -> None:
     settings = make(tmp_path / "console")
     secret = read_secret(settings)
     assert len(secret) == 32 and read_secret(settings) == secret
@@ -47,7 +48,7 @@ def test_the_secret_stays_and_must_not_be_readable_by_others(tmp_path):
         read_secret(settings)
 
 
-def test_a_console_is_not_made_over_another(tmp_path):
+def test_a_console_is_not_made_over_another(tmp_path: Path) -> None:
     make(tmp_path / "console")
     with pytest.raises(SettingsError, match="already"):
         make(tmp_path / "console")
@@ -56,7 +57,7 @@ def test_a_console_is_not_made_over_another(tmp_path):
 @pytest.mark.parametrize(
     "hospitals", [[], ["north", "north"], ["../north"], ["North"], ["a/b"], [""], ["x" * 41], ["."]]
 )
-def test_a_hospitals_id_is_also_a_folder_and_nothing_else(hospitals):
+def test_a_hospitals_id_is_also_a_folder_and_nothing_else(hospitals: list[Any]) -> None:
     with pytest.raises(ValidationError, match="hospital"):
         ConsoleSettings(folder=Path("x"), hospitals=tuple(hospitals))
 
@@ -69,7 +70,7 @@ def test_a_hospitals_id_is_also_a_folder_and_nothing_else(hospitals):
         {"receivers": {"south": {"ae_title": "A", "allowed": ["B"]}}},
     ],
 )
-def test_a_typing_error_stops_the_start(tmp_path, change):
+def test_a_typing_error_stops_the_start(tmp_path: Path, change: dict[str, Any]) -> None:
     make(tmp_path / "console")
     path = tmp_path / "console" / "console.yaml"
     path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), **change}))
@@ -80,12 +81,12 @@ def test_a_typing_error_stops_the_start(tmp_path, change):
 @pytest.mark.parametrize(
     "text", ["", "- a list", "hospitals: [north", "folder: elsewhere\nhospitals: [north]"]
 )
-def test_a_file_that_holds_no_settings_is_one_clear_error(tmp_path, text):
+def test_a_file_that_holds_no_settings_is_one_clear_error(tmp_path: Path, text: str) -> None:
     (tmp_path / "console.yaml").write_text(text)
     with pytest.raises(SettingsError, match=r"console\.yaml"):
         load_settings(tmp_path)
 
 
-def test_a_missing_folder_says_how_to_make_one(tmp_path):
+def test_a_missing_folder_says_how_to_make_one(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="fedka console init"):
         load_settings(tmp_path / "nothing")

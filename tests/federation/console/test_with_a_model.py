@@ -2,7 +2,9 @@
 
 import io
 import json
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +19,7 @@ SIDE = 16
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory) -> Path:
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import torch
 
     from incremental.head import grow_head
@@ -37,17 +39,19 @@ def model(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def worker():
+def worker() -> Iterator[ModelWorker]:
     with ModelWorker(timeout_seconds=900.0) as one:
         yield one
 
 
-def serve(world, model, version="1"):
+def serve(world: Any, model: Path, version: str = "1") -> None:
     plain = {"version": version, "folder": str(model)}
     (world.settings.models_folder / "current.json").write_text(json.dumps(plain))
 
 
-def test_overlays_and_predictions_come_from_the_model_that_serves(world_with, model):
+def test_overlays_and_predictions_come_from_the_model_that_serves(
+    world_with: Callable[..., Any], model: Path
+) -> None:
     world = world_with(explain_seconds=900)
     serve(world, model)
     ada = world.client("ada")
@@ -69,7 +73,7 @@ def test_overlays_and_predictions_come_from_the_model_that_serves(world_with, mo
     assert ada.post("/api/v1/predictions", json={"image_ids": ["dsouth0"]}).status_code == 404
 
 
-def test_a_damaged_model_is_a_503_and_nothing_else_breaks(world, tmp_path):
+def test_a_damaged_model_is_a_503_and_nothing_else_breaks(world: Any, tmp_path: Path) -> None:
     serve(world, tmp_path / "nothing")
     ada = world.client("ada")
     assert ada.post("/api/v1/predictions", json={"image_ids": ["dnorth0"]}).status_code == 503
@@ -78,8 +82,8 @@ def test_a_damaged_model_is_a_503_and_nothing_else_breaks(world, tmp_path):
 
 
 def test_a_hospitals_loop_takes_images_in_and_reports_what_its_twin_is_like(
-    world_with, model, worker
-):
+    world_with: Callable[..., Any], model: Path, worker: ModelWorker
+) -> None:
     world = world_with(intake={"settle_seconds": 0})
     loop = HospitalLoop(world.settings, "north", world.services.store, worker, world.clock)
     before = twin_view(world.services, "north")

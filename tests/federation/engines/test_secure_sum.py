@@ -1,6 +1,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,8 +9,9 @@ import torch
 
 from federation.aggregation.screening import ScreeningConfig
 from federation.aggregation.secure_sum import SecureAggregationConfig
+from federation.engines.engine import TwinEngine
 from federation.engines.secure_sum import SecureEngine, secured
-from federation.engines.sequential import SequentialEngine, TwinEngine
+from federation.engines.sequential import SequentialEngine
 from federation.engines.simulated_hospitals import SimulatedHospitals
 from federation.experiment.config import load_experiment
 from federation.experiment.config_file import ConfigError
@@ -26,6 +28,7 @@ from physical.batch import Batch
 from physical.hospital import Arrival
 from twin.config import TwinConfig, TwinSetting
 from twin.local_training import TrainingConfig
+from twin.messages import Broadcast, TwinUpdate
 from twin.secure_sum.fixed_point import RESOLUTION
 
 pytest.importorskip("cryptography", reason="the keys are those of the extra package cryptography")
@@ -36,7 +39,7 @@ SECURE = RoundConfig(secure_aggregation=SecureAggregationConfig())
 
 
 @pytest.fixture(scope="module")
-def hospitals():
+def hospitals() -> SimulatedHospitals:
     rng = np.random.default_rng(0)
     labels = np.repeat(np.arange(4), 120)
     centres = rng.integers(40, 216, (4, 16, 16, 1))
@@ -60,11 +63,13 @@ def hospitals():
     )
 
 
-def play(hospitals, method, rounds, config):
+def play(
+    hospitals: SimulatedHospitals, method: FedAvg | FedProx, rounds: int, config: RoundConfig
+) -> tuple[Any, ...]:
     engine = secured(SequentialEngine(hospitals), config, method.sums)
     server, proxy, records = (
-        new_server(NETWORK, seed=3),
-        ProxyServer(ProxyConfig(settle_rounds=0)),
+        new_server(NETWORK, seed=3, settle_rounds=0),
+        ProxyServer(ProxyConfig()),
         [],
     )
     for _ in range(rounds):
@@ -78,7 +83,9 @@ def play(hospitals, method, rounds, config):
     [FedAvg(), FedAvg(mean="equal", memory=True), FedProx(mu=0.1)],
     ids=["fedavg", "equal", "fedprox"],
 )
-def test_a_run_in_secret_is_the_plain_run_within_the_resolution(hospitals, method):
+def test_a_run_in_secret_is_the_plain_run_within_the_resolution(
+    hospitals: SimulatedHospitals, method: FedAvg | FedProx
+) -> None:
     for rounds, rounding in (
         (1, 2**-24),
         (4, 1e-5),
@@ -100,12 +107,12 @@ def test_a_run_in_secret_is_the_plain_run_within_the_resolution(hospitals, metho
             )
 
 
-def test_a_run_in_secret_is_the_same_bits_twice(hospitals):
+def test_a_run_in_secret_is_the_same_bits_twice(hospitals: SimulatedHospitals) -> None:
     first, second = (play(hospitals, FedAvg(), 2, SECURE)[0].weights for _ in range(2))
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
-def test_it_is_an_engine_with_the_states_of_the_one_inside(hospitals):
+def test_it_is_an_engine_with_the_states_of_the_one_inside(hospitals: SimulatedHospitals) -> None:
     inside = SequentialEngine(hospitals)
     engine = secured(inside, SECURE, "by_images")
     assert isinstance(engine, SecureEngine) and isinstance(engine, TwinEngine)
@@ -113,17 +120,21 @@ def test_it_is_an_engine_with_the_states_of_the_one_inside(hospitals):
     engine.close()
 
 
-def test_without_the_setting_the_engine_is_as_it_is(hospitals):
+def test_without_the_setting_the_engine_is_as_it_is(hospitals: SimulatedHospitals) -> None:
     inside = SequentialEngine(hospitals)
     assert secured(inside, RoundConfig(), None) is inside
 
 
-def test_nothing_is_let_through_in_the_open_that_was_to_be_secret(hospitals):
+def test_nothing_is_let_through_in_the_open_that_was_to_be_secret(
+    hospitals: SimulatedHospitals,
+) -> None:
     with pytest.raises(ValueError, match="reads single updates"):
         secured(SequentialEngine(hospitals), SECURE, FedKA().sums)
 
 
-def test_a_hospital_whose_training_ran_away_is_left_out_and_the_others_are_summed(hospitals):
+def test_a_hospital_whose_training_ran_away_is_left_out_and_the_others_are_summed(
+    hospitals: SimulatedHospitals,
+) -> None:
     wild = replace(
         hospitals,
         setting=replace(
@@ -133,7 +144,7 @@ def test_a_hospital_whose_training_ran_away_is_left_out_and_the_others_are_summe
     calm = SequentialEngine(hospitals)
 
     class Mixed(SequentialEngine):
-        def train(self, method, broadcasts):
+        def train(self, method: FedAvg, broadcasts: dict[str, Broadcast]) -> list[TwinUpdate]:
             wilder = {name: each for name, each in broadcasts.items() if name == "east"}
             calmer = {name: each for name, each in broadcasts.items() if name != "east"}
             calm.states = self.states
@@ -142,7 +153,11 @@ def test_a_hospital_whose_training_ran_away_is_left_out_and_the_others_are_summe
     config = replace(SECURE, screening=ScreeningConfig(max_relative_change=0.1))
     engine = secured(Mixed(wild), config, "by_images")
     _, record = run_round(
-        new_server(NETWORK, 3), engine, FedAvg(), ProxyServer(ProxyConfig()), config
+        new_server(NETWORK, 3, settle_rounds=0),
+        engine,
+        FedAvg(),
+        ProxyServer(ProxyConfig()),
+        config,
     )
     (update,) = record.accepted
     assert update.summed == ("north", "south", "west")
@@ -150,7 +165,9 @@ def test_a_hospital_whose_training_ran_away_is_left_out_and_the_others_are_summe
     assert "times the global norm" in engine.last.dropped[0].reason
 
 
-def test_a_round_with_too_few_hospitals_leaves_the_model_as_it_was(hospitals):
+def test_a_round_with_too_few_hospitals_leaves_the_model_as_it_was(
+    hospitals: SimulatedHospitals,
+) -> None:
     few = replace(hospitals, joins={"north": 0, "east": 0, "south": 9, "west": 9})
     server, (record,), engine = play(few, FedAvg(), 1, SECURE)
     grown, _, _ = play(few, FedAvg(), 1, RoundConfig())
@@ -159,28 +176,38 @@ def test_a_round_with_too_few_hospitals_leaves_the_model_as_it_was(hospitals):
     assert server.round == 1 and server.weights.keys() == grown.weights.keys()
 
 
-def test_a_sum_is_turned_away_where_none_was_to_be_made_and_where_it_has_strangers(hospitals):
+def test_a_sum_is_turned_away_where_none_was_to_be_made_and_where_it_has_strangers(
+    hospitals: SimulatedHospitals,
+) -> None:
     engine = secured(SequentialEngine(hospitals), SECURE, "by_images")
     _, record = run_round(
-        new_server(NETWORK, 3), engine, FedAvg(), ProxyServer(ProxyConfig()), RoundConfig()
+        new_server(NETWORK, 3, settle_rounds=0),
+        engine,
+        FedAvg(),
+        ProxyServer(ProxyConfig()),
+        RoundConfig(),
     )
     assert [each.reason for each in record.rejected] == ["claims to be a sum"]
 
     class Stranger(SequentialEngine):
-        def train(self, method, broadcasts):
+        def train(self, method: FedAvg, broadcasts: dict[str, Broadcast]) -> list[TwinUpdate]:
             return [
                 replace(each, summed=(each.twin_id, "nobody"))
                 for each in super().train(method, broadcasts)
             ]
 
     _, record = run_round(
-        new_server(NETWORK, 3), Stranger(hospitals), FedAvg(), ProxyServer(ProxyConfig()), SECURE
+        new_server(NETWORK, 3, settle_rounds=0),
+        Stranger(hospitals),
+        FedAvg(),
+        ProxyServer(ProxyConfig()),
+        SECURE,
     )
     assert {each.reason for each in record.rejected} == {"was not asked to train"}
 
 
-def test_the_digest_of_an_experiment_without_it_is_what_it_was_and_with_it_another():
-    def digest(*changes):
+def test_the_digest_of_an_experiment_without_it_is_what_it_was_and_with_it_another() -> None:
+    def digest(*changes: Any) -> str:
         return load_experiment(CONFIGS / "phantom_tiny", ["method=fedavg", *changes]).digest()
 
     assert digest() == digest("federation.secure_aggregation=null")
@@ -205,12 +232,14 @@ def test_the_digest_of_an_experiment_without_it_is_what_it_was_and_with_it_anoth
         (["method=fedavg", "federation.secure_aggregation.minimum_hospital=3"], "minimum_hospital"),
     ],
 )
-def test_a_combination_that_cannot_be_is_refused_before_the_first_round(changes, message):
+def test_a_combination_that_cannot_be_is_refused_before_the_first_round(
+    changes: list[str], message: str
+) -> None:
     with pytest.raises(ConfigError, match=message):
         load_experiment(CONFIGS / "phantom_tiny", ["federation.secure_aggregation={}", *changes])
 
 
-def test_an_experiment_runs_in_secret_and_its_records_name_who_was_summed(tmp_path):
+def test_an_experiment_runs_in_secret_and_its_records_name_who_was_summed(tmp_path: Path) -> None:
     changes = [
         "training.epochs=1",
         "tracking.enabled=false",

@@ -1,12 +1,16 @@
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
-from federation.engines.sequential import EngineConfig, TwinEngine, available_cores, make_engine
+from federation.engines.choice import EngineConfig, make_engine
+from federation.engines.engine import TwinEngine
+from federation.engines.simulated_hospitals import SimulatedHospitals
 from federation.engines.twin_states import StateFolder
 from federation.methods.fedavg import FedAvg
 from federation.server import grow_for_new_classes, new_server
+from incremental.cores import available_cores
 
 
 @pytest.mark.parametrize(
@@ -22,17 +26,19 @@ from federation.server import grow_for_new_classes, new_server
         (2, 1, 1, 1),
     ],
 )
-def test_workers_times_threads_never_exceeds_the_cores(workers, threads, cores, expected):
+def test_workers_times_threads_never_exceeds_the_cores(
+    workers: int | None, threads: int, cores: int, expected: int
+) -> None:
     assert EngineConfig(workers=workers, threads=threads).num_workers(cores) == expected
 
 
 @pytest.mark.parametrize("wrong", [{"workers": 0}, {"threads": 0}, {"worker": 1}])
-def test_an_engine_that_cannot_be_is_refused(wrong):
+def test_an_engine_that_cannot_be_is_refused(wrong: dict[str, int]) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):
         EngineConfig(**wrong)
 
 
-def test_this_process_may_use_a_core():
+def test_this_process_may_use_a_core() -> None:
     assert available_cores() >= 1
 
 
@@ -41,12 +47,17 @@ def test_this_process_may_use_a_core():
     [(4, 1, "cpu", 4), (4, 2, "cpu", 2), (1, 1, "cpu", 0), (4, 4, "cpu", 0), (4, 1, "cuda", 0)],
 )
 def test_auto_takes_worker_processes_where_a_cpu_has_cores_for_several(
-    tiny_hospitals, monkeypatch, cores, threads, device, processes
-):
+    tiny_hospitals: SimulatedHospitals,
+    monkeypatch: pytest.MonkeyPatch,
+    cores: int,
+    threads: int,
+    device: str,
+    processes: int,
+) -> None:
     made = []
-    monkeypatch.setattr("federation.engines.sequential.available_cores", lambda: cores)
+    monkeypatch.setattr("federation.engines.choice.available_cores", lambda: cores)
     monkeypatch.setattr(
-        "federation.engines.sequential.ProcessEngine",
+        "federation.engines.choice.ProcessEngine",
         lambda hospitals, states, workers, *rest: made.append(workers),
     )
     monkeypatch.setattr("torch.set_num_threads", lambda threads: None)
@@ -59,8 +70,8 @@ def test_auto_takes_worker_processes_where_a_cpu_has_cores_for_several(
 
 @pytest.mark.parametrize("name", ["sequential", "debug", "processes"])
 def test_an_engine_asks_those_it_is_told_to_and_leaves_their_states_on_the_disk(
-    tiny_hospitals, tmp_path, name
-):
+    tiny_hospitals: SimulatedHospitals, tmp_path: Path, name: str
+) -> None:
     done = []
     engine = make_engine(
         EngineConfig(name=name, workers=2),
@@ -70,9 +81,9 @@ def test_an_engine_asks_those_it_is_told_to_and_leaves_their_states_on_the_disk(
     )
     try:
         assert isinstance(engine, TwinEngine)
-        server = new_server(tiny_hospitals.setting.network, 3)
+        server = new_server(tiny_hospitals.setting.network, 3, settle_rounds=0)
         assert list(engine.present(0)) == ["north", "south"]
-        observations = engine.observe(server.model, ("south",))
+        observations = list(engine.observe(server.model, ("south",)))
         assert [each.twin_id for each in observations] == ["south"]
         assert list(StateFolder(tmp_path)) == ["south"]
         server, _ = grow_for_new_classes(server, observations)

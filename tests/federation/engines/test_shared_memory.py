@@ -27,7 +27,7 @@ TENSORS = {
 }
 
 
-def test_a_message_comes_out_as_it_went_in():
+def test_a_message_comes_out_as_it_went_in() -> None:
     message = Message("north", TENSORS)
     found = unpack(pack(message))
     assert found.name == "north" and list(found.weights) == list(TENSORS)
@@ -38,11 +38,11 @@ def test_a_message_comes_out_as_it_went_in():
 
 
 @pytest.mark.parametrize("name", ["channels last", "turned"])
-def test_the_order_in_memory_of_a_dense_tensor_is_kept(name):
+def test_the_order_in_memory_of_a_dense_tensor_is_kept(name: str) -> None:
     assert unpack(pack(TENSORS[name])).stride() == TENSORS[name].stride()
 
 
-def test_a_tensor_that_is_held_many_times_is_packed_once():
+def test_a_tensor_that_is_held_many_times_is_packed_once() -> None:
     weights = {"w": torch.rand(1000)}
     one, many = (
         pack(Message("a", weights)),
@@ -52,7 +52,7 @@ def test_a_tensor_that_is_held_many_times_is_packed_once():
     assert len(many.content) < 4000
 
 
-def test_tensors_lie_in_shared_memory_and_are_not_copied_on_opening():
+def test_tensors_lie_in_shared_memory_and_are_not_copied_on_opening() -> None:
     parcel = pack({"w": torch.zeros(4)})
     assert parcel.block.is_shared()
     found = unpack(parcel)
@@ -60,10 +60,10 @@ def test_tensors_lie_in_shared_memory_and_are_not_copied_on_opening():
     assert found["w"].tolist()[:1] == [5]
 
 
-def test_a_gradient_does_not_travel():
+def test_a_gradient_does_not_travel() -> None:
     parameter = torch.nn.Parameter(torch.ones(2))
     assert not unpack(pack(parameter)).requires_grad
 
 
-def test_a_message_without_tensors_needs_no_block():
+def test_a_message_without_tensors_needs_no_block() -> None:
     assert unpack(pack({"round": 3})) == {"round": 3}

@@ -1,4 +1,6 @@
 from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -6,6 +8,7 @@ import torch
 
 import federation.engines.twin_states as room
 from federation.engines.sequential import SequentialEngine
+from federation.engines.simulated_hospitals import SimulatedHospitals
 from federation.engines.twin_states import StateError, StateFolder
 from federation.methods.scaffold import SCAFFOLD
 from federation.round import RoundConfig, run_round
@@ -19,13 +22,13 @@ METHOD = SCAFFOLD()  # keeps tensors on its twins
 TWO = RoundConfig(twins_per_round=2)
 
 
-def state_of(last_round, **more):
+def state_of(last_round: int, **more: Any) -> TwinState:
     return TwinState(
         ExemplarMemory(10, {"liver": np.array([3, 1])}), observed_until=last_round, **more
     )
 
 
-def assert_equal(found, expected):
+def assert_equal(found: TwinState, expected: TwinState) -> None:
     for field in fields(TwinState):
         mine, theirs = getattr(found, field.name), getattr(expected, field.name)
         if field.name == "memory":
@@ -41,11 +44,17 @@ def assert_equal(found, expected):
             assert mine == theirs, field.name
 
 
-def play(hospitals, states, rounds, start=None, config=TWO):
+def play(
+    hospitals: SimulatedHospitals,
+    states: dict[Any, Any] | StateFolder,
+    rounds: int,
+    start: tuple[Any, ...] | None = None,
+    config: RoundConfig = TWO,
+) -> tuple[Any, ...] | None:
     """Run rounds; returns what is needed to go on."""
     server, proxy = start or (
-        new_server(hospitals.setting.network, seed=3),
-        ProxyServer(ProxyConfig(settle_rounds=0)),
+        new_server(hospitals.setting.network, seed=3, settle_rounds=0),
+        ProxyServer(ProxyConfig()),
     )
     engine = SequentialEngine(hospitals, states)
     for _ in range(rounds):
@@ -53,22 +62,18 @@ def play(hospitals, states, rounds, start=None, config=TWO):
     return server, proxy
 
 
-def names_in(folder):
+def names_in(folder: Path) -> list[str]:
     return sorted(file.name for file in folder.iterdir())
 
 
-def copy(start):
+def copy(start: tuple[Any, ...]) -> tuple[Any, ...]:
     server, proxy = start
     again = ProxyServer(proxy.config)
-    again.best, again.old_model, again.last_closed_round = (
-        proxy.best,
-        proxy.old_model,
-        proxy.last_closed_round,
-    )
+    again.best, again.old_model = proxy.best, proxy.old_model
     return server, again
 
 
-def test_a_state_comes_back_from_the_disk_as_it_was(tmp_path):
+def test_a_state_comes_back_from_the_disk_as_it_was(tmp_path: Path) -> None:
     states = StateFolder(tmp_path / "twins")
     assert states.get("north") is None and not list(states)
     states["north"] = state_of(
@@ -87,7 +92,7 @@ def test_a_state_comes_back_from_the_disk_as_it_was(tmp_path):
     assert fresh["north"].previous_mean == 0.1 + 0.2
 
 
-def test_a_round_that_is_shown_hides_what_came_later(tmp_path):
+def test_a_round_that_is_shown_hides_what_came_later(tmp_path: Path) -> None:
     states = StateFolder(tmp_path)
     for number in (3, 4, 5):
         states["north"] = state_of(number)
@@ -97,7 +102,7 @@ def test_a_round_that_is_shown_hides_what_came_later(tmp_path):
     assert view.get("late") is None and list(view) == ["north"]
 
 
-def test_what_no_checkpoint_needs_is_deleted(tmp_path):
+def test_what_no_checkpoint_needs_is_deleted(tmp_path: Path) -> None:
     states = StateFolder(tmp_path, checkpoints=2)
     for number in (0, 1, 5, 6, 7):
         states["north"] = state_of(number)
@@ -111,7 +116,7 @@ def test_what_no_checkpoint_needs_is_deleted(tmp_path):
     assert names_in(tmp_path / "north") == ["00007.safetensors", "00020.safetensors"]
 
 
-def test_what_a_method_keeps_is_written_only_when_the_twin_has_trained(tmp_path):
+def test_what_a_method_keeps_is_written_only_when_the_twin_has_trained(tmp_path: Path) -> None:
     states = StateFolder(tmp_path)
     state = state_of(2, model_round=2, kept={"control": torch.ones(3)})
     states["north"] = state
@@ -125,7 +130,9 @@ def test_what_a_method_keeps_is_written_only_when_the_twin_has_trained(tmp_path)
     assert (tmp_path / "north" / "00002.kept.safetensors").stat().st_mtime_ns == written
 
 
-def test_a_dictionary_and_a_folder_serve_a_run_alike(tiny_hospitals, tmp_path):
+def test_a_dictionary_and_a_folder_serve_a_run_alike(
+    tiny_hospitals: SimulatedHospitals, tmp_path: Path
+) -> None:
     memory, disk = {}, StateFolder(tmp_path)
     expected, found = play(tiny_hospitals, memory, 6), play(tiny_hospitals, disk, 6)
     assert all(
@@ -138,7 +145,9 @@ def test_a_dictionary_and_a_folder_serve_a_run_alike(tiny_hospitals, tmp_path):
 
 
 @pytest.mark.parametrize("finished", [3, 4])
-def test_both_kept_checkpoints_find_the_states_that_were_theirs(tiny_hospitals, tmp_path, finished):
+def test_both_kept_checkpoints_find_the_states_that_were_theirs(
+    tiny_hospitals: SimulatedHospitals, tmp_path: Path, finished: int
+) -> None:
     memory = {}
     play(tiny_hospitals, memory, finished)  # as it was then
     play(tiny_hospitals, StateFolder(tmp_path), 4)
@@ -154,14 +163,14 @@ class Killed(BaseException):
 
 @pytest.mark.parametrize("write", range(1, 9))
 def test_a_round_that_ends_at_any_write_and_is_repeated_equals_one_that_did_not(
-    tiny_hospitals, tmp_path, monkeypatch, write
-):
+    tiny_hospitals: SimulatedHospitals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write: int
+) -> None:
     expected_states = {}
     expected, _ = play(tiny_hospitals, expected_states, 5)
     start = play(tiny_hospitals, StateFolder(tmp_path), 3)
     calls, save = [], room.save_file
 
-    def killed(*arguments, **keywords):
+    def killed(*arguments: Any, **keywords: Any) -> None:
         calls.append(1)
         if len(calls) == write:
             raise Killed
@@ -183,7 +192,7 @@ def test_a_round_that_ends_at_any_write_and_is_repeated_equals_one_that_did_not(
         assert_equal(states[twin_id], state)
 
 
-def test_half_a_file_is_never_seen_and_is_cleared_away(tmp_path):
+def test_half_a_file_is_never_seen_and_is_cleared_away(tmp_path: Path) -> None:
     states = StateFolder(tmp_path)
     states["north"] = state_of(1)
     (tmp_path / "north" / ".00002.safetensors.abc").write_bytes(b"half")
@@ -192,7 +201,9 @@ def test_half_a_file_is_never_seen_and_is_cleared_away(tmp_path):
     assert names_in(tmp_path / "north") == ["00001.safetensors"]
 
 
-def test_flushing_writes_through_what_has_changed_and_only_that(tmp_path, monkeypatch):
+def test_flushing_writes_through_what_has_changed_and_only_that(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     flushed = []
     monkeypatch.setattr(room, "flush", lambda path: flushed.append(path.name))
     states = StateFolder(tmp_path / "twins")
@@ -205,7 +216,7 @@ def test_flushing_writes_through_what_has_changed_and_only_that(tmp_path, monkey
     assert len(flushed) == 3
 
 
-def test_a_damaged_state_is_one_clear_error(tmp_path):
+def test_a_damaged_state_is_one_clear_error(tmp_path: Path) -> None:
     states = StateFolder(tmp_path)
     states["north"] = state_of(1)
     (tmp_path / "north" / "00001.safetensors").write_bytes(b"half")
@@ -213,11 +224,13 @@ def test_a_damaged_state_is_one_clear_error(tmp_path):
         states["north"]
 
 
-def test_a_full_disk_is_one_clear_error_and_leaves_the_state_before(tmp_path, monkeypatch):
+def test_a_full_disk_is_one_clear_error_and_leaves_the_state_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     states = StateFolder(tmp_path)
     states["north"] = state_of(1)
 
-    def full(*arguments, **keywords):
+    def full(*arguments: Any, **keywords: Any) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(room, "save_file", full)
@@ -226,7 +239,7 @@ def test_a_full_disk_is_one_clear_error_and_leaves_the_state_before(tmp_path, mo
     assert states["north"].observed_until == 1
 
 
-def test_forgetting_a_twin_and_forgetting_all(tmp_path):
+def test_forgetting_a_twin_and_forgetting_all(tmp_path: Path) -> None:
     states = StateFolder(tmp_path / "twins")
     states["north"], states["south"] = state_of(1), state_of(1)
     del states["north"]
@@ -244,7 +257,9 @@ SECRET, SEEDED = PrivacySpent(1.0, 1.0, 3, seeded=False), PrivacySpent(1.0, 1.0,
     [(), (PrivacySpent(1.0, 1.0, 1, seeded=False), SEEDED)],
     ids=["from its birth", "from a round"],
 )
-def test_privacy_spent_on_noise_that_cannot_be_drawn_again_is_not_forgotten(tmp_path, earlier):
+def test_privacy_spent_on_noise_that_cannot_be_drawn_again_is_not_forgotten(
+    tmp_path: Path, earlier: tuple[Any, ...]
+) -> None:
     states = StateFolder(tmp_path)
     if earlier:
         states["north"] = state_of(0, privacy=earlier)
@@ -256,14 +271,14 @@ def test_privacy_spent_on_noise_that_cannot_be_drawn_again_is_not_forgotten(tmp_
         assert set(state.privacy) == ({SEEDED, SECRET} if earlier else {SECRET})
 
 
-def test_seeded_noise_is_drawn_again_and_leaves_nothing_behind(tmp_path):
+def test_seeded_noise_is_drawn_again_and_leaves_nothing_behind(tmp_path: Path) -> None:
     states = StateFolder(tmp_path)
     states["north"] = state_of(1, privacy=(SEEDED,))
     states.go_back(0)
     assert "north" not in states
 
 
-def test_a_damaged_newest_state_is_put_aside_until_its_round_is_repeated(tmp_path):
+def test_a_damaged_newest_state_is_put_aside_until_its_round_is_repeated(tmp_path: Path) -> None:
     states = StateFolder(tmp_path)
     states["north"], states["north"] = state_of(1), state_of(2)
     assert states.set_aside_damaged("north") is None and states.set_aside_damaged("nobody") is None
@@ -280,7 +295,7 @@ def test_a_damaged_newest_state_is_put_aside_until_its_round_is_repeated(tmp_pat
     ]
 
 
-def test_the_first_of_several_damaged_states_is_what_is_lost(tmp_path):
+def test_the_first_of_several_damaged_states_is_what_is_lost(tmp_path: Path) -> None:
     states = StateFolder(tmp_path)
     for number in (1, 2, 3):
         states["north"] = state_of(number)
@@ -289,7 +304,7 @@ def test_the_first_of_several_damaged_states_is_what_is_lost(tmp_path):
     assert states.set_aside_damaged("north") == 2 and states["north"].last_round == 1
 
 
-def test_a_state_whose_kept_tensors_are_gone_is_damaged(tmp_path):
+def test_a_state_whose_kept_tensors_are_gone_is_damaged(tmp_path: Path) -> None:
     states = StateFolder(tmp_path)
     states["north"] = state_of(1)
     states["north"] = state_of(2, model_round=2, kept={"control": torch.ones(3)})
@@ -297,11 +312,13 @@ def test_a_state_whose_kept_tensors_are_gone_is_damaged(tmp_path):
     assert states.set_aside_damaged("north") == 2 and states["north"].last_round == 1
 
 
-def test_a_disk_that_cannot_be_read_just_now_has_damaged_nothing(tmp_path, monkeypatch):
+def test_a_disk_that_cannot_be_read_just_now_has_damaged_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     states = StateFolder(tmp_path)
     states["north"] = state_of(1)
 
-    def failing(*arguments, **keywords):
+    def failing(*arguments: Any, **keywords: Any) -> None:
         raise OSError(5, "Input/output error")
 
     monkeypatch.setattr(room, "safe_open", failing)
@@ -310,8 +327,10 @@ def test_a_disk_that_cannot_be_read_just_now_has_damaged_nothing(tmp_path, monke
     assert names_in(tmp_path / "north") == ["00001.safetensors"]
 
 
-def test_what_the_system_says_of_a_disk_is_told_on_as_its_number(tmp_path, monkeypatch):
-    def full(*arguments, **keywords):
+def test_what_the_system_says_of_a_disk_is_told_on_as_its_number(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*arguments: Any, **keywords: Any) -> None:
         raise room.SafetensorError(
             "Error while serializing: I/O error: No space left on device (os error 28)"
         )
@@ -322,7 +341,7 @@ def test_what_the_system_says_of_a_disk_is_told_on_as_its_number(tmp_path, monke
     assert isinstance(caught.value.__cause__, OSError) and caught.value.__cause__.errno == 28
 
 
-def test_a_twin_at_work_does_not_change_when_its_file_does(tmp_path):
+def test_a_twin_at_work_does_not_change_when_its_file_does(tmp_path: Path) -> None:
     states = StateFolder(tmp_path)
     before = state_of(
         1, current=np.arange(4000), kept={"weights": torch.arange(4000.0)}, model_round=1

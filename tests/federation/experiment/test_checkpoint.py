@@ -1,5 +1,7 @@
 import errno
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,26 +20,28 @@ from incremental.proxy import ProxyConfig, ProxyServer, Score, StoredModel
 
 
 @pytest.fixture
-def checkpoint():
-    server = new_server(NetworkConfig(backbone="lenet", width=4, image_size=16), seed=1)
+def checkpoint() -> Checkpoint:
+    server = new_server(
+        NetworkConfig(backbone="lenet", width=4, image_size=16), seed=1, settle_rounds=0
+    )
     server = replace(
         server,
         round=7,
-        growth_rounds=(0, 4),
+        task_begins=(0, 4),
         kept={"prototype_rows": torch.arange(3)},
         usual_entropy=(0.1, 0.2),
         usual_images=40,
     )
     old = StoredModel(server.weights, (), 4, Score(0.5, "prototypes"))
-    return Checkpoint(server, None, old, 4, 6, {"seconds": 1.5, "records": 9})
+    return Checkpoint(server, None, old, 6, {"seconds": 1.5, "records": 9})
 
 
-def test_what_was_saved_comes_back_equal(tmp_path, checkpoint):
+def test_what_was_saved_comes_back_equal(tmp_path: Path, checkpoint: Checkpoint) -> None:
     save_checkpoint(tmp_path, checkpoint)
     back = load_checkpoint(tmp_path)
     assert (
         back.server.round == 7
-        and back.server.growth_rounds == (0, 4)
+        and back.server.task_begins == (0, 4)
         and back.server.usual_images == 40
     )
     assert all(
@@ -49,10 +53,10 @@ def test_what_was_saved_comes_back_equal(tmp_path, checkpoint):
     assert back.states_until == 6 and back.progress == checkpoint.progress
     proxy = ProxyServer(ProxyConfig())
     back.restore(proxy)
-    assert proxy.last_closed_round == 4 and proxy.old_model is back.old_model
+    assert proxy.old_model is back.old_model
 
 
-def test_only_the_last_two_are_kept(tmp_path, checkpoint):
+def test_only_the_last_two_are_kept(tmp_path: Path, checkpoint: Checkpoint) -> None:
     for number in range(5):
         save_checkpoint(
             tmp_path, replace(checkpoint, server=replace(checkpoint.server, round=number))
@@ -61,11 +65,11 @@ def test_only_the_last_two_are_kept(tmp_path, checkpoint):
 
 
 def test_a_full_disk_is_one_clear_error_and_leaves_the_checkpoint_before_whole(
-    tmp_path, checkpoint, monkeypatch
-):
+    tmp_path: Path, checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
     save_checkpoint(tmp_path, checkpoint)
 
-    def full(*arguments, **keywords):
+    def full(*arguments: Any, **keywords: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(room, "save_file", full)
@@ -75,7 +79,9 @@ def test_a_full_disk_is_one_clear_error_and_leaves_the_checkpoint_before_whole(
     assert load_checkpoint(tmp_path).server.round == 7
 
 
-def test_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path, checkpoint):
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(
+    tmp_path: Path, checkpoint: Checkpoint
+) -> None:
     save_checkpoint(tmp_path, checkpoint)
     later = save_checkpoint(
         tmp_path, replace(checkpoint, server=replace(checkpoint.server, round=8))
@@ -84,14 +90,14 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path, checkpoint):
     assert load_checkpoint(tmp_path).server.round == 7
 
 
-def test_nothing_to_resume_is_one_clear_error(tmp_path):
+def test_nothing_to_resume_is_one_clear_error(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="no finished round was saved"):
         load_checkpoint(tmp_path)
 
 
 def test_going_back_before_the_last_round_forgets_its_checkpoint_and_nothing_else(
-    tmp_path, checkpoint
-):
+    tmp_path: Path, checkpoint: Checkpoint
+) -> None:
     save_checkpoint(tmp_path, checkpoint)
     assert not go_back_before(tmp_path, 6)  # nothing is before it
     later = save_checkpoint(
@@ -102,7 +108,9 @@ def test_going_back_before_the_last_round_forgets_its_checkpoint_and_nothing_els
     assert load_checkpoint(tmp_path).server.round == 7 and not go_back_before(tmp_path, 6)
 
 
-def test_there_is_no_going_back_to_a_damaged_checkpoint(tmp_path, checkpoint):
+def test_there_is_no_going_back_to_a_damaged_checkpoint(
+    tmp_path: Path, checkpoint: Checkpoint
+) -> None:
     before = save_checkpoint(tmp_path, checkpoint)
     save_checkpoint(tmp_path, replace(checkpoint, server=replace(checkpoint.server, round=8)))
     (before / "tensors.safetensors").write_bytes(b"half")

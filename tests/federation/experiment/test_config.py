@@ -1,4 +1,6 @@
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -10,10 +12,10 @@ CONFIGS = Path(__file__).parents[3] / "hospital_configs"
 
 
 @pytest.fixture
-def write(tmp_path):
+def write(tmp_path: Path) -> Callable[..., Any]:
     raw = yaml.safe_load((CONFIGS / "organa_demo" / "experiment.yaml").read_text())
 
-    def write(**sections):
+    def write(**sections: Any) -> Path:
         changed = {
             name: {**raw.get(name, {}), **value} if isinstance(value, dict) else value
             for name, value in sections.items()
@@ -27,13 +29,13 @@ def write(tmp_path):
 @pytest.mark.parametrize(
     "folder", sorted(path.parent.name for path in CONFIGS.glob("*/experiment.yaml"))
 )
-def test_every_shipped_experiment_loads_and_comes_back_from_its_own_record(folder):
+def test_every_shipped_experiment_loads_and_comes_back_from_its_own_record(folder: str) -> None:
     config = load_experiment(CONFIGS / folder)
     assert from_plain(config.as_plain()) == config
     assert from_plain(config.as_plain()).digest() == config.digest()
 
 
-def test_the_paper_presets_have_the_papers_population_and_threshold():
+def test_the_paper_presets_have_the_papers_population_and_threshold() -> None:
     config = load_experiment(CONFIGS / "cifar100_t10_paper")
     assert len(config.hospitals) == 75
     assert config.twin.detection.jump_nats(10) == pytest.approx(1.2, abs=1e-3)
@@ -83,7 +85,9 @@ TYPOS = {
 
 
 @pytest.mark.parametrize("level", TYPOS)
-def test_a_typo_at_any_level_is_an_error_that_suggests_the_right_key(write, level):
+def test_a_typo_at_any_level_is_an_error_that_suggests_the_right_key(
+    write: Callable[..., Any], level: str
+) -> None:
     sections, wrong, right = TYPOS[level]
     with pytest.raises(ConfigError) as caught:
         load_experiment(write(**sections))
@@ -136,39 +140,41 @@ BAD_VALUES = {
 
 
 @pytest.mark.parametrize("case", BAD_VALUES)
-def test_a_value_that_cannot_be_run_is_one_clear_error(write, case):
+def test_a_value_that_cannot_be_run_is_one_clear_error(
+    write: Callable[..., Any], case: str
+) -> None:
     sections, text = BAD_VALUES[case]
     with pytest.raises(ConfigError) as caught:
         load_experiment(write(**sections))
     assert text in str(caught.value)
 
 
-def test_hospitals_are_named_in_files_or_generated_but_not_both(write):
+def test_hospitals_are_named_in_files_or_generated_but_not_both(write: Callable[..., Any]) -> None:
     folder = write()
     (folder / "hospital_a.yaml").write_text("name: a\n")
     with pytest.raises(ConfigError, match="exactly one of the two"):
         load_experiment(folder)
 
 
-def test_a_named_hospital_with_a_typo_is_an_error_with_its_file(write):
+def test_a_named_hospital_with_a_typo_is_an_error_with_its_file(write: Callable[..., Any]) -> None:
     folder = write(hospitals=None)
     (folder / "hospital_a.yaml").write_text("name: a\njoin_at_task: 1\n")
     with pytest.raises(ConfigError, match=r"hospital_a\.yaml.*join_at_task.*joins_at_task"):
         load_experiment(folder)
 
 
-def test_a_missing_folder_suggests_the_nearest():
+def test_a_missing_folder_suggests_the_nearest() -> None:
     with pytest.raises(ConfigError, match="organa_demo"):
         load_experiment(CONFIGS / "organa_dem")
 
 
-def test_broken_yaml_is_one_clear_error(tmp_path):
+def test_broken_yaml_is_one_clear_error(tmp_path: Path) -> None:
     (tmp_path / "experiment.yaml").write_text("name: [unclosed\n")
     with pytest.raises(ConfigError, match="not readable YAML"):
         load_experiment(tmp_path)
 
 
-def test_settings_can_be_changed_from_outside():
+def test_settings_can_be_changed_from_outside() -> None:
     config = load_experiment(
         CONFIGS / "organa_demo",
         ["training.epochs=7", "method.name=fedavg", "method.head_loss=ce", "method.mean=equal"],
@@ -176,7 +182,7 @@ def test_settings_can_be_changed_from_outside():
     assert config.training.epochs == 7 and type(config.method).__name__ == "FedAvg"
 
 
-def test_the_digest_ignores_where_twins_run_and_sees_what_changes_results():
+def test_the_digest_ignores_where_twins_run_and_sees_what_changes_results() -> None:
     base = load_experiment(CONFIGS / "organa_demo")
     assert (
         load_experiment(CONFIGS / "organa_demo", ["engine.name=sequential"]).digest()
@@ -189,8 +195,8 @@ def test_the_digest_ignores_where_twins_run_and_sees_what_changes_results():
     )
 
 
-def test_settings_that_change_no_result_change_no_digest_and_those_that_do_change_it():
-    def digest(*changes):
+def test_settings_that_change_no_result_change_no_digest_and_those_that_do_change_it() -> None:
+    def digest(*changes: Any) -> str:
         return load_experiment(CONFIGS / "organa_demo", changes).digest()
 
     assert digest() == digest(

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 from sklearn.metrics import accuracy_score, f1_score
+from torch import Tensor
 
 from federation.experiment.evaluation import Evaluator
 from incremental.head import grow_head
@@ -13,7 +14,7 @@ TASKS = (("c", "a"), ("b",))
 
 
 @pytest.fixture
-def images():
+def images() -> Batch:
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 4, 90)  # "d" belongs to no task
     return Batch(
@@ -22,11 +23,13 @@ def images():
 
 
 @pytest.fixture
-def weights():
+def weights() -> dict[str, Tensor]:
     return grow_head(initial_weights(NETWORK, 1), 3, torch.Generator().manual_seed(1))
 
 
-def expected(images, weights, class_names, seen):
+def expected(
+    images: Batch, weights: dict[str, Tensor], class_names: tuple[str, ...], seen: tuple[str, ...]
+) -> tuple[list[str], ...]:
     chosen = np.isin(images.labels, [images.vocabulary.index(name) for name in seen])
     network = build_network(NETWORK, weights).eval()
     with torch.no_grad():
@@ -40,8 +43,8 @@ def expected(images, weights, class_names, seen):
 
 @pytest.mark.parametrize("class_names", [("a", "b", "c"), ("b", "c", "a")])
 def test_accuracy_and_macro_f1_equal_scikit_learns_whatever_the_order_of_rows(
-    images, weights, class_names
-):
+    images: Batch, weights: dict[str, Tensor], class_names: tuple[str, ...]
+) -> None:
     evaluation = Evaluator(images, TASKS, NETWORK).evaluate(weights, class_names, 1)
     truth, named = expected(images, weights, class_names, ("a", "b", "c"))
     assert evaluation.accuracy == pytest.approx(accuracy_score(truth, named))
@@ -50,7 +53,9 @@ def test_accuracy_and_macro_f1_equal_scikit_learns_whatever_the_order_of_rows(
     )
 
 
-def test_only_classes_of_the_tasks_so_far_are_measured(images, weights):
+def test_only_classes_of_the_tasks_so_far_are_measured(
+    images: Batch, weights: dict[str, Tensor]
+) -> None:
     evaluator = Evaluator(images, TASKS, NETWORK)
     first = evaluator.evaluate(weights, ("a", "b", "c"), 0)
     truth, named = expected(images, weights, ("a", "b", "c"), ("a", "c"))
@@ -58,7 +63,9 @@ def test_only_classes_of_the_tasks_so_far_are_measured(images, weights):
     assert first.confusion.sum() == evaluator.num_images()[0] and len(first.by_task) == 1
 
 
-def test_a_class_that_the_model_does_not_know_counts_as_wrong(images, weights):
+def test_a_class_that_the_model_does_not_know_counts_as_wrong(
+    images: Batch, weights: dict[str, Tensor]
+) -> None:
     without_b = {
         **weights,
         "head.weight": weights["head.weight"][:2],
@@ -68,14 +75,16 @@ def test_a_class_that_the_model_does_not_know_counts_as_wrong(images, weights):
     assert evaluation.by_task[1] == 0
 
 
-def test_a_model_without_classes_names_nothing(images):
+def test_a_model_without_classes_names_nothing(images: Batch) -> None:
     evaluation = Evaluator(images, TASKS, NETWORK).evaluate(initial_weights(NETWORK, 1), (), 1)
     assert (
         evaluation.accuracy == 0 and evaluation.confusion[:, -1].sum() == evaluation.confusion.sum()
     )
 
 
-def test_a_sample_is_spread_over_all_classes_and_the_whole_is_the_whole(images, weights):
+def test_a_sample_is_spread_over_all_classes_and_the_whole_is_the_whole(
+    images: Batch, weights: dict[str, Tensor]
+) -> None:
     evaluator = Evaluator(images, TASKS, NETWORK)
     whole, sample = (evaluator.evaluate(weights, ("a", "b", "c"), 1, most) for most in (None, 30))
     assert sample.confusion.sum() == 30
@@ -86,7 +95,9 @@ def test_a_sample_is_spread_over_all_classes_and_the_whole_is_the_whole(images, 
     ).all()
 
 
-def test_attention_examples_show_each_class_that_the_teacher_knows(images, weights):
+def test_attention_examples_show_each_class_that_the_teacher_knows(
+    images: Batch, weights: dict[str, Tensor]
+) -> None:
     examples = Evaluator(images, TASKS, NETWORK).attention_examples(
         weights, weights, ("a", "c", "b"), ("a", "c", "b")
     )

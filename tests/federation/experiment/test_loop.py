@@ -4,11 +4,12 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from safetensors.torch import load_file
 
-from federation.experiment.config import load_experiment
+from federation.experiment.config import ExperimentConfig, load_experiment
 from federation.experiment.loop import ExperimentError, RunCallbacks, run_experiment, with_seed
 from federation.experiment.run_folder import RunFolder
 from federation.experiment.twin_reports import reports_of_run
@@ -19,25 +20,25 @@ TINY = ROOT / "hospital_configs" / "phantom_tiny"
 VARYING = ("seconds", "code_version")
 
 
-def config(*changes, seed=5):
+def config(*changes: Any, seed: int = 5) -> ExperimentConfig:
     return with_seed(
         load_experiment(TINY, ["training.epochs=1", "tracking.enabled=false", *changes]), seed
     )
 
 
-def comparable(out):
+def comparable(out: Path) -> dict[str, Any]:
     results = json.loads((out / "results.json").read_text())
     return {name: value for name, value in results.items() if name not in VARYING}
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory):
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("runs") / "finished"
     run_experiment(config(), out)
     return out
 
 
-def test_a_run_leaves_every_promised_result(finished):
+def test_a_run_leaves_every_promised_result(finished: Path) -> None:
     results = json.loads((finished / "results.json").read_text())
     promised = "average_accuracy last_accuracy macro_f1 forgetting accuracy_matrix detection seconds images_trained config_digest code_version"
     assert set(promised.split()) <= results.keys()
@@ -45,7 +46,7 @@ def test_a_run_leaves_every_promised_result(finished):
     assert results["images_trained"] > 0 and 0 <= results["last_accuracy"] <= 1
 
 
-def test_records_manifest_models_and_examples_are_there(finished):
+def test_records_manifest_models_and_examples_are_there(finished: Path) -> None:
     folder = RunFolder(finished)
     kinds = [record["kind"] for record in folder.read_records()]
     assert kinds.count("round") == 6 and kinds.count("task") == 2 and kinds.count("model") == 2
@@ -56,14 +57,16 @@ def test_records_manifest_models_and_examples_are_there(finished):
     assert (finished / "examples" / "attention.npz").exists()
 
 
-def test_the_same_seed_gives_the_same_numbers_and_another_seed_others(finished, tmp_path):
+def test_the_same_seed_gives_the_same_numbers_and_another_seed_others(
+    finished: Path, tmp_path: Path
+) -> None:
     run_experiment(config(), tmp_path / "again")
     assert comparable(tmp_path / "again") == comparable(finished)
     run_experiment(config(seed=6), tmp_path / "other")
     assert comparable(tmp_path / "other") != comparable(finished)
 
 
-def test_the_process_engine_gives_the_same_numbers(finished, tmp_path):
+def test_the_process_engine_gives_the_same_numbers(finished: Path, tmp_path: Path) -> None:
     run_experiment(config("engine.name=processes", "engine.workers=2"), tmp_path / "processes")
     assert comparable(tmp_path / "processes") == comparable(finished)
 
@@ -74,9 +77,9 @@ class Stop(Exception):
 
 @pytest.mark.parametrize("when", [0, 3, 5])
 def test_a_run_stopped_after_a_round_and_resumed_equals_an_uninterrupted_one(
-    finished, tmp_path, when
-):
-    def stop(record):
+    finished: Path, tmp_path: Path, when: int
+) -> None:
+    def stop(record: dict[str, Any]) -> None:
         if record["kind"] == "round" and record["round"] == when:
             raise Stop
 
@@ -93,7 +96,9 @@ def test_a_run_stopped_after_a_round_and_resumed_equals_an_uninterrupted_one(
             run_experiment(config(), tmp_path, resume=True)
 
 
-def test_a_run_killed_in_the_middle_and_resumed_equals_an_uninterrupted_one(finished, tmp_path):
+def test_a_run_killed_in_the_middle_and_resumed_equals_an_uninterrupted_one(
+    finished: Path, tmp_path: Path
+) -> None:
     command = [
         sys.executable,
         "-m",
@@ -130,30 +135,30 @@ def test_a_run_killed_in_the_middle_and_resumed_equals_an_uninterrupted_one(fini
     assert all(one[name].equal(other[name]) for name in other)
 
 
-def test_resuming_a_finished_run_changes_nothing(finished):
+def test_resuming_a_finished_run_changes_nothing(finished: Path) -> None:
     before, records = comparable(finished), RunFolder(finished).read_records()
     run_experiment(config(), finished, resume=True)
     assert comparable(finished) == before and RunFolder(finished).read_records() == records
 
 
-def test_a_folder_that_holds_a_run_is_not_overwritten(finished):
+def test_a_folder_that_holds_a_run_is_not_overwritten(finished: Path) -> None:
     with pytest.raises(ExperimentError, match="already holds a run"):
         run_experiment(config(), finished)
 
 
-def test_a_run_is_not_resumed_with_another_configuration_or_seed(finished):
+def test_a_run_is_not_resumed_with_another_configuration_or_seed(finished: Path) -> None:
     with pytest.raises(ExperimentError, match="was begun with seed 5"):
         run_experiment(config(seed=6), finished, resume=True)
     with pytest.raises(ExperimentError, match="configuration"):
         run_experiment(config("training.momentum=0.1"), finished, resume=True)
 
 
-def test_nothing_to_resume_is_one_clear_error(tmp_path):
+def test_nothing_to_resume_is_one_clear_error(tmp_path: Path) -> None:
     with pytest.raises(ExperimentError, match="holds no run to resume"):
         run_experiment(config(), tmp_path / "none", resume=True)
 
 
-def test_twins_tell_reported_and_desired_state_and_their_history(finished):
+def test_twins_tell_reported_and_desired_state_and_their_history(finished: Path) -> None:
     reports = reports_of_run(finished)
     assert set(reports) == {"north", "east", "south", "west"}
     north = reports["north"]
@@ -164,13 +169,13 @@ def test_twins_tell_reported_and_desired_state_and_their_history(finished):
 
 
 def test_a_failing_disk_ends_the_run_with_its_last_checkpoint_whole(
-    finished, tmp_path, monkeypatch
-):
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import federation.experiment.checkpoint as room
 
     save, calls = room.save_file, []
 
-    def full(*arguments, **keywords):
+    def full(*arguments: Any, **keywords: Any) -> None:
         calls.append(1)
         if len(calls) == 3:
             raise OSError(28, "No space left on device")
@@ -189,13 +194,13 @@ class Killed(BaseException):
 
 @pytest.mark.parametrize("write", [2, 17, 34])
 def test_a_run_that_ends_while_a_twins_state_is_written_and_is_resumed_equals_an_uninterrupted_one(
-    finished, tmp_path, monkeypatch, write
-):
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write: int
+) -> None:
     import federation.engines.twin_states as room
 
     save, calls = room.save_file, []
 
-    def killed(*arguments, **keywords):
+    def killed(*arguments: Any, **keywords: Any) -> None:
         calls.append(1)
         if len(calls) == write:
             raise Killed
@@ -212,7 +217,7 @@ def test_a_run_that_ends_while_a_twins_state_is_written_and_is_resumed_equals_an
     assert reports_of_run(out) == reports_of_run(finished)
 
 
-def test_a_checkpoint_holds_no_twin_and_old_states_are_deleted(finished):
+def test_a_checkpoint_holds_no_twin_and_old_states_are_deleted(finished: Path) -> None:
     folder = RunFolder(finished)
     assert sorted(path.name for path in folder.checkpoints.iterdir()) == [
         "round-00005",
@@ -226,10 +231,10 @@ def test_a_checkpoint_holds_no_twin_and_old_states_are_deleted(finished):
     )
 
 
-def test_a_run_in_which_few_twins_look_is_repeated_and_resumed_alike(tmp_path):
+def test_a_run_in_which_few_twins_look_is_repeated_and_resumed_alike(tmp_path: Path) -> None:
     few = config("federation.observers_per_round=3")
 
-    def stop(record):
+    def stop(record: dict[str, Any]) -> None:
         if record["kind"] == "round" and record["round"] == 3:
             raise Stop
 
@@ -246,5 +251,5 @@ def test_a_run_in_which_few_twins_look_is_repeated_and_resumed_alike(tmp_path):
     assert {len(record["observations"]) for record in rounds} == {3}
 
 
-def test_fedka_declares_its_uploads():
+def test_fedka_declares_its_uploads() -> None:
     assert any("gradients" in text for text in FedKA.uploads)

@@ -1,12 +1,13 @@
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from federation.engines.sequential import EngineConfig
+from federation.engines.choice import EngineConfig
 from federation.experiment.config import load_experiment
-from federation.experiment.setup import prepare_experiment
+from federation.experiment.setup import ExperimentSetup, prepare_experiment
 from federation.methods.fedavg import FedAvg
 from incremental.device import DeviceError
 from twin.privacy.private_training import PrivateTraining
@@ -15,7 +16,7 @@ CONFIGS = Path(__file__).parents[3] / "hospital_configs"
 
 
 @pytest.fixture(scope="module", params=["disjoint", "shared"])
-def setup(request):
+def setup(request: Any) -> ExperimentSetup:
     folder = CONFIGS / "phantom_tiny"
     alpha = "0.1" if request.param == "disjoint" else "null"
     changes = [
@@ -26,7 +27,7 @@ def setup(request):
     return prepare_experiment(load_experiment(folder, changes))
 
 
-def test_the_truth_about_arrivals_is_that_of_the_labels(setup):
+def test_the_truth_about_arrivals_is_that_of_the_labels(setup: ExperimentSetup) -> None:
     labels, vocabulary = setup.dataset.train.labels, setup.dataset.train.vocabulary
     answers = []
     for twin_id, plan in setup.scenario.hospitals.items():
@@ -47,7 +48,7 @@ def test_the_truth_about_arrivals_is_that_of_the_labels(setup):
     assert len(set(answers)) == 2
 
 
-def test_the_ward_makes_arrivals_when_they_are_asked_for(setup):
+def test_the_ward_makes_arrivals_when_they_are_asked_for(setup: ExperimentSetup) -> None:
     hospitals = setup.hospitals()
     for twin_id, plan in setup.scenario.hospitals.items():
         for mine, theirs in zip(hospitals.arrivals[twin_id], plan.arrivals, strict=True):
@@ -55,7 +56,9 @@ def test_the_ward_makes_arrivals_when_they_are_asked_for(setup):
     assert list(hospitals.arrivals) == list(hospitals.joins) and len(hospitals.arrivals) == 4
 
 
-def test_networks_run_where_the_engine_says_and_private_training_on_the_cpu(monkeypatch):
+def test_networks_run_where_the_engine_says_and_private_training_on_the_cpu(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     demo = load_experiment(CONFIGS / "organa_demo")
     own = replace(
         demo.training,
@@ -77,7 +80,7 @@ def test_networks_run_where_the_engine_says_and_private_training_on_the_cpu(monk
         _ = replace(private, engine=on_gpu).device
 
 
-def test_a_result_of_another_device_is_another_result(monkeypatch):
+def test_a_result_of_another_device_is_another_result(monkeypatch: pytest.MonkeyPatch) -> None:
     demo = load_experiment(CONFIGS / "organa_demo")
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     here = demo.digest()

@@ -2,6 +2,7 @@
 
 import json
 import struct
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,7 +29,7 @@ BROADCAST = Broadcast(
     weights=WEIGHTS,
     class_names=("liver", "spleen, left"),
     round=3,
-    rounds_since_growth=1,
+    rounds_since_task_began=1,
     seed=2**63 - 1,
     old_model=StoredModel(OLD, ("liver",), 2, Score(0.75, "held-back images of task 1")),
     extras={"control/conv": torch.ones(2, dtype=torch.float64), "taught_rows": torch.tensor(1)},
@@ -39,18 +40,23 @@ OBSERVATION = Observation(
 OBSERVED = encode(OBSERVATION)
 
 
-def parts(record):
+def parts(record: bytes) -> tuple[Any, ...]:
     """Header as plain data, and the block of tensors."""
     _, _, length = START.unpack_from(record)
     return json.loads(record[START.size : START.size + length]), record[START.size + length :]
 
 
-def built(header, block, version=RECORD_VERSION, magic=b"FEDKA\r\n\0"):
+def built(
+    header: bytes | dict[str, Any],
+    block: bytes,
+    version: int = RECORD_VERSION,
+    magic: bytes = b"FEDKA\r\n\0",
+) -> bytes:
     raw = header if isinstance(header, bytes) else json.dumps(header).encode()
     return START.pack(magic, version, len(raw)) + raw + block
 
 
-def changed(record, path, value):
+def changed(record: bytes, path: tuple[Any, ...], value: Any) -> bytes:
     """The record with another value at a path of its header."""
     header, block = parts(record)
     place = header
@@ -60,7 +66,7 @@ def changed(record, path, value):
     return built(header, block)
 
 
-def example(name):
+def example(name: str) -> Any:
     kind = KINDS[name]
     made = {
         "broadcast": BROADCAST,
@@ -98,7 +104,7 @@ def example(name):
     )
 
 
-def opened(name, record, groups=None):
+def opened(name: str, record: bytes, groups: Any = None) -> Any:
     return (
         decode_method(record)
         if issubclass(KINDS[name], Method)

@@ -1,7 +1,10 @@
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from federation.flare.certificates import Finding
 
 pytest.importorskip("cryptography")
 from cryptography import x509
@@ -21,7 +24,9 @@ NOW = datetime(2030, 1, 1, tzinfo=UTC)
 DAY = timedelta(days=1)
 
 
-def certificate(name: str, key, issuer: str, signer, begins: datetime, ends: datetime):
+def certificate(
+    name: str, key: Any, issuer: str, signer: Any, begins: datetime, ends: datetime
+) -> bytes:
     subject, by = (
         x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, each)]) for each in (name, issuer)
     )
@@ -44,7 +49,7 @@ def kit(
     name: str = "west",
     begins: datetime = NOW - DAY,
     ends: datetime = NOW + 100 * DAY,
-    authority=None,
+    authority: Any = None,
 ) -> Path:
     root = authority or ec.generate_private_key(ec.SECP256R1())
     key = ec.generate_private_key(ec.SECP256R1())
@@ -60,13 +65,15 @@ def kit(
     return folder
 
 
-def look(startup: Path, name: str = "west", host: str | None = None, now: datetime = NOW):
+def look(
+    startup: Path, name: str = "west", host: str | None = None, now: datetime = NOW
+) -> dict[str, Finding]:
     return {
         each.what: each for each in certificate_findings("west", startup, "client", name, host, now)
     }
 
 
-def test_a_good_kit_is_all_well(tmp_path):
+def test_a_good_kit_is_all_well(tmp_path: Path) -> None:
     found = look(kit(tmp_path), host="west")
     assert {each.level for each in found.values()} == {"ok"}
     assert set(found) == {
@@ -89,25 +96,27 @@ def test_a_good_kit_is_all_well(tmp_path):
         (-1, "error", "expired on 2029-12-31"),
     ],
 )
-def test_a_certificate_is_warned_of_before_it_ends_and_refused_after(tmp_path, days, level, words):
+def test_a_certificate_is_warned_of_before_it_ends_and_refused_after(
+    tmp_path: Path, days: int, level: str, words: str
+) -> None:
     ends = NOW + days * DAY + (timedelta(seconds=0) if days <= 0 else -timedelta(seconds=1))
     found = look(kit(tmp_path, begins=NOW - 50 * DAY, ends=ends))["certificate"]
     assert found.level == level and words in found.got
     assert (found.do == "") == (level == "ok")
 
 
-def test_a_clock_that_is_behind_is_told_from_a_certificate_that_is_old(tmp_path):
+def test_a_clock_that_is_behind_is_told_from_a_certificate_that_is_old(tmp_path: Path) -> None:
     found = look(kit(tmp_path), now=NOW - 5 * DAY)["certificate"]
     assert (found.level, found.do) == ("error", "set this clock")
 
 
-def test_a_kit_of_another_authority_is_found(tmp_path):
+def test_a_kit_of_another_authority_is_found(tmp_path: Path) -> None:
     one, other = kit(tmp_path / "one"), kit(tmp_path / "other")
     (one / "rootCA.pem").write_bytes((other / "rootCA.pem").read_bytes())
     assert look(one)["signed by"].level == "error"
 
 
-def test_a_key_of_another_certificate_is_found(tmp_path):
+def test_a_key_of_another_certificate_is_found(tmp_path: Path) -> None:
     root = ec.generate_private_key(ec.SECP256R1())
     one, other = kit(tmp_path / "one", authority=root), kit(tmp_path / "other", authority=root)
     (one / "client.key").write_bytes((other / "client.key").read_bytes())
@@ -115,7 +124,7 @@ def test_a_key_of_another_certificate_is_found(tmp_path):
     assert found["key"].level == "error" and found["signed by"].level == "ok"
 
 
-def test_a_certificate_of_another_name_or_host_is_found(tmp_path):
+def test_a_certificate_of_another_name_or_host_is_found(tmp_path: Path) -> None:
     found = look(kit(tmp_path, name="east"), name="west", host="server.example")
     assert (found["name"].level, found["name"].got, found["name"].allowed) == (
         "error",
@@ -129,7 +138,7 @@ def test_a_certificate_of_another_name_or_host_is_found(tmp_path):
     )
 
 
-def test_a_key_that_others_can_read_is_found(tmp_path):
+def test_a_key_that_others_can_read_is_found(tmp_path: Path) -> None:
     kit(tmp_path)
     (tmp_path / "client.key").chmod(0o640)
     found = look(tmp_path)["key's permissions"]
@@ -140,7 +149,9 @@ def test_a_key_that_others_can_read_is_found(tmp_path):
 @pytest.mark.parametrize(
     "content", [None, b"", b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"]
 )
-def test_what_is_no_certificate_is_one_finding(tmp_path, name, content):
+def test_what_is_no_certificate_is_one_finding(
+    tmp_path: Path, name: str, content: bytes | None
+) -> None:
     kit(tmp_path)
     (tmp_path / name).unlink() if content is None else (tmp_path / name).write_bytes(content)
     (found,) = certificate_findings("west", tmp_path, "client", "west", None, NOW)
@@ -150,7 +161,9 @@ def test_what_is_no_certificate_is_one_finding(tmp_path, name, content):
 
 
 @pytest.mark.parametrize("content", [None, b"", b"\x00\xff"])
-def test_what_is_no_key_is_a_finding_that_shows_nothing_of_it(tmp_path, content):
+def test_what_is_no_key_is_a_finding_that_shows_nothing_of_it(
+    tmp_path: Path, content: bytes | None
+) -> None:
     kit(tmp_path)
     (tmp_path / "client.key").unlink() if content is None else (
         tmp_path / "client.key"
@@ -159,7 +172,7 @@ def test_what_is_no_key_is_a_finding_that_shows_nothing_of_it(tmp_path, content)
     assert found.level == "error" and "client.key cannot be read" in found.got
 
 
-def test_the_first_certificate_to_end_is_the_kits_end(tmp_path):
+def test_the_first_certificate_to_end_is_the_kits_end(tmp_path: Path) -> None:
     assert expiry(tmp_path) is None
     kit(tmp_path / "startup", ends=NOW + 7 * DAY)
     assert expiry(tmp_path) == NOW + 7 * DAY

@@ -1,5 +1,7 @@
 """The composition of a deployment's containers, against pydantic models of the parts of Compose that are used."""
 
+from pathlib import Path
+
 import pytest
 import yaml
 
@@ -10,7 +12,9 @@ from tests.federation.flare.manifest_models import Compose
 
 
 @pytest.mark.parametrize("host", ["fedka.example", "localhost"])
-def test_the_composition_is_one_and_each_service_mounts_its_own_kit(tmp_path, host):
+def test_the_composition_is_one_and_each_service_mounts_its_own_kit(
+    tmp_path: Path, host: str
+) -> None:
     write_manifests(tmp_path / "out", tmp_path, NAMES, host=host, port=8102, metrics_port=9102)
     made = Compose.model_validate(yaml.safe_load((tmp_path / "out" / "compose.yaml").read_text()))
     assert set(made.services) == {"server", "run", *map(site_label, NAMES)}

@@ -2,13 +2,18 @@
 
 import json
 import os
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
 from dataclasses import fields
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import yaml
 
 from federation.engines.twin_states import StateFolder
+from federation.experiment.config import ExperimentConfig
 from federation.experiment.loop import run_experiment
 from federation.experiment.run_folder import RunFolder
 from federation.flare.event_feed import read_feed, read_status
@@ -35,20 +40,24 @@ METHOD = {
 class Wires:
     """Carries records within this process and calls ``after`` with every answer."""
 
-    def __init__(self, places, after=lambda verb, twin_id, answer: answer):
+    def __init__(
+        self, places: dict[str, Path], after: Any = lambda verb, twin_id, answer: answer
+    ) -> None:
         self.places, self.after = places, after
         self.sites = {twin_id: HospitalSite(place) for twin_id, place in places.items()}
 
     @property
-    def hospitals(self):
+    def hospitals(self) -> tuple[str, ...]:
         return tuple(self.sites)
 
-    def ask(self, verb, requests, seconds):
+    def ask(
+        self, verb: str, requests: dict[str, bytes], seconds: float
+    ) -> Iterator[tuple[Any, ...]]:
         for twin_id, request in requests.items():
             yield twin_id, self.after(verb, twin_id, self.sites[twin_id].answer(verb, request))
 
 
-def place_of(folder, config, minimum):
+def place_of(folder: Path, config: ExperimentConfig, minimum: int) -> ServerPlace:
     folder.mkdir()
     server = {
         "hospitals": [each.name for each in config.hospitals],
@@ -59,23 +68,28 @@ def place_of(folder, config, minimum):
     return ServerPlace(folder)
 
 
-def newest(place):
+def newest(place: Path) -> Path:
     files = [each for each in place.glob("state/*/*/*.safetensors") if each.name.count(".") == 1]
     return max(files, key=lambda each: each.name)
 
 
-def cut_in_half(path):
+def cut_in_half(path: Path) -> None:
     os.truncate(path, path.stat().st_size // 2)
 
 
 class Damaging:
     """Damages the newest state of north after it has answered a verb for the so-manieth time."""
 
-    def __init__(self, verb, time, damage=lambda place: cut_in_half(newest(place))):
+    def __init__(
+        self,
+        verb: str,
+        time: int,
+        damage: Callable[..., Any] = lambda place: cut_in_half(newest(place)),
+    ) -> None:
         self.verb, self.time, self.damage = verb, time, damage
         self.place, self.count = None, 0
 
-    def __call__(self, verb, twin_id, answer):
+    def __call__(self, verb: str, twin_id: str, answer: bytes) -> bytes:
         if (verb, twin_id) == (self.verb, "north") and kind_of(answer) is not Fault:
             self.count += 1
             if self.count == self.time:
@@ -83,14 +97,14 @@ class Damaging:
         return answer
 
 
-def weights_of(run):
+def weights_of(run: Path) -> dict[str, OrderedDict]:
     return {
         folder.name: load_model(folder)[0].state_dict()
         for folder in sorted((run / "models").iterdir())
     }
 
 
-def assert_same(one, other):
+def assert_same(one: Path, other: Path) -> None:
     first, second = weights_of(one), weights_of(other)
     assert first and first.keys() == second.keys()
     for name, weights in first.items():
@@ -98,7 +112,7 @@ def assert_same(one, other):
 
 
 @pytest.fixture(scope="module")
-def experiments(over, tmp_path_factory):
+def experiments(over: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Any, ...]]:
     made = {}
     for name, method in METHOD.items():
         config = over.config(*SMALL, method)
@@ -113,8 +127,13 @@ def experiments(over, tmp_path_factory):
     ("verb", "time"), [("observe", 2), ("train", 2), ("train", 4), ("observe", 5)]
 )
 def test_a_damaged_newest_state_costs_repeated_rounds_and_nothing_else(
-    over, experiments, tmp_path, method, verb, time
-):
+    over: Any,
+    experiments: dict[str, tuple[Any, ...]],
+    tmp_path: Path,
+    method: str,
+    verb: str,
+    time: int,
+) -> None:
     config, alone = experiments[method]
     places, damaging = over.hospitals(config), Damaging(verb, time)
     damaging.place = places["north"]
@@ -144,7 +163,9 @@ def test_a_damaged_newest_state_costs_repeated_rounds_and_nothing_else(
         assert not list(places["north"].glob("state/*/*/*.damaged"))
 
 
-def test_the_feed_says_whose_state_of_which_round_is_damaged(over, experiments, tmp_path):
+def test_the_feed_says_whose_state_of_which_round_is_damaged(
+    over: Any, experiments: dict[str, tuple[Any, ...]], tmp_path: Path
+) -> None:
     config, _ = experiments["fedka"]
     places, damaging = over.hospitals(config), Damaging("train", 2)
     damaging.place = places["north"]
@@ -159,12 +180,12 @@ def test_the_feed_says_whose_state_of_which_round_is_damaged(over, experiments, 
 
 
 def test_a_state_damaged_again_and_again_is_absent_and_holds_up_nobody_else(
-    over, experiments, tmp_path
-):
+    over: Any, experiments: dict[str, tuple[Any, ...]], tmp_path: Path
+) -> None:
     config, _ = experiments["fedka"]
     places = over.hospitals(config)
 
-    def spoil(verb, twin_id, answer):
+    def spoil(verb: str, twin_id: str, answer: bytes) -> bytes:
         if (verb, twin_id) == ("train", "north") and kind_of(answer) is not Fault:
             cut_in_half(newest(places["north"]))
         return answer
@@ -178,11 +199,13 @@ def test_a_state_damaged_again_and_again_is_absent_and_holds_up_nobody_else(
     )  # one session for each round that is repeated once
 
 
-def test_with_two_damaged_states_it_refuses_to_go_on_from_an_older_one(over, experiments, tmp_path):
+def test_with_two_damaged_states_it_refuses_to_go_on_from_an_older_one(
+    over: Any, experiments: dict[str, tuple[Any, ...]], tmp_path: Path
+) -> None:
     config, _ = experiments["fedka"]
     places = over.hospitals(config)
 
-    def both(place):
+    def both(place: Path) -> None:
         for each in sorted(place.glob("state/*/north/*.safetensors"))[-2:]:
             cut_in_half(each)
 
@@ -190,7 +213,7 @@ def test_with_two_damaged_states_it_refuses_to_go_on_from_an_older_one(over, exp
     damaging.place = places["north"]
     answers = []
 
-    def watched(verb, twin_id, answer):
+    def watched(verb: str, twin_id: str, answer: bytes) -> bytes:
         answers.append((verb, twin_id, answer))
         return damaging(verb, twin_id, answer)
 
@@ -203,12 +226,14 @@ def test_with_two_damaged_states_it_refuses_to_go_on_from_an_older_one(over, exp
     assert len(list(places["north"].glob("state/*/north/*.damaged"))) == 2
 
 
-def test_a_session_that_ends_in_the_first_round_begins_it_again(over, experiments, tmp_path):
+def test_a_session_that_ends_in_the_first_round_begins_it_again(
+    over: Any, experiments: dict[str, tuple[Any, ...]], tmp_path: Path
+) -> None:
     config, alone = experiments["fedka"]
     places = over.hospitals(config)
     fails = [True]
 
-    def once(verb, twin_id, answer):
+    def once(verb: str, twin_id: str, answer: bytes) -> bytes:
         if verb == "train" and twin_id == "south" and fails.pop() if fails else False:
             return encode(Fault("south", "train", 0, "a full disk"))
         return answer

@@ -6,8 +6,10 @@ import signal
 import subprocess
 import sys
 import time
+from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -32,7 +34,7 @@ FEDKA = "method={name: fedka, head_loss: ce, reconstruction: {perturb_steps: 2, 
 
 
 @pytest.fixture(scope="module", autouse=True)
-def namespaces():
+def namespaces() -> None:
     try:
         isolated(["true"])
     except DeployError as error:
@@ -62,7 +64,7 @@ class Running:
     def __enter__(self) -> "Running":
         return self
 
-    def __exit__(self, *error) -> None:
+    def __exit__(self, *error: Any) -> None:
         family = (
             psutil.Process(self.process.pid).children(recursive=True)
             if self.process.poll() is None
@@ -76,7 +78,7 @@ class Running:
                 each.kill()
         psutil.wait_procs(family, 10)
 
-    def status(self):
+    def status(self) -> dict[str, Any]:
         return read_status(self.deployment.place.folder)
 
     def until(self, is_so: Callable[[], bool], what: str) -> None:
@@ -105,7 +107,7 @@ class Running:
 
 
 def deploy(
-    tmp_path, *changes: str, folder: str = "phantom_tiny", **link
+    tmp_path: Path, *changes: str, folder: str = "phantom_tiny", **link: Any
 ) -> tuple[object, Deployment]:
     config = load_experiment(ROOT / "hospital_configs" / folder, (*SMALL, *changes))
     made = init_deployment(
@@ -118,7 +120,7 @@ def deploy(
     return config, made
 
 
-def weights_of(run: Path):
+def weights_of(run: Path) -> dict[str, OrderedDict]:
     return {
         folder.name: load_model(folder)[0].state_dict()
         for folder in sorted((run / "models").iterdir())
@@ -132,7 +134,9 @@ def assert_same(one: Path, other: Path) -> None:
         assert all(torch.equal(value, second[name][key]) for key, value in weights.items())
 
 
-def test_five_processes_over_mutual_tls_end_with_the_sequential_runs_weights(tmp_path):
+def test_five_processes_over_mutual_tls_end_with_the_sequential_runs_weights(
+    tmp_path: Path,
+) -> None:
     config, made = deploy(
         tmp_path, FEDKA, "scenario.rounds_per_task=2", minimum_hospitals=4, deadline_seconds=120
     )
@@ -145,7 +149,7 @@ def test_five_processes_over_mutual_tls_end_with_the_sequential_runs_weights(tmp
 
 
 @pytest.mark.data
-def test_real_organs_over_mutual_tls_end_with_the_sequential_runs_weights(tmp_path):
+def test_real_organs_over_mutual_tls_end_with_the_sequential_runs_weights(tmp_path: Path) -> None:
     try:
         load_dataset("organamnist")
     except DataError as error:
@@ -159,7 +163,9 @@ def test_real_organs_over_mutual_tls_end_with_the_sequential_runs_weights(tmp_pa
     assert_same(tmp_path / "here", made.place.run)
 
 
-def test_killed_hospitals_and_a_killed_server_cost_repeated_rounds_and_nothing_else(tmp_path):
+def test_killed_hospitals_and_a_killed_server_cost_repeated_rounds_and_nothing_else(
+    tmp_path: Path,
+) -> None:
     config, made = deploy(
         tmp_path,
         FEDKA,

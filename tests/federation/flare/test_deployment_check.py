@@ -4,10 +4,13 @@ import socket
 import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 from typer.testing import CliRunner
+
+from federation.flare.provisioning import Deployment
 
 pytest.importorskip("nvflare")
 from federation.cli import deploy as command
@@ -17,7 +20,7 @@ from federation.flare.deployment_check import check, is_fit
 from federation.flare.engine import LinkConfig
 from federation.flare.kit import read_kit
 from federation.flare.kit_settings import settle_stores
-from federation.flare.provisioning import DeployError, Deployment, init_deployment
+from federation.flare.provisioning import DeployError, init_deployment
 from federation.flare.server import ServerConfig
 
 ROOT = Path(__file__).parents[3]
@@ -30,7 +33,7 @@ def free_port() -> int:
 
 
 @pytest.fixture(scope="module")
-def once(tmp_path_factory):
+def once(tmp_path_factory: pytest.TempPathFactory) -> Deployment:
     config = load_experiment(ROOT / "hospital_configs" / "phantom_tiny")
     server = ServerConfig((), LinkConfig(minimum_hospitals=2))
     return init_deployment(
@@ -43,25 +46,25 @@ def once(tmp_path_factory):
 
 
 @pytest.fixture
-def made(once, tmp_path):
+def made(once: Deployment, tmp_path: Path) -> Deployment:
     shutil.copytree(once.folder, tmp_path / "deployment")
     settle_stores(tmp_path / "deployment" / "server")
     return Deployment(tmp_path / "deployment")
 
 
-def bad(folder: Path, **more):
+def bad(folder: Path, **more: Any) -> dict[str, Any]:
     return {(each.site, each.what): each for each in check(folder, **more) if each.level != "ok"}
 
 
-def change_json(path: Path, **values) -> None:
+def change_json(path: Path, **values: Any) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
 
 
-def change_yaml(path: Path, **values) -> None:
+def change_yaml(path: Path, **values: Any) -> None:
     path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), **values}))
 
 
-def test_a_deployment_as_it_was_made_is_all_well(made):
+def test_a_deployment_as_it_was_made_is_all_well(made: Deployment) -> None:
     assert bad(made.folder) == {}
     sites = {each.site for each in check(made.folder)}
     assert sites == {
@@ -75,7 +78,7 @@ def test_a_deployment_as_it_was_made_is_all_well(made):
     }
 
 
-def test_what_a_kit_is_stands_in_its_files(made):
+def test_what_a_kit_is_stands_in_its_files(made: Deployment) -> None:
     kit = read_kit(made.hospital("west"))
     assert (kit.kind, kit.name, kit.base, kit.host) == ("hospital", "west", "client", "localhost")
     assert (
@@ -109,7 +112,9 @@ SPOILT = {
 
 
 @pytest.mark.parametrize("what", SPOILT)
-def test_whatever_is_spoilt_at_a_hospital_is_found_there_and_nowhere_else(made, what):
+def test_whatever_is_spoilt_at_a_hospital_is_found_there_and_nowhere_else(
+    made: Deployment, what: str
+) -> None:
     SPOILT[what](made.hospital("west"))
     found = bad(made.folder)
     assert list(found) == [("west", what)]
@@ -118,14 +123,14 @@ def test_whatever_is_spoilt_at_a_hospital_is_found_there_and_nowhere_else(made, 
     assert not is_fit(check(made.folder))
 
 
-def test_a_hospitals_kit_in_anothers_folder_is_found(made):
+def test_a_hospitals_kit_in_anothers_folder_is_found(made: Deployment) -> None:
     made.hospital("west").rename(made.folder / "hospitals" / "other")
     assert ("west", "kit's folder") in bad(made.folder / "hospitals" / "other")
     found = bad(made.folder)
     assert found["deployment", "kits"].got in ("also of other", "none of west here")
 
 
-def test_flares_own_logs_are_a_warning(made):
+def test_flares_own_logs_are_a_warning(made: Deployment) -> None:
     (made.hospital("west") / "local" / "log_config.json").unlink()
     found = bad(made.folder)
     assert found["west", "logs"].level == "warning" and len(found) == 1
@@ -141,12 +146,14 @@ def test_flares_own_logs_are_a_warning(made):
         ("server.yaml", {"nobody_knows": 1}),
     ],
 )
-def test_a_servers_file_that_does_not_fit_the_experiment_is_found(made, what, values):
+def test_a_servers_file_that_does_not_fit_the_experiment_is_found(
+    made: Deployment, what: str, values: dict[str, Any]
+) -> None:
     change_yaml(made.place.folder / "server.yaml", **values)
     assert bad(made.folder)["localhost", what].level == "error"
 
 
-def test_a_moved_server_is_told_so_and_mended_by_start(made):
+def test_a_moved_server_is_told_so_and_mended_by_start(made: Deployment) -> None:
     made.server.rename(made.folder / "moved")
     moved = made.folder / "moved"
     assert bad(moved)["localhost", "FLARE's stores"].level == "warning"
@@ -154,7 +161,7 @@ def test_a_moved_server_is_told_so_and_mended_by_start(made):
     assert ("localhost", "FLARE's stores") not in bad(moved)
 
 
-def test_kits_of_two_deployments_do_not_go_together(made):
+def test_kits_of_two_deployments_do_not_go_together(made: Deployment) -> None:
     (made.hospital("west") / "startup" / "rootCA.pem").write_bytes(
         (made.hospital("west") / "startup" / "client.crt").read_bytes()  # not the authority's
     )
@@ -162,13 +169,13 @@ def test_kits_of_two_deployments_do_not_go_together(made):
     assert ("deployment", "one authority") in found and ("west", "signed by") in found
 
 
-def test_a_kit_that_was_handed_out_is_no_error(made):
+def test_a_kit_that_was_handed_out_is_no_error(made: Deployment) -> None:
     shutil.move(made.hospital("west"), made.folder / "elsewhere")
     found = bad(made.folder)
     assert [each.level for each in found.values()] == ["warning"] and is_fit(check(made.folder))
 
 
-def test_what_has_expired_is_an_error_everywhere(made):
+def test_what_has_expired_is_an_error_everywhere(made: Deployment) -> None:
     later = datetime.now(UTC) + timedelta(days=400)
     found = bad(made.folder, clock=lambda: later)
     assert {site for site, what in found if what == "certificate"} >= {
@@ -182,7 +189,7 @@ def test_what_has_expired_is_an_error_everywhere(made):
     assert {each.level for each in soon.values()} == {"warning"} and is_fit(check(made.folder))
 
 
-def test_a_hospital_sees_whether_the_server_answers(made):
+def test_a_hospital_sees_whether_the_server_answers(made: Deployment) -> None:
     kit = made.hospital("west")
     assert bad(kit)["west", "server"].level == "warning"
     with socket.create_server(("127.0.0.1", read_kit(kit).port)):
@@ -191,7 +198,9 @@ def test_a_hospital_sees_whether_the_server_answers(made):
 
 
 @pytest.mark.parametrize(("free", "level"), [(1 << 20, "error"), (1 << 30, "warning")])
-def test_a_full_disk_is_found_before_it_is(made, monkeypatch, free, level):
+def test_a_full_disk_is_found_before_it_is(
+    made: Deployment, monkeypatch: pytest.MonkeyPatch, free: int, level: str
+) -> None:
     monkeypatch.setattr(
         room.shutil,
         "disk_usage",
@@ -203,7 +212,7 @@ def test_a_full_disk_is_found_before_it_is(made, monkeypatch, free, level):
     } == {level}
 
 
-def test_what_is_neither_kit_nor_deployment_is_refused(tmp_path):
+def test_what_is_neither_kit_nor_deployment_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DeployError, match="neither a kit nor a deployment"):
         check(tmp_path)
     (tmp_path / "startup").mkdir()
@@ -211,7 +220,7 @@ def test_what_is_neither_kit_nor_deployment_is_refused(tmp_path):
     assert (found.what, found.level) == ("kit", "error")
 
 
-def test_nothing_is_changed_by_looking(made):
+def test_nothing_is_changed_by_looking(made: Deployment) -> None:
     before = {
         path: (path.stat().st_mtime_ns, path.stat().st_mode) for path in made.folder.rglob("*")
     }
@@ -221,7 +230,9 @@ def test_nothing_is_changed_by_looking(made):
     } == before
 
 
-def test_the_command_ends_with_two_on_an_error_and_with_nothing_on_a_warning(made):
+def test_the_command_ends_with_two_on_an_error_and_with_nothing_on_a_warning(
+    made: Deployment,
+) -> None:
     runner = CliRunner()
     assert runner.invoke(command.app, ["check", str(made.hospital("west"))]).exit_code == 0
     made.hospital("west").chmod(0o755)
@@ -229,7 +240,9 @@ def test_the_command_ends_with_two_on_an_error_and_with_nothing_on_a_warning(mad
     assert ended.exit_code == 2 and "1 errors, 1 warnings" in ended.output
 
 
-def test_without_flare_the_command_says_what_to_install(made, monkeypatch):
+def test_without_flare_the_command_says_what_to_install(
+    made: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, "nvflare", None)
     ended = CliRunner().invoke(command.app, ["check", str(made.folder)])
     assert ended.exit_code == 2 and "pip install 'fedka[flare]'" in ended.output

@@ -1,17 +1,19 @@
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import yaml
 
-from federation.experiment.config import load_experiment
+from federation.experiment.config import ExperimentConfig, load_experiment
 from federation.experiment.loop import run_experiment
 from federation.experiment.run_folder import RunFolder
-from federation.experiment.setup import prepare_experiment
+from federation.experiment.setup import ExperimentSetup, prepare_experiment
 from federation.flare.engine import LinkConfig, RemoteEngine, TooFewHospitals
 from federation.flare.hospital_site import HospitalSite
 from federation.flare.link_messages import Assignment, Fault
@@ -32,11 +34,13 @@ SMALL = (
 )
 
 
-def experiment(*changes):
+def experiment(*changes: Any) -> ExperimentConfig:
     return load_experiment(ROOT / "hospital_configs" / "phantom_tiny", (*SMALL, *changes))
 
 
-def open_hospitals(config, folder: Path, own: Mapping[str, dict] = {}) -> dict[str, Path]:
+def open_hospitals(
+    config: ExperimentConfig, folder: Path, own: Mapping[str, dict] = {}
+) -> dict[str, Path]:
     hospitals = prepare_experiment(config).hospitals()
     places = {}
     for twin_id, joins in hospitals.joins.items():
@@ -57,7 +61,9 @@ class Wires:
     """Carries records within this process, and whatever may go wrong on the way: ``faults`` are called with each answer."""
 
     def __init__(
-        self, places: Mapping[str, Path], faults=lambda verb, twin_id, content: content
+        self,
+        places: Mapping[str, Path],
+        faults: Callable[..., Any] = lambda verb, twin_id, content: content,
     ) -> None:
         self.places = places
         self.sites = {twin_id: HospitalSite(place) for twin_id, place in places.items()}
@@ -65,7 +71,7 @@ class Wires:
         self.asked: list[tuple[str, str]] = []
 
     @property
-    def hospitals(self):
+    def hospitals(self) -> tuple[str, ...]:
         return tuple(self.sites)
 
     def restart(self, twin_id: str) -> None:
@@ -82,8 +88,10 @@ class Wires:
                 yield twin_id, error
 
 
-def engine_over(wires, config, told=None, **limits):
-    def engine_for(setup):
+def engine_over(
+    wires: Any, config: ExperimentConfig, told: list[Any] | None = None, **limits: Any
+) -> Callable[..., Any]:
+    def engine_for(setup: ExperimentSetup) -> RemoteEngine | None:
         joins = {
             name: plan.joins_at_task * setup.scenario.rounds_per_task
             for name, plan in setup.scenario.hospitals.items()
@@ -102,14 +110,14 @@ def engine_over(wires, config, told=None, **limits):
     return engine_for
 
 
-def weights_of(run: Path):
+def weights_of(run: Path) -> dict[str, OrderedDict]:
     return {
         folder.name: load_model(folder)[0].state_dict()
         for folder in sorted((run / "models").iterdir())
     }
 
 
-def assert_same(one: Path, other: Path):
+def assert_same(one: Path, other: Path) -> None:
     first, second = weights_of(one), weights_of(other)
     assert first.keys() == second.keys()
     for name, weights in first.items():
@@ -128,7 +136,9 @@ def assert_same(one: Path, other: Path):
     ],
     ids=["fedka", "scaffold", "top_k", "secure_sum", "bfloat16"],
 )
-def test_a_run_over_the_wire_is_the_sequential_run_bit_for_bit(tmp_path, changes):
+def test_a_run_over_the_wire_is_the_sequential_run_bit_for_bit(
+    tmp_path: Path, changes: tuple[Any, ...]
+) -> None:
     config = experiment(*changes)
     here = run_experiment(config, tmp_path / "here")
     wires = Wires(open_hospitals(config, tmp_path / "hospitals"))
@@ -139,7 +149,7 @@ def test_a_run_over_the_wire_is_the_sequential_run_bit_for_bit(tmp_path, changes
     assert {**here, "seconds": 0} == {**there, "seconds": 0}
 
 
-def test_a_model_that_a_hospital_holds_is_not_sent_again(tmp_path):
+def test_a_model_that_a_hospital_holds_is_not_sent_again(tmp_path: Path) -> None:
     config = experiment("method=fedavg", "network.width=32")
     wires = Wires(open_hospitals(config, tmp_path / "hospitals"))
     told: list[dict] = []
@@ -158,13 +168,13 @@ def test_a_model_that_a_hospital_holds_is_not_sent_again(tmp_path):
 
 
 def test_hospitals_and_server_that_are_killed_repeat_the_round_and_end_with_the_same_weights(
-    tmp_path,
-):
+    tmp_path: Path,
+) -> None:
     config = experiment()
     run_experiment(config, tmp_path / "here")
     killed = {("train", "north"): 2, ("train", "south"): 2, ("observe", "east"): 6}
 
-    def faults(verb, twin_id, content):
+    def faults(verb: str, twin_id: str, content: bytes) -> bytes | None:
         if (verb, twin_id) in killed:
             killed[verb, twin_id] -= 1
             if killed[verb, twin_id] == 0:
@@ -190,11 +200,11 @@ def test_hospitals_and_server_that_are_killed_repeat_the_round_and_end_with_the_
     assert_same(tmp_path / "here", tmp_path / "there")
 
 
-def test_a_dead_hospital_is_suspect_and_asked_no_more_until_it_greets_again(tmp_path):
+def test_a_dead_hospital_is_suspect_and_asked_no_more_until_it_greets_again(tmp_path: Path) -> None:
     config = experiment("federation.twins_per_round=4")
     dead = threading.Event()
 
-    def faults(verb, twin_id, content):
+    def faults(verb: str, twin_id: str, content: bytes) -> bytes | None:
         if twin_id == "east" and dead.is_set():
             raise TimeoutError
         return content
@@ -202,7 +212,7 @@ def test_a_dead_hospital_is_suspect_and_asked_no_more_until_it_greets_again(tmp_
     wires = Wires(open_hospitals(config, tmp_path / "hospitals"), faults)
     told: list[dict] = []
     engine = engine_over(wires, config, told)(prepare_experiment(config))
-    server = new_server(config.network, 1)
+    server = new_server(config.network, 1, settle_rounds=0)
     assert engine.present(0) == ["east", "north", "south"]
     dead.set()
     assert [each.twin_id for each in engine.observe(server.model, ("east", "north", "south"))] == [
@@ -229,7 +239,7 @@ def test_a_dead_hospital_is_suspect_and_asked_no_more_until_it_greets_again(tmp_
     engine.close()
 
 
-def another_round(content):
+def another_round(content: bytes) -> bytes:
     found = kind_of(content)
     return (
         encode(replace(decode(found, content), round=77))
@@ -238,7 +248,7 @@ def another_round(content):
     )
 
 
-def another_twin(content):
+def another_twin(content: bytes) -> bytes:
     found = kind_of(content)
     return (
         encode(replace(decode(found, content), twin_id="west"))
@@ -260,10 +270,12 @@ def another_twin(content):
     ],
     ids=["cut", "pickle", "more", "nothing", "another_round", "another_twin", "full_disk"],
 )
-def test_what_one_hospital_sends_never_stops_the_others(tmp_path, spoil):
+def test_what_one_hospital_sends_never_stops_the_others(
+    tmp_path: Path, spoil: Callable[..., Any]
+) -> None:
     config = experiment("method=fedavg")
 
-    def faults(verb, twin_id, content):
+    def faults(verb: str, twin_id: str, content: bytes) -> bytes:
         return spoil(content) if twin_id == "south" and verb in ("observe", "train") else content
 
     wires = Wires(open_hospitals(config, tmp_path / "hospitals"), faults)
@@ -278,12 +290,14 @@ def test_what_one_hospital_sends_never_stops_the_others(tmp_path, spoil):
     )
 
 
-def test_a_request_that_comes_twice_is_trained_once(tmp_path):
+def test_a_request_that_comes_twice_is_trained_once(tmp_path: Path) -> None:
     config = experiment("method=fedavg")
     doubled = []
 
     class Twice(Wires):
-        def ask(self, verb, requests, seconds):
+        def ask(
+            self, verb: str, requests: dict[str, bytes], seconds: float
+        ) -> Iterator[tuple[Any, ...]]:
             for twin_id, answer in super().ask(verb, requests, seconds):
                 if verb == "train":
                     again = self.sites[twin_id].answer(verb, requests[twin_id])
@@ -297,7 +311,7 @@ def test_a_request_that_comes_twice_is_trained_once(tmp_path):
     assert_same(tmp_path / "here", tmp_path / "there")
 
 
-def test_a_hospitals_own_file_decides_what_leaves_it(tmp_path):
+def test_a_hospitals_own_file_decides_what_leaves_it(tmp_path: Path) -> None:
     config = experiment()
     own = {"south": {"policy": {"forbid": ["prototype_gradients"]}}, "north": {"only_in_sum": True}}
     wires = Wires(open_hospitals(config, tmp_path / "hospitals", own))
@@ -307,23 +321,23 @@ def test_a_hospitals_own_file_decides_what_leaves_it(tmp_path):
     assert "UploadForbidden" in reasons["south"] and "SiteError" in reasons["north"]
 
 
-def test_a_server_cannot_send_a_twin_back_to_its_beginning(tmp_path):
+def test_a_server_cannot_send_a_twin_back_to_its_beginning(tmp_path: Path) -> None:
     config = experiment("method=fedavg", "scenario.rounds_per_task=4")
     wires = Wires(open_hospitals(config, tmp_path / "hospitals"))
     run_experiment(config, tmp_path / "run", engine_for=engine_over(wires, config))
     files = sorted((tmp_path / "hospitals" / "north" / "state").rglob("*.safetensors"))
     site = wires.sites["north"]
-    answer = site.answer("observe", encode(new_server(config.network, 1).model))
+    answer = site.answer("observe", encode(new_server(config.network, 1, settle_rounds=0).model))
     assert kind_of(answer) is Fault
     assert sorted((tmp_path / "hospitals" / "north" / "state").rglob("*.safetensors")) == files
 
 
-def test_nothing_of_an_image_is_in_what_leaves_a_hospital(tmp_path):
+def test_nothing_of_an_image_is_in_what_leaves_a_hospital(tmp_path: Path) -> None:
     config = experiment()
     places = open_hospitals(config, tmp_path / "hospitals")
     left: list[bytes] = []
 
-    def faults(verb, twin_id, content):
+    def faults(verb: str, twin_id: str, content: bytes) -> bytes:
         left.append(content)
         return content
 
@@ -343,7 +357,7 @@ def test_nothing_of_an_image_is_in_what_leaves_a_hospital(tmp_path):
         assert not any(row in everything for row in (*rows, *floats))
 
 
-def test_a_session_needs_the_minimum(tmp_path):
+def test_a_session_needs_the_minimum(tmp_path: Path) -> None:
     config = experiment()
     wires = Wires(open_hospitals(config, tmp_path / "hospitals"))
     with pytest.raises(
@@ -352,7 +366,7 @@ def test_a_session_needs_the_minimum(tmp_path):
         engine_over(wires, config, minimum_hospitals=5)(prepare_experiment(config))
 
 
-def test_a_verb_that_nobody_knows_and_a_request_before_a_session_are_faults(tmp_path):
+def test_a_verb_that_nobody_knows_and_a_request_before_a_session_are_faults(tmp_path: Path) -> None:
     config = experiment()
     site = Wires(open_hospitals(config, tmp_path / "hospitals")).sites["north"]
     for verb, content in (

@@ -1,5 +1,7 @@
 import json
 from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -37,7 +39,7 @@ RECORD = {
 }
 
 
-def absent(hospital, stage="train", suspect=False):
+def absent(hospital: str, stage: str = "train", suspect: bool = False) -> dict[str, Any]:
     return {
         "event": "absent",
         "hospital": hospital,
@@ -48,7 +50,7 @@ def absent(hospital, stage="train", suspect=False):
     }
 
 
-def answered(stage, *names):
+def answered(stage: str, *names: Any) -> dict[str, Any]:
     return {"event": stage, "round": 4, "asked": ["north", "south"], "answered": list(names)}
 
 
@@ -81,15 +83,15 @@ def answered(stage, *names):
         ),
     ],
 )
-def test_every_event_has_its_sentence(event, said):
+def test_every_event_has_its_sentence(event: dict[str, Any], said: str) -> None:
     assert sentence(event) == said
 
 
-def test_what_is_no_round_is_no_event():
+def test_what_is_no_round_is_no_event() -> None:
     assert aggregated({"kind": "task"}) is None
 
 
-def test_where_things_stand_follows_from_what_happened():
+def test_where_things_stand_follows_from_what_happened() -> None:
     status = {}
     for event in (
         BEGIN,
@@ -111,7 +113,7 @@ def test_where_things_stand_follows_from_what_happened():
     )
 
 
-def test_who_cannot_train_stays_faulty_though_it_looks_at_its_data():
+def test_who_cannot_train_stays_faulty_though_it_looks_at_its_data() -> None:
     status = stand(stand({}, absent("north")), answered("observe", "north", "south"))
     assert (status["hospitals"]["north"]["state"], status["hospitals"]["north"]["last_round"]) == (
         "faulty",
@@ -124,19 +126,19 @@ def test_who_cannot_train_stays_faulty_though_it_looks_at_its_data():
     )
 
 
-def test_a_suspect_that_answers_is_present_again():
+def test_a_suspect_that_answers_is_present_again() -> None:
     status = stand(stand({}, absent("north", suspect=True)), answered("observe", "north"))
     assert status["hospitals"]["north"]["state"] == "present"
 
 
-def test_to_take_note_changes_nothing_that_was_there_before():
+def test_to_take_note_changes_nothing_that_was_there_before() -> None:
     before = stand({}, BEGIN)
     copy = json.loads(json.dumps(before))
     stand(before, absent("north"))
     assert before == copy
 
 
-def test_feed_and_status_can_be_read_at_any_time(tmp_path):
+def test_feed_and_status_can_be_read_at_any_time(tmp_path: Path) -> None:
     activity = Activity(tmp_path, lambda: NOON)
     for event in (BEGIN, absent("north"), aggregated(RECORD)):
         activity.tell(event)
@@ -152,11 +154,11 @@ def test_feed_and_status_can_be_read_at_any_time(tmp_path):
     assert sorted(each.name for each in tmp_path.iterdir()) == sorted((FEED, STATUS))
 
 
-def test_before_anything_has_happened_there_is_nothing_to_read(tmp_path):
+def test_before_anything_has_happened_there_is_nothing_to_read(tmp_path: Path) -> None:
     assert read_status(tmp_path) == {} and read_feed(tmp_path, 5) == []
 
 
-def test_a_feed_does_not_grow_for_ever(tmp_path, monkeypatch):
+def test_a_feed_does_not_grow_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(room, "_MOST_BYTES", 1000)
     activity = Activity(tmp_path, lambda: NOON)
     for _ in range(40):

@@ -8,8 +8,8 @@ from federation.flare import handshake_timeouts
 
 
 def test_a_peer_that_says_nothing_is_given_up_at_the_deadline_and_the_socket_waits_as_before(
-    monkeypatch,
-):
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(handshake_timeouts, "HANDSHAKE_SECONDS", 0.2)
     context = handshake_timeouts._with_limit(ssl.create_default_context)()
     context.check_hostname = False
@@ -20,5 +20,5 @@ def test_a_peer_that_says_nothing_is_given_up_at_the_deadline_and_the_socket_wai
         assert wire.gettimeout() is None
 
 
-def test_a_connection_in_the_clear_has_no_handshake_to_limit():
+def test_a_connection_in_the_clear_has_no_handshake_to_limit() -> None:
     assert handshake_timeouts._with_limit(lambda: None)() is None

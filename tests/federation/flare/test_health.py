@@ -4,6 +4,8 @@ import sys
 import urllib.error
 import urllib.request
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -36,7 +38,7 @@ STATUS = {
 }
 
 
-def vitals(state: str = "running", age: float | None = 10.0, **more) -> Vitals:
+def vitals(state: str = "running", age: float | None = 10.0, **more: Any) -> Vitals:
     return Vitals({**STATUS, "state": state}, age, 100.0, **more)
 
 
@@ -60,19 +62,21 @@ def values(content: bytes) -> dict:
         ("failed", 1.0, 503, 503),
     ],
 )
-def test_whoever_waits_is_well_and_whoever_failed_or_stands_is_not(state, age, healthy, ready):
+def test_whoever_waits_is_well_and_whoever_failed_or_stands_is_not(
+    state: str, age: float, healthy: int, ready: int
+) -> None:
     assert answer("/healthz", vitals(state, age))[0] == healthy
     assert answer("/readyz", vitals(state, age))[0] == ready
     assert json.loads(answer("/healthz", vitals(state, age))[2])["last_event_age_seconds"] == age
 
 
-def test_before_anything_has_happened_it_is_well_and_not_ready():
+def test_before_anything_has_happened_it_is_well_and_not_ready() -> None:
     nothing = Vitals({}, None, 100.0)
     assert answer("/healthz", nothing)[0] == 200 and answer("/readyz", nothing)[0] == 503
     assert ("fedka_accuracy",) not in values(metrics(nothing))
 
 
-def test_metrics_say_what_the_status_says():
+def test_metrics_say_what_the_status_says() -> None:
     said = values(metrics(vitals(sessions=3, expires=datetime(2030, 1, 1, tzinfo=UTC))))
     plain = {
         ("fedka_healthy",): 1,
@@ -102,18 +106,18 @@ def test_metrics_say_what_the_status_says():
     assert {name: said[name] for name in plain} == plain
 
 
-def test_every_alert_asks_for_a_metric_that_there_is():
+def test_every_alert_asks_for_a_metric_that_there_is() -> None:
     there = {name[0] for name in values(metrics(vitals(expires=datetime.now(UTC))))} | {"up"}
     for rule in alerts()["groups"][0]["rules"]:
         assert any(name in rule["expr"] for name in there), rule
 
 
-def test_what_is_not_known_is_not_found():
+def test_what_is_not_known_is_not_found() -> None:
     assert answer("/", vitals())[0] == 404 and answer("/healthz?x=1", vitals())[0] == 200
 
 
 @pytest.fixture
-def place(tmp_path):
+def place(tmp_path: Path) -> tuple[Any, ...]:
     kit = tmp_path / "server"
     (kit / "fedka").mkdir(parents=True)
     (kit / "fedka" / "server.yaml").write_text(
@@ -130,7 +134,7 @@ def fetch(port: int, path: str) -> tuple[int, str]:
         return error.code, error.read().decode()
 
 
-def test_it_is_served_while_it_is_entered_and_follows_the_status(place):
+def test_it_is_served_while_it_is_entered_and_follows_the_status(place: tuple[Any, ...]) -> None:
     server, kit = place
     sessions = [1]
     with serve_health(server, kit, lambda: sessions[0]) as port:
@@ -153,14 +157,14 @@ def test_it_is_served_while_it_is_entered_and_follows_the_status(place):
         fetch(port, "/healthz")
 
 
-def test_without_a_port_nothing_is_served(place):
+def test_without_a_port_nothing_is_served(place: tuple[Any, ...]) -> None:
     server, kit = place
     (server.folder / "server.yaml").write_text(yaml.safe_dump({"hospitals": ["north"]}))
     with serve_health(ServerPlace(server.folder), kit, lambda: 0) as port:
         assert port is None
 
 
-def test_a_port_that_is_taken_is_an_error_with_advice(place):
+def test_a_port_that_is_taken_is_an_error_with_advice(place: tuple[Any, ...]) -> None:
     server, kit = place
     with socket.create_server(("127.0.0.1", 0)) as other:
         (server.folder / "server.yaml").write_text(
@@ -173,7 +177,9 @@ def test_a_port_that_is_taken_is_an_error_with_advice(place):
             pass
 
 
-def test_without_the_package_it_says_what_to_install(place, monkeypatch):
+def test_without_the_package_it_says_what_to_install(
+    place: tuple[Any, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
     server, kit = place
     monkeypatch.setitem(sys.modules, "prometheus_client", None)
     with (
@@ -183,7 +189,7 @@ def test_without_the_package_it_says_what_to_install(place, monkeypatch):
         pass
 
 
-def test_a_stage_may_take_as_long_as_its_deadline(place):
+def test_a_stage_may_take_as_long_as_its_deadline(place: tuple[Any, ...]) -> None:
     server, kit = place
     Activity(server.folder).tell({"event": "state", "state": "running"})
     patience = 2 * server.config.link.deadline_seconds

@@ -5,18 +5,22 @@ import pickle
 import resource
 import struct
 import tracemalloc
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from benchmarks.hostile import KINDS, Sent
+from federation.experiment.config import ExperimentConfig
 from federation.flare.hospital_site import HospitalSite
 from federation.flare.link_messages import Fault, Hello
 from federation.flare.records import RecordError, decode, encode, kind_of
-from twin.messages import Observation, TwinUpdate
+from twin.messages import Broadcast, GlobalModel, Observation, TwinUpdate
 
 HOSTILE = "south"
 FIVE = (
@@ -31,10 +35,10 @@ _START = struct.Struct("<8sHI")
 class Hostile:
     """Changes what one hospital answers when it has trained; all else passes as it is. What was changed is kept."""
 
-    def __init__(self, damage) -> None:
+    def __init__(self, damage: Callable[..., Any]) -> None:
         self.damage, self.honest, self.sent = damage, [], []
 
-    def __call__(self, wires, verb, twin_id, content):
+    def __call__(self, wires: Any, verb: str, twin_id: str, content: bytes) -> bytes:
         if (verb, twin_id) != ("train", HOSTILE):
             return content
         self.honest.append(decode(TwinUpdate, content))
@@ -50,23 +54,23 @@ class Ran:
     def __init__(self, place: Path) -> None:
         self.place = place
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[Any, ...]:
         return Path.touch, (self.place,)
 
 
-def as_kind(name, sent):
+def as_kind(name: str, sent: Sent) -> bytes:
     return encode(KINDS[name].damage(sent))
 
 
-def unchanged(sent):
+def unchanged(sent: Sent) -> bytes:
     return encode(sent.update)
 
 
-def silent(sent):
+def silent(sent: Sent) -> bytes:
     return encode(Fault(HOSTILE, "train", sent.update.round, "OSError"))
 
 
-def claims(size, sent):
+def claims(size: int, sent: Sent) -> bytes:
     """Return an honest record whose first tensor is said to have so many bytes, which do not come."""
     content = encode(sent.update)
     _, _, length = _START.unpack_from(content)
@@ -79,26 +83,26 @@ def claims(size, sent):
     return content[:begin] + struct.pack("<Q", len(text)) + text + content[data:]
 
 
-def pickled(place, sent):
+def pickled(place: Path, sent: Sent) -> bytes:
     return pickle.dumps(Ran(place))
 
 
 @pytest.fixture(scope="module")
-def config(over):
+def config(over: Any) -> ExperimentConfig:
     return over.config(*FIVE)
 
 
 @pytest.fixture(scope="module")
-def without(over, config):
+def without(over: Any, config: ExperimentConfig) -> Any:
     """The run in which the hostile hospital's trainings fail, so that nothing of it is ever aggregated."""
     return over.run(config, Hostile(silent))
 
 
-def same(one, other):
+def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
-def is_finite(weights):
+def is_finite(weights: dict[str, Tensor]) -> bool:
     return all(
         bool(torch.isfinite(value).all()) for value in weights.values() if value.is_floating_point()
     )
@@ -118,8 +122,8 @@ TURNED_AWAY = {
 
 @pytest.mark.parametrize("kind", TURNED_AWAY)
 def test_a_malformed_update_is_turned_away_with_its_reason_and_changes_nothing_to_the_last_bit(
-    over, config, without, tmp_path, kind
-):
+    over: Any, config: ExperimentConfig, without: Any, tmp_path: Path, kind: str
+) -> None:
     damage = {
         "2 GiB tensor": partial(claims, 2 * GIB),
         "pickle bytes": partial(pickled, tmp_path / "ran"),
@@ -134,12 +138,16 @@ def test_a_malformed_update_is_turned_away_with_its_reason_and_changes_nothing_t
     assert not (tmp_path / "ran").exists()
 
 
-def test_an_honest_update_of_the_same_hospital_does_change_the_model(over, config, without):
+def test_an_honest_update_of_the_same_hospital_does_change_the_model(
+    over: Any, config: ExperimentConfig, without: Any
+) -> None:
     outcome = over.run(config, Hostile(unchanged))
     assert not outcome.reasons(HOSTILE) and not same(outcome.weights, without.weights)
 
 
-def test_a_replayed_update_is_taken_in_its_own_round_and_in_no_other(over, config):
+def test_a_replayed_update_is_taken_in_its_own_round_and_in_no_other(
+    over: Any, config: ExperimentConfig
+) -> None:
     hostile = Hostile(partial(as_kind, "replayed first round"))
     outcome = over.run(config, hostile)
     assert outcome.reasons(HOSTILE) == ["answered as south for round 0"] * 3
@@ -148,7 +156,9 @@ def test_a_replayed_update_is_taken_in_its_own_round_and_in_no_other(over, confi
 
 
 @pytest.mark.parametrize("kind", ["label-flipped", "sign-flipped (x -5)", "scaled x 100"])
-def test_a_poisoned_update_moves_no_weight_beyond_those_of_honest_hospitals(over, kind):
+def test_a_poisoned_update_moves_no_weight_beyond_those_of_honest_hospitals(
+    over: Any, kind: str
+) -> None:
     config = over.config(*FIVE, MEDIAN)
     places = over.hospitals(config, flipped=HOSTILE if KINDS[kind].flips else "")
     outcome = over.run(config, Hostile(partial(as_kind, kind)), places)
@@ -168,7 +178,9 @@ def test_a_poisoned_update_moves_no_weight_beyond_those_of_honest_hospitals(over
     assert beyond > 100  # it did try
 
 
-def test_the_same_poison_without_a_defence_does_move_them(over, config):
+def test_the_same_poison_without_a_defence_does_move_them(
+    over: Any, config: ExperimentConfig
+) -> None:
     outcome = over.run(config, Hostile(partial(as_kind, "sign-flipped (x -5)")))
     updates, after = outcome.engine.updates[0], outcome.engine.models[1].weights
     honest = [each.weights for each in updates if each.twin_id != HOSTILE]
@@ -178,7 +190,9 @@ def test_the_same_poison_without_a_defence_does_move_them(over, config):
     )
 
 
-def test_a_claim_of_2_gib_takes_no_memory(over, config, without):
+def test_a_claim_of_2_gib_takes_no_memory(
+    over: Any, config: ExperimentConfig, without: Any
+) -> None:
     update = without.engine.updates[0][0]
     sent = Sent(update, without.engine.broadcasts[0][update.twin_id], update)
     record = claims(2 * GIB, sent)
@@ -206,17 +220,17 @@ REQUESTS = {
 }
 
 
-def with_nan(message):
+def with_nan(message: Broadcast | GlobalModel) -> Broadcast | GlobalModel:
     return replace(
         message, weights={name: value * torch.nan for name, value in message.weights.items()}
     )
 
 
-def with_wrong_shape(message):
+def with_wrong_shape(message: Broadcast | GlobalModel) -> Broadcast | GlobalModel:
     return replace(message, weights={**message.weights, "head.bias": torch.zeros(99)})
 
 
-def first_request(outcome, verb, twin_id):
+def first_request(outcome: Any, verb: str, twin_id: str) -> bytes:
     return next(
         content for asked, who, content in outcome.wires.asked if (asked, who) == (verb, twin_id)
     )
@@ -225,8 +239,8 @@ def first_request(outcome, verb, twin_id):
 @pytest.mark.parametrize("spoil", REQUESTS.values(), ids=REQUESTS)
 @pytest.mark.parametrize("verb", ["observe", "train"])
 def test_a_hostile_servers_request_is_answered_with_a_fault_or_nonsense_and_the_twin_goes_on(
-    over, config, without, verb, spoil
-):
+    over: Any, config: ExperimentConfig, without: Any, verb: str, spoil: Callable[..., Any]
+) -> None:
     place = over.hospitals(config)["north"]
     site = HospitalSite(place)
     honest = {
@@ -276,9 +290,9 @@ LIES = {
 
 @pytest.mark.parametrize("lie", LIES.values(), ids=LIES)
 def test_an_observation_that_cannot_be_is_not_used_and_the_run_goes_on_without_it(
-    over, config, lie
-):
-    def lying(wires, verb, twin_id, content):
+    over: Any, config: ExperimentConfig, lie: dict[str, Any]
+) -> None:
+    def lying(wires: Any, verb: str, twin_id: str, content: bytes) -> bytes:
         if (verb, twin_id) != ("observe", HOSTILE):
             return content
         return encode(replace(decode(Observation, content), **lie))
@@ -297,20 +311,24 @@ def test_an_observation_that_cannot_be_is_not_used_and_the_run_goes_on_without_i
 class Remembering:
     """Keeps every answer, and gives one hospital another one than it gave."""
 
-    def __init__(self, choose) -> None:
+    def __init__(self, choose: Callable[..., Any]) -> None:
         self.choose, self.kept = choose, {}
 
-    def __call__(self, wires, verb, twin_id, content):
+    def __call__(self, wires: Any, verb: str, twin_id: str, content: bytes) -> bytes:
         number = getattr(decode(kind_of(content), content), "round", -1)
         self.kept[verb, twin_id, number] = content
         return self.choose(self.kept, verb, twin_id, number, content)
 
 
-def the_round_before(kept, verb, twin_id, number, content):
+def the_round_before(
+    kept: dict[tuple[Any, ...], bytes], verb: str, twin_id: str, number: int, content: bytes
+) -> bytes:
     return kept.get((verb, HOSTILE, number - 1), content) if twin_id == HOSTILE else content
 
 
-def anothers(kept, verb, twin_id, number, content):
+def anothers(
+    kept: dict[tuple[Any, ...], bytes], verb: str, twin_id: str, number: int, content: bytes
+) -> bytes:
     return (
         kept[verb, "north", number]
         if twin_id == HOSTILE and verb in ("observe", "train")
@@ -327,8 +345,8 @@ def anothers(kept, verb, twin_id, number, content):
     ids=["the_round_before", "anothers"],
 )
 def test_an_answer_of_the_round_before_or_of_another_hospital_is_not_taken(
-    over, config, choose, reason
-):
+    over: Any, config: ExperimentConfig, choose: Callable[..., Any], reason: str
+) -> None:
     outcome = over.run(config, Remembering(choose))
     reasons = outcome.reasons(HOSTILE)
     assert reasons and all(each.startswith(reason) for each in reasons)
@@ -339,7 +357,9 @@ def test_an_answer_of_the_round_before_or_of_another_hospital_is_not_taken(
     assert is_finite(outcome.weights)
 
 
-def test_a_broadcast_of_an_older_round_is_not_trained_again(over, config, without):
+def test_a_broadcast_of_an_older_round_is_not_trained_again(
+    over: Any, config: ExperimentConfig, without: Any
+) -> None:
     place = over.hospitals(config)["north"]
     site = HospitalSite(place)
     asked = [(verb, content) for verb, who, content in without.wires.asked if who == "north"]
@@ -359,8 +379,8 @@ def test_a_broadcast_of_an_older_round_is_not_trained_again(over, config, withou
 
 
 def test_a_training_that_comes_after_the_next_look_is_refused_and_the_next_one_is_not(
-    over, config, without
-):
+    over: Any, config: ExperimentConfig, without: Any
+) -> None:
     site = HospitalSite(over.hospitals(config)["north"])
     asked = {}
     for verb, who, content in without.wires.asked:
@@ -381,9 +401,11 @@ def test_a_training_that_comes_after_the_next_look_is_refused_and_the_next_one_i
     assert kind_of(site.answer("train", asked["train"][2])) is TwinUpdate
 
 
-def test_an_answer_that_comes_twice_counts_once(over, config):
+def test_an_answer_that_comes_twice_counts_once(over: Any, config: ExperimentConfig) -> None:
     class Doubled(over.wires_kind):
-        def ask(self, verb, requests, seconds):
+        def ask(
+            self, verb: str, requests: dict[str, bytes], seconds: float
+        ) -> Iterator[tuple[Any, ...]]:
             for twin_id, answer in super().ask(verb, requests, seconds):
                 yield twin_id, answer
                 yield twin_id, answer
@@ -396,12 +418,14 @@ def test_an_answer_that_comes_twice_counts_once(over, config):
 
 
 def test_a_hospital_that_answers_after_the_deadline_disturbs_no_round_and_takes_part_again(
-    over, config
-):
+    over: Any, config: ExperimentConfig
+) -> None:
     class Late(over.wires_kind):
         """Hands one hospital its request of round 1 only while the others train in round 2; nobody waits for its answer."""
 
-        def ask(self, verb, requests, seconds):
+        def ask(
+            self, verb: str, requests: dict[str, bytes], seconds: float
+        ) -> Iterator[tuple[Any, ...]]:
             number = self.engine.models[-1].round if self.engine and self.engine.models else -1
             if verb == "train" and number == 1:
                 self.late = [requests[HOSTILE]]

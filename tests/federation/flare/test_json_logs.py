@@ -4,7 +4,9 @@ import logging
 import logging.config
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,7 +15,9 @@ from federation.flare.json_logs import JsonLines, OnceAMinute, log_config
 ROOT = Path(__file__).parents[3]
 
 
-def record(message="something", level=logging.WARNING, **more) -> logging.LogRecord:
+def record(
+    message: str = "something", level: int = logging.WARNING, **more: Any
+) -> logging.LogRecord:
     return logging.LogRecord(
         more.pop("name", "nvflare.part"),
         level,
@@ -25,7 +29,7 @@ def record(message="something", level=logging.WARNING, **more) -> logging.LogRec
     )
 
 
-def test_a_record_is_one_line_of_json():
+def test_a_record_is_one_line_of_json() -> None:
     line = JsonLines().format(record('a "quoted"\nmessage', name="federation.flare.x"))
     assert "\n" not in line
     plain = json.loads(line)
@@ -37,7 +41,7 @@ def test_a_record_is_one_line_of_json():
     assert plain["at"].endswith("+00:00")
 
 
-def test_an_error_is_logged_without_its_own_words():
+def test_an_error_is_logged_without_its_own_words() -> None:
     try:
         raise FileNotFoundError(2, "No such file", "/images/meier_hans.dcm")
     except FileNotFoundError:
@@ -46,11 +50,11 @@ def test_an_error_is_logged_without_its_own_words():
     assert json.loads(line)["error"].startswith("FileNotFoundError (No such file or directory)")
 
 
-def test_nothing_large_is_logged():
+def test_nothing_large_is_logged() -> None:
     assert len(JsonLines().format(record("x" * 10_000_000))) < 1000
 
 
-def test_the_same_complaint_passes_once_a_minute_and_says_how_often_it_came():
+def test_the_same_complaint_passes_once_a_minute_and_says_how_often_it_came() -> None:
     now = [0.0]
     once = OnceAMinute(lambda: now[0])
     passed = []
@@ -64,7 +68,7 @@ def test_the_same_complaint_passes_once_a_minute_and_says_how_often_it_came():
 
 
 @pytest.fixture
-def configured(tmp_path):
+def configured(tmp_path: Path) -> Iterator[tuple[Any, ...]]:
     config = log_config()
     config["handlers"]["file"]["filename"] = str(tmp_path / "log.jsonl")
     root, ours, flare = (logging.getLogger(name) for name in ("", "federation", "nvflare"))
@@ -82,7 +86,7 @@ def configured(tmp_path):
         each.setLevel(level)
 
 
-def test_ours_is_logged_from_info_and_flares_from_warning(configured):
+def test_ours_is_logged_from_info_and_flares_from_warning(configured: tuple[Any, ...]) -> None:
     ours, flare, path = configured
     ours.info("answered train, last round 3")
     ours.debug("too much")
@@ -92,11 +96,11 @@ def test_ours_is_logged_from_info_and_flares_from_warning(configured):
     assert messages == ["answered train, last round 3", "something is wrong"]
 
 
-def test_the_settings_are_plain_json():
+def test_the_settings_are_plain_json() -> None:
     assert json.loads(json.dumps(log_config())) == log_config()
 
 
-def test_two_rooms_alone_log_in_a_hospitals_process():
+def test_two_rooms_alone_log_in_a_hospitals_process() -> None:
     """Whoever logs in a hospital's process is read by a person first: a line could hold what must not leave a process."""
     ours = "sorted(name for name in sys.modules if name.partition('.')[0] in ('physical', 'incremental', 'twin', 'federation'))"
     asked = (

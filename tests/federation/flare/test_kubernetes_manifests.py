@@ -24,7 +24,7 @@ def pods(path: Path) -> list[Pod]:
     return [each.spec.template.spec for each in objects if isinstance(each, StatefulSet)]
 
 
-def test_every_kubernetes_object_is_of_its_kind(out):
+def test_every_kubernetes_object_is_of_its_kind(out: Path) -> None:
     for path in sorted((out / "kubernetes").iterdir()):
         (pod,) = pods(path)
         volumes = {each.name for each in pod.volumes} | {"site"}
@@ -32,7 +32,7 @@ def test_every_kubernetes_object_is_of_its_kind(out):
             assert {each.name for each in container.volumeMounts} <= volumes
 
 
-def test_every_kubernetes_object_is_valid_by_the_published_schemas(out):
+def test_every_kubernetes_object_is_valid_by_the_published_schemas(out: Path) -> None:
     objects = [
         each
         for path in sorted((out / "kubernetes").glob("*.yaml"))
@@ -47,13 +47,13 @@ def test_every_kubernetes_object_is_valid_by_the_published_schemas(out):
         kubernetes_validate.validate(broken, "1.37", strict=True)
 
 
-def test_a_misspelt_field_would_be_found(out):
+def test_a_misspelt_field_would_be_found(out: Path) -> None:
     plain = next(yaml.safe_load_all((out / "kubernetes" / "server.yaml").read_text()))
     with pytest.raises(ValidationError):
         Kubernetes.validate_python({**plain, "specs": {}})
 
 
-def test_the_server_is_asked_whether_it_is_well_and_reached_before_its_run_is(out):
+def test_the_server_is_asked_whether_it_is_well_and_reached_before_its_run_is(out: Path) -> None:
     (pod,) = pods(out / "kubernetes" / "server.yaml")
     server, run = pod.containers
     assert (run.livenessProbe.httpGet.path, run.readinessProbe.httpGet.path) == (
@@ -67,7 +67,7 @@ def test_the_server_is_asked_whether_it_is_well_and_reached_before_its_run_is(ou
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_hospitals_manifest_knows_its_own_kit_and_no_others(out, name):
+def test_a_hospitals_manifest_knows_its_own_kit_and_no_others(out: Path, name: str) -> None:
     text = (out / "kubernetes" / f"{site_label(name)}.yaml").read_text()
     for other in set(NAMES) - {name}:
         assert not re.search(
@@ -81,7 +81,7 @@ def test_a_hospitals_manifest_knows_its_own_kit_and_no_others(out, name):
     assert all(not each.ports for each in pod.containers)
 
 
-def test_two_hospitals_never_get_the_same_name():
+def test_two_hospitals_never_get_the_same_name() -> None:
     assert (
         len({site_label(name) for name in (*NAMES, "south_1", "SOUTH-1", "a" * 63, "a" * 62 + "b")})
         == 8
@@ -89,7 +89,7 @@ def test_two_hospitals_never_get_the_same_name():
     assert site_label("north") == "hospital-north"
 
 
-def test_the_copying_of_a_kit_does_what_it_should(out, tmp_path):
+def test_the_copying_of_a_kit_does_what_it_should(out: Path, tmp_path: Path) -> None:
     """Runs the init container's script in folders of its own."""
     (pod,) = pods(out / "kubernetes" / f"{site_label('north')}.yaml")
     site, secrets = tmp_path / "site", tmp_path / "secrets"
@@ -107,7 +107,7 @@ def test_the_copying_of_a_kit_does_what_it_should(out, tmp_path):
     assert (site / "north" / "local" / "resources.json").read_text() == "secret"
 
 
-def test_without_metrics_nobody_is_asked(tmp_path):
+def test_without_metrics_nobody_is_asked(tmp_path: Path) -> None:
     write_manifests(
         tmp_path / "out", tmp_path, NAMES, host="localhost", port=8102, metrics_port=None
     )
@@ -116,7 +116,7 @@ def test_without_metrics_nobody_is_asked(tmp_path):
     assert "healthcheck" not in (tmp_path / "out" / "compose.yaml").read_text()
 
 
-def test_no_secret_stands_in_any_manifest(out):
+def test_no_secret_stands_in_any_manifest(out: Path) -> None:
     for path in out.rglob("*"):
         if path.is_file():
             assert "BEGIN" not in path.read_text() and "password" not in path.read_text().lower()

@@ -4,7 +4,9 @@ import json
 import resource
 import struct
 import tracemalloc
+from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -38,7 +40,7 @@ SCRAPS = st.one_of(
 )  # fmt: skip
 
 
-def only_refuses(name, record):
+def only_refuses(name: str, record: bytes) -> None:
     try:
         opened(name, record)
     except (RecordError, MissingGroups) as error:
@@ -47,7 +49,7 @@ def only_refuses(name, record):
 
 @settings(max_examples=300)
 @given(st.sampled_from(sorted(KINDS)), st.binary(max_size=200), st.booleans())
-def test_random_bytes_are_only_ever_refused(name, noise, begins_well):
+def test_random_bytes_are_only_ever_refused(name: str, noise: bytes, begins_well: bool) -> None:
     only_refuses(name, noise)
     only_refuses(
         name,
@@ -65,7 +67,7 @@ def test_random_bytes_are_only_ever_refused(name, noise, begins_well):
     st.sampled_from(sorted(KINDS)),
     st.lists(st.tuples(st.integers(0, 10**6), st.integers(1, 255)), min_size=1, max_size=4),
 )
-def test_flipped_bits_are_only_ever_refused(name, flips):
+def test_flipped_bits_are_only_ever_refused(name: str, flips: list[tuple[int, ...]]) -> None:
     record = bytearray(RECORDS[name])
     for at, mask in flips:
         record[at % len(record)] ^= mask
@@ -79,13 +81,15 @@ def test_flipped_bits_are_only_ever_refused(name, flips):
     st.integers(0, 40),
     st.binary(max_size=20),
 )
-def test_bytes_put_in_or_taken_out_are_only_ever_refused(name, at, taken, put):
+def test_bytes_put_in_or_taken_out_are_only_ever_refused(
+    name: str, at: int, taken: int, put: bytes
+) -> None:
     record = RECORDS[name]
     at %= len(record)
     only_refuses(name, record[:at] + put + record[at + taken :])
 
 
-def paths(plain, path=()):
+def paths(plain: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
     yield path
     for name, each in (
         plain.items()
@@ -99,7 +103,9 @@ def paths(plain, path=()):
 
 @settings(max_examples=500)
 @given(st.sampled_from(sorted(KINDS)), st.integers(0, 10**6), SCRAPS)
-def test_a_header_with_any_part_replaced_is_only_ever_refused(name, which, scrap):
+def test_a_header_with_any_part_replaced_is_only_ever_refused(
+    name: str, which: int, scrap: Any
+) -> None:
     places = list(paths(parts(RECORDS[name])[0]))[1:]
     only_refuses(name, changed(RECORDS[name], places[which % len(places)], scrap))
 
@@ -110,7 +116,9 @@ def test_a_header_with_any_part_replaced_is_only_ever_refused(name, which, scrap
     st.integers(0, 10**6),
     SCRAPS,
 )
-def test_a_block_with_any_part_of_its_header_replaced_is_only_ever_refused(name, which, scrap):
+def test_a_block_with_any_part_of_its_header_replaced_is_only_ever_refused(
+    name: str, which: int, scrap: Any
+) -> None:
     header, block = parts(RECORDS[name])
     (length,) = struct.unpack("<Q", block[:8])
     plain = {"block": json.loads(block[8 : 8 + length])}
@@ -123,8 +131,8 @@ def test_a_block_with_any_part_of_its_header_replaced_is_only_ever_refused(name,
     only_refuses(name, built(header, struct.pack("<Q", len(raw)) + raw + block[8 + length :]))
 
 
-def test_what_a_record_claims_takes_no_memory():
-    def claims(count, size):
+def test_what_a_record_claims_takes_no_memory() -> None:
+    def claims(count: int, size: int) -> bytes:
         places = ([index * size, (index + 1) * size] for index in range(count))
         block = {
             f"extras/{index}": {"dtype": "U8", "shape": [size], "data_offsets": place}

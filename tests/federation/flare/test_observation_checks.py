@@ -20,7 +20,7 @@ LEVELS = tuple(log(4) * level / 18 for level in range(19))
         (Observation("a", 3, 0, False, num_held_back=20, usual_entropy=(0.0,) * 19), 1),
     ],
 )
-def test_what_can_be_passes(said, num_classes):
+def test_what_can_be_passes(said: Observation, num_classes: int) -> None:
     assert objection_to_observation(said, num_classes) is None
 
 
@@ -45,5 +45,5 @@ def test_what_can_be_passes(said, num_classes):
         ),
     ],
 )
-def test_what_cannot_be_is_said_in_words(said, words):
+def test_what_cannot_be_is_said_in_words(said: Observation, words: str) -> None:
     assert words in str(objection_to_observation(said, 4))

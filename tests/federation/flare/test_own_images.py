@@ -1,3 +1,6 @@
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 import yaml
@@ -10,7 +13,7 @@ from physical.mirror import Mirror, MirrorImage
 pytest.importorskip("nvflare")
 
 
-def fill(mirror, label, count, start):
+def fill(mirror: Mirror, label: str, count: int, start: int) -> None:
     rng = np.random.default_rng(start)
     grey = {"liver": 60, "spleen": 190}[label]
     images = [
@@ -28,7 +31,9 @@ def fill(mirror, label, count, start):
     mirror.add(images)
 
 
-def test_hospitals_with_mirrors_of_their_own_learn_what_people_have_named(over, tmp_path):
+def test_hospitals_with_mirrors_of_their_own_learn_what_people_have_named(
+    over: Any, tmp_path: Path
+) -> None:
     config = over.config("scenario.rounds_per_task=3")
     made = init_deployment(
         config,

@@ -1,7 +1,9 @@
 """Messages and methods come back from their records as they went, also where weights that the receiver holds are not sent again."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from hashlib import sha256
+from typing import Any
 
 import pytest
 import torch
@@ -9,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from federation.engines.sequential import SequentialEngine
+from federation.engines.simulated_hospitals import SimulatedHospitals
 from federation.flare.link_messages import Assignment, Fault, Hello
 from federation.flare.record_fields import hints_of
 from federation.flare.records import (
@@ -33,6 +36,7 @@ from incremental.proxy import ProxyConfig, ProxyServer, StoredModel
 from incremental.reconstruction import ReconstructionConfig
 from tests.federation.flare.example_records import BROADCAST, OLD, WEIGHTS, changed, example
 from twin.compression import CompressionConfig, pack, unpack
+from twin.config import TwinSetting
 from twin.messages import Broadcast, GlobalModel, Observation, TwinUpdate
 
 MESSAGES = {name: kind for name, kind in KINDS.items() if not issubclass(kind, Method)}
@@ -45,7 +49,9 @@ GOLDEN = "3ac9f51977981855e74ce094eb605c771d48ca1f68e0df4332a9766b77afbb56"
     ids=lambda kind: kind.__name__,
 )
 @given(data=st.data())
-def test_every_message_comes_back_as_it_went(data, kind, draw_message, same):
+def test_every_message_comes_back_as_it_went(
+    data: Any, kind: type[Any], draw_message: Callable[..., Any], same: Callable[..., Any]
+) -> None:
     message = draw_message(data, kind)
     found = decode(kind, encode(message))
     if isinstance(message, TwinUpdate) and message.packed is not None:
@@ -53,7 +59,7 @@ def test_every_message_comes_back_as_it_went(data, kind, draw_message, same):
     assert same(found, message)
 
 
-def test_a_setting_comes_back_as_it_went(tiny_setting):
+def test_a_setting_comes_back_as_it_went(tiny_setting: TwinSetting) -> None:
     for assignment in (example("assignment"), Assignment("run-2", tiny_setting, 3)):
         found = decode(Assignment, encode(assignment))
         assert (
@@ -63,7 +69,7 @@ def test_a_setting_comes_back_as_it_went(tiny_setting):
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_every_method_comes_back_as_it_went(name):
+def test_every_method_comes_back_as_it_went(name: str) -> None:
     method = METHODS[name]()
     assert (
         decode_method(encode(method)) == method
@@ -80,23 +86,23 @@ def test_every_method_comes_back_as_it_went(name):
     ],
     ids=str,
 )
-def test_hyper_parameters_travel(method):
+def test_hyper_parameters_travel(method: FedKA | SCAFFOLD) -> None:
     assert decode_method(encode(method)) == method
 
 
 @pytest.mark.parametrize("kind", MESSAGES.values(), ids=MESSAGES)
-def test_every_message_that_carries_weights_carries_its_class_names(kind):
+def test_every_message_that_carries_weights_carries_its_class_names(kind: type[Any]) -> None:
     hints = hints_of(kind)
     assert Weights not in hints.values() or hints["class_names"] == tuple[str, ...]
 
 
-def test_the_bytes_of_a_known_message_are_what_they_were():
+def test_the_bytes_of_a_known_message_are_what_they_were() -> None:
     assert sha256(encode(BROADCAST)).hexdigest() == GOLDEN, (
         "the format changed: raise RECORD_VERSION, then pin the new digest"
     )
 
 
-def test_weights_may_be_written_to_and_are_not_the_records_own_memory():
+def test_weights_may_be_written_to_and_are_not_the_records_own_memory() -> None:
     record = encode(BROADCAST)
     before = bytes(record)
     decode(Broadcast, record).weights["conv"].zero_()
@@ -106,14 +112,16 @@ def test_weights_may_be_written_to_and_are_not_the_records_own_memory():
 # ----- weights that are not sent again
 
 
-def test_weights_that_nobody_was_told_to_leave_out_are_asked_of_nobody():
+def test_weights_that_nobody_was_told_to_leave_out_are_asked_of_nobody() -> None:
     with pytest.raises(RecordError, match="without its weights"):
         decode(Broadcast, encode(BROADCAST, omit=digests(BROADCAST)))
     with pytest.raises(MissingGroups):
         decode(Broadcast, encode(BROADCAST, omit=digests(BROADCAST)), {})
 
 
-def test_weights_that_the_receiver_holds_are_left_out_and_put_back(same):
+def test_weights_that_the_receiver_holds_are_left_out_and_put_back(
+    same: Callable[..., Any],
+) -> None:
     both = digests(BROADCAST)
     held = dict(zip(both, (WEIGHTS, OLD), strict=True))
     whole, less = encode(BROADCAST), encode(BROADCAST, omit=both)
@@ -122,7 +130,7 @@ def test_weights_that_the_receiver_holds_are_left_out_and_put_back(same):
     assert same(decode(Broadcast, encode(BROADCAST, omit=both[1:]), held), BROADCAST)
 
 
-def test_weights_that_come_are_held_from_then_on(same):
+def test_weights_that_come_are_held_from_then_on(same: Callable[..., Any]) -> None:
     cache = GroupCache(10_000)
     decode(GlobalModel, encode(GlobalModel(WEIGHTS, ("liver", "spleen"), 3)), cache)
     assert list(cache) == list(digests(BROADCAST))[:1]
@@ -133,14 +141,14 @@ def test_weights_that_come_are_held_from_then_on(same):
     assert same(decode(Broadcast, encode(BROADCAST, omit=digests(BROADCAST)), cache), BROADCAST)
 
 
-def test_weights_that_a_message_holds_twice_are_sent_once(same):
+def test_weights_that_a_message_holds_twice_are_sent_once(same: Callable[..., Any]) -> None:
     twice = replace(BROADCAST, old_model=StoredModel(dict(WEIGHTS), ("liver",), 2, None))
     assert same(decode(Broadcast, encode(twice)), twice)
     assert digests(twice) == digests(BROADCAST)[:1]
     assert len(encode(twice)) < len(encode(BROADCAST))
 
 
-def test_a_refused_record_leaves_nothing_with_the_receiver():
+def test_a_refused_record_leaves_nothing_with_the_receiver() -> None:
     held = {}
     with pytest.raises(RecordError):
         decode(Broadcast, changed(encode(BROADCAST), ("message", "extras"), ["taught_rows"]), held)
@@ -149,13 +157,13 @@ def test_a_refused_record_leaves_nothing_with_the_receiver():
     assert held == {}
 
 
-def test_what_is_done_to_a_message_does_not_reach_the_list_of_what_is_held():
+def test_what_is_done_to_a_message_does_not_reach_the_list_of_what_is_held() -> None:
     held = {}
     decode(GlobalModel, encode(GlobalModel(WEIGHTS, ("liver",), 3)), held).weights.clear()
     assert [list(each) for each in held.values()] == [list(WEIGHTS)]
 
 
-def test_weights_of_another_digest_are_refused():
+def test_weights_of_another_digest_are_refused() -> None:
     record = encode(GlobalModel(OLD, ("liver",), 3))
     with pytest.raises(RecordError, match="another digest"):
         decode(GlobalModel, record[:-1] + b"\1")
@@ -163,14 +171,16 @@ def test_weights_of_another_digest_are_refused():
         decode(GlobalModel, changed(record, ("message", "weights", "digest"), "0" * 64))
 
 
-def test_a_sender_asks_for_a_digest_once(same):
+def test_a_sender_asks_for_a_digest_once(same: Callable[..., Any]) -> None:
     known = KnownDigests()
     assert encode(BROADCAST, digest=known) == encode(BROADCAST, digest=known) == encode(BROADCAST)
     assert digests(BROADCAST, known) == digests(BROADCAST)
 
 
 @pytest.mark.parametrize("kind", ["float16", "int8", "top_k"])
-def test_a_packed_update_leaves_its_weights_to_the_receiver(kind, same):
+def test_a_packed_update_leaves_its_weights_to_the_receiver(
+    kind: str, same: Callable[..., Any]
+) -> None:
     reference = {
         "w": torch.rand(40, 3, generator=torch.Generator().manual_seed(1)),
         "w.running_mean": torch.rand(3),
@@ -197,20 +207,20 @@ def test_a_packed_update_leaves_its_weights_to_the_receiver(kind, same):
 class RecordEngine(SequentialEngine):
     """A hospital behind a wire: all that goes to a twin and comes from it goes through bytes."""
 
-    def __init__(self, hospitals):
+    def __init__(self, hospitals: SimulatedHospitals) -> None:
         super().__init__(hospitals)
         self.held, self.bytes_down = {}, []
 
-    def observe(self, model, twin_ids):
+    def observe(self, model: GlobalModel, twin_ids: tuple[str, ...]) -> list[Observation]:
         model = self._sent(model)
         return [decode(Observation, encode(each)) for each in super().observe(model, twin_ids)]
 
-    def train(self, method, broadcasts):
+    def train(self, method: FedKA | SCAFFOLD, broadcasts: dict[str, Broadcast]) -> list[TwinUpdate]:
         method = decode_method(encode(method))
         broadcasts = {twin_id: self._sent(each) for twin_id, each in broadcasts.items()}
         return [decode(TwinUpdate, encode(each)) for each in super().train(method, broadcasts)]
 
-    def _sent(self, message):
+    def _sent(self, message: Broadcast | GlobalModel) -> Broadcast | GlobalModel:
         record = encode(message, omit=tuple(self.held))
         self.bytes_down.append(len(record))
         return decode(type(message), record, self.held)
@@ -223,13 +233,15 @@ ROUNDS = [
 
 
 @pytest.mark.parametrize("method", ROUNDS, ids=lambda each: type(each).__name__)
-def test_rounds_over_records_are_the_sequential_rounds_bit_for_bit(tiny_hospitals, method, same):
+def test_rounds_over_records_are_the_sequential_rounds_bit_for_bit(
+    tiny_hospitals: SimulatedHospitals, method: FedKA | SCAFFOLD, same: Callable[..., Any]
+) -> None:
     servers, engines = [], (SequentialEngine(tiny_hospitals), RecordEngine(tiny_hospitals))
     for engine in engines:
         torch.set_num_threads(1)
         server, proxy = (
-            new_server(tiny_hospitals.setting.network, 1),
-            ProxyServer(ProxyConfig(settle_rounds=0)),
+            new_server(tiny_hospitals.setting.network, 1, settle_rounds=0),
+            ProxyServer(ProxyConfig()),
         )
         for _ in range(4):
             server, record = run_round(server, engine, method, proxy, RoundConfig())
@@ -241,7 +253,7 @@ def test_rounds_over_records_are_the_sequential_rounds_bit_for_bit(tiny_hospital
     assert min(engines[1].bytes_down) < whole / 4  # the same model is not sent to the next twin
 
 
-def test_a_hello_and_a_fault_say_who_they_are():
+def test_a_hello_and_a_fault_say_who_they_are() -> None:
     hello = Hello("north", RECORD_VERSION, "0.1.0", "2.6", 4, ("liver",), digests(BROADCAST))
     assert decode(Hello, encode(hello)) == hello
     with pytest.raises(RecordError, match="an id"):

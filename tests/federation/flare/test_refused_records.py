@@ -3,7 +3,8 @@
 import io
 import pickle
 from copy import copy
-from dataclasses import dataclass, fields
+from dataclasses import Field, dataclass, fields
+from typing import Any
 
 import pytest
 import torch
@@ -34,14 +35,14 @@ from twin.messages import Broadcast, Observation, TwinUpdate
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_a_record_cut_short_anywhere_is_refused(name):
+def test_a_record_cut_short_anywhere_is_refused(name: str) -> None:
     record = encode(example(name))
     for length in range(len(record)):
         with pytest.raises(RecordError):
             opened(name, record[:length])
 
 
-def forced(message, **values):
+def forced(message: Broadcast | Observation, **values: Any) -> Broadcast | Observation:
     """The message with values that its types forbid."""
     message = copy(message)
     for name, value in values.items():
@@ -49,13 +50,13 @@ def forced(message, **values):
     return message
 
 
-def test_bytes_behind_a_record_are_refused():
+def test_bytes_behind_a_record_are_refused() -> None:
     for name in KINDS:
         with pytest.raises(RecordError):
             opened(name, encode(example(name)) + b"\0")
 
 
-def test_pickle_is_refused_at_the_first_bytes():
+def test_pickle_is_refused_at_the_first_bytes() -> None:
     buffer = io.BytesIO()
     torch.save(WEIGHTS, buffer)
     for content in (pickle.dumps(OBSERVATION), buffer.getvalue(), b"\x80\x04cposix\nsystem\n."):
@@ -68,12 +69,12 @@ def test_pickle_is_refused_at_the_first_bytes():
     [None, "text", bytearray(b"FEDKA\r\n\0"), OBSERVATION],
     ids=lambda each: type(each).__name__,
 )
-def test_what_are_no_bytes_is_refused(content):
+def test_what_are_no_bytes_is_refused(content: Any) -> None:
     with pytest.raises(RecordError, match=type(content).__name__):
         decode(Observation, content)
 
 
-def test_a_record_of_another_version_is_refused_with_what_to_do():
+def test_a_record_of_another_version_is_refused_with_what_to_do() -> None:
     header, block = parts(encode(OBSERVATION))
     with pytest.raises(
         RecordError,
@@ -82,7 +83,7 @@ def test_a_record_of_another_version_is_refused_with_what_to_do():
         decode(Observation, built(header, block, version=9))
 
 
-def test_another_message_than_the_one_expected_is_refused():
+def test_another_message_than_the_one_expected_is_refused() -> None:
     with pytest.raises(
         RecordError, match="is a observation; allowed: a twin_update; check who sends what"
     ):
@@ -123,14 +124,14 @@ WRONG = {
 
 
 @pytest.mark.parametrize("name", WRONG)
-def test_a_wrong_field_is_refused_in_words(name):
+def test_a_wrong_field_is_refused_in_words(name: str) -> None:
     with pytest.raises(RecordError, match=r" is .*; allowed: ") as caught:
         decode(Observation, changed(OBSERVED, *WRONG[name]))
     assert len(str(caught.value)) < 700 and str(caught.value).isprintable()
 
 
 @pytest.mark.parametrize("field", fields(Observation), ids=lambda field: field.name)
-def test_a_missing_field_is_refused_even_where_the_message_has_a_default(field):
+def test_a_missing_field_is_refused_even_where_the_message_has_a_default(field: Field) -> None:
     header, block = parts(OBSERVED)
     del header["message"][field.name]
     with pytest.raises(RecordError, match=f"{field.name} missing"):
@@ -158,13 +159,13 @@ def test_a_missing_field_is_refused_even_where_the_message_has_a_default(field):
         "no UTF-8",
     ],
 )
-def test_what_is_no_strict_json_is_refused(raw):
+def test_what_is_no_strict_json_is_refused(raw: bytes) -> None:
     header = raw[: raw.rindex(b"}}") + 2]  # the block of no tensors behind it ends in one brace
     with pytest.raises(RecordError):
         decode(Observation, built(header, parts(OBSERVED)[1]))
 
 
-def test_tensors_that_the_header_does_not_name_are_refused():
+def test_tensors_that_the_header_does_not_name_are_refused() -> None:
     record = encode(BROADCAST)
     with pytest.raises(RecordError, match="1 tensors too much"):
         decode(Broadcast, changed(record, ("message", "extras"), ["taught_rows"]))
@@ -180,7 +181,7 @@ def test_tensors_that_the_header_does_not_name_are_refused():
         )
 
 
-def test_a_key_that_is_not_in_digits_is_refused_and_not_shown():
+def test_a_key_that_is_not_in_digits_is_refused_and_not_shown() -> None:
     record = encode(example("opened"))
     for wrong in ("6b 6579", "6B", "6", "xyz", "6b\u0660"):
         with pytest.raises(RecordError) as caught:
@@ -188,7 +189,7 @@ def test_a_key_that_is_not_in_digits_is_refused_and_not_shown():
         assert wrong not in str(caught.value)
 
 
-def test_a_hyper_parameter_that_the_method_refuses_is_refused():
+def test_a_hyper_parameter_that_the_method_refuses_is_refused() -> None:
     record = encode(SCAFFOLD())
     for path, value in (
         (("message", "num_twins"), -1),
@@ -210,7 +211,7 @@ BOUNDS = [
 
 
 @pytest.mark.parametrize("limits", BOUNDS, ids=str)
-def test_a_record_beyond_a_limit_is_refused(limits):
+def test_a_record_beyond_a_limit_is_refused(limits: dict[str, int]) -> None:
     with pytest.raises(RecordError):
         decode(Broadcast, encode(BROADCAST), limits=Limits(**limits))
 
@@ -218,13 +219,13 @@ def test_a_record_beyond_a_limit_is_refused(limits):
 @pytest.mark.parametrize(
     "limits", [{"record_bytes": 100}, {"header_bytes": 50}, {"text_characters": 8}, {"tensors": 2}]
 )
-def test_a_record_that_would_be_refused_is_not_written(limits):
+def test_a_record_that_would_be_refused_is_not_written(limits: dict[str, int]) -> None:
     with pytest.raises(RecordError):
         encode(BROADCAST, limits=Limits(**limits))
 
 
 @pytest.mark.parametrize("wrong", [{"tensors": 0}, {"header_bytes": -1}, {"bytes": 1}])
-def test_limits_that_cannot_be_are_refused(wrong):
+def test_limits_that_cannot_be_are_refused(wrong: dict[str, int]) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):
         Limits(**wrong)
 
@@ -244,12 +245,12 @@ def test_limits_that_cannot_be_are_refused(wrong):
     ],
     ids=str,
 )
-def test_a_message_that_is_not_what_its_types_say_is_not_written(wrong):
+def test_a_message_that_is_not_what_its_types_say_is_not_written(wrong: dict[str, Any]) -> None:
     with pytest.raises(RecordError, match="observation"):
         encode(forced(OBSERVATION, **wrong))
 
 
-def test_what_is_no_message_is_not_written():
+def test_what_is_no_message_is_not_written() -> None:
     @dataclass(frozen=True)
     class Louder(Observation):
         pixels: bytes = b""
@@ -261,5 +262,5 @@ def test_what_is_no_message_is_not_written():
         encode(forced(BROADCAST, extras={"a": 3}))
 
 
-def test_a_number_that_is_whole_may_stand_where_one_with_a_point_is_meant():
+def test_a_number_that_is_whole_may_stand_where_one_with_a_point_is_meant() -> None:
     assert decode(Observation, encode(forced(OBSERVATION, threshold=1))).threshold == 1.0

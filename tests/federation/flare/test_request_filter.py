@@ -25,7 +25,9 @@ def kit(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_a_hospitals_flare_is_left_the_requests_of_a_jobs_life(monkeypatch):
+def test_a_hospitals_flare_is_left_the_requests_of_a_jobs_life(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     known = list(ClientRequestProcessors.request_processors)
     monkeypatch.setattr(ClientRequestProcessors, "request_processors", known)
     before = {topic for each in known for topic in each.get_topics()}
@@ -39,7 +41,7 @@ def test_a_hospitals_flare_is_left_the_requests_of_a_jobs_life(monkeypatch):
     assert {topic for each in known for topic in each.get_topics()} == set(ANSWERED)
 
 
-def test_our_own_job_is_a_configuration_and_nothing_else(tmp_path):
+def test_our_own_job_is_a_configuration_and_nothing_else(tmp_path: Path) -> None:
     job = write_job(tmp_path / "job", ["north"])
     for place in ("server", "hospital"):
         for signed in (".__nvfl_sig.json", ".__nvfl_submitter.crt", "config/.__nvfl_sig.json"):
@@ -58,7 +60,7 @@ def test_our_own_job_is_a_configuration_and_nothing_else(tmp_path):
         "fobs/x",
     ],
 )
-def test_an_application_that_brings_more_is_refused(tmp_path, more):
+def test_an_application_that_brings_more_is_refused(tmp_path: Path, more: str) -> None:
     folder = write_job(tmp_path / "job", ["north"]) / "hospital"
     (folder / more).parent.mkdir(exist_ok=True)
     (folder / more).touch()
@@ -80,7 +82,9 @@ def test_an_application_that_brings_more_is_refused(tmp_path, more):
         ("clone_job", False),
     ],
 )
-def test_the_operator_may_begin_sessions_and_neither_read_files_nor_bring_code(kit, right, may):
+def test_the_operator_may_begin_sessions_and_neither_read_files_nor_bring_code(
+    kit: Path, right: str, may: bool
+) -> None:
     authorizer = FLAuthorizer(
         "federation", json.loads((kit / "local" / "authorization.json").read_text())
     )
@@ -91,7 +95,7 @@ def test_the_operator_may_begin_sessions_and_neither_read_files_nor_bring_code(k
     )[0]
 
 
-def test_a_kit_has_the_gate(kit):
+def test_a_kit_has_the_gate(kit: Path) -> None:
     resources = json.loads((kit / "local" / "resources.json").read_text())
     assert [each["path"] for each in resources["components"] if each["id"] == "gate"] == [
         "federation.flare.request_filter.HospitalGate"

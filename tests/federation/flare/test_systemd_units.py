@@ -3,6 +3,7 @@
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -22,7 +23,7 @@ def sections(unit: str) -> dict[str, list[tuple[str, str]]]:
 
 
 @pytest.mark.parametrize("name", UNITS)
-def test_a_unit_is_closed_and_comes_back(name):
+def test_a_unit_is_closed_and_comes_back(name: str) -> None:
     service = sections(UNITS[name])["Service"]
     keys = [key for key, _ in service]
     said = dict(service)
@@ -44,7 +45,7 @@ def test_a_unit_is_closed_and_comes_back(name):
 @pytest.mark.skipif(
     shutil.which("systemd-analyze") is None, reason="systemd is not on this machine"
 )
-def test_systemd_finds_nothing_wrong_with_the_units(out, tmp_path):
+def test_systemd_finds_nothing_wrong_with_the_units(out: Path, tmp_path: Path) -> None:
     paths = []
     for path in (out / "systemd").iterdir():
         instance = tmp_path / path.name.replace("@.", "@north.")

@@ -1,11 +1,14 @@
 import json
 import struct
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import safetensors.torch
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import Tensor
 
 from federation.flare.record_limits import Limits, RecordError
 from federation.flare.tensor_block import DTYPES, pieces, read
@@ -22,28 +25,35 @@ TENSORS = {
 }
 
 
-def block(header, data=b"", length=None):
+def block(header: Any, data: bytes = b"", length: int | None = None) -> memoryview:
     text = header if isinstance(header, bytes) else json.dumps(header).encode()
     return memoryview(struct.pack("<Q", len(text) if length is None else length) + text + data)
 
 
-def entry(dtype="F32", shape=(2,), data_offsets=(0, 8), **more):
+def entry(
+    dtype: list[str] | str = "F32",
+    shape: tuple[Any, ...] = (2,),
+    data_offsets: tuple[int, ...] = (0, 8),
+    **more: Any,
+) -> dict[str, Any]:
     return {"dtype": dtype, "shape": list(shape), "data_offsets": list(data_offsets), **more}
 
 
-def joined(tensors):
+def joined(tensors: dict[str, Any]) -> memoryview:
     return memoryview(b"".join(pieces(tensors)))
 
 
 @given(data=st.data())
-def test_tensors_of_every_type_shape_and_layout_keep_every_bit(data, any_tensor, same):
+def test_tensors_of_every_type_shape_and_layout_keep_every_bit(
+    data: Any, any_tensor: Any, same: Callable[..., Any]
+) -> None:
     tensors = data.draw(st.dictionaries(st.text("ab/.é", max_size=5), any_tensor, max_size=4))
     found = read(joined(tensors), Limits())
     assert same(found, tensors)
     assert all(each.is_contiguous() for each in found.values())
 
 
-def test_the_types_that_a_network_or_a_packed_update_has_can_be_written():
+def test_the_types_that_a_network_or_a_packed_update_has_can_be_written() -> None:
     floating, whole = (
         {torch.float32, torch.bfloat16, torch.float16},
         {torch.int64, torch.int32, torch.int8, torch.uint8, torch.bool},
@@ -51,7 +61,7 @@ def test_the_types_that_a_network_or_a_packed_update_has_can_be_written():
     assert floating | whole <= set(DTYPES.values())
 
 
-def test_the_payload_of_a_nan_comes_back():
+def test_the_payload_of_a_nan_comes_back() -> None:
     odd = torch.tensor([0x7FC12345, 0xFFC00001 - 2**32, -(2**31)], dtype=torch.int32).view(
         torch.float32
     )
@@ -61,12 +71,12 @@ def test_the_payload_of_a_nan_comes_back():
     )
 
 
-def test_the_library_of_the_format_reads_what_is_written_here(same):
+def test_the_library_of_the_format_reads_what_is_written_here(same: Callable[..., Any]) -> None:
     found = safetensors.torch.load(bytes(joined(TENSORS)))
     assert all(same(found[name], TENSORS[name]) for name in TENSORS)
 
 
-def test_what_the_library_writes_is_read_here(same):
+def test_what_the_library_writes_is_read_here(same: Callable[..., Any]) -> None:
     written = safetensors.torch.save({name: each.contiguous() for name, each in TENSORS.items()})
     found = read(memoryview(written), Limits())
     assert found.keys() == TENSORS.keys() and all(
@@ -74,18 +84,18 @@ def test_what_the_library_writes_is_read_here(same):
     )
 
 
-def test_no_tensors_are_a_block_as_well():
+def test_no_tensors_are_a_block_as_well() -> None:
     assert read(joined({}), Limits()) == {}
 
 
-def test_what_is_read_can_be_written_to_and_does_not_change_the_record():
+def test_what_is_read_can_be_written_to_and_does_not_change_the_record() -> None:
     record = joined({"w": torch.zeros(3)})
     before = bytes(record)
     read(record, Limits())["w"].add_(1)
     assert bytes(record) == before
 
 
-def test_a_gradient_does_not_travel():
+def test_a_gradient_does_not_travel() -> None:
     assert not read(joined({"w": torch.nn.Parameter(torch.ones(2))}), Limits())["w"].requires_grad
 
 
@@ -98,12 +108,12 @@ def test_a_gradient_does_not_travel():
     ],
     ids=str,
 )
-def test_a_tensor_that_the_format_does_not_have_is_refused(wrong):
+def test_a_tensor_that_the_format_does_not_have_is_refused(wrong: Tensor) -> None:
     with pytest.raises(RecordError, match="convert it"):
         pieces({"w": wrong})
 
 
-def test_the_name_that_means_something_else_is_refused_both_ways():
+def test_the_name_that_means_something_else_is_refused_both_ways() -> None:
     with pytest.raises(RecordError, match="another name"):
         pieces({"__metadata__": torch.zeros(2)})
     with pytest.raises(RecordError):
@@ -162,19 +172,19 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_a_hostile_block_is_refused_in_words(name):
+def test_a_hostile_block_is_refused_in_words(name: str) -> None:
     with pytest.raises(RecordError, match=r"; allowed: .*; let the sender send it again") as caught:
         read(HOSTILE[name], Limits())
     assert len(str(caught.value)) < 500 and str(caught.value).isprintable()
 
 
-def test_more_tensors_than_allowed_are_refused():
+def test_more_tensors_than_allowed_are_refused() -> None:
     record = joined({str(index): torch.zeros(0) for index in range(11)})
     assert len(read(record, Limits(tensors=11))) == 11
     with pytest.raises(RecordError, match="11 tensors; allowed: at most 10"):
         read(record, Limits(tensors=10))
 
 
-def test_a_header_that_is_too_long_is_refused_before_it_is_read():
+def test_a_header_that_is_too_long_is_refused_before_it_is_read() -> None:
     with pytest.raises(RecordError, match="at most 100"):
         read(block(b" " * 101), Limits(header_bytes=100))

@@ -6,10 +6,12 @@ import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor, dtype
 
 from federation.aggregation.secure_sum import unmasked_sum
 from federation.experiment.config import load_experiment
@@ -73,7 +75,7 @@ def holds(content: bytes, pieces: Iterable[bytes]) -> bool:
     return any(each in content for each in pieces)
 
 
-def images_of(places) -> dict[str, np.ndarray]:
+def images_of(places: dict[str, Path]) -> dict[str, np.ndarray]:
     loaded = {
         twin_id: load_hospital(twin_id, place / "archive.safetensors")
         for twin_id, place in places.items()
@@ -88,7 +90,9 @@ def images_of(places) -> dict[str, np.ndarray]:
     [(), (FEDKA,), (SECURE,), ("outgoing.compression={kind: float16}",)],
     ids=["fedavg", "fedka", "secure", "float16"],
 )
-def test_no_row_of_any_image_is_in_any_record_in_either_direction(over, changes):
+def test_no_row_of_any_image_is_in_any_record_in_either_direction(
+    over: Any, changes: tuple[Any, ...]
+) -> None:
     config = over.config(*FOUR, *changes)
     places = over.hospitals(config)
     outcome = over.run(config, places=places)
@@ -101,7 +105,7 @@ def test_no_row_of_any_image_is_in_any_record_in_either_direction(over, changes)
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.float32, torch.bfloat16, torch.float16])
-def test_an_image_in_an_update_would_be_found(over, dtype):
+def test_an_image_in_an_update_would_be_found(over: Any, dtype: dtype) -> None:
     config = over.config(*FOUR)
     images = images_of(over.hospitals(config))["north"]
     image = torch.from_numpy(images[:20])
@@ -113,7 +117,7 @@ def test_an_image_in_an_update_would_be_found(over, dtype):
 # Single updates
 
 
-def tensors_of(message) -> list[torch.Tensor]:
+def tensors_of(message: Any) -> list[torch.Tensor]:
     """Return every tensor of a message, wherever it stands."""
     if isinstance(message, torch.Tensor):
         return [message]
@@ -163,7 +167,7 @@ class AskedAgain:
     def __init__(self) -> None:
         self.truth: dict[tuple[int, str], tuple[TwinUpdate, Broadcast]] = {}
 
-    def __call__(self, wires, verb, twin_id, content):
+    def __call__(self, wires: Any, verb: str, twin_id: str, content: bytes) -> bytes:
         if verb in ("seal", "train") and kind_of(content) is not Fault:
             broadcast = wires.engine.broadcasts[-1][twin_id]
             update = decode(TwinUpdate, wires.sites[twin_id].answer("train", wires.asked[-1][2]))
@@ -172,12 +176,12 @@ class AskedAgain:
 
 
 @pytest.fixture(scope="module")
-def summed(over):
+def summed(over: Any) -> tuple[Any, ...]:
     asked = AskedAgain()
     return over.run(over.config(*FOUR, SECURE), asked), asked.truth
 
 
-def messages(outcome, kind):
+def messages(outcome: Any, kind: type[Any]) -> dict[str, Any]:
     found = [
         decode(kind, content)
         for _, _, content in outcome.wires.answered
@@ -190,7 +194,7 @@ def all_of(round_number: int, found: dict) -> list[str]:
     return [twin_id for number, twin_id in found if number == round_number]
 
 
-def counts(truth, round_number: int) -> dict[str, int]:
+def counts(truth: dict[tuple[Any, ...], tuple[Any, ...]], round_number: int) -> dict[str, int]:
     return {
         twin_id: update.num_images
         for (number, twin_id), (update, _) in truth.items()
@@ -198,7 +202,9 @@ def counts(truth, round_number: int) -> dict[str, int]:
     }
 
 
-def test_with_secure_aggregation_no_record_of_a_hospital_holds_its_update(summed):
+def test_with_secure_aggregation_no_record_of_a_hospital_holds_its_update(
+    summed: tuple[Any, ...],
+) -> None:
     outcome, truth = summed
     assert (
         len(truth) == 16
@@ -217,7 +223,7 @@ def test_with_secure_aggregation_no_record_of_a_hospital_holds_its_update(summed
         assert len(pieces) > 20 and not any(holds(each, pieces) for each in sent.values())
 
 
-def test_without_it_the_same_look_finds_the_update(over):
+def test_without_it_the_same_look_finds_the_update(over: Any) -> None:
     asked = AskedAgain()
     outcome = over.run(over.config(*FOUR), asked)
     for (number, twin_id), (update, broadcast) in asked.truth.items():
@@ -225,7 +231,7 @@ def test_without_it_the_same_look_finds_the_update(over):
         assert holds(record, pieces_of(update, broadcast, 1, 1))
 
 
-def test_a_masked_vector_says_nothing_of_the_update_behind_it(summed):
+def test_a_masked_vector_says_nothing_of_the_update_behind_it(summed: tuple[Any, ...]) -> None:
     outcome, truth = summed
     for (number, twin_id), masked in messages(outcome, Masked).items():
         update, broadcast = truth[number, twin_id]
@@ -240,7 +246,9 @@ def test_a_masked_vector_says_nothing_of_the_update_behind_it(summed):
         assert abs(ones - 0.5) < 6 * 0.5 / (64 * len(share)) ** 0.5
 
 
-def test_what_the_server_received_gives_the_mean_together_and_noise_otherwise(summed):
+def test_what_the_server_received_gives_the_mean_together_and_noise_otherwise(
+    summed: tuple[Any, ...],
+) -> None:
     outcome, truth = summed
     masked, opened = messages(outcome, Masked), messages(outcome, Opened)
     for number, updates in enumerate(outcome.engine.updates):
@@ -249,7 +257,12 @@ def test_what_the_server_received_gives_the_mean_together_and_noise_otherwise(su
         names, total = list(images), sum(images.values())
         like = truth[number, names[0]][1].weights
 
-        def added(some: Sequence[str], number=number, like=like, total=total):
+        def added(
+            some: Sequence[str],
+            number: int = number,
+            like: dict[str, Tensor] = like,
+            total: int = total,
+        ) -> dict[str, Tensor]:
             return from_integers(
                 unmasked_sum(
                     [masked[number, each] for each in some], [opened[number, each] for each in some]
@@ -273,7 +286,9 @@ def test_what_the_server_received_gives_the_mean_together_and_noise_otherwise(su
             )
 
 
-def test_a_sealed_record_holds_no_tensor_and_an_opened_one_a_seed_alone(summed):
+def test_a_sealed_record_holds_no_tensor_and_an_opened_one_a_seed_alone(
+    summed: tuple[Any, ...],
+) -> None:
     outcome, _ = summed
     assert not any(
         tensors_of(each)
@@ -282,11 +297,13 @@ def test_a_sealed_record_holds_no_tensor_and_an_opened_one_a_seed_alone(summed):
     assert all(len(each.seed) == 32 for each in messages(outcome, Opened).values())
 
 
-def test_a_hospital_that_leaves_in_a_sum_only_does_not_answer_a_server_that_asks_in_the_open(over):
+def test_a_hospital_that_leaves_in_a_sum_only_does_not_answer_a_server_that_asks_in_the_open(
+    over: Any,
+) -> None:
     config = over.config(*FOUR, SECURE)
     refused = []
 
-    def ask_again(wires, verb, twin_id, content):
+    def ask_again(wires: Any, verb: str, twin_id: str, content: bytes) -> bytes:
         if verb == "seal":
             refused.append(
                 kind_of(wires.sites[twin_id].answer("train", wires.asked[-1][2])) is Fault
@@ -302,7 +319,7 @@ def test_a_hospital_that_leaves_in_a_sum_only_does_not_answer_a_server_that_asks
 
 
 @pytest.fixture(scope="module")
-def wire(tmp_path_factory):
+def wire(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, ...]:
     """What a hospital's connections carried in a run of real processes: (deployment, up, down), one entry for each connection."""
     pytest.importorskip("nvflare")
     try:
@@ -382,7 +399,9 @@ READABLE = (
 
 
 @pytest.mark.slow
-def test_on_the_wire_everything_is_tls_and_nothing_of_ours_can_be_read(wire):
+def test_on_the_wire_everything_is_tls_and_nothing_of_ours_can_be_read(
+    wire: tuple[Any, ...],
+) -> None:
     made, up, down = wire
     model = load_model(sorted((made.place.run / "models").iterdir())[-1])[0].state_dict()
     size = sum(value.numel() * value.element_size() for value in model.values())
@@ -404,7 +423,7 @@ def test_on_the_wire_everything_is_tls_and_nothing_of_ours_can_be_read(wire):
     assert -(counted * np.log2(counted)).sum() > 7.9  # bits a byte: no pattern left
 
 
-def test_in_the_records_themselves_the_same_look_finds_what_is_ours(over):
+def test_in_the_records_themselves_the_same_look_finds_what_is_ours(over: Any) -> None:
     outcome = over.run(over.config(*FOUR))
     crossed = b"".join(content for _, _, content in outcome.wires.answered)
     assert all(

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -182,16 +183,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def seen(folder):
+def seen(folder: Path) -> dict[str, Any]:
     return json.loads((folder / "seen.json").read_text())
 
 
 @pytest.fixture(scope="module")
-def server_log(folder):
+def server_log(folder: Path) -> str:
     return (folder / "server.log").read_text()
 
 
-def test_the_right_hospital_joins_and_nobody_else_does(seen):
+def test_the_right_hospital_joins_and_nobody_else_does(seen: dict[str, Any]) -> None:
     assert seen["joined"] == ["north"] == seen["clients"]
     assert seen["TLS with the right certificate"] == "open"
 
@@ -200,34 +201,38 @@ def test_the_right_hospital_joins_and_nobody_else_does(seen):
     "way", ["without a certificate", *(f"with {each} certificate" for each in BAD)]
 )
 def test_no_connection_is_kept_up_without_a_certificate_of_this_authority_that_has_not_ended(
-    seen, way
-):
+    seen: dict[str, Any], way: str
+) -> None:
     assert seen[f"TLS {way}"].startswith("SSL")
 
 
-def test_strangers_who_connect_and_say_nothing_keep_nobody_out(seen, server_log):
+def test_strangers_who_connect_and_say_nothing_keep_nobody_out(
+    seen: dict[str, Any], server_log: str
+) -> None:
     assert seen["joined"] == ["north"]
     assert (
         "refused a connection from" in server_log and "handshake operation timed out" in server_log
     )
 
 
-def test_a_connection_without_tls_is_cut(seen):
+def test_a_connection_without_tls_is_cut(seen: dict[str, Any]) -> None:
     assert seen["plain TCP"].startswith(("ConnectionResetError", "answered b''"))
 
 
-def test_a_hospitals_certificate_is_good_for_its_own_name_only(server_log):
+def test_a_hospitals_certificate_is_good_for_its_own_name_only(server_log: str) -> None:
     assert (
         "authenticated as 'south' but claimed endpoint 'west' requires identity 'west'"
         in server_log
     )
 
 
-def test_a_hospital_of_another_authority_does_not_speak_to_this_server_either(folder):
+def test_a_hospital_of_another_authority_does_not_speak_to_this_server_either(folder: Path) -> None:
     assert "certificate verify failed" in (folder / "foreign.log").read_text()
 
 
-def test_the_operator_gets_a_session_and_another_deployments_operator_does_not(seen):
+def test_the_operator_gets_a_session_and_another_deployments_operator_does_not(
+    seen: dict[str, Any],
+) -> None:
     assert "has a session and sees ['north']" in seen["operator"]
     assert "has a session" not in seen["foreign operator"]
     assert any(
@@ -236,13 +241,15 @@ def test_the_operator_gets_a_session_and_another_deployments_operator_does_not(s
     )
 
 
-def test_a_hospitals_certificate_makes_no_operator(seen, server_log):
+def test_a_hospitals_certificate_makes_no_operator(seen: dict[str, Any], server_log: str) -> None:
     assert "has a session" not in seen["a hospital as operator"]
     assert "failed to verify client identity: CNMismatch" in server_log
 
 
 @pytest.mark.parametrize("where", ["server", "hospital"])
-def test_a_job_that_names_a_class_outside_the_list_builds_nothing_there(seen, folder, where):
+def test_a_job_that_names_a_class_outside_the_list_builds_nothing_there(
+    seen: dict[str, Any], folder: Path, where: str
+) -> None:
     ended = json.loads(seen[f"class-at-{where}"]["meta"])
     assert ended["status"] in (
         "FINISHED:EXECUTION_EXCEPTION",
@@ -259,8 +266,8 @@ def test_a_job_that_names_a_class_outside_the_list_builds_nothing_there(seen, fo
 
 
 def test_code_that_a_job_brings_is_refused_by_the_hospital_though_its_server_lets_it_pass(
-    seen, folder
-):
+    seen: dict[str, Any], folder: Path
+) -> None:
     ended = json.loads(seen["code-at-hospital"]["meta"])
     assert ended["status"] == "FINISHED:FAILED_TO_RUN"
     refused = "north: NVFLARE_ERROR: the application brings custom/brought.py; allowed here: its configuration and nothing else"
@@ -268,7 +275,7 @@ def test_code_that_a_job_brings_is_refused_by_the_hospital_though_its_server_let
     assert not (folder / "ran-code-at-hospital").exists()
 
 
-def test_a_job_of_our_two_classes_runs(seen):
+def test_a_job_of_our_two_classes_runs(seen: dict[str, Any]) -> None:
     ended = json.loads(seen["ours"]["meta"])
     assert ended["status"] == "FINISHED:COMPLETED" and ended["job_deploy_detail"] == [
         "server: OK",
@@ -279,14 +286,16 @@ def test_a_job_of_our_two_classes_runs(seen):
 @pytest.mark.parametrize(
     "command", ["cat north startup/fed_client.json", "ls north", "sys_info client north"]
 )
-def test_nobody_reads_a_hospitals_machine_through_its_server(seen, command):
+def test_nobody_reads_a_hospitals_machine_through_its_server(
+    seen: dict[str, Any], command: str
+) -> None:
     assert "invalid_request" in seen[command] and "fedka" not in seen[command]
     assert (
         "ssl_private_key" in seen["cat server startup/fed_server.json"]
     )  # this server would have let it pass
 
 
-def test_no_process_is_left(folder):
+def test_no_process_is_left(folder: Path) -> None:
     assert not [
         each
         for each in psutil.process_iter(["cmdline"])

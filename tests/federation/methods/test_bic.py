@@ -1,22 +1,27 @@
+from collections.abc import Callable
 from dataclasses import replace
 from math import exp, log
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from numpy import float64
+from torch import Tensor
 from torch.nn import functional
 
 from federation.methods.bic import BiC, fit_correction, fold_correction, mean_correction
 from federation.methods.fedavg import FedAvg
 from incremental.network import build_network
+from twin.objective import HoldsOut, LocalContext
 
 
-def softmax(values):
+def softmax(values: list[float]) -> list[float]:
     total = sum(exp(value) for value in values)
     return [exp(value) / total for value in values]
 
 
-def test_the_loss_is_the_slow_loop_of_equations_1_to_3(scene):
+def test_the_loss_is_the_slow_loop_of_equations_1_to_3(scene: Any) -> None:
     logits, old, rows = (
         scene.logits().tolist(),
         scene.old_logits().tolist(),
@@ -33,7 +38,7 @@ def test_the_loss_is_the_slow_loop_of_equations_1_to_3(scene):
 
 
 @pytest.mark.parametrize("head_loss", ["bce", "ce"])
-def test_without_a_teacher_it_is_plain_cross_entropy(scene, head_loss):
+def test_without_a_teacher_it_is_plain_cross_entropy(scene: Any, head_loss: str) -> None:
     context = scene.without_teacher
     assert torch.equal(
         scene.total(BiC(head_loss=head_loss), context),
@@ -41,13 +46,15 @@ def test_without_a_teacher_it_is_plain_cross_entropy(scene, head_loss):
     )
 
 
-def test_in_the_first_task_it_is_fedavg_with_memory_bit_for_bit(play, same):
+def test_in_the_first_task_it_is_fedavg_with_memory_bit_for_bit(
+    play: Callable[..., Any], same: Callable[..., Any]
+) -> None:
     found, expected = play(BiC(), rounds=2), play(FedAvg(memory=True), rounds=2)
     assert same(found.server.weights, expected.server.weights)
 
 
 @pytest.fixture
-def biased():
+def biased() -> tuple[Tensor, ...]:
     """Logits of 60 images of five classes, right on the whole, whose two new classes are too loud: times 2 and 1.5 more."""
     generator = torch.Generator().manual_seed(4)
     rows = torch.arange(5).repeat(12)
@@ -56,12 +63,14 @@ def biased():
     return logits, rows
 
 
-def objective(logits, rows, alpha, beta, penalty):
+def objective(
+    logits: Tensor, rows: Tensor, alpha: float | float64, beta: float | float64, penalty: float
+) -> float | float64:
     corrected = torch.cat([logits[:, :3], alpha * logits[:, 3:] + beta], 1).double()
     return float(functional.cross_entropy(corrected, rows)) + penalty * ((alpha - 1) ** 2 + beta**2)
 
 
-def test_the_fit_is_the_best_of_a_fine_grid(biased):
+def test_the_fit_is_the_best_of_a_fine_grid(biased: tuple[Tensor, ...]) -> None:
     logits, rows = biased
     alpha, beta = fit_correction(logits, rows, 3, 0.01)
     grid = [(a, b) for a in np.arange(0.1, 2, 0.05) for b in np.arange(-3, 3, 0.05)]
@@ -70,7 +79,9 @@ def test_the_fit_is_the_best_of_a_fine_grid(biased):
     assert (alpha, beta) == pytest.approx(best, abs=0.06)
 
 
-def test_the_fit_quietens_classes_that_are_too_loud_and_more_old_images_are_named_rightly(biased):
+def test_the_fit_quietens_classes_that_are_too_loud_and_more_old_images_are_named_rightly(
+    biased: tuple[Tensor, ...],
+) -> None:
     logits, rows = biased
     alpha, beta = fit_correction(logits, rows, 3, 0.001)
     corrected = torch.cat([logits[:, :3], alpha * logits[:, 3:] + beta], 1)
@@ -79,13 +90,13 @@ def test_the_fit_quietens_classes_that_are_too_loud_and_more_old_images_are_name
     assert right[1] > right[0]
 
 
-def test_a_fit_to_images_that_are_all_right_stays_finite():
+def test_a_fit_to_images_that_are_all_right_stays_finite() -> None:
     logits = 5 * functional.one_hot(torch.tensor([0, 3]), 5).float()
     alpha, beta = fit_correction(logits, torch.tensor([0, 3]), 3, 0.01)
     assert 0.5 < alpha < 3 and abs(beta) < 3
 
 
-def test_folding_is_exact_for_the_linear_head_and_leaves_old_rows_alone(scene):
+def test_folding_is_exact_for_the_linear_head_and_leaves_old_rows_alone(scene: Any) -> None:
     weights = scene.context.global_weights
     folded = fold_correction(weights, 0.7, -0.4, 3)
     before, after = (
@@ -98,7 +109,7 @@ def test_folding_is_exact_for_the_linear_head_and_leaves_old_rows_alone(scene):
     torch.testing.assert_close(after[:, 3:], 0.7 * before[:, 3:] - 0.4)
 
 
-def test_the_correction_that_changes_nothing_folds_to_the_same_bits(scene):
+def test_the_correction_that_changes_nothing_folds_to_the_same_bits(scene: Any) -> None:
     weights = scene.context.global_weights
     assert all(
         torch.equal(value, weights[name])
@@ -106,14 +117,14 @@ def test_the_correction_that_changes_nothing_folds_to_the_same_bits(scene):
     )
 
 
-def sent(alpha, beta, images=10, first=3):
+def sent(alpha: float, beta: float, images: int = 10, first: int = 3) -> dict[str, Tensor]:
     return {
         "bias_correction": torch.tensor([alpha, beta]),
         "bias_support": torch.tensor([images, first]),
     }
 
 
-def test_the_server_counts_each_twin_by_its_held_out_images():
+def test_the_server_counts_each_twin_by_its_held_out_images() -> None:
     assert mean_correction([sent(0.5, -1.0, 10), sent(0.9, 1.0, 30), {}], 5) == pytest.approx(
         (0.8, 0.5, 3)
     )
@@ -134,22 +145,22 @@ def test_the_server_counts_each_twin_by_its_held_out_images():
         {**sent(0.5, 0.0), "bias_support": torch.tensor([1.0, 3.0])},
     ],
 )
-def test_what_is_no_correction_is_left_out(wrong):
+def test_what_is_no_correction_is_left_out(wrong: dict[str, Tensor]) -> None:
     assert mean_correction([wrong], 5) is None
     assert mean_correction([wrong, sent(0.75, 0.5)], 5) == pytest.approx((0.75, 0.5, 3))
 
 
-def test_a_first_new_row_that_is_not_that_of_most_is_left_out():
+def test_a_first_new_row_that_is_not_that_of_most_is_left_out() -> None:
     assert mean_correction(
         [sent(0.5, 0.0, first=4), sent(0.75, 0.5), sent(0.75, 0.5)], 5
     ) == pytest.approx((0.75, 0.5, 3))
 
 
-def with_held_out(context, shown):
+def with_held_out(context: LocalContext, shown: tuple[Tensor, ...]) -> LocalContext:
     return replace(context, held_out=lambda: shown)
 
 
-def test_a_twin_sends_the_fit_to_what_it_held_out(scene):
+def test_a_twin_sends_the_fit_to_what_it_held_out(scene: Any) -> None:
     shown = ((scene.batch.images * 255).round() / 255, scene.batch.rows)
     context = with_held_out(scene.context, shown)
     upload, _ = BiC().finish_local(scene.network, context)
@@ -159,7 +170,9 @@ def test_a_twin_sends_the_fit_to_what_it_held_out(scene):
     assert upload["bias_support"].tolist() == [8, 3]
 
 
-def test_a_twin_that_held_out_only_one_side_or_nothing_or_has_no_teacher_sends_nothing(scene):
+def test_a_twin_that_held_out_only_one_side_or_nothing_or_has_no_teacher_sends_nothing(
+    scene: Any,
+) -> None:
     images, rows = scene.batch.images, scene.batch.rows
     only_new = with_held_out(scene.context, (images[rows >= 3], rows[rows >= 3]))
     only_old = with_held_out(scene.context, (images[rows < 3], rows[rows < 3]))
@@ -169,20 +182,23 @@ def test_a_twin_that_held_out_only_one_side_or_nothing_or_has_no_teacher_sends_n
         assert BiC().finish_local(scene.network, context)[0] == {}
 
 
-def test_it_alone_asks_for_a_part_to_be_held_out():
-    assert BiC().held_out_fraction == 0.1 and FedAvg().held_out_fraction == 0
+def test_it_alone_asks_for_a_part_to_be_held_out() -> None:
+    assert isinstance(BiC(), HoldsOut) and BiC().held_out_fraction == 0.1
+    assert not isinstance(FedAvg(), HoldsOut)
 
 
-def test_repeatable_over_growth_of_the_head_and_nothing_undeclared_leaves(play, same, assert_wall):
+def test_repeatable_over_growth_of_the_head_and_nothing_undeclared_leaves(
+    play: Callable[..., Any], same: Callable[..., Any], assert_wall: Callable[..., Any]
+) -> None:
     first, second = (play(BiC()) for _ in range(2))
-    assert len(first.server.growth_rounds) > 1
+    assert len(first.server.task_begins) > 1
     assert same(first.server.weights, second.server.weights)
     assert any("semantic" in update.metrics for update in first.updates)
     assert_wall(first, {"bias_correction", "bias_support"})
     assert bool(BiC.uploads)
 
 
-def test_the_global_model_is_the_corrected_mean(play):
+def test_the_global_model_is_the_corrected_mean(play: Callable[..., Any]) -> None:
     played = play(BiC(mean="equal"), rounds=3)
     updates = [update for update in played.updates if update.round == 2]
     alpha, beta, first = mean_correction(
@@ -205,12 +221,14 @@ def test_the_global_model_is_the_corrected_mean(play):
         {"penalty": 0.0},
     ],
 )
-def test_a_value_out_of_range_says_what_is_allowed(wrong):
+def test_a_value_out_of_range_says_what_is_allowed(wrong: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="allowed"):
         BiC(**wrong)
 
 
-def test_a_twin_keeps_the_part_out_of_training_and_shows_it_to_the_method(play, assert_wall):
+def test_a_twin_keeps_the_part_out_of_training_and_shows_it_to_the_method(
+    play: Callable[..., Any], assert_wall: Callable[..., Any]
+) -> None:
     with_part, without = play(BiC()), play(BiC(held_out_fraction=0.0))
     assert with_part.updates[0].num_images == without.updates[0].num_images  # no teacher yet
     assert with_part.updates[-1].num_images < without.updates[-1].num_images

@@ -1,18 +1,23 @@
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 from torch.nn import functional
 
-from federation.aggregation.means import parameters_of, with_label
+from federation.aggregation.weight_tensors import parameters_of, with_label
 from federation.methods.fedavg import FedAvg
 from federation.methods.fedcurv import FedCurv, curvature_of_others, fisher_diagonal
+from federation.server import ServerState
+from incremental.network import IncrementalNetwork
 from twin.messages import TwinUpdate
 
 TWINS = ("north", "east", "south")
 
 
-def shaken(weights, seed):
+def shaken(weights: dict[str, Tensor], seed: int) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(seed)
     noise = {
         name: 0.1 * torch.randn(value.shape, generator=generator) for name, value in weights.items()
@@ -23,7 +28,7 @@ def shaken(weights, seed):
     }
 
 
-def update_of(server, twin_id, seed):
+def update_of(server: ServerState, twin_id: str, seed: int) -> TwinUpdate:
     weights = shaken(server.weights, seed)
     fisher = {
         f"fisher/{name}": value.square()
@@ -32,20 +37,20 @@ def update_of(server, twin_id, seed):
     return TwinUpdate(twin_id, server.round, weights, 10, fisher, class_names=server.class_names)
 
 
-def kept_of(update):
+def kept_of(update: TwinUpdate) -> dict[str, Tensor]:
     fisher = with_label("fisher", update.upload)
     pull = {f"pull/{name}": value * update.weights[name] for name, value in fisher.items()}
     return {**update.upload, **pull, "round": torch.tensor(update.round)}
 
 
 @pytest.fixture
-def exchanged(grown):
+def exchanged(grown: ServerState) -> tuple[Any, ...]:
     """Three twins' updates, and the server that has summed them."""
     updates = {name: update_of(grown, name, seed) for seed, name in enumerate(TWINS)}
     return updates, replace(FedCurv().aggregate(grown, list(updates.values())), round=1)
 
 
-def slow_penalty(network, updates):
+def slow_penalty(network: IncrementalNetwork, updates: list[TwinUpdate]) -> Tensor:
     """Sum over twins and over single weights of I (theta - theta_j)^2."""
     total = torch.zeros(())
     for update in updates:
@@ -58,13 +63,17 @@ def slow_penalty(network, updates):
 
 
 @pytest.mark.parametrize("memory", [False, True])
-def test_without_curvature_it_is_fedavg_bit_for_bit(play, same, memory):
+def test_without_curvature_it_is_fedavg_bit_for_bit(
+    play: Callable[..., Any], same: Callable[..., Any], memory: bool
+) -> None:
     played = play(FedCurv(curvature_weight=0.0, memory=memory))
     assert same(played.server.weights, play(FedAvg(memory=memory)).server.weights)
     assert not any(each.upload for each in played.updates)
 
 
-def test_the_first_round_is_fedavg_bit_for_bit(play, same):
+def test_the_first_round_is_fedavg_bit_for_bit(
+    play: Callable[..., Any], same: Callable[..., Any]
+) -> None:
     assert same(
         play(FedCurv(fisher_images=3), rounds=1).server.weights,
         play(FedAvg(), rounds=1).server.weights,
@@ -73,8 +82,8 @@ def test_the_first_round_is_fedavg_bit_for_bit(play, same):
 
 @pytest.mark.parametrize("twin_id", [*TWINS, "newcomer"])
 def test_the_term_is_the_equations_sum_over_the_other_twins_but_for_a_constant(
-    scene, exchanged, twin_id
-):
+    scene: Any, exchanged: tuple[Any, ...], twin_id: str
+) -> None:
     updates, server = exchanged
     method = FedCurv(curvature_weight=0.3)
     kept = kept_of(updates[twin_id]) if twin_id in updates else {}
@@ -100,7 +109,7 @@ def test_the_term_is_the_equations_sum_over_the_other_twins_but_for_a_constant(
     assert differences[0] == pytest.approx(differences[1], rel=1e-3)
 
 
-def test_the_fisher_information_is_the_mean_squared_gradient_of_single_images(scene):
+def test_the_fisher_information_is_the_mean_squared_gradient_of_single_images(scene: Any) -> None:
     found = fisher_diagonal(scene.network, scene.batch.images, scene.batch.rows, "ce")
     scene.network.eval()
     expected = {name: torch.zeros_like(value) for name, value in scene.network.named_parameters()}
@@ -117,7 +126,9 @@ def test_the_fisher_information_is_the_mean_squared_gradient_of_single_images(sc
         torch.testing.assert_close(found[name], value, msg=name)
 
 
-def test_rows_that_the_head_gained_since_count_nothing(scene, exchanged):
+def test_rows_that_the_head_gained_since_count_nothing(
+    scene: Any, exchanged: tuple[Any, ...]
+) -> None:
     updates, server = exchanged
     method = FedCurv()
     grown = {**server.weights, "head.weight": torch.ones(7, 8), "head.bias": torch.ones(7)}
@@ -131,8 +142,8 @@ def test_rows_that_the_head_gained_since_count_nothing(scene, exchanged):
 
 
 def test_a_twin_that_was_turned_away_takes_nothing_out_of_sums_that_do_not_hold_it(
-    scene, exchanged
-):
+    scene: Any, exchanged: tuple[Any, ...]
+) -> None:
     updates, server = exchanged
     server = FedCurv().aggregate(
         replace(server, round=1), [replace(updates[name], round=1) for name in ("north", "east")]
@@ -152,7 +163,7 @@ def test_a_twin_that_was_turned_away_takes_nothing_out_of_sums_that_do_not_hold_
     torch.testing.assert_close(curvatures["head.bias"], server.kept["fisher/head.bias"])
 
 
-def test_a_twin_alone_has_nobody_to_be_held_by(scene, grown):
+def test_a_twin_alone_has_nobody_to_be_held_by(scene: Any, grown: ServerState) -> None:
     update = update_of(grown, "north", 0)
     server = replace(FedCurv().aggregate(grown, [update]), round=1)
     context = replace(
@@ -163,7 +174,7 @@ def test_a_twin_alone_has_nobody_to_be_held_by(scene, grown):
     assert scene.terms(FedCurv(), context)["curvature"].item() == 0
 
 
-def damaged(upload, how):
+def damaged(upload: dict[str, Tensor], how: str) -> dict[str, Any]:
     if how == "missing":
         return {name: value for name, value in upload.items() if name != "fisher/head.bias"}
     change = {
@@ -178,7 +189,7 @@ def damaged(upload, how):
 
 
 @pytest.mark.parametrize("how", ["missing", "negative", "shape", "type", "none"])
-def test_an_upload_that_does_not_fit_is_left_out_of_the_sums(grown, how):
+def test_an_upload_that_does_not_fit_is_left_out_of_the_sums(grown: ServerState, how: str) -> None:
     good, bad = update_of(grown, "north", 0), update_of(grown, "east", 1)
     bad = replace(bad, upload=damaged(bad.upload, how))
     server = FedCurv().aggregate(grown, [good, bad])
@@ -188,13 +199,13 @@ def test_an_upload_that_does_not_fit_is_left_out_of_the_sums(grown, how):
 
 
 def test_only_the_declared_information_crosses_the_wall_and_the_seed_decides(
-    play, same, assert_wall
-):
+    play: Callable[..., Any], same: Callable[..., Any], assert_wall: Callable[..., Any]
+) -> None:
     method = FedCurv(fisher_images=4, memory=True)
     played = play(method)
     assert FedCurv.uploads
     assert_wall(played, {f"fisher/{name}" for name in parameters_of(played.server.weights)})
-    assert len(played.server.growth_rounds) > 2
+    assert len(played.server.task_begins) > 2
     assert any(each.metrics.get("curvature", 0) > 0 for each in played.updates)
     again = play(method)
     assert same(played.server.weights, again.server.weights) and same(
@@ -203,7 +214,7 @@ def test_only_the_declared_information_crosses_the_wall_and_the_seed_decides(
     assert not same(played.server.weights, play(FedAvg(memory=True)).server.weights)
 
 
-def test_settings_out_of_range_are_refused():
+def test_settings_out_of_range_are_refused() -> None:
     with pytest.raises(ValueError, match=r"curvature_weight is -1.0; allowed: 0 or more"):
         FedCurv(curvature_weight=-1.0)
     with pytest.raises(ValueError, match="fisher_images is 0; allowed: 1 or more"):

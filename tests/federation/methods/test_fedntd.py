@@ -1,21 +1,24 @@
+from collections.abc import Callable
 from dataclasses import replace
 from math import exp, log
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from federation.methods.fedavg import FedAvg
 from federation.methods.fedntd import FedNTD
-from incremental.network import build_network, freeze
+from incremental.network import NetworkConfig, build_network, freeze
 from twin.losses import not_true_distillation
 
 
-def softmax_without(logits, left_out, temperature):
+def softmax_without(logits: list[float], left_out: int, temperature: float) -> dict[int, float]:
     powers = {c: exp(value / temperature) for c, value in enumerate(logits) if c != left_out}
     return {c: power / sum(powers.values()) for c, power in powers.items()}
 
 
-def by_hand(logits, global_logits, rows, temperature):
+def by_hand(logits: Tensor, global_logits: Tensor, rows: Tensor, temperature: float) -> float:
     total = 0.0
     for local, teacher, y in zip(
         logits.tolist(), global_logits.tolist(), rows.tolist(), strict=True
@@ -26,7 +29,9 @@ def by_hand(logits, global_logits, rows, temperature):
 
 
 @pytest.mark.parametrize("memory", [False, True])
-def test_without_distillation_it_is_fedavg_bit_for_bit(play, same, memory):
+def test_without_distillation_it_is_fedavg_bit_for_bit(
+    play: Callable[..., Any], same: Callable[..., Any], memory: bool
+) -> None:
     assert same(
         play(FedNTD(distillation_weight=0.0, memory=memory)).server.weights,
         play(FedAvg(memory=memory)).server.weights,
@@ -34,7 +39,9 @@ def test_without_distillation_it_is_fedavg_bit_for_bit(play, same, memory):
 
 
 @pytest.mark.parametrize("temperature", [1.0, 3.0])
-def test_the_term_is_the_slow_loop_of_the_equation(scene, tiny_network, temperature):
+def test_the_term_is_the_slow_loop_of_the_equation(
+    scene: Any, tiny_network: NetworkConfig, temperature: float
+) -> None:
     generator = torch.Generator().manual_seed(1)
     received = {
         name: value + 0.1 * torch.rand(value.shape, generator=generator)
@@ -53,12 +60,12 @@ def test_the_term_is_the_slow_loop_of_the_equation(scene, tiny_network, temperat
     assert terms["classification"].item() == scene.terms(FedAvg())["classification"].item()
 
 
-def test_distilling_a_model_into_itself_costs_nothing(scene):
+def test_distilling_a_model_into_itself_costs_nothing(scene: Any) -> None:
     assert scene.terms(FedNTD())["distillation"].item() == pytest.approx(0, abs=1e-6)
 
 
 @pytest.mark.parametrize("classes", [1, 2])
-def test_one_and_two_classes_have_nothing_to_distil_and_a_finite_gradient(classes):
+def test_one_and_two_classes_have_nothing_to_distil_and_a_finite_gradient(classes: int) -> None:
     logits = torch.randn(4, classes, generator=torch.Generator().manual_seed(0), requires_grad=True)
     loss = not_true_distillation(
         logits, torch.zeros(4, classes), torch.zeros(4, dtype=torch.int64), 1.0
@@ -68,7 +75,7 @@ def test_one_and_two_classes_have_nothing_to_distil_and_a_finite_gradient(classe
     assert logits.grad is not None and not logits.grad.any()
 
 
-def test_the_true_class_gets_no_gradient_and_the_global_model_none_at_all():
+def test_the_true_class_gets_no_gradient_and_the_global_model_none_at_all() -> None:
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(3, 4, generator=generator, requires_grad=True)
     teacher = torch.randn(3, 4, generator=generator, requires_grad=True)
@@ -79,7 +86,7 @@ def test_the_true_class_gets_no_gradient_and_the_global_model_none_at_all():
     assert logits.grad.abs().sum() > 0
 
 
-def test_the_teacher_is_built_once_and_its_statistics_stay(scene):
+def test_the_teacher_is_built_once_and_its_statistics_stay(scene: Any) -> None:
     context, before = (
         scene.context,
         {name: value.clone() for name, value in scene.context.global_weights.items()},
@@ -96,17 +103,19 @@ def test_the_teacher_is_built_once_and_its_statistics_stay(scene):
     )
 
 
-def test_nothing_but_the_model_crosses_the_wall_and_the_seed_decides(play, same, assert_wall):
+def test_nothing_but_the_model_crosses_the_wall_and_the_seed_decides(
+    play: Callable[..., Any], same: Callable[..., Any], assert_wall: Callable[..., Any]
+) -> None:
     played = play(FedNTD(memory=True))
     assert_wall(played, set())
     assert not FedNTD.uploads
-    assert len(played.server.growth_rounds) > 2
+    assert len(played.server.task_begins) > 2
     assert all("distillation" in each.metrics for each in played.updates)
     assert same(played.server.weights, play(FedNTD(memory=True)).server.weights)
     assert not same(played.server.weights, play(FedAvg(memory=True)).server.weights)
 
 
-def test_settings_out_of_range_are_refused():
+def test_settings_out_of_range_are_refused() -> None:
     with pytest.raises(ValueError, match=r"distillation_weight is -1.0; allowed: 0 or more"):
         FedNTD(distillation_weight=-1.0)
     with pytest.raises(ValueError, match=r"temperature is 0.0; allowed: above 0"):

@@ -1,22 +1,26 @@
+from collections.abc import Callable
 from dataclasses import replace
 from math import exp, log
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
-from federation.aggregation.means import labelled, with_label
+from federation.aggregation.weight_tensors import labelled, with_label
 from federation.methods.fedavg import FedAvg
 from federation.methods.flwf2t import FLwF2T, own_teacher
+from federation.server import ServerState
 from incremental.head import grow_head
-from incremental.network import build_network, initial_weights, weights_of
+from incremental.network import NetworkConfig, build_network, initial_weights, weights_of
 
 
-def softened(logits, temperature):
+def softened(logits: list[float], temperature: float) -> list[float]:
     powers = [exp(value / temperature) for value in logits]
     return [power / sum(powers) for power in powers]
 
 
-def divergence_by_hand(logits, teacher_logits, temperature):
+def divergence_by_hand(logits: Tensor, teacher_logits: Tensor, temperature: float) -> float:
     total, known = 0.0, teacher_logits.shape[1]
     for student, teacher in zip(logits.tolist(), teacher_logits.tolist(), strict=True):
         q, p = softened(teacher, temperature), softened(student[:known], temperature)
@@ -25,7 +29,7 @@ def divergence_by_hand(logits, teacher_logits, temperature):
 
 
 @pytest.fixture
-def taught(scene, tiny_network):
+def taught(scene: Any, tiny_network: NetworkConfig) -> tuple[Any, ...]:
     """The scene of a twin that has a teacher of three classes of its own; the server's teaches four of its five rows."""
     generator = torch.Generator().manual_seed(8)
     own = grow_head(initial_weights(tiny_network, 3), 3, generator)
@@ -48,14 +52,16 @@ def taught(scene, tiny_network):
 
 
 @pytest.mark.parametrize("memory", [False, True])
-def test_without_teachers_it_is_fedavg_bit_for_bit(play, same, memory):
+def test_without_teachers_it_is_fedavg_bit_for_bit(
+    play: Callable[..., Any], same: Callable[..., Any], memory: bool
+) -> None:
     assert same(
         play(FLwF2T(1.0, 0.0, memory=memory)).server.weights,
         play(FedAvg(memory=memory)).server.weights,
     )
 
 
-def test_the_loss_is_the_slow_loop_of_the_equation(taught):
+def test_the_loss_is_the_slow_loop_of_the_equation(taught: tuple[Any, ...]) -> None:
     scene, context, own, server = taught
     images, logits = scene.batch.images, scene.logits()
     terms = scene.terms(FLwF2T(0.2, 0.5, temperature=3.0), context)
@@ -68,7 +74,7 @@ def test_the_loss_is_the_slow_loop_of_the_equation(taught):
     assert {name: term.item() for name, term in terms.items()} == pytest.approx(expected, rel=1e-4)
 
 
-def test_an_absent_teachers_share_goes_to_the_others_in_proportion(taught):
+def test_an_absent_teachers_share_goes_to_the_others_in_proportion(taught: tuple[Any, ...]) -> None:
     scene, context, _, _ = taught
     method, fit = FLwF2T(0.2, 0.5), scene.terms(FedAvg())["classification"].item()
     full = {name: term.item() for name, term in scene.terms(method, context).items()}
@@ -82,7 +88,7 @@ def test_an_absent_teachers_share_goes_to_the_others_in_proportion(taught):
     assert alone.keys() == {"classification"} and alone["classification"].item() == fit
 
 
-def test_teachers_equal_to_the_student_cost_nothing(scene):
+def test_teachers_equal_to_the_student_cost_nothing(scene: Any) -> None:
     same_model = labelled("previous", weights_of(scene.network))
     context = replace(
         scene.context,
@@ -94,7 +100,7 @@ def test_teachers_equal_to_the_student_cost_nothing(scene):
     assert terms["server_distillation"].item() == pytest.approx(0, abs=1e-6)
 
 
-def test_the_latest_model_becomes_the_own_teacher_when_the_twins_task_ends(scene):
+def test_the_latest_model_becomes_the_own_teacher_when_the_twins_task_ends(scene: Any) -> None:
     first = replace(scene.context, groups=((0, 1),), kept={})
     assert own_teacher(first) == {}
     method = FLwF2T()
@@ -114,7 +120,7 @@ def test_the_latest_model_becomes_the_own_teacher_when_the_twins_task_ends(scene
     assert torch.equal(own_teacher(third)["head.bias"], ended["head.bias"] + 1)
 
 
-def test_rows_added_in_this_round_are_not_taught_by_the_server(grown):
+def test_rows_added_in_this_round_are_not_taught_by_the_server(grown: ServerState) -> None:
     from twin.messages import TwinUpdate
 
     method = FLwF2T()
@@ -129,11 +135,13 @@ def test_rows_added_in_this_round_are_not_taught_by_the_server(grown):
     )
 
 
-def test_nothing_but_the_model_crosses_the_wall_and_the_seed_decides(play, same, assert_wall):
+def test_nothing_but_the_model_crosses_the_wall_and_the_seed_decides(
+    play: Callable[..., Any], same: Callable[..., Any], assert_wall: Callable[..., Any]
+) -> None:
     played = play(FLwF2T())
     assert_wall(played, set())
     assert not FLwF2T.uploads
-    assert len(played.server.growth_rounds) > 2
+    assert len(played.server.task_begins) > 2
     assert {name for each in played.updates for name in each.metrics} > {
         "own_distillation",
         "server_distillation",
@@ -155,11 +163,11 @@ def test_nothing_but_the_model_crosses_the_wall_and_the_seed_decides(play, same,
         {"temperature": 0.0},
     ],
 )
-def test_settings_out_of_range_are_refused(settings):
+def test_settings_out_of_range_are_refused(settings: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="allowed: "):
         FLwF2T(**settings)
 
 
-def test_shares_that_leave_nothing_to_the_server_leave_exactly_nothing():
+def test_shares_that_leave_nothing_to_the_server_leave_exactly_nothing() -> None:
     assert FLwF2T(0.7, 0.3).server_weight == 0.0
     assert FLwF2T(0.5, 0.25).server_weight == 0.25

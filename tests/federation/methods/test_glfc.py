@@ -1,4 +1,6 @@
+from collections.abc import Callable
 from math import exp, log
+from typing import Any
 
 import pytest
 import torch
@@ -6,6 +8,7 @@ import torch
 from federation.methods.fedavg import FedAvg
 from federation.methods.glfc import GLFC
 from incremental.network import build_network
+from incremental.reconstruction import ReconstructionConfig
 
 
 def sigmoid(value: float) -> float:
@@ -60,7 +63,9 @@ def by_hand(
 
 @pytest.mark.parametrize("head_loss", ["bce", "ce"])
 @pytest.mark.parametrize("share", [0.5, 0.25])
-def test_the_loss_is_the_slow_loop_of_the_equation(scene, head_loss, share):
+def test_the_loss_is_the_slow_loop_of_the_equation(
+    scene: Any, head_loss: str, share: float
+) -> None:
     current, distilled = by_hand(
         scene.logits().tolist(),
         scene.old_logits().tolist(),
@@ -74,7 +79,7 @@ def test_the_loss_is_the_slow_loop_of_the_equation(scene, head_loss, share):
     assert terms["semantic"].item() == pytest.approx(share * distilled, rel=1e-5)
 
 
-def test_weights_of_four_images_by_hand(scene, monkeypatch):
+def test_weights_of_four_images_by_hand(scene: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Gradients 0.2 and 0.6 of finished classes, 0.4 and 0.8 of current ones: each against the mean of its side, 0.4 and 0.6."""
     wanted = torch.tensor([0.2, 0.6, 0.4, 0.8])
     rows = torch.tensor([0, 1, 3, 4])
@@ -97,7 +102,7 @@ def test_weights_of_four_images_by_hand(scene, monkeypatch):
     )
 
 
-def test_all_finished_tasks_are_one_group(scene):
+def test_all_finished_tasks_are_one_group(scene: Any) -> None:
     """LGA tells classes 0 and 2 (first task) from class 1 (second); GLFC does not."""
     merged = type(scene.context)(
         5, ((0, 1, 2), (3, 4)), scene.context.global_weights, scene.context.old_network, 3
@@ -106,8 +111,8 @@ def test_all_finished_tasks_are_one_group(scene):
 
 
 def test_old_columns_learn_from_the_teacher_and_new_ones_from_the_class_and_the_teacher_gets_no_gradient(
-    scene,
-):
+    scene: Any,
+) -> None:
     logits = scene.network(scene.batch.images).logits
     scene.context.old_network.requires_grad_(True)
     loss = scene.terms(GLFC())["semantic"]
@@ -124,7 +129,7 @@ def test_old_columns_learn_from_the_teacher_and_new_ones_from_the_class_and_the_
     torch.testing.assert_close(loss, expected)
 
 
-def test_without_finished_tasks_and_teacher_it_is_plain_cross_entropy(scene):
+def test_without_finished_tasks_and_teacher_it_is_plain_cross_entropy(scene: Any) -> None:
     first = type(scene.context)(5, ((0, 1, 2, 3, 4),), scene.context.global_weights)
     for head_loss in ("bce", "ce"):
         assert torch.equal(
@@ -133,7 +138,9 @@ def test_without_finished_tasks_and_teacher_it_is_plain_cross_entropy(scene):
         )
 
 
-def test_in_the_first_task_it_is_fedavg_bit_for_bit(play, same, few_steps):
+def test_in_the_first_task_it_is_fedavg_bit_for_bit(
+    play: Callable[..., Any], same: Callable[..., Any], few_steps: ReconstructionConfig
+) -> None:
     glfc = play(GLFC(reconstruction=few_steps, mean="by_images"), rounds=2)
     assert same(
         glfc.server.weights, play(FedAvg(head_loss="bce", memory=True), rounds=2).server.weights
@@ -141,15 +148,17 @@ def test_in_the_first_task_it_is_fedavg_bit_for_bit(play, same, few_steps):
 
 
 def test_without_weights_and_distillation_it_is_fedavg_in_every_task_bit_for_bit(
-    play, same, few_steps
-):
+    play: Callable[..., Any], same: Callable[..., Any], few_steps: ReconstructionConfig
+) -> None:
     plain = GLFC(distillation_share=0.0, weighted=False, mean="by_images", reconstruction=few_steps)
     found, expected = play(plain), play(FedAvg(head_loss="bce", memory=True))
-    assert len(found.server.growth_rounds) > 1
+    assert len(found.server.task_begins) > 1
     assert same(found.server.weights, expected.server.weights)
 
 
-def test_every_twin_counts_the_same_by_default(play, few_steps):
+def test_every_twin_counts_the_same_by_default(
+    play: Callable[..., Any], few_steps: ReconstructionConfig
+) -> None:
     played = play(GLFC(reconstruction=few_steps), rounds=1)
     stacked = (
         torch.stack([update.weights["head.weight"] for update in played.updates])
@@ -161,10 +170,13 @@ def test_every_twin_counts_the_same_by_default(play, few_steps):
 
 
 def test_repeatable_over_growth_of_the_head_and_nothing_undeclared_leaves(
-    play, same, few_steps, assert_wall
-):
+    play: Callable[..., Any],
+    same: Callable[..., Any],
+    few_steps: ReconstructionConfig,
+    assert_wall: Callable[..., Any],
+) -> None:
     first, second = (play(GLFC(reconstruction=few_steps)) for _ in range(2))
-    assert len(first.server.growth_rounds) > 1
+    assert len(first.server.task_begins) > 1
     assert same(first.server.weights, second.server.weights)
     assert first.proxy.old_model is not None and first.proxy.old_model.score is not None
     assert "reconstructed prototypes" in first.proxy.old_model.score.test
@@ -174,6 +186,6 @@ def test_repeatable_over_growth_of_the_head_and_nothing_undeclared_leaves(
 
 
 @pytest.mark.parametrize("share", [-0.1, 1.0])
-def test_a_share_out_of_range_says_what_is_allowed(share):
+def test_a_share_out_of_range_says_what_is_allowed(share: float) -> None:
     with pytest.raises(ValueError, match="allowed: 0 to below 1"):
         GLFC(distillation_share=share)

@@ -1,7 +1,10 @@
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 from torch.nn import functional
 
 from federation.methods.fedavg import FedAvg
@@ -9,19 +12,24 @@ from federation.methods.fedka import FedKA
 from federation.methods.glfc import GLFC
 from federation.methods.lga import LGA
 from federation.methods.prototypes import score_on_perturbed_prototypes, score_on_prototypes
+from federation.server import ServerState
 from incremental.inference import features_of
 from incremental.network import build_network
+from incremental.reconstruction import ReconstructionConfig
+from physical.batch import Batch
 
 WEIGHTINGS = ("lga_cumulative_clamped", "paper_per_task", "none")
 
 
-def weights_by_hand(gradients, tasks, finished, exponent, weighting):
+def weights_by_hand(
+    gradients: list[float], tasks: list[int], finished: int, exponent: float, weighting: str
+) -> list[float]:
     """Section 2.8 of the notes on methods, image by image: the code's growing groups, or one group per task."""
     powered = [g**exponent for g in gradients]
     if weighting == "none" or not finished:
         return [1.0] * len(powered)
 
-    def mean(member):
+    def mean(member: Callable[..., Any]) -> float:
         values = [value for value, task in zip(powered, tasks, strict=True) if member(task)]
         return sum(values) / len(values) if values else 1.0
 
@@ -38,7 +46,7 @@ def weights_by_hand(gradients, tasks, finished, exponent, weighting):
     return found
 
 
-def test_weights_of_four_images_over_three_tasks_by_hand():
+def test_weights_of_four_images_over_three_tasks_by_hand() -> None:
     """Gradients 0.4 and 0.8 of the first task get two terms, 0.6 of the second one, 0.3 of the current one stands alone."""
     found = weights_by_hand([0.4, 0.8, 0.6, 0.3], [0, 0, 1, 2], 2, 1.0, "lga_cumulative_clamped")
     assert found == pytest.approx([0.4 / 0.6 + 0.4 / 0.6, 0.8 / 0.6 + 0.8 / 0.6, 0.6 / 0.6, 1.0])
@@ -53,7 +61,9 @@ def test_weights_of_four_images_over_three_tasks_by_hand():
 
 @pytest.mark.parametrize("weighting", WEIGHTINGS)
 @pytest.mark.parametrize("head_loss", ["bce", "ce"])
-def test_the_loss_is_the_slow_loop_of_the_equation(scene, weighting, head_loss):
+def test_the_loss_is_the_slow_loop_of_the_equation(
+    scene: Any, weighting: str, head_loss: str
+) -> None:
     logits, old, rows = scene.logits(), scene.old_logits(), scene.batch.rows
     probabilities = torch.sigmoid(logits) if head_loss == "bce" else torch.softmax(logits, 1)
     gradients = [abs(float(probabilities[n, y]) - 1) for n, y in enumerate(rows.tolist())]
@@ -88,7 +98,7 @@ def test_the_loss_is_the_slow_loop_of_the_equation(scene, weighting, head_loss):
     assert terms["semantic"].item() == pytest.approx(2 * distilled, rel=1e-5)
 
 
-def test_without_weights_it_is_glfc_without_weights_times_two(scene):
+def test_without_weights_it_is_glfc_without_weights_times_two(scene: Any) -> None:
     torch.testing.assert_close(
         scene.total(LGA(weighting="none")), 2 * scene.total(GLFC(weighted=False))
     )
@@ -97,7 +107,7 @@ def test_without_weights_it_is_glfc_without_weights_times_two(scene):
     )
 
 
-def test_without_a_teacher_and_weights_it_is_glfc_times_one(scene):
+def test_without_a_teacher_and_weights_it_is_glfc_times_one(scene: Any) -> None:
     context = scene.without_teacher
     assert torch.equal(
         scene.total(LGA(weighting="none"), context), scene.total(GLFC(weighted=False), context)
@@ -105,8 +115,8 @@ def test_without_a_teacher_and_weights_it_is_glfc_times_one(scene):
 
 
 def test_a_twin_without_finished_tasks_has_unit_weights_so_glfc_times_two_holds_with_every_weighting(
-    scene,
-):
+    scene: Any,
+) -> None:
     newcomer = replace(scene.context, groups=((0, 1, 2, 3, 4),))
     for weighting in WEIGHTINGS:
         torch.testing.assert_close(
@@ -115,29 +125,34 @@ def test_a_twin_without_finished_tasks_has_unit_weights_so_glfc_times_two_holds_
 
 
 @pytest.mark.parametrize("weighting", WEIGHTINGS)
-def test_it_is_fedka_without_attention_bit_for_bit(scene, weighting):
+def test_it_is_fedka_without_attention_bit_for_bit(scene: Any, weighting: str) -> None:
     fedka = FedKA(classification_weight=1.0, attention_weight=0.0, weighting=weighting)
     assert torch.equal(scene.total(LGA(weighting=weighting)), scene.total(fedka))
 
 
-def test_in_the_first_task_it_is_fedavg_bit_for_bit(play, same, few_steps):
+def test_in_the_first_task_it_is_fedavg_bit_for_bit(
+    play: Callable[..., Any], same: Callable[..., Any], few_steps: ReconstructionConfig
+) -> None:
     lga = play(LGA(reconstruction=few_steps, mean="by_images"), rounds=2)
     assert same(
         lga.server.weights, play(FedAvg(head_loss="bce", memory=True), rounds=2).server.weights
     )
 
 
-def test_the_teacher_gets_no_gradient(scene):
+def test_the_teacher_gets_no_gradient(scene: Any) -> None:
     scene.context.old_network.requires_grad_(True)
     scene.total(LGA()).backward()
     assert all(parameter.grad is None for parameter in scene.context.old_network.parameters())
 
 
 def test_repeatable_over_growth_of_the_head_and_nothing_undeclared_leaves(
-    play, same, few_steps, assert_wall
-):
+    play: Callable[..., Any],
+    same: Callable[..., Any],
+    few_steps: ReconstructionConfig,
+    assert_wall: Callable[..., Any],
+) -> None:
     first, second = (play(LGA(reconstruction=few_steps, warm_up_rounds=1)) for _ in range(2))
-    assert len(first.server.growth_rounds) > 1
+    assert len(first.server.task_begins) > 1
     assert same(first.server.weights, second.server.weights)
     assert any("semantic" in update.metrics for update in first.updates)
     assert_wall(first, {"prototype_gradients", "prototype_shape"})
@@ -145,7 +160,7 @@ def test_repeatable_over_growth_of_the_head_and_nothing_undeclared_leaves(
 
 
 @pytest.fixture
-def judged(grown, tiny_batch):
+def judged(grown: ServerState, tiny_batch: Batch) -> ServerState:
     """A server with reconstructions of five classes, three images each."""
     from physical.transforms import to_tensor
 
@@ -160,11 +175,11 @@ def judged(grown, tiny_batch):
     return replace(grown, kept=kept)
 
 
-def test_the_score_is_nothing_before_the_first_prototype(grown):
+def test_the_score_is_nothing_before_the_first_prototype(grown: ServerState) -> None:
     assert LGA().score(grown, []) is None
 
 
-def test_a_model_of_a_tasks_first_rounds_scores_nothing(judged):
+def test_a_model_of_a_tasks_first_rounds_scores_nothing(judged: ServerState) -> None:
     method = LGA(warm_up_rounds=2)
     values = [method.score(replace(judged, round=number), []).value for number in range(5)]
     full = score_on_perturbed_prototypes(judged, 0.15, 5).value
@@ -172,21 +187,25 @@ def test_a_model_of_a_tasks_first_rounds_scores_nothing(judged):
     assert values[3:] == [full, full]
 
 
-def test_without_perturbation_the_score_is_the_heads_accuracy(judged):
+def test_without_perturbation_the_score_is_the_heads_accuracy(judged: ServerState) -> None:
     assert score_on_perturbed_prototypes(judged, 0.0, 2).value == pytest.approx(
         score_on_prototypes(judged).value
     )
 
 
-def test_scores_on_perturbed_features_are_never_compared_with_those_on_images(judged):
+def test_scores_on_perturbed_features_are_never_compared_with_those_on_images(
+    judged: ServerState,
+) -> None:
     assert score_on_perturbed_prototypes(judged, 0.1, 2).test != score_on_prototypes(judged).test
 
 
-def test_the_perturbation_is_repeatable_and_stays_in_the_ball(judged, monkeypatch):
+def test_the_perturbation_is_repeatable_and_stays_in_the_ball(
+    judged: ServerState, monkeypatch: pytest.MonkeyPatch
+) -> None:
     seen = []
     linear = functional.linear
 
-    def watch(values, *rest):
+    def watch(values: Tensor, *rest: Any) -> Tensor:
         seen.append(values)
         return linear(values, *rest)
 
@@ -214,6 +233,6 @@ def test_the_perturbation_is_repeatable_and_stays_in_the_ball(judged, monkeypatc
 @pytest.mark.parametrize(
     "wrong", [{"lam": 0.0}, {"radius": -1.0}, {"copies": 0}, {"warm_up_rounds": -1}]
 )
-def test_a_value_out_of_range_says_what_is_allowed(wrong):
+def test_a_value_out_of_range_says_what_is_allowed(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="allowed"):
         LGA(**wrong)

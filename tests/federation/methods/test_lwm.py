@@ -1,4 +1,6 @@
+from collections.abc import Callable
 from math import exp, log, sqrt
+from typing import Any
 
 import pytest
 import torch
@@ -6,18 +8,19 @@ import torch
 from federation.methods.fedavg import FedAvg
 from federation.methods.lwm import LwM
 from incremental.attention import attention
+from incremental.network import NetworkConfig
 
 
-def softmax(values):
+def softmax(values: list[float]) -> list[float]:
     total = sum(exp(value) for value in values)
     return [exp(value) / total for value in values]
 
 
-def sigmoid(value):
+def sigmoid(value: float) -> float:
     return 1 / (1 + exp(-value))
 
 
-def test_distillation_is_the_slow_loop_of_equation_2_less_the_teachers_entropy(scene):
+def test_distillation_is_the_slow_loop_of_equation_2_less_the_teachers_entropy(scene: Any) -> None:
     logits, old = scene.logits().tolist(), scene.old_logits().tolist()
     expected = 0.0
     for o, t in zip(logits, old, strict=True):
@@ -28,7 +31,7 @@ def test_distillation_is_the_slow_loop_of_equation_2_less_the_teachers_entropy(s
     assert scene.terms(LwM())["semantic"].item() == pytest.approx(expected, rel=1e-4)
 
 
-def test_binary_distillation_is_over_the_teachers_classes_alone(scene):
+def test_binary_distillation_is_over_the_teachers_classes_alone(scene: Any) -> None:
     logits, old = scene.logits().tolist(), scene.old_logits().tolist()
     expected = 0.0
     for o, t in zip(logits, old, strict=True):
@@ -41,7 +44,9 @@ def test_binary_distillation_is_over_the_teachers_classes_alone(scene):
 
 
 @pytest.mark.parametrize("layer", ["last", "middle"])
-def test_attention_is_the_slow_loop_of_equation_4_for_the_teachers_first_choice(scene, layer):
+def test_attention_is_the_slow_loop_of_equation_4_for_the_teachers_first_choice(
+    scene: Any, layer: str
+) -> None:
     outputs, old = scene.network(scene.batch.images), scene.context.old_network(scene.batch.images)
     rows = torch.tensor([max(range(3), key=values.__getitem__) for values in old.logits.tolist()])
     mine = attention(scene.network, outputs, rows, layer).detach().flatten(1).tolist()
@@ -59,7 +64,7 @@ def test_attention_is_the_slow_loop_of_equation_4_for_the_teachers_first_choice(
     assert terms["attention"].item() == pytest.approx(0.5 * expected, rel=1e-4)
 
 
-def test_attention_trains_the_students_maps_and_not_the_teacher(scene):
+def test_attention_trains_the_students_maps_and_not_the_teacher(scene: Any) -> None:
     scene.context.old_network.requires_grad_(True)
     scene.terms(LwM())["attention"].backward()
     assert any(
@@ -69,7 +74,7 @@ def test_attention_trains_the_students_maps_and_not_the_teacher(scene):
     assert all(parameter.grad is None for parameter in scene.context.old_network.parameters())
 
 
-def test_no_image_weighs_more_than_another(scene):
+def test_no_image_weighs_more_than_another(scene: Any) -> None:
     """A batch's attention term is the mean over its images one by one."""
     whole = scene.terms(LwM())["attention"]
     parts = []
@@ -81,7 +86,7 @@ def test_no_image_weighs_more_than_another(scene):
     torch.testing.assert_close(whole, torch.stack(parts).mean(), rtol=1e-4, atol=1e-5)
 
 
-def test_equal_models_have_no_distance(scene, tiny_network):
+def test_equal_models_have_no_distance(scene: Any, tiny_network: NetworkConfig) -> None:
     from dataclasses import replace
 
     twin = replace(scene.context, old_network=scene.network, old_rows=5)
@@ -89,22 +94,28 @@ def test_equal_models_have_no_distance(scene, tiny_network):
     assert abs(terms["semantic"].item()) < 1e-6 and terms["attention"].item() < 1e-6
 
 
-def test_without_distillation_and_attention_it_is_fedavg_bit_for_bit(play, same):
+def test_without_distillation_and_attention_it_is_fedavg_bit_for_bit(
+    play: Callable[..., Any], same: Callable[..., Any]
+) -> None:
     found, expected = play(LwM(distillation_weight=0.0, attention_weight=0.0)), play(FedAvg())
     assert same(found.server.weights, expected.server.weights)
 
 
-def test_in_the_first_task_it_is_fedavg_bit_for_bit(play, same):
+def test_in_the_first_task_it_is_fedavg_bit_for_bit(
+    play: Callable[..., Any], same: Callable[..., Any]
+) -> None:
     assert same(play(LwM(), rounds=2).server.weights, play(FedAvg(), rounds=2).server.weights)
 
 
-def test_it_learns_without_memorising():
+def test_it_learns_without_memorising() -> None:
     assert not LwM().replays
 
 
-def test_repeatable_over_growth_of_the_head_and_nothing_but_weights_leaves(play, same, assert_wall):
+def test_repeatable_over_growth_of_the_head_and_nothing_but_weights_leaves(
+    play: Callable[..., Any], same: Callable[..., Any], assert_wall: Callable[..., Any]
+) -> None:
     first, second = (play(LwM()) for _ in range(2))
-    assert len(first.server.growth_rounds) > 1
+    assert len(first.server.task_begins) > 1
     assert same(first.server.weights, second.server.weights)
     assert any({"semantic", "attention"} <= update.metrics.keys() for update in first.updates)
     assert_wall(first, set())
@@ -114,6 +125,6 @@ def test_repeatable_over_growth_of_the_head_and_nothing_but_weights_leaves(play,
 @pytest.mark.parametrize(
     "wrong", [{"distillation_weight": -1.0}, {"attention_weight": -1.0}, {"temperature": 0.0}]
 )
-def test_a_value_out_of_range_says_what_is_allowed(wrong):
+def test_a_value_out_of_range_says_what_is_allowed(wrong: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="allowed"):
         LwM(**wrong)

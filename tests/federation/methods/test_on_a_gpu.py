@@ -1,13 +1,16 @@
 """There is no GPU here. Torch's fake tensors stand in for one: they know their device and every operator's rules about it, hold no numbers,
 and cannot be looked at from the host; so a tensor that was forgotten on the CPU is an error, and each look is counted."""
 
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
+from federation.engines.simulated_hospitals import SimulatedHospitals
 from federation.methods import METHODS
 from federation.methods.fedavg import FedAvg
 from federation.methods.fedka import FedKA
@@ -16,9 +19,17 @@ from federation.methods.lga import LGA
 from incremental.device import born_on
 from incremental.head import grow_head
 from incremental.inference import features_of, logits_of
-from incremental.network import build_network, freeze, initial_weights
+from incremental.network import (
+    IncrementalNetwork,
+    NetworkConfig,
+    build_network,
+    freeze,
+    initial_weights,
+)
 from incremental.reconstruction import ReconstructionConfig
 from physical.transforms import AugmentationConfig
+from twin.batches import TrainingBatch
+from twin.objective import LocalContext
 
 GPU = torch.device("cuda", 0)
 FEW = ReconstructionConfig(perturb_steps=2, invert_steps=2)
@@ -32,11 +43,17 @@ CASES = [
 class FakeGPU(FakeTensorMode):
     """Counts how often the host asks for a number; every number is 1."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__(allow_non_fake_inputs=True)
         self.looks = 0
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: tuple[Any, ...],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
         if func is torch.ops.aten._local_scalar_dense.default:
             self.looks += 1
             return 1 if not args[0].dtype.is_floating_point else 1.0
@@ -46,7 +63,7 @@ class FakeGPU(FakeTensorMode):
         return super().__torch_dispatch__(func, types, args, kwargs)
 
 
-def leaves(node, seen):
+def leaves(node: Any, seen: set[Any]) -> list[Any]:
     """Return the tensors at which a graph ends."""
     if node is None or node in seen:
         return []
@@ -55,13 +72,13 @@ def leaves(node, seen):
     return own + [leaf for following, _ in node.next_functions for leaf in leaves(following, seen)]
 
 
-def backward(loss):
+def backward(loss: Any) -> None:
     """Give every leaf a gradient: the engine itself wants a real GPU."""
     for leaf in leaves(loss.grad_fn, set()):
         leaf.grad = torch.empty_like(leaf)
 
 
-def gradients(outputs, inputs, *args, **kwargs):
+def gradients(outputs: Any, inputs: Any, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
     return tuple(
         torch.empty_like(each)
         for each in ((inputs,) if isinstance(inputs, torch.Tensor) else inputs)
@@ -69,7 +86,7 @@ def gradients(outputs, inputs, *args, **kwargs):
 
 
 @pytest.fixture
-def gpu(monkeypatch):
+def gpu(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     """A GPU on which networks are born; only their layout cannot be changed, which has no meaning without numbers."""
     plain = nn.Module.to
     monkeypatch.setattr("torch.cuda.amp.common.amp_definitely_not_available", lambda: False)
@@ -85,7 +102,7 @@ def gpu(monkeypatch):
         ),
     )
 
-    def fake():
+    def fake() -> Any:
         monkeypatch.setattr(torch.Tensor, "backward", backward)
         monkeypatch.setattr(torch.autograd, "grad", gradients)
         return FakeGPU()
@@ -93,7 +110,14 @@ def gpu(monkeypatch):
     return fake
 
 
-def train(gpu, played, hospitals, method, twin_id, **training):
+def train(
+    gpu: Callable[..., Any],
+    played: Any,
+    hospitals: SimulatedHospitals,
+    method: Any,
+    twin_id: str,
+    **training: Any,
+) -> tuple[Any, ...] | None:
     """Let a twin train a round more on the GPU; return what leaves it, what it keeps, and how often the host looked."""
     setting = replace(hospitals.setting, training=replace(hospitals.setting.training, **training))
     broadcast = method.broadcast(played.server, played.proxy.old_model, twin_id)
@@ -107,8 +131,8 @@ def train(gpu, played, hospitals, method, twin_id, **training):
 
 @pytest.mark.parametrize("method", CASES, ids=lambda method: type(method).__name__)
 def test_a_method_trains_on_the_gpu_what_leaves_it_is_on_the_cpu_and_no_step_waits_for_the_host(
-    gpu, play, quick_ward, method
-):
+    gpu: Callable[..., Any], play: Callable[..., Any], quick_ward: SimulatedHospitals, method: Any
+) -> None:
     played = play(method, rounds=3)
     twin_id = played.records[-1].chosen[0]
     update, kept, looks = train(gpu, played, quick_ward, method, twin_id, epochs=1)
@@ -119,7 +143,9 @@ def test_a_method_trains_on_the_gpu_what_leaves_it_is_on_the_cpu_and_no_step_wai
     assert looks_of_more_epochs == looks
 
 
-def test_varied_images_and_half_precision_stay_on_the_gpu_too(gpu, play, quick_ward):
+def test_varied_images_and_half_precision_stay_on_the_gpu_too(
+    gpu: Callable[..., Any], play: Callable[..., Any], quick_ward: SimulatedHospitals
+) -> None:
     method = FedKA(reconstruction=FEW)
     played = play(method, rounds=3)
     twin_id = played.records[-1].chosen[0]
@@ -129,9 +155,13 @@ def test_varied_images_and_half_precision_stay_on_the_gpu_too(gpu, play, quick_w
     assert looks_of_more_epochs == looks
 
 
-def test_a_tensor_that_was_forgotten_on_the_cpu_is_found(gpu, play, quick_ward):
+def test_a_tensor_that_was_forgotten_on_the_cpu_is_found(
+    gpu: Callable[..., Any], play: Callable[..., Any], quick_ward: SimulatedHospitals
+) -> None:
     class Forgetful(FedAvg):
-        def local_loss(self, network, batch, context):
+        def local_loss(
+            self, network: IncrementalNetwork, batch: TrainingBatch, context: LocalContext
+        ) -> None:
             terms = super().local_loss(network, batch, context)
             return {
                 **terms,
@@ -146,9 +176,13 @@ def test_a_tensor_that_was_forgotten_on_the_cpu_is_found(gpu, play, quick_ward):
         train(gpu, played, quick_ward, Forgetful(), played.records[-1].chosen[0], epochs=1)
 
 
-def test_a_step_that_waits_for_the_host_is_found(gpu, play, quick_ward):
+def test_a_step_that_waits_for_the_host_is_found(
+    gpu: Callable[..., Any], play: Callable[..., Any], quick_ward: SimulatedHospitals
+) -> None:
     class Curious(FedAvg):
-        def local_loss(self, network, batch, context):
+        def local_loss(
+            self, network: IncrementalNetwork, batch: TrainingBatch, context: LocalContext
+        ) -> dict[str, Any]:
             terms = super().local_loss(network, batch, context)
             return {
                 **terms,
@@ -162,7 +196,7 @@ def test_a_step_that_waits_for_the_host_is_found(gpu, play, quick_ward):
     assert looks_of_more_epochs > looks
 
 
-def test_a_look_comes_back_to_the_cpu(gpu, tiny_network):
+def test_a_look_comes_back_to_the_cpu(gpu: Callable[..., Any], tiny_network: NetworkConfig) -> None:
     weights = grow_head(initial_weights(tiny_network, 1), 3, torch.Generator())
     with gpu():
         with born_on(GPU):

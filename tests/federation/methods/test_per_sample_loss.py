@@ -1,11 +1,13 @@
 import warnings
 from dataclasses import replace
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
-from federation.aggregation.means import labelled
+from federation.aggregation.weight_tensors import labelled
 from federation.methods import METHODS
 from federation.methods.bic import BiC
 from federation.methods.fedavg import FedAvg
@@ -18,8 +20,15 @@ from federation.methods.icarl import ICaRL
 from federation.methods.lga import LGA
 from federation.methods.lwm import LwM
 from federation.methods.podnet import PODNet
-from incremental.network import build_network, freeze, initial_weights, weights_of
+from incremental.network import (
+    IncrementalNetwork,
+    build_network,
+    freeze,
+    initial_weights,
+    weights_of,
+)
 from twin.batches import TrainingBatch
+from twin.objective import LocalContext
 from twin.privacy.private_training import per_image_gradients
 
 CLAIMS = [
@@ -50,7 +59,7 @@ DENIES = [
 
 
 @pytest.fixture
-def setup(scene):
+def setup(scene: Any) -> tuple[Any, ...]:
     """The scene on a network that does not mix images, with teachers for every method."""
     config = replace(scene.network.config, norm="group")
     names = initial_weights(config, 1).keys()
@@ -68,17 +77,21 @@ def setup(scene):
     return network, scene.batch, context
 
 
-def rows_of(scene):
+def rows_of(scene: Any) -> dict[str, Tensor]:
     weights = weights_of(scene.context.old_network)
     return {name: weights[name] for name in ("head.weight", "head.bias")}
 
 
-def total(method, network, batch, context):
+def total(
+    method: Any, network: IncrementalNetwork, batch: TrainingBatch, context: LocalContext
+) -> Tensor:
     return torch.stack(list(method.local_loss(network, batch, context).values())).sum()
 
 
 @pytest.mark.parametrize("method", CLAIMS, ids=repr)
-def test_a_method_that_says_so_has_a_loss_whose_gradient_is_the_mean_of_its_images(setup, method):
+def test_a_method_that_says_so_has_a_loss_whose_gradient_is_the_mean_of_its_images(
+    setup: tuple[Any, ...], method: Any
+) -> None:
     network, batch, context = setup
     assert method.per_sample_loss
     parameters = list(network.parameters())
@@ -109,7 +122,9 @@ def test_a_method_that_says_so_has_a_loss_whose_gradient_is_the_mean_of_its_imag
             )
 
 
-def gradients_by_opacus(method, network, batch, context):
+def gradients_by_opacus(
+    method: Any, network: IncrementalNetwork, batch: TrainingBatch, context: LocalContext
+) -> list[Tensor]:
     with per_image_gradients(network), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Full backward hook is firing")
         total(method, network, batch, context).backward()
@@ -117,7 +132,9 @@ def gradients_by_opacus(method, network, batch, context):
 
 
 @pytest.mark.parametrize("method", DENIES, ids=repr)
-def test_a_method_that_does_not_say_so_has_a_loss_that_would_be_clipped_wrongly(setup, method):
+def test_a_method_that_does_not_say_so_has_a_loss_that_would_be_clipped_wrongly(
+    setup: tuple[Any, ...], method: Any
+) -> None:
     pytest.importorskip("opacus")
     network, batch, context = setup
     assert not method.per_sample_loss
@@ -138,7 +155,7 @@ def test_a_method_that_does_not_say_so_has_a_loss_that_would_be_clipped_wrongly(
     )
 
 
-def test_every_method_is_among_those_that_were_looked_at():
+def test_every_method_is_among_those_that_were_looked_at() -> None:
     looked = {type(method) for method in (*CLAIMS, *DENIES)}
     unlooked = [kind for kind in METHODS.values() if kind not in looked]
     assert not any(kind().per_sample_loss for kind in unlooked)

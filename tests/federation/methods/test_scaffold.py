@@ -1,15 +1,19 @@
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 from torch.nn import functional
 
-from federation.aggregation.means import parameters_of, with_label
+from federation.aggregation.weight_tensors import parameters_of, with_label
 from federation.methods.fedavg import FedAvg
 from federation.methods.scaffold import SCAFFOLD, total_step
-from federation.server import grow_for_new_classes, new_server
+from federation.server import ServerState, grow_for_new_classes, new_server
 from incremental.network import IncrementalNetwork, NetworkConfig, build_network
+from physical.batch import Batch
 from physical.hospital import Arrival, Hospital
 from physical.transforms import AugmentationConfig, to_tensor, to_unit
 from twin.config import TwinConfig, TwinSetting
@@ -46,9 +50,14 @@ class Rehearsal:
     """Rounds driven by hand, so that the head grows when the test says so; keeps what was sent."""
 
     def __init__(
-        self, batch, method, training=TRAINING, names=("north", "east", "south"), second_at=99
-    ):
-        setting = TwinSetting(TwinConfig(settle_rounds=0), NETWORK, training, rounds_per_task=100)
+        self,
+        batch: Batch,
+        method: SCAFFOLD,
+        training: TrainingConfig = TRAINING,
+        names: tuple[str, ...] = ("north", "east", "south"),
+        second_at: int = 99,
+    ) -> None:
+        setting = TwinSetting(TwinConfig(), NETWORK, training, rounds_per_task=100)
         self.method, self.batch, self.broadcasts = method, batch, []
         arrivals = {
             name: [Arrival(0, np.array(FIRST[name])), Arrival(second_at, np.array(SECOND[name]))]
@@ -57,10 +66,10 @@ class Rehearsal:
         self.twins = {
             name: DigitalTwin(Hospital(name, batch, arrivals[name]), setting) for name in names
         }
-        self.server = new_server(NETWORK, 4)
+        self.server = new_server(NETWORK, 4, settle_rounds=0)
         self.updates = []
 
-    def round(self, new_names=(), names=None):
+    def round(self, new_names: tuple[Any, ...] = (), names: tuple[str, ...] | None = None) -> None:
         self.server, _ = grow_for_new_classes(
             self.server, [Observation("north", self.server.round, 1, True, new_names)]
         )
@@ -77,7 +86,13 @@ class Rehearsal:
         self.server = replace(server, round=server.round + 1)
 
 
-def loop_by_hand(batch, data_of_rounds, start, new_rows, momentum=0.0):
+def loop_by_hand(
+    batch: Batch,
+    data_of_rounds: list[list[tuple[Any, ...]]],
+    start: dict[str, Tensor],
+    new_rows: list[Any],
+    momentum: float = 0.0,
+) -> tuple[dict[str, Tensor], ...]:
     """Algorithm 1, option II, in plain torch: full participation, all images in one batch. Returns x and c after the last round."""
     x = {name: value.clone() for name, value in start.items()}
     c = {name: torch.zeros_like(value) for name, value in x.items()}
@@ -121,21 +136,23 @@ def loop_by_hand(batch, data_of_rounds, start, new_rows, momentum=0.0):
     return x, c
 
 
-def data_of(batch, class_names, positions):
+def data_of(batch: Batch, class_names: tuple[str, ...], positions: range) -> tuple[Any, ...]:
     rows = torch.tensor(
         [class_names.index(batch.vocabulary[label]) for label in batch.labels[np.array(positions)]]
     )
     return np.array(positions), rows
 
 
-def assert_near(found, expected):
+def assert_near(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
     assert found.keys() == expected.keys()
     for name, value in expected.items():
         torch.testing.assert_close(found[name], value, rtol=0, atol=1e-6, msg=name)
 
 
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
-def test_three_rounds_of_three_twins_are_the_loop_written_by_hand(tiny_batch, momentum):
+def test_three_rounds_of_three_twins_are_the_loop_written_by_hand(
+    tiny_batch: Batch, momentum: float
+) -> None:
     play = Rehearsal(tiny_batch, SCAFFOLD(), replace(TRAINING, momentum=momentum))
     names = tiny_batch.vocabulary[:3]
     for new in (names, (), ()):
@@ -148,7 +165,7 @@ def test_three_rounds_of_three_twins_are_the_loop_written_by_hand(tiny_batch, mo
     assert max(float(value.abs().max()) for value in c.values()) > 0.01
 
 
-def test_growth_of_the_head_is_the_loop_with_rows_of_zeros(tiny_batch):
+def test_growth_of_the_head_is_the_loop_with_rows_of_zeros(tiny_batch: Batch) -> None:
     play = Rehearsal(tiny_batch, SCAFFOLD(), names=("north", "east"), second_at=2)
     names = tiny_batch.vocabulary[:5]
     for new in (names[:3], (), names[3:], ()):
@@ -166,7 +183,9 @@ def test_growth_of_the_head_is_the_loop_with_rows_of_zeros(tiny_batch):
     assert_near(with_label("control", play.server.kept), c)
 
 
-def test_without_full_participation_c_is_the_mean_of_what_the_seen_twins_keep(tiny_batch):
+def test_without_full_participation_c_is_the_mean_of_what_the_seen_twins_keep(
+    tiny_batch: Batch,
+) -> None:
     play = Rehearsal(tiny_batch, SCAFFOLD())
     for index, names in enumerate([("north", "east"), ("south",), ("north", "south")]):
         play.round(tiny_batch.vocabulary[:3] if not index else (), names)
@@ -176,7 +195,7 @@ def test_without_full_participation_c_is_the_mean_of_what_the_seen_twins_keep(ti
         assert_near(with_label("control", play.server.kept), mean)
 
 
-def test_with_a_number_of_twins_c_moves_by_the_share_that_took_part(tiny_batch):
+def test_with_a_number_of_twins_c_moves_by_the_share_that_took_part(tiny_batch: Batch) -> None:
     play = Rehearsal(tiny_batch, SCAFFOLD(num_twins=10))
     play.round(tiny_batch.vocabulary[:3], ("north", "east"))
     kept = [with_label("control", play.twins[name].state.kept) for name in ("north", "east")]
@@ -186,7 +205,9 @@ def test_with_a_number_of_twins_c_moves_by_the_share_that_took_part(tiny_batch):
     )
 
 
-def test_the_first_round_is_fedavg_bit_for_bit(play, same):
+def test_the_first_round_is_fedavg_bit_for_bit(
+    play: Callable[..., Any], same: Callable[..., Any]
+) -> None:
     assert same(
         play(SCAFFOLD(), rounds=1).server.weights,
         play(FedAvg(mean="equal"), rounds=1).server.weights,
@@ -197,7 +218,7 @@ def test_the_first_round_is_fedavg_bit_for_bit(play, same):
     )
 
 
-def test_the_correction_has_the_gradient_c_minus_own(scene):
+def test_the_correction_has_the_gradient_c_minus_own(scene: Any) -> None:
     generator = torch.Generator().manual_seed(0)
     like = parameters_of(scene.context.global_weights)
     everyone = {
@@ -221,7 +242,9 @@ def test_the_correction_has_the_gradient_c_minus_own(scene):
 
 
 @pytest.mark.parametrize("momentum", [0.0, 0.5, 0.9])
-def test_the_total_step_is_how_far_torchs_optimiser_moves_under_a_constant_gradient(momentum):
+def test_the_total_step_is_how_far_torchs_optimiser_moves_under_a_constant_gradient(
+    momentum: float,
+) -> None:
     rates = (0.3, 0.1)
     value = torch.nn.Parameter(torch.zeros((), dtype=torch.float64))
     optimiser = torch.optim.SGD([value], lr=1.0, momentum=momentum)
@@ -234,12 +257,14 @@ def test_the_total_step_is_how_far_torchs_optimiser_moves_under_a_constant_gradi
     assert total_step(context) == pytest.approx(-value.item(), rel=1e-12)
 
 
-def test_one_number_crosses_the_wall_and_the_seed_decides(play, same, assert_wall):
+def test_one_number_crosses_the_wall_and_the_seed_decides(
+    play: Callable[..., Any], same: Callable[..., Any], assert_wall: Callable[..., Any]
+) -> None:
     played = play(SCAFFOLD(memory=True))
     assert_wall(played, {"total_step"})
     assert SCAFFOLD.uploads
     assert all(each.upload["total_step"].numel() == 1 for each in played.updates)
-    assert len(played.server.growth_rounds) > 2
+    assert len(played.server.task_begins) > 2
     assert len(played.server.kept["control/head.bias"]) == len(played.server.class_names)
     again = play(SCAFFOLD(memory=True))
     assert same(played.server.weights, again.server.weights) and same(
@@ -257,7 +282,9 @@ def test_one_number_crosses_the_wall_and_the_seed_decides(play, same, assert_wal
         {"total_step": torch.tensor(3)},
     ],
 )
-def test_an_unreadable_step_moves_the_model_and_not_c(grown, upload):
+def test_an_unreadable_step_moves_the_model_and_not_c(
+    grown: ServerState, upload: dict[str, Any]
+) -> None:
     update = TwinUpdate(
         "north",
         0,
@@ -271,11 +298,13 @@ def test_an_unreadable_step_moves_the_model_and_not_c(grown, upload):
     torch.testing.assert_close(after.weights["head.bias"], grown.weights["head.bias"] + 1)
 
 
-def test_a_negative_number_of_twins_is_refused():
+def test_a_negative_number_of_twins_is_refused() -> None:
     with pytest.raises(ValueError, match="num_twins is -1; allowed: 1 or more"):
         SCAFFOLD(num_twins=-1)
 
 
-def test_the_images_of_the_hand_written_loop_are_those_that_twins_train_on(tiny_batch):
+def test_the_images_of_the_hand_written_loop_are_those_that_twins_train_on(
+    tiny_batch: Batch,
+) -> None:
     images = torch.from_numpy(tiny_batch.images[:3]).permute(0, 3, 1, 2).float() / 255
     assert torch.equal(images, to_unit(to_tensor(tiny_batch.images[:3])))

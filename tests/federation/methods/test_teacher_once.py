@@ -1,12 +1,14 @@
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 from torch.nn.modules.module import register_module_forward_hook
 
-from federation.aggregation.means import labelled
+from federation.aggregation.weight_tensors import labelled
 from federation.methods.bic import BiC
 from federation.methods.fedka import FedKA
 from federation.methods.fedntd import FedNTD
@@ -15,10 +17,11 @@ from federation.methods.glfc import GLFC
 from federation.methods.icarl import ICaRL
 from federation.methods.lga import LGA
 from federation.methods.lwm import LwM
-from incremental.network import IncrementalNetwork, build_network, freeze, weights_of
+from incremental.network import IncrementalNetwork, Outputs, build_network, freeze, weights_of
 from physical.transforms import AugmentationConfig
-from twin.batches import Stretch
+from twin.batches import Stretch, TrainingBatch
 from twin.local_training import TrainingConfig, train_locally
+from twin.objective import LocalContext
 
 STILL = AugmentationConfig(crop_padding_pixels=0, brightness=0.0)
 ONE_TEACHER = [
@@ -41,14 +44,16 @@ class EachByItself:
 
     method: Any
 
-    def __getattr__(self, name):
+    def __getattr__(self, name: str) -> Any:
         return getattr(self.method, name)
 
-    def local_loss(self, network, batch, context):
+    def local_loss(
+        self, network: IncrementalNetwork, batch: TrainingBatch, context: LocalContext
+    ) -> dict[str, Tensor]:
         return self.method.local_loss(network, replace(batch, stretch=None), context)
 
 
-def train(scene, method, augmentation=STILL):
+def train(scene: Any, method: Any, augmentation: AugmentationConfig = STILL) -> tuple[Any, ...]:
     """Train for three epochs; return the weights, the losses, and how many images teachers looked at."""
     pixels = torch.randint(
         0, 256, (22, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(1)
@@ -76,11 +81,11 @@ def train(scene, method, augmentation=STILL):
 
 
 @contextmanager
-def images_that_teachers_see(student):
+def images_that_teachers_see(student: IncrementalNetwork) -> Iterator[list[Any]]:
     """Count the images of each look of any network but the student, also of those that a method builds itself."""
     looked = []
 
-    def look(module, inputs, outputs):
+    def look(module: Any, inputs: tuple[Tensor, ...], outputs: Outputs | Tensor) -> None:
         if isinstance(module, IncrementalNetwork) and module is not student:
             looked.append(len(inputs[0]))
 
@@ -94,8 +99,8 @@ def images_that_teachers_see(student):
 @pytest.mark.parametrize(("method", "teachers"), METHODS, ids=lambda value: type(value).__name__)
 @pytest.mark.parametrize("augmentation", [STILL, AugmentationConfig()], ids=["still", "varied"])
 def test_a_teacher_that_looks_ahead_teaches_what_one_teaches_that_looks_at_every_step(
-    scene, method, teachers, augmentation
-):
+    scene: Any, method: Any, teachers: int, augmentation: AugmentationConfig
+) -> None:
     ahead, told_ahead, looks_ahead = train(scene, method, augmentation)
     always, told_always, looks_always = train(scene, EachByItself(method), augmentation)
     assert looks_ahead == [22] * teachers * (1 if augmentation is STILL else 3)
@@ -106,12 +111,12 @@ def test_a_teacher_that_looks_ahead_teaches_what_one_teaches_that_looks_at_every
     assert told_ahead == pytest.approx(told_always, rel=1e-4)
 
 
-def test_teachers_of_two_names_are_two_and_one_of_the_same_name_is_made_once(scene):
+def test_teachers_of_two_names_are_two_and_one_of_the_same_name_is_made_once(scene: Any) -> None:
     context = scene.context
     batch = replace(scene.batch, stretch=Stretch(lambda: (scene.batch.images, scene.batch.rows)))
     made = []
 
-    def teacher(weights):
+    def teacher(weights: dict[str, Tensor]) -> IncrementalNetwork:
         made.append(weights)
         return freeze(build_network(scene.network.config, weights))
 

@@ -1,4 +1,6 @@
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -107,13 +109,13 @@ def test_empty_class_is_named() -> None:
         check_every_class(batch, "x")
 
 
-def test_count_that_is_not_the_sheets_is_refused(sheet_of) -> None:
+def test_count_that_is_not_the_sheets_is_refused(sheet_of: Callable[..., Any]) -> None:
     batch = Batch(np.zeros((3, 4, 4, 1), dtype=np.uint8), np.array([0, 1, 1]), ("cat", "dog"))
     with pytest.raises(DataError, match="3 images; expected 4"):
         check_count(batch, "train", sheet_of(()))
 
 
-def test_batch_is_made_of_what_fits_the_sheet(sheet_of) -> None:
+def test_batch_is_made_of_what_fits_the_sheet(sheet_of: Callable[..., Any]) -> None:
     batch = make_batch(
         np.zeros((2, 4, 4), dtype=np.uint8), np.array([[0], [1]]), sheet_of(()), "test", "x"
     )

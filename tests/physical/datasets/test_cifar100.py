@@ -1,14 +1,17 @@
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from physical.datasets import DataError, download, load_dataset
 from physical.datasets.cifar100 import CLASS_NAMES, SHEET, read
+from physical.datasets.dataset import DataSheet
 
 
 @pytest.fixture
-def small_sheet(sheet_of):
+def small_sheet(sheet_of: Callable[..., Any]) -> DataSheet:
     return sheet_of((), counts={"train": 2, "validation": 0, "test": 2}, image_size=(32, 32, 3))
 
 
@@ -24,7 +27,7 @@ def _files(folder: Path, content: bytes) -> dict[str, Path]:
     return {name: folder / name for name in ("train.bin", "test.bin")}
 
 
-def test_record_is_fine_label_and_three_planes(tmp_path: Path, small_sheet) -> None:
+def test_record_is_fine_label_and_three_planes(tmp_path: Path, small_sheet: DataSheet) -> None:
     splits = read(_files(tmp_path, _record(9, 0, 1, 2, 3) + _record(9, 1, 4, 5, 6)), small_sheet)
     assert splits.train.labels.tolist() == [0, 1]
     assert splits.train.images[0, 5, 7].tolist() == [1, 2, 3]
@@ -32,18 +35,18 @@ def test_record_is_fine_label_and_three_planes(tmp_path: Path, small_sheet) -> N
     assert len(splits.validation) == 0
 
 
-def test_pixels_of_a_plane_go_row_by_row(tmp_path: Path, small_sheet) -> None:
+def test_pixels_of_a_plane_go_row_by_row(tmp_path: Path, small_sheet: DataSheet) -> None:
     plane = (np.arange(1024) // 32).astype(np.uint8).tobytes()
     splits = read(_files(tmp_path, (b"\0\0" + plane * 3) + (b"\0\1" + plane * 3)), small_sheet)
     assert splits.train.images[0, :, 0, 0].tolist() == list(range(32))
 
 
-def test_half_a_record_is_noticed(tmp_path: Path, small_sheet) -> None:
+def test_half_a_record_is_noticed(tmp_path: Path, small_sheet: DataSheet) -> None:
     with pytest.raises(DataError, match="multiple of 3,074"):
         read(_files(tmp_path, _record(0, 0, 1, 2, 3)[:-5]), small_sheet)
 
 
-def test_fine_label_out_of_range_is_noticed(tmp_path: Path, small_sheet) -> None:
+def test_fine_label_out_of_range_is_noticed(tmp_path: Path, small_sheet: DataSheet) -> None:
     with pytest.raises(DataError, match="labels from 0 to 2"):
         read(_files(tmp_path, _record(0, 0, 1, 2, 3) + _record(0, 2, 4, 5, 6)), small_sheet)
 

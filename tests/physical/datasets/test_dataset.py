@@ -1,14 +1,23 @@
 import hashlib
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
 
 from physical.batch import Batch
 from physical.datasets import DATASETS, DataError, ImageDataset, entry_of, load_dataset
-from physical.datasets.dataset import DataFile, Splits, digest_of, empty_batch, hold_out_validation
+from physical.datasets.dataset import (
+    DataFile,
+    DataSheet,
+    Splits,
+    digest_of,
+    empty_batch,
+    hold_out_validation,
+)
 
 
-def _splits(sheet, per_class: int = 20) -> Splits:
+def _splits(sheet: DataSheet, per_class: int = 20) -> Splits:
     labels = np.repeat(np.arange(2), per_class)
     images = np.arange(2 * per_class, dtype=np.uint8)[:, None, None, None] * np.ones(
         (1, 4, 4, 1), dtype=np.uint8
@@ -17,7 +26,9 @@ def _splits(sheet, per_class: int = 20) -> Splits:
     return Splits(train, empty_batch(sheet), empty_batch(sheet))
 
 
-def test_held_out_images_are_a_tenth_of_each_class_and_leave_train(sheet_of) -> None:
+def test_held_out_images_are_a_tenth_of_each_class_and_leave_train(
+    sheet_of: Callable[..., Any],
+) -> None:
     parts = hold_out_validation(_splits(sheet_of(())))
     assert np.bincount(parts.validation.labels).tolist() == [2, 2]
     assert np.bincount(parts.train.labels).tolist() == [18, 18]
@@ -25,18 +36,18 @@ def test_held_out_images_are_a_tenth_of_each_class_and_leave_train(sheet_of) -> 
     assert sorted(seen.tolist()) == list(range(40))
 
 
-def test_held_out_images_are_the_same_every_time(sheet_of) -> None:
+def test_held_out_images_are_the_same_every_time(sheet_of: Callable[..., Any]) -> None:
     first, second = (hold_out_validation(_splits(sheet_of(()))) for _ in range(2))
     assert np.array_equal(first.validation.images, second.validation.images)
 
 
-def test_class_with_one_image_keeps_it_in_train(sheet_of) -> None:
+def test_class_with_one_image_keeps_it_in_train(sheet_of: Callable[..., Any]) -> None:
     parts = hold_out_validation(_splits(sheet_of(()), per_class=1))
     assert len(parts.train) == 2
     assert len(parts.validation) == 0
 
 
-def test_official_validation_part_is_left_alone(sheet_of) -> None:
+def test_official_validation_part_is_left_alone(sheet_of: Callable[..., Any]) -> None:
     splits = _splits(sheet_of(()))
     splits = Splits(splits.train, splits.train.take(np.arange(3)), splits.test)
     assert hold_out_validation(splits) is splits
@@ -49,7 +60,7 @@ def test_digest_of_one_file_is_its_own_and_of_several_that_of_their_list() -> No
     assert digest_of([one, two]) == "md5:" + hashlib.md5(listing, usedforsecurity=False).hexdigest()
 
 
-def test_parts_with_another_vocabulary_are_refused(sheet_of) -> None:
+def test_parts_with_another_vocabulary_are_refused(sheet_of: Callable[..., Any]) -> None:
     sheet = sheet_of(())
     wrong = Batch(np.zeros((0, 4, 4, 1), dtype=np.uint8), np.zeros(0, dtype=np.int64), ("owl",))
     with pytest.raises(DataError, match="vocabulary"):

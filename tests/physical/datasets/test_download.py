@@ -1,5 +1,7 @@
 import gzip
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,18 +17,22 @@ def _put(path: Path, content: bytes) -> Path:
     return path
 
 
-def test_file_in_a_persons_folder_is_used_in_place(tmp_path: Path, file_of, sheet_of) -> None:
+def test_file_in_a_persons_folder_is_used_in_place(
+    tmp_path: Path, file_of: Callable[..., Any], sheet_of: Callable[..., Any]
+) -> None:
     path = _put(tmp_path / "mine" / "one", b"1")
     assert find_files(sheet_of((file_of("one", b"1"),)), tmp_path / "mine") == {"one": path}
 
 
-def test_folder_of_the_data_set_inside_it_is_looked_into(tmp_path: Path, file_of, sheet_of) -> None:
+def test_folder_of_the_data_set_inside_it_is_looked_into(
+    tmp_path: Path, file_of: Callable[..., Any], sheet_of: Callable[..., Any]
+) -> None:
     path = _put(tmp_path / "mine" / "tiny" / "one", b"1")
     assert find_files(sheet_of((file_of("one", b"1"),)), tmp_path / "mine") == {"one": path}
 
 
 def test_gzipped_file_in_a_persons_folder_is_unpacked_into_the_cache(
-    tmp_path: Path, file_of, sheet_of
+    tmp_path: Path, file_of: Callable[..., Any], sheet_of: Callable[..., Any]
 ) -> None:
     _put(tmp_path / "mine" / "one.gz", gzip.compress(b"1"))
     paths = find_files(sheet_of((file_of("one", b"1"),)), tmp_path / "mine")
@@ -35,7 +41,10 @@ def test_gzipped_file_in_a_persons_folder_is_unpacked_into_the_cache(
 
 
 def test_environment_names_a_folder_too(
-    tmp_path: Path, file_of, sheet_of, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    file_of: Callable[..., Any],
+    sheet_of: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     path = _put(tmp_path / "theirs" / "one", b"1")
     monkeypatch.setenv("FEDKA_DATA", str(tmp_path / "theirs"))
@@ -43,7 +52,10 @@ def test_environment_names_a_folder_too(
 
 
 def test_laboratorys_folder_is_looked_into_last(
-    tmp_path: Path, file_of, sheet_of, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    file_of: Callable[..., Any],
+    sheet_of: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     path = _put(tmp_path / "lab" / "one", b"1")
     monkeypatch.setattr(download, "LAB_FOLDER", tmp_path / "lab")
@@ -51,7 +63,10 @@ def test_laboratorys_folder_is_looked_into_last(
 
 
 def test_other_file_of_that_name_in_the_laboratorys_folder_is_passed_over(
-    tmp_path: Path, file_of, sheet_of, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    file_of: Callable[..., Any],
+    sheet_of: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     _put(tmp_path / "lab" / "one", b"2")
     path = _put(tmp_path / "lab" / "tiny" / "one", b"1")
@@ -60,7 +75,7 @@ def test_other_file_of_that_name_in_the_laboratorys_folder_is_passed_over(
 
 
 def test_wrong_file_in_a_persons_folder_stops_with_both_digests(
-    tmp_path: Path, file_of, sheet_of
+    tmp_path: Path, file_of: Callable[..., Any], sheet_of: Callable[..., Any]
 ) -> None:
     _put(tmp_path / "mine" / "one", b"2")
     file = file_of("one", b"1")
@@ -70,12 +85,16 @@ def test_wrong_file_in_a_persons_folder_stops_with_both_digests(
         fetch_files(sheet_of((file,)), tmp_path / "mine")
 
 
-def test_folder_that_is_not_there_stops(tmp_path: Path, file_of, sheet_of) -> None:
+def test_folder_that_is_not_there_stops(
+    tmp_path: Path, file_of: Callable[..., Any], sheet_of: Callable[..., Any]
+) -> None:
     with pytest.raises(DataError, match=r"--data-dir .*no such folder"):
         find_files(sheet_of((file_of("one", b"1"),)), tmp_path / "nowhere")
 
 
-def test_damaged_file_in_the_cache_is_fetched_anew(web, file_of, sheet_of) -> None:
+def test_damaged_file_in_the_cache_is_fetched_anew(
+    web: Any, file_of: Callable[..., Any], sheet_of: Callable[..., Any]
+) -> None:
     path = _put(cache_folder() / "tiny" / "one", b"2")
     web.content = b"1"
     steps: list[str] = []
@@ -85,7 +104,9 @@ def test_damaged_file_in_the_cache_is_fetched_anew(web, file_of, sheet_of) -> No
     assert [step.split()[0] for step in steps] == ["not", "fetching", "stored"]
 
 
-def test_file_in_the_cache_is_not_asked_for_again(web, file_of, sheet_of) -> None:
+def test_file_in_the_cache_is_not_asked_for_again(
+    web: Any, file_of: Callable[..., Any], sheet_of: Callable[..., Any]
+) -> None:
     web.content = b"1"
     sheet = sheet_of((file_of("one", b"1"),), (WebFiles("here", {"one": web.address + "/one"}),))
     fetch_files(sheet)
@@ -93,7 +114,9 @@ def test_file_in_the_cache_is_not_asked_for_again(web, file_of, sheet_of) -> Non
     assert len(web.asked) == 1
 
 
-def test_mirror_is_asked_when_the_first_place_fails(web, file_of, sheet_of) -> None:
+def test_mirror_is_asked_when_the_first_place_fails(
+    web: Any, file_of: Callable[..., Any], sheet_of: Callable[..., Any]
+) -> None:
     web.content = b"1"
     places = (
         WebFiles("closed", {"one": "http://127.0.0.1:1/one"}),
@@ -104,7 +127,9 @@ def test_mirror_is_asked_when_the_first_place_fails(web, file_of, sheet_of) -> N
     assert any(step.startswith("not from closed: cannot be reached") for step in steps)
 
 
-def test_second_file_comes_from_another_place(web, tmp_path: Path, file_of, sheet_of) -> None:
+def test_second_file_comes_from_another_place(
+    web: Any, tmp_path: Path, file_of: Callable[..., Any], sheet_of: Callable[..., Any]
+) -> None:
     _put(tmp_path / "mine" / "one", b"1")
     web.content = b"2"
     sheet = sheet_of(
@@ -117,7 +142,7 @@ def test_second_file_comes_from_another_place(web, tmp_path: Path, file_of, shee
 
 
 def test_file_that_is_nowhere_is_told_with_its_address_digest_and_where_to_put_it(
-    file_of, sheet_of
+    file_of: Callable[..., Any], sheet_of: Callable[..., Any]
 ) -> None:
     file = file_of("one", b"1")
     sheet = sheet_of((file,), (WebFiles("closed", {"one": "http://127.0.0.1:1/one"}),))

@@ -1,5 +1,7 @@
 import struct
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -38,7 +40,7 @@ def test_file_of_another_form_is_noticed(tmp_path: Path) -> None:
         read_idx(tmp_path / "a")
 
 
-def test_four_files_make_train_and_test(tmp_path: Path, sheet_of) -> None:
+def test_four_files_make_train_and_test(tmp_path: Path, sheet_of: Callable[..., Any]) -> None:
     sheet = sheet_of((), counts={"train": 2, "validation": 0, "test": 2})
     images, labels = np.zeros((2, 4, 4), dtype=np.uint8), np.array([1, 0], dtype=np.uint8)
     paths = {}

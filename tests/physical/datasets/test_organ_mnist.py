@@ -1,21 +1,28 @@
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from physical.datasets import DataError, load_dataset
 from physical.datasets.dataset import DataFile, new_md5
 from physical.datasets.organ_mnist import read, write_npz
 
 
-def test_file_of_medmnists_form_is_read(tmp_path: Path, tiny_arrays, sheet_of) -> None:
+def test_file_of_medmnists_form_is_read(
+    tmp_path: Path, tiny_arrays: dict[str, NDArray[Any]], sheet_of: Callable[..., Any]
+) -> None:
     write_npz(tmp_path / "a.npz", tiny_arrays)
     splits = read({"a.npz": tmp_path / "a.npz"}, sheet_of((DataFile("a.npz", "0" * 32),)))
     assert np.array_equal(splits.validation.images[..., 0], tiny_arrays["val_images"])
     assert splits.train.labels.tolist() == [0, 1, 0, 1]
 
 
-def _change(arrays, key: str, value: np.ndarray):
+def _change(
+    arrays: dict[str, NDArray[Any]], key: str, value: np.ndarray
+) -> dict[str, NDArray[Any]]:
     return arrays | {key: value}
 
 
@@ -51,7 +58,11 @@ def _change(arrays, key: str, value: np.ndarray):
     ],
 )
 def test_each_fault_of_a_file_is_one_clear_error(
-    tmp_path: Path, tiny_arrays, sheet_of, change, message: str
+    tmp_path: Path,
+    tiny_arrays: dict[str, NDArray[Any]],
+    sheet_of: Callable[..., Any],
+    change: Callable[..., Any],
+    message: str,
 ) -> None:
     write_npz(tmp_path / "a.npz", change(tiny_arrays))
     with pytest.raises(DataError, match=message) as caught:
@@ -59,7 +70,9 @@ def test_each_fault_of_a_file_is_one_clear_error(
     assert caught.match(r"got .*; expected .*; \w+")
 
 
-def test_written_file_depends_on_its_arrays_alone(tmp_path: Path, tiny_arrays) -> None:
+def test_written_file_depends_on_its_arrays_alone(
+    tmp_path: Path, tiny_arrays: dict[str, NDArray[Any]]
+) -> None:
     write_npz(tmp_path / "a.npz", tiny_arrays)
     write_npz(tmp_path / "b.npz", tiny_arrays)
     assert new_md5(((tmp_path / "a.npz").read_bytes(),)) == new_md5(

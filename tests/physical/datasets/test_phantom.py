@@ -1,5 +1,8 @@
+from typing import Any
+
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from physical.datasets import load_dataset
 from physical.datasets.phantom import make_phantom
@@ -31,7 +34,7 @@ def test_published_phantom_has_its_digest_and_counts() -> None:
 
 
 @pytest.mark.parametrize("plane", ["axial", "coronal", "sagittal"])
-def test_same_seed_makes_the_same_images_and_another_seed_others(plane) -> None:
+def test_same_seed_makes_the_same_images_and_another_seed_others(plane: str) -> None:
     first, second, other = (
         make_phantom(plane, seed, {"train": 1}, 1)["train_images"] for seed in (1, 1, 2)
     )
@@ -39,7 +42,7 @@ def test_same_seed_makes_the_same_images_and_another_seed_others(plane) -> None:
     assert not np.array_equal(first, other)
 
 
-def test_phantom_has_organmnists_form(small_axial) -> None:
+def test_phantom_has_organmnists_form(small_axial: dict[str, NDArray[Any]]) -> None:
     assert small_axial["train_images"].shape == (14 * 11 * 3, 28, 28)
     assert small_axial["val_labels"].shape == (33, 1)
     assert all(array.dtype == np.uint8 for array in small_axial.values())
@@ -54,13 +57,15 @@ def test_patients_of_one_split_are_not_in_another() -> None:
     assert all((whole == image).all((1, 2)).any() for image in parted["val_images"])
 
 
-def test_phantom_can_be_learned_and_is_not_trivial(small_axial) -> None:
+def test_phantom_can_be_learned_and_is_not_trivial(small_axial: dict[str, NDArray[Any]]) -> None:
     accuracy = (_nearest(small_axial) == small_axial["test_labels"][:, 0]).mean()
     assert 0.4 < accuracy < 0.95  # chance is 0.09
 
 
 @pytest.mark.parametrize("is_mirrored", [False, True])
-def test_side_is_seen_in_the_image_and_turns_over_with_it(small_axial, is_mirrored: bool) -> None:
+def test_side_is_seen_in_the_image_and_turns_over_with_it(
+    small_axial: dict[str, NDArray[Any]], is_mirrored: bool
+) -> None:
     side = {
         CLASS_NAMES.index(f"{organ}-{end}"): (organ, end)
         for organ in ("lung", "kidney", "femur")

@@ -2,8 +2,9 @@ import gzip
 import io
 import tarfile
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -54,7 +55,9 @@ def _wheel(path: Path, members: Mapping[str, bytes]) -> Path:
 
 
 @pytest.mark.parametrize("mode", ["w", "w:gz", "w:xz"])
-def test_only_needed_members_leave_a_tar_archive(tmp_path: Path, file_of, mode: str) -> None:
+def test_only_needed_members_leave_a_tar_archive(
+    tmp_path: Path, file_of: Callable[..., Any], mode: str
+) -> None:
     archive = _tar(
         tmp_path / "a.tar", {"folder/one": b"1", "../evil": b"!", "folder/two": b"22"}, mode
     )
@@ -62,7 +65,7 @@ def test_only_needed_members_leave_a_tar_archive(tmp_path: Path, file_of, mode: 
     assert [path.name for path in (tmp_path / "into").iterdir()] == ["two"]
 
 
-def test_link_in_a_tar_archive_is_not_followed(tmp_path: Path, file_of) -> None:
+def test_link_in_a_tar_archive_is_not_followed(tmp_path: Path, file_of: Callable[..., Any]) -> None:
     with tarfile.open(tmp_path / "a.tar", "w") as archive:
         link = tarfile.TarInfo("one")
         link.type, link.linkname = tarfile.SYMTYPE, "/etc/hostname"
@@ -71,7 +74,9 @@ def test_link_in_a_tar_archive_is_not_followed(tmp_path: Path, file_of) -> None:
         extract_tar(tmp_path / "a.tar", [file_of("one", b"1")], tmp_path)
 
 
-def test_damaged_tar_archive_is_one_clear_error(tmp_path: Path, file_of) -> None:
+def test_damaged_tar_archive_is_one_clear_error(
+    tmp_path: Path, file_of: Callable[..., Any]
+) -> None:
     archive = _tar(tmp_path / "a.tar.gz", {"one": bytes(range(256)) * 100})
     archive.write_bytes(archive.read_bytes()[:120])
     with pytest.raises(DataError, match="cut short or damaged"):
@@ -82,7 +87,7 @@ def test_damaged_tar_archive_is_one_clear_error(tmp_path: Path, file_of) -> None
 
 
 def test_local_archive_is_found_under_one_of_its_names(
-    tmp_path: Path, file_of, delivery: Delivery
+    tmp_path: Path, file_of: Callable[..., Any], delivery: Delivery
 ) -> None:
     source = LocalArchive(("a.tar.xz", "a.tar.gz"))
     with pytest.raises(DataError, match="--data-dir"):
@@ -92,14 +97,18 @@ def test_local_archive_is_found_under_one_of_its_names(
     assert (delivery.folder / "one").read_bytes() == b"1"
 
 
-def test_web_file_arrives_and_its_part_is_gone(web, file_of, delivery: Delivery) -> None:
+def test_web_file_arrives_and_its_part_is_gone(
+    web: Any, file_of: Callable[..., Any], delivery: Delivery
+) -> None:
     web.content = b"content"
     WebFiles("here", {"one": web.address + "/one"}).deliver([file_of("one", b"content")], delivery)
     assert (delivery.folder / "one").read_bytes() == b"content"
     assert not list(delivery.folder.glob("*.part"))
 
 
-def test_gzipped_web_file_is_unpacked(web, file_of, delivery: Delivery) -> None:
+def test_gzipped_web_file_is_unpacked(
+    web: Any, file_of: Callable[..., Any], delivery: Delivery
+) -> None:
     web.content = gzip.compress(b"content")
     WebFiles("here", {"one": web.address + "/one.gz"}, packed=True).deliver(
         [file_of("one", b"content")], delivery
@@ -107,7 +116,9 @@ def test_gzipped_web_file_is_unpacked(web, file_of, delivery: Delivery) -> None:
     assert (delivery.folder / "one").read_bytes() == b"content"
 
 
-def test_web_archive_is_opened(web, tmp_path: Path, file_of, delivery: Delivery) -> None:
+def test_web_archive_is_opened(
+    web: Any, tmp_path: Path, file_of: Callable[..., Any], delivery: Delivery
+) -> None:
     web.content = _tar(tmp_path / "a.tar.gz", {"folder/one": b"1", "folder/two": b"2"}).read_bytes()
     WebArchive("here", web.address + "/a.tar.gz").deliver(
         [file_of("one", b"1"), file_of("two", b"2")], delivery
@@ -115,7 +126,9 @@ def test_web_archive_is_opened(web, tmp_path: Path, file_of, delivery: Delivery)
     assert (delivery.folder / "two").read_bytes() == b"2"
 
 
-def test_web_file_with_the_wrong_digest_is_thrown_away(web, file_of, delivery: Delivery) -> None:
+def test_web_file_with_the_wrong_digest_is_thrown_away(
+    web: Any, file_of: Callable[..., Any], delivery: Delivery
+) -> None:
     web.content = b"contenX"
     with pytest.raises(DataError, match="expected md5"):
         WebFiles("here", {"one": web.address + "/one"}).deliver(
@@ -124,7 +137,9 @@ def test_web_file_with_the_wrong_digest_is_thrown_away(web, file_of, delivery: D
     assert not list(delivery.folder.glob("one")) + list(delivery.folder.glob("*.part"))
 
 
-def test_system_folder_tells_how_to_install_it(tmp_path: Path, file_of, delivery: Delivery) -> None:
+def test_system_folder_tells_how_to_install_it(
+    tmp_path: Path, file_of: Callable[..., Any], delivery: Delivery
+) -> None:
     source = SystemFolder(tmp_path / "share", "apt-get install tiny")
     with pytest.raises(DataError, match="apt-get install tiny"):
         source.deliver([file_of("one", b"1")], delivery)
@@ -135,14 +150,14 @@ def test_system_folder_tells_how_to_install_it(tmp_path: Path, file_of, delivery
 
 
 def test_gzip_file_cut_short_is_one_clear_error(
-    tmp_path: Path, file_of, delivery: Delivery
+    tmp_path: Path, file_of: Callable[..., Any], delivery: Delivery
 ) -> None:
     (tmp_path / "one.gz").write_bytes(gzip.compress(bytes(range(256)) * 9)[:-20])
     with pytest.raises(DataError, match="cut short or damaged"):
         SystemFolder(tmp_path, "").deliver([file_of("one", b"1")], delivery)
 
 
-def test_member_leaves_a_wheel(tmp_path: Path, file_of) -> None:
+def test_member_leaves_a_wheel(tmp_path: Path, file_of: Callable[..., Any]) -> None:
     wheel = _wheel(tmp_path / "a.whl", {"tiny/one": b"1"})
     extract_wheel(wheel, {"one": "tiny/one"}, [file_of("one", b"1")], tmp_path / "into")
     assert (tmp_path / "into" / "one").read_bytes() == b"1"
@@ -156,7 +171,7 @@ def test_member_leaves_a_wheel(tmp_path: Path, file_of) -> None:
 
 
 def test_pip_fetches_a_wheel_for_another_python(
-    tmp_path: Path, file_of, delivery: Delivery, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, file_of: Callable[..., Any], delivery: Delivery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shelf = tmp_path / "shelf"
     shelf.mkdir()
@@ -171,7 +186,7 @@ def test_pip_fetches_a_wheel_for_another_python(
 
 
 def test_pips_own_words_are_told_when_it_fails(
-    tmp_path: Path, file_of, delivery: Delivery, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, file_of: Callable[..., Any], delivery: Delivery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
@@ -181,7 +196,9 @@ def test_pips_own_words_are_told_when_it_fails(
         )
 
 
-def test_generated_file_must_have_its_digest_too(file_of, delivery: Delivery) -> None:
+def test_generated_file_must_have_its_digest_too(
+    file_of: Callable[..., Any], delivery: Delivery
+) -> None:
     Generated("one", lambda path: path.write_bytes(b"1") and None).deliver(
         [file_of("one", b"1")], delivery
     )

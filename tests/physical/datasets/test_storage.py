@@ -1,6 +1,7 @@
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -8,19 +9,21 @@ from physical.datasets import DataError
 from physical.datasets.storage import cache_folder, check_file, store
 
 
-def test_stored_file_has_its_name_and_nothing_else_is_left(tmp_path: Path, file_of) -> None:
+def test_stored_file_has_its_name_and_nothing_else_is_left(
+    tmp_path: Path, file_of: Callable[..., Any]
+) -> None:
     path = store(file_of("a", b"xyz"), tmp_path, [b"x", b"yz"])
     assert path.read_bytes() == b"xyz"
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_wrong_bytes_never_get_the_name(tmp_path: Path, file_of) -> None:
+def test_wrong_bytes_never_get_the_name(tmp_path: Path, file_of: Callable[..., Any]) -> None:
     with pytest.raises(DataError, match="md5"):
         store(file_of("a", b"xyz"), tmp_path, [b"xyw"])
     assert list(tmp_path.iterdir()) == []
 
 
-def test_interrupted_write_leaves_nothing(tmp_path: Path, file_of) -> None:
+def test_interrupted_write_leaves_nothing(tmp_path: Path, file_of: Callable[..., Any]) -> None:
     def broken() -> Iterator[bytes]:
         yield b"x"
         raise OSError("cable pulled")
@@ -30,13 +33,15 @@ def test_interrupted_write_leaves_nothing(tmp_path: Path, file_of) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_file_cut_short_is_told_by_its_size(tmp_path: Path, file_of) -> None:
+def test_file_cut_short_is_told_by_its_size(tmp_path: Path, file_of: Callable[..., Any]) -> None:
     (tmp_path / "a").write_bytes(b"x")
     with pytest.raises(DataError, match=r"1 bytes \(cut short\?\); expected 3 bytes, md5"):
         check_file(tmp_path / "a", file_of("a", b"xyz"))
 
 
-def test_two_writers_at_once_leave_one_whole_file(tmp_path: Path, file_of) -> None:
+def test_two_writers_at_once_leave_one_whole_file(
+    tmp_path: Path, file_of: Callable[..., Any]
+) -> None:
     file = file_of("a", b"x" * 1000)
     together = threading.Barrier(2)
 

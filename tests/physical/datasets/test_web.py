@@ -1,5 +1,6 @@
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,7 +14,7 @@ def _nothing(_done: int, _total: int | None) -> None:
     pass
 
 
-def test_file_comes_whole_and_progress_ends_at_its_size(web, tmp_path: Path) -> None:
+def test_file_comes_whole_and_progress_ends_at_its_size(web: Any, tmp_path: Path) -> None:
     web.content = CONTENT
     seen: list[tuple[int, int | None]] = []
     download(
@@ -23,7 +24,7 @@ def test_file_comes_whole_and_progress_ends_at_its_size(web, tmp_path: Path) -> 
     assert seen[-1] == (len(CONTENT), len(CONTENT))
 
 
-def test_download_goes_on_where_an_earlier_one_ended(web, tmp_path: Path) -> None:
+def test_download_goes_on_where_an_earlier_one_ended(web: Any, tmp_path: Path) -> None:
     web.content = CONTENT
     (tmp_path / "a.part").write_bytes(CONTENT[:1000])
     download(web.address + "/a", tmp_path / "a.part", _nothing)
@@ -31,21 +32,21 @@ def test_download_goes_on_where_an_earlier_one_ended(web, tmp_path: Path) -> Non
     assert web.asked == ["bytes=1000-"]
 
 
-def test_broken_connection_is_opened_again_for_the_rest(web, tmp_path: Path) -> None:
+def test_broken_connection_is_opened_again_for_the_rest(web: Any, tmp_path: Path) -> None:
     web.content, web.cut_after = CONTENT, [100, 200]
     download(web.address + "/a", tmp_path / "a.part", _nothing)
     assert (tmp_path / "a.part").read_bytes() == CONTENT
     assert web.asked == [None, "bytes=100-", "bytes=300-"]
 
 
-def test_server_without_ranges_sends_everything_again(web, tmp_path: Path) -> None:
+def test_server_without_ranges_sends_everything_again(web: Any, tmp_path: Path) -> None:
     web.content, web.knows_ranges = CONTENT, False
     (tmp_path / "a.part").write_bytes(b"x" * 50)
     download(web.address + "/a", tmp_path / "a.part", _nothing)
     assert (tmp_path / "a.part").read_bytes() == CONTENT
 
 
-def test_download_that_is_already_whole_asks_for_nothing_more(web, tmp_path: Path) -> None:
+def test_download_that_is_already_whole_asks_for_nothing_more(web: Any, tmp_path: Path) -> None:
     web.content = CONTENT
     (tmp_path / "a.part").write_bytes(CONTENT)
     download(web.address + "/a", tmp_path / "a.part", _nothing)
@@ -53,7 +54,7 @@ def test_download_that_is_already_whole_asks_for_nothing_more(web, tmp_path: Pat
 
 
 def test_connection_that_brings_nothing_more_is_given_up_and_the_part_stays(
-    web, tmp_path: Path
+    web: Any, tmp_path: Path
 ) -> None:
     web.content, web.cut_after = CONTENT, [100, 0]
     with pytest.raises((DataError, OSError), match=re.escape("100 bytes") + "|cannot be reached"):
@@ -61,7 +62,7 @@ def test_connection_that_brings_nothing_more_is_given_up_and_the_part_stays(
     assert (tmp_path / "a.part").read_bytes() == CONTENT[:100]
 
 
-def test_refusal_is_told_with_its_code(web, tmp_path: Path) -> None:
+def test_refusal_is_told_with_its_code(web: Any, tmp_path: Path) -> None:
     with pytest.raises(OSError, match="answers 404"):
         download(web.address + "/missing", tmp_path / "a.part", _nothing)
 

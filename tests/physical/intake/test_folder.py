@@ -4,6 +4,7 @@ import threading
 from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -24,7 +25,7 @@ Make = Callable[..., Dataset]
 FileOf = Callable[..., bytes]
 
 
-def test_a_ct_goes_into_archive_and_mirror_and_leaves_the_inbox(hospitals, made: Make) -> None:
+def test_a_ct_goes_into_archive_and_mirror_and_leaves_the_inbox(hospitals: Any, made: Make) -> None:
     data = made(0, "LIVER", RescaleIntercept=-1000)
     hospitals.put("ZORBLAX.dcm", dicom_bytes(data))
     assert hospitals.intake.look() == IntakeReport(added=1, images=1)
@@ -49,7 +50,7 @@ def test_a_ct_goes_into_archive_and_mirror_and_leaves_the_inbox(hospitals, made:
     )
 
 
-def test_the_same_file_again_is_taken_once(hospitals, file_of: FileOf) -> None:
+def test_the_same_file_again_is_taken_once(hospitals: Any, file_of: FileOf) -> None:
     for name in ("a.dcm", "b.dcm"):
         hospitals.put(name, file_of())
     assert hospitals.intake.look() == IntakeReport(added=1, images=1, repeated=1)
@@ -59,7 +60,7 @@ def test_the_same_file_again_is_taken_once(hospitals, file_of: FileOf) -> None:
     assert hospitals.left() == []
 
 
-def test_the_same_image_with_other_words_around_it_is_the_same(hospitals, made: Make) -> None:
+def test_the_same_image_with_other_words_around_it_is_the_same(hospitals: Any, made: Make) -> None:
     hospitals.put("a.dcm", dicom_bytes(made()))
     hospitals.put(
         "b.dcm", dicom_bytes(made(PatientComments="arrived by another way", WindowCenter=100))
@@ -71,7 +72,7 @@ def test_the_same_image_with_other_words_around_it_is_the_same(hospitals, made: 
     "change", [{"RescaleIntercept": -1000}, {"PatientID": "SOMEBODY"}, {"PixelData": b"\1\0" * 256}]
 )
 def test_another_image_under_the_same_uid_is_quarantined(
-    hospitals, made: Make, change: dict[str, object]
+    hospitals: Any, made: Make, change: dict[str, object]
 ) -> None:
     hospitals.put("a.dcm", dicom_bytes(made()))
     hospitals.put("b.dcm", dicom_bytes(made(**change)))
@@ -80,7 +81,9 @@ def test_another_image_under_the_same_uid_is_quarantined(
     assert len(hospitals.mirror) == 1
 
 
-def test_a_damaged_copy_in_the_archive_is_no_reason_to_refuse(hospitals, file_of: FileOf) -> None:
+def test_a_damaged_copy_in_the_archive_is_no_reason_to_refuse(
+    hospitals: Any, file_of: FileOf
+) -> None:
     hospitals.put("a.dcm", file_of())
     hospitals.intake.look()
     (archived,) = hospitals.intake.archive.glob("*/*.dcm")
@@ -91,7 +94,7 @@ def test_a_damaged_copy_in_the_archive_is_no_reason_to_refuse(hospitals, file_of
     assert archived.read_bytes() == whole
 
 
-def test_frames_become_images_of_their_own(hospitals, made: Make) -> None:
+def test_frames_become_images_of_their_own(hospitals: Any, made: Make) -> None:
     data = made(NumberOfFrames=3)
     data.PixelData = data.PixelData * 3
     hospitals.put("a.dcm", dicom_bytes(data))
@@ -100,7 +103,9 @@ def test_frames_become_images_of_their_own(hospitals, made: Make) -> None:
     assert hospitals.mirror.ids() == [f"{root}-0001", f"{root}-0002", f"{root}-0003"]
 
 
-def test_an_image_that_nobody_names_has_no_name(ward_of, file_of: FileOf) -> None:
+def test_an_image_that_nobody_names_has_no_name(
+    ward_of: Callable[..., Any], file_of: FileOf
+) -> None:
     hospitals = ward_of()
     hospitals.put("a.dcm", file_of(body_part=None))
     hospitals.intake.look()
@@ -111,7 +116,9 @@ def test_an_image_that_nobody_names_has_no_name(ward_of, file_of: FileOf) -> Non
     assert blind.mirror.class_counts() == {}
 
 
-def test_pictures_and_volumes_are_taken_with_their_folders_name(ward_of, file_of: FileOf) -> None:
+def test_pictures_and_volumes_are_taken_with_their_folders_name(
+    ward_of: Callable[..., Any], file_of: FileOf
+) -> None:
     hospitals = ward_of(class_from_folder=True)
     stream = BytesIO()
     Image.fromarray(np.arange(256, dtype=np.uint8).reshape(16, 16)).save(stream, "PNG")
@@ -145,7 +152,9 @@ def test_pictures_and_volumes_are_taken_with_their_folders_name(ward_of, file_of
     ]
 
 
-def test_a_file_is_left_until_nobody_writes_to_it(ward_of, file_of: FileOf) -> None:
+def test_a_file_is_left_until_nobody_writes_to_it(
+    ward_of: Callable[..., Any], file_of: FileOf
+) -> None:
     hospitals, content = ward_of(settle_seconds=2), file_of()
     path = hospitals.put("a.dcm", content[:700])
     assert hospitals.intake.look() == IntakeReport(waiting=1)
@@ -158,7 +167,7 @@ def test_a_file_is_left_until_nobody_writes_to_it(ward_of, file_of: FileOf) -> N
     assert hospitals.intake.look() == IntakeReport(added=1, images=1)
 
 
-def test_two_looks_take_all_that_is_there(ward_of, file_of: FileOf) -> None:
+def test_two_looks_take_all_that_is_there(ward_of: Callable[..., Any], file_of: FileOf) -> None:
     hospitals, slept = ward_of(settle_seconds=2), []
 
     def sleep(seconds: float) -> None:
@@ -171,14 +180,16 @@ def test_two_looks_take_all_that_is_there(ward_of, file_of: FileOf) -> None:
     assert slept == [2]
 
 
-def test_what_was_renamed_into_place_is_taken_at_once(ward_of, file_of: FileOf) -> None:
+def test_what_was_renamed_into_place_is_taken_at_once(
+    ward_of: Callable[..., Any], file_of: FileOf
+) -> None:
     hospitals = ward_of(settle_seconds=2)
     hospitals.put(f"a{READY}", file_of())
     assert hospitals.intake.look().added == 1
 
 
 def test_hidden_unfinished_and_special_files_are_left_alone(
-    hospitals, tmp_path: Path, file_of: FileOf
+    hospitals: Any, tmp_path: Path, file_of: FileOf
 ) -> None:
     for name in (".hidden.dcm", "a.dcm.part", "b.tmp", ".folder/c.dcm"):
         hospitals.put(name, file_of())
@@ -190,14 +201,14 @@ def test_hidden_unfinished_and_special_files_are_left_alone(
     assert elsewhere.exists()
 
 
-def test_large_files_are_not_read(ward_of, file_of: FileOf) -> None:
+def test_large_files_are_not_read(ward_of: Callable[..., Any], file_of: FileOf) -> None:
     hospitals = ward_of(limits=Limits(file_bytes=1000))
     hospitals.put("a.dcm", file_of())
     assert hospitals.intake.look() == IntakeReport(quarantined={"too_large": 1})
 
 
 def test_a_file_that_cannot_be_read_does_not_stop_the_others(
-    hospitals, file_of: FileOf, monkeypatch: pytest.MonkeyPatch
+    hospitals: Any, file_of: FileOf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hospitals.put("a.dcm", file_of(1))
     hospitals.put("b.dcm", file_of(2))
@@ -219,7 +230,7 @@ def test_a_file_that_cannot_be_read_does_not_stop_the_others(
 
 
 def test_a_full_disk_stops_the_look_and_loses_nothing(
-    hospitals, file_of: FileOf, monkeypatch: pytest.MonkeyPatch
+    hospitals: Any, file_of: FileOf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for seed in range(3):
         hospitals.put(f"{seed}.dcm", file_of(seed))
@@ -236,7 +247,9 @@ def test_a_full_disk_stops_the_look_and_loses_nothing(
     assert hospitals.intake.look() == IntakeReport(added=3, images=3)
 
 
-def test_a_file_on_which_processes_die_goes_to_quarantine_unread(ward_of, file_of: FileOf) -> None:
+def test_a_file_on_which_processes_die_goes_to_quarantine_unread(
+    ward_of: Callable[..., Any], file_of: FileOf
+) -> None:
     hospitals = ward_of(most_attempts=2)
     hospitals.put(".taking/1/a.dcm", file_of(1))
     hospitals.put(".taking/2/sub/b.dcm", file_of(2))
@@ -248,7 +261,10 @@ def test_a_file_on_which_processes_die_goes_to_quarantine_unread(ward_of, file_o
 
 
 def test_watching_ends_when_told_and_survives_trouble(
-    hospitals, file_of: FileOf, monkeypatch: pytest.MonkeyPatch, caplog
+    hospitals: Any,
+    file_of: FileOf,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     stop, reports = threading.Event(), []
     hospitals.put("ZORBLAX.dcm", file_of())
@@ -274,7 +290,7 @@ def test_watching_ends_when_told_and_survives_trouble(
 
 
 def test_two_intakes_of_one_folder_share_the_work(
-    hospitals, tmp_path: Path, file_of: FileOf, pseudonyms: Pseudonyms
+    hospitals: Any, tmp_path: Path, file_of: FileOf, pseudonyms: Pseudonyms
 ) -> None:
     for seed in range(20):
         hospitals.put(f"{seed}.dcm", file_of(seed))
@@ -298,7 +314,9 @@ def test_two_intakes_of_one_folder_share_the_work(
     assert hospitals.intake.quarantine.counts() == {}
 
 
-def test_another_key_or_size_is_refused(hospitals, tmp_path: Path, pseudonyms: Pseudonyms) -> None:
+def test_another_key_or_size_is_refused(
+    hospitals: Any, tmp_path: Path, pseudonyms: Pseudonyms
+) -> None:
     config = IntakeConfig(image_size=16)
     with pytest.raises(IntakeError, match="restore the key file"):
         FolderIntake(hospitals.folder, hospitals.mirror, Pseudonyms(b"x" * 32), config)
@@ -307,7 +325,7 @@ def test_another_key_or_size_is_refused(hospitals, tmp_path: Path, pseudonyms: P
 
 
 def test_no_identity_is_left_in_any_byte_outside_of_the_quarantined_files(
-    hospitals, made: Make
+    hospitals: Any, made: Make
 ) -> None:
     secrets: set[bytes] = set()
     for seed in range(12):
@@ -357,7 +375,7 @@ def test_no_identity_is_left_in_any_byte_outside_of_the_quarantined_files(
 
 
 def test_mirrors_of_one_hospital_and_another_cannot_be_linked(
-    hospitals, tmp_path: Path, file_of: FileOf
+    hospitals: Any, tmp_path: Path, file_of: FileOf
 ) -> None:
     other = tmp_path / "other"
     mirror = Mirror(other / "mirror", 16)

@@ -1,6 +1,7 @@
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydicom import Dataset, uid
@@ -18,7 +19,7 @@ Make = Callable[..., Dataset]
 
 
 @pytest.fixture
-def port(hospitals) -> Iterator[int]:
+def port(hospitals: Any) -> Iterator[int]:
     with Receiver(
         hospitals.intake.inbox, hospitals.pseudonyms, "FEDKA", ["PACS"], most_bytes=100_000
     ).serving(HERE, 0) as port:
@@ -26,7 +27,7 @@ def port(hospitals) -> Iterator[int]:
 
 
 def test_what_is_sent_arrives_in_the_mirror(
-    hospitals, port: int, made: Make, tmp_path: Path
+    hospitals: Any, port: int, made: Make, tmp_path: Path
 ) -> None:
     path = tmp_path / "one.dcm"
     path.write_bytes(dicom_bytes(made(0)))
@@ -42,14 +43,14 @@ def test_what_is_sent_arrives_in_the_mirror(
     assert sorted(hospitals.mirror.ids()) == sorted(expected)
 
 
-def test_file_names_in_the_inbox_tell_nothing(hospitals, port: int, made: Make) -> None:
+def test_file_names_in_the_inbox_tell_nothing(hospitals: Any, port: int, made: Make) -> None:
     send([made(0)], HERE, port, "PACS", "FEDKA")
     (name,) = hospitals.left()
     assert name.endswith(".ready.dcm")
     assert str(made(0).SOPInstanceUID) not in name
 
 
-def test_broken_images_are_accepted_and_judged_later(hospitals, port: int, made: Make) -> None:
+def test_broken_images_are_accepted_and_judged_later(hospitals: Any, port: int, made: Make) -> None:
     assert send([made(0, Modality="MR"), made(1)], HERE, port, "PACS", "FEDKA") == [
         SUCCESS,
         SUCCESS,
@@ -57,20 +58,20 @@ def test_broken_images_are_accepted_and_judged_later(hospitals, port: int, made:
     assert hospitals.intake.look() == IntakeReport(added=1, images=1, quarantined={"not_ct": 1})
 
 
-def test_strangers_and_wrong_numbers_are_not_let_in(hospitals, port: int, made: Make) -> None:
+def test_strangers_and_wrong_numbers_are_not_let_in(hospitals: Any, port: int, made: Make) -> None:
     for calling, called in (("STRANGER", "FEDKA"), ("PACS", "SOMEBODY")):
         with pytest.raises(SendError, match="no connection"):
             send([made(0)], HERE, port, calling, called)
     assert hospitals.left() == []
 
 
-def test_nobody_allowed_is_no_receiver(hospitals) -> None:
+def test_nobody_allowed_is_no_receiver(hospitals: Any) -> None:
     for allowed in ([], [" "]):
         with pytest.raises(ValueError, match="no allowed sender"):
             Receiver(hospitals.intake.inbox, hospitals.pseudonyms, "FEDKA", allowed)
 
 
-def test_images_that_are_too_large_are_refused(hospitals, port: int, made: Make) -> None:
+def test_images_that_are_too_large_are_refused(hospitals: Any, port: int, made: Make) -> None:
     assert send([made(0, size=256), made(1)], HERE, port, "PACS", "FEDKA") == [
         OUT_OF_RESOURCES,
         SUCCESS,
@@ -79,7 +80,7 @@ def test_images_that_are_too_large_are_refused(hospitals, port: int, made: Make)
 
 
 def test_a_full_disk_is_told_to_the_sender(
-    hospitals, port: int, made: Make, monkeypatch: pytest.MonkeyPatch
+    hospitals: Any, port: int, made: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: object) -> None:
         raise OSError(28, "no space left")
@@ -100,7 +101,7 @@ def test_other_kinds_of_objects_are_not_negotiated(port: int) -> None:
     association.release()
 
 
-def test_packets_are_not_held_back_on_either_side(hospitals, pseudonyms: Pseudonyms) -> None:
+def test_packets_are_not_held_back_on_either_side(hospitals: Any, pseudonyms: Pseudonyms) -> None:
     found: dict[str, int] = {}
 
     def note(event: evt.Event) -> None:
@@ -122,7 +123,7 @@ def test_packets_are_not_held_back_on_either_side(hospitals, pseudonyms: Pseudon
 
 
 def test_what_a_killed_receiver_left_half_written_is_removed(
-    hospitals, pseudonyms: Pseudonyms
+    hospitals: Any, pseudonyms: Pseudonyms
 ) -> None:
     hospitals.put(".0123.part", b"half")
     with Receiver(hospitals.intake.inbox, pseudonyms, "FEDKA", ["PACS"]).serving(HERE, 0):

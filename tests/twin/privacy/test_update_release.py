@@ -1,12 +1,16 @@
 from dataclasses import replace
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
-from federation.engines.sequential import EngineConfig, SequentialEngine, make_engine
+from federation.engines.choice import EngineConfig, make_engine
+from federation.engines.processes import ProcessEngine
+from federation.engines.sequential import SequentialEngine
+from federation.engines.simulated_hospitals import SimulatedHospitals
 from federation.engines.twin_states import StateFolder
 from federation.experiment.config import load_experiment
 from federation.experiment.config_file import ConfigError
@@ -17,12 +21,15 @@ from federation.methods.flwf2t import FLwF2T
 from federation.methods.scaffold import SCAFFOLD
 from federation.round import RoundConfig, run_round
 from federation.server import grow_for_new_classes, new_server
-from incremental.network import build_network
+from incremental.network import IncrementalNetwork, build_network
 from incremental.proxy import ProxyConfig, ProxyServer
+from physical.batch import Batch
 from physical.hospital import Arrival, Hospital
 from twin.compression import CompressionConfig, CompressionError, PackedWeights, pack, unpack
+from twin.config import TwinSetting
 from twin.memory import ExemplarMemory
 from twin.messages import Broadcast, TwinUpdate, num_bytes
+from twin.objective import LocalContext
 from twin.privacy.differential_privacy import UpdateNoise, clip_and_noise
 from twin.privacy.update_release import (
     OutgoingConfig,
@@ -41,16 +48,20 @@ KINDS = ("float16", "int8", "top_k")
 RESIDUAL = "outgoing/residual/"
 
 
-def compressed(hospitals, kind, feedback=True, share=0.1):
+def compressed(
+    hospitals: SimulatedHospitals, kind: str, feedback: bool = True, share: float = 0.1
+) -> SimulatedHospitals:
     config = OutgoingConfig(CompressionConfig(kind, share, feedback))
     return replace(hospitals, setting=replace(hospitals.setting, outgoing=config))
 
 
-def play(hospitals, method, rounds=4, engine=None):
+def play(
+    hospitals: SimulatedHospitals, method: Any, rounds: int = 4, engine: ProcessEngine | None = None
+) -> tuple[Any, ...]:
     engine = engine or SequentialEngine(hospitals)
     server, proxy, records = (
-        new_server(hospitals.setting.network, 3),
-        ProxyServer(ProxyConfig(settle_rounds=0)),
+        new_server(hospitals.setting.network, 3, settle_rounds=0),
+        ProxyServer(ProxyConfig()),
         [],
     )
     for _ in range(rounds):
@@ -59,27 +70,29 @@ def play(hospitals, method, rounds=4, engine=None):
     return server, records, engine
 
 
-def same(one, other):
+def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
-def residuals(state):
+def residuals(state: TwinState) -> dict[str, Any]:
     return {name: value for name, value in state.kept.items() if name.startswith(RESIDUAL)}
 
 
-def trained(tiny_batch, setting, method=None, policy=None):
+def trained(
+    tiny_batch: Batch, setting: TwinSetting, method: Any = None, policy: Any = None
+) -> tuple[Any, ...]:
     """Return a twin that has trained once, the broadcast it answered, and its update."""
     twin = DigitalTwin(
         Hospital("north", tiny_batch, [Arrival(0, np.arange(60))]), setting, policy=policy
     )
-    server = new_server(setting.network, 1)
+    server = new_server(setting.network, 1, settle_rounds=0)
     observation = twin.observe(server.model, build_network(server.network, server.weights))
     server, _ = grow_for_new_classes(server, [observation])
     broadcast = Broadcast(server.weights, server.class_names, 0, 0, 5)
     return twin, broadcast, twin.train(broadcast, method or FedAvg())
 
 
-def an_update(weights, **changes):
+def an_update(weights: dict[str, Tensor], **changes: Any) -> TwinUpdate:
     values = {
         "twin_id": "north",
         "round": 0,
@@ -97,19 +110,25 @@ BROADCAST = Broadcast(REFERENCE, ("a",), 0, 0, seed=9)
 EMPTY = TwinState(ExemplarMemory(0))
 
 
-def leave(config, weights=LOCAL, state=EMPTY, policy=None, **changes):
+def leave(
+    config: OutgoingConfig,
+    weights: dict[str, Tensor] = LOCAL,
+    state: TwinState = EMPTY,
+    policy: UploadPolicy | None = None,
+    **changes: Any,
+) -> tuple[Any, ...] | None:
     return outgoing(
         an_update(weights, **changes), BROADCAST, config, state, policy or UploadPolicy(), FedAvg()
     )
 
 
-def test_without_any_wish_an_update_leaves_untouched():
+def test_without_any_wish_an_update_leaves_untouched() -> None:
     update, state = leave(OutgoingConfig())
     assert update.weights is LOCAL and update.packed is None and state is EMPTY
     assert update.num_bytes == num_bytes(LOCAL) == 20
 
 
-def test_the_default_is_no_compression_bit_for_bit(tiny_hospitals):
+def test_the_default_is_no_compression_bit_for_bit(tiny_hospitals: SimulatedHospitals) -> None:
     plain, records, engine = play(tiny_hospitals, FedAvg())
     asked, _, _ = play(compressed(tiny_hospitals, "none"), FedAvg())
     assert same(plain.weights, asked.weights)
@@ -118,7 +137,9 @@ def test_the_default_is_no_compression_bit_for_bit(tiny_hospitals):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_travels_unpacks_to_the_weights_of_the_update(kind, tiny_batch, tiny_setting):
+def test_what_travels_unpacks_to_the_weights_of_the_update(
+    kind: str, tiny_batch: Batch, tiny_setting: TwinSetting
+) -> None:
     setting = replace(tiny_setting, outgoing=OutgoingConfig(CompressionConfig(kind)))
     _, _, true = trained(tiny_batch, tiny_setting)
     twin, broadcast, update = trained(tiny_batch, setting)
@@ -131,8 +152,8 @@ def test_what_travels_unpacks_to_the_weights_of_the_update(kind, tiny_batch, tin
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_receiver_to_whom_only_the_packed_form_travelled_gets_the_same_bits(
-    kind, tiny_batch, tiny_setting
-):
+    kind: str, tiny_batch: Batch, tiny_setting: TwinSetting
+) -> None:
     setting = replace(tiny_setting, outgoing=OutgoingConfig(CompressionConfig(kind)))
     _, broadcast, update = trained(tiny_batch, setting)
     assert same(unpacked(replace(update, weights={}), broadcast.weights).weights, update.weights)
@@ -143,7 +164,9 @@ def test_a_receiver_to_whom_only_the_packed_form_travelled_gets_the_same_bits(
 
 
 @pytest.mark.parametrize(("kind", "most"), [("float16", 0.52), ("int8", 0.35), ("top_k", 0.18)])
-def test_the_bytes_of_a_round_are_those_that_cross_the_wire(kind, most, tiny_hospitals):
+def test_the_bytes_of_a_round_are_those_that_cross_the_wire(
+    kind: str, most: float, tiny_hospitals: SimulatedHospitals
+) -> None:
     _, plain, _ = play(tiny_hospitals, FedAvg(), 2)
     _, records, _ = play(compressed(tiny_hospitals, kind), FedAvg(), 2)
     for before, after in zip(plain, records, strict=True):
@@ -157,10 +180,10 @@ def test_the_bytes_of_a_round_are_those_that_cross_the_wire(kind, most, tiny_hos
 @pytest.mark.parametrize("feedback", [True, False])
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_head_grows_through_compressed_rounds_and_what_is_remembered_grows_with_it(
-    kind, feedback, tiny_hospitals
-):
+    kind: str, feedback: bool, tiny_hospitals: SimulatedHospitals
+) -> None:
     server, records, engine = play(compressed(tiny_hospitals, kind, feedback), FedAvg(), 6)
-    assert len(server.growth_rounds) >= 2 and not any(record.rejected for record in records)
+    assert len(server.task_begins) >= 2 and not any(record.rejected for record in records)
     for twin_id, state in engine.states.items():
         if any(twin_id in record.chosen for record in records[4:]):
             assert bool(residuals(state)) == feedback
@@ -175,7 +198,9 @@ class Curious(SCAFFOLD):
 
     seen: ClassVar[list[str]] = []
 
-    def finish_local(self, network, context):
+    def finish_local(
+        self, network: IncrementalNetwork, context: LocalContext
+    ) -> tuple[dict[str, Tensor], ...]:
         Curious.seen += context.kept
         return super().finish_local(network, context)
 
@@ -184,8 +209,8 @@ class Curious(SCAFFOLD):
     "method", [Curious(), FLwF2T(), FedAvg()], ids=lambda method: type(method).__name__
 )
 def test_what_is_remembered_survives_whatever_a_method_keeps_and_is_not_shown_to_it(
-    method, tiny_hospitals
-):
+    method: Any, tiny_hospitals: SimulatedHospitals
+) -> None:
     _, records, engine = play(compressed(tiny_hospitals, "int8"), method)
     assert all(len(record.accepted) >= 2 for record in records)
     for state in engine.states.values():
@@ -196,7 +221,9 @@ def test_what_is_remembered_survives_whatever_a_method_keeps_and_is_not_shown_to
 
 
 @pytest.mark.parametrize("feedback", [True, False])
-def test_each_round_adds_what_the_last_one_left_out(feedback, tiny_batch, tiny_setting):
+def test_each_round_adds_what_the_last_one_left_out(
+    feedback: bool, tiny_batch: Batch, tiny_setting: TwinSetting
+) -> None:
     config = CompressionConfig("top_k", 0.05, feedback)
     first, state = leave(OutgoingConfig(config))
     second, _ = leave(OutgoingConfig(config), state=state)
@@ -211,7 +238,9 @@ def test_each_round_adds_what_the_last_one_left_out(feedback, tiny_batch, tiny_s
     assert second.packed.tensors["indices"].tolist() == [4]
 
 
-def test_turning_error_feedback_off_forgets_what_was_remembered_and_leaves_the_methods_things_alone():
+def test_turning_error_feedback_off_forgets_what_was_remembered_and_leaves_the_methods_things_alone() -> (
+    None
+):
     _, state = leave(
         OutgoingConfig(CompressionConfig("int8")),
         state=replace(EMPTY, kept={"control/head.bias": torch.ones(1)}),
@@ -221,7 +250,9 @@ def test_turning_error_feedback_off_forgets_what_was_remembered_and_leaves_the_m
     assert after.kept.keys() == {"control/head.bias"}
 
 
-def test_a_model_that_is_not_finite_is_not_packed_so_that_the_screen_can_say_why(tiny_hospitals):
+def test_a_model_that_is_not_finite_is_not_packed_so_that_the_screen_can_say_why(
+    tiny_hospitals: SimulatedHospitals,
+) -> None:
     broken = {**LOCAL, "head.bias": torch.tensor([torch.nan])}
     update, state = leave(OutgoingConfig(CompressionConfig("int8")), weights=broken)
     assert update.packed is None and update.weights is broken and state is EMPTY
@@ -241,7 +272,7 @@ def test_a_model_that_is_not_finite_is_not_packed_so_that_the_screen_can_say_why
     assert all(bool(torch.isfinite(value).all()) for value in server.weights.values())
 
 
-def test_noise_comes_before_compression_and_has_a_stream_of_its_own():
+def test_noise_comes_before_compression_and_has_a_stream_of_its_own() -> None:
     noise = UpdateNoise(clip_norm=1.0, noise_multiplier=0.5)
     noisy, _ = leave(OutgoingConfig(noise=noise))
     assert same(
@@ -273,7 +304,7 @@ def test_noise_comes_before_compression_and_has_a_stream_of_its_own():
     )
 
 
-def test_the_policy_is_asked_before_anything_else_happens():
+def test_the_policy_is_asked_before_anything_else_happens() -> None:
     config, policy = OutgoingConfig(CompressionConfig("int8")), UploadPolicy(("class_counts",))
     with pytest.raises(UploadForbidden):
         leave(config, policy=policy, upload={"secret": torch.zeros(1)})
@@ -289,7 +320,9 @@ def test_the_policy_is_asked_before_anything_else_happens():
         pytest.param("int8", marks=pytest.mark.slow),
     ],
 )
-def test_worker_processes_equal_one_process_bit_for_bit(kind, tiny_hospitals, tmp_path):
+def test_worker_processes_equal_one_process_bit_for_bit(
+    kind: str, tiny_hospitals: SimulatedHospitals, tmp_path: Path
+) -> None:
     hospitals = compressed(
         tiny_hospitals, kind, feedback=kind != "int8"
     )  # int8 with drawn rounding
@@ -309,7 +342,9 @@ class Stop(Exception):
     pass
 
 
-def test_a_resumed_run_equals_an_uninterrupted_one_with_top_k_and_error_feedback(tmp_path):
+def test_a_resumed_run_equals_an_uninterrupted_one_with_top_k_and_error_feedback(
+    tmp_path: Path,
+) -> None:
     changes = [
         "training.epochs=1",
         "tracking.enabled=false",
@@ -320,7 +355,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one_with_top_k_and_error_feedback
         load_experiment(CONFIGS / "phantom_tiny", [*changes, "method={name: scaffold}"]), 5
     )
 
-    def stop(record):
+    def stop(record: dict[str, Any]) -> None:
         if record["kind"] == "round" and record["round"] == 3:
             raise Stop
 
@@ -344,8 +379,8 @@ def test_a_resumed_run_equals_an_uninterrupted_one_with_top_k_and_error_feedback
     assert all(few < 0.2 * many for few, many in zip(up, down, strict=True))
 
 
-def test_the_digest_sees_what_changes_a_result_and_nothing_at_the_default():
-    def digest(*changes):
+def test_the_digest_sees_what_changes_a_result_and_nothing_at_the_default() -> None:
+    def digest(*changes: Any) -> str:
         return load_experiment(CONFIGS / "phantom_tiny", changes).digest()
 
     assert digest() == digest("outgoing.compression.kind=none") == digest("outgoing={}")
@@ -365,12 +400,12 @@ def test_the_digest_sees_what_changes_a_result_and_nothing_at_the_default():
         ("outgoing.packing=int8", "packing is not a known key"),
     ],
 )
-def test_a_typo_in_what_leaves_is_one_clear_error(change, text):
+def test_a_typo_in_what_leaves_is_one_clear_error(change: str, text: str) -> None:
     with pytest.raises(ConfigError, match=text):
         load_experiment(CONFIGS / "phantom_tiny", [change])
 
 
-def test_a_method_whose_twins_sum_their_own_weights_is_refused_with_compression():
+def test_a_method_whose_twins_sum_their_own_weights_is_refused_with_compression() -> None:
     load_experiment(CONFIGS / "phantom_tiny", ["method={name: fedcurv}"])
     with pytest.raises(ConfigError, match="method is fedcurv and outgoing changes the weights"):
         load_experiment(
@@ -379,7 +414,7 @@ def test_a_method_whose_twins_sum_their_own_weights_is_refused_with_compression(
         )
 
 
-def test_a_silent_hospital_counts_in_no_mean_of_losses(tiny_hospitals):
+def test_a_silent_hospital_counts_in_no_mean_of_losses(tiny_hospitals: SimulatedHospitals) -> None:
     from federation.experiment.records import round_record
     from federation.experiment.setup import prepare_experiment
 

@@ -1,5 +1,5 @@
 from dataclasses import replace
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -7,6 +7,7 @@ import torch
 from pydantic import ValidationError
 
 from federation.engines.sequential import SequentialEngine
+from federation.engines.simulated_hospitals import SimulatedHospitals
 from federation.methods import METHODS
 from federation.methods.analytic import Analytic
 from federation.methods.bic import BiC
@@ -21,7 +22,9 @@ from federation.round import RoundConfig, run_round
 from federation.server import new_server
 from incremental.proxy import ProxyConfig, ProxyServer
 from incremental.reconstruction import ReconstructionConfig
+from physical.batch import Batch
 from physical.hospital import Arrival, Hospital
+from twin.config import TwinSetting
 from twin.messages import Broadcast, TwinUpdate
 from twin.privacy.accounting import EPSILON
 from twin.privacy.upload_policy import (
@@ -56,26 +59,26 @@ SILENT = (
 class Listening(SequentialEngine):
     """An engine that notes what leaves its twins."""
 
-    def __init__(self, hospitals):
+    def __init__(self, hospitals: SimulatedHospitals) -> None:
         super().__init__(hospitals)
         self.left = []
 
-    def train(self, method, broadcasts):
-        updates = super().train(method, broadcasts)
+    def train(self, method: Any, broadcasts: dict[str, Broadcast]) -> list[TwinUpdate]:
+        updates = list(super().train(method, broadcasts))
         self.left += updates
         return updates
 
 
-def uploads_of(method, hospitals, rounds=4):
-    engine, proxy = Listening(hospitals), ProxyServer(ProxyConfig(settle_rounds=0))
-    server = new_server(hospitals.setting.network, 1)
+def uploads_of(method: Any, hospitals: SimulatedHospitals, rounds: int = 4) -> list[Any]:
+    engine, proxy = Listening(hospitals), ProxyServer(ProxyConfig())
+    server = new_server(hospitals.setting.network, 1, settle_rounds=0)
     for _ in range(rounds):
         server, _ = run_round(server, engine, method, proxy, RoundConfig())
     return [each.upload for each in engine.left]
 
 
 @pytest.fixture(scope="module")
-def gentle_ward(tiny_hospitals):
+def gentle_ward(tiny_hospitals: SimulatedHospitals) -> SimulatedHospitals:
     return replace(
         tiny_hospitals,
         setting=replace(
@@ -86,7 +89,9 @@ def gentle_ward(tiny_hospitals):
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_what_a_method_uploads_is_what_it_declares(name, gentle_ward):
+def test_what_a_method_uploads_is_what_it_declares(
+    name: str, gentle_ward: SimulatedHospitals
+) -> None:
     method = SENDING.get(name) or METHODS[name]()
     sent = {
         tensor.partition("/")[0] for upload in uploads_of(method, gentle_ward) for tensor in upload
@@ -96,7 +101,9 @@ def test_what_a_method_uploads_is_what_it_declares(name, gentle_ward):
 
 
 @pytest.mark.parametrize("method", SILENT, ids=lambda method: type(method).__name__)
-def test_a_method_that_is_told_to_upload_nothing_declares_and_uploads_nothing(method, gentle_ward):
+def test_a_method_that_is_told_to_upload_nothing_declares_and_uploads_nothing(
+    method: Any, gentle_ward: SimulatedHospitals
+) -> None:
     assert method.upload_kinds == UploadKinds()
     assert not any(uploads_of(method, gentle_ward))
     check_method(method, UploadPolicy(get_args(UploadKind)))
@@ -104,8 +111,8 @@ def test_a_method_that_is_told_to_upload_nothing_declares_and_uploads_nothing(me
 
 @pytest.mark.parametrize("name", METHODS)
 def test_each_declared_kind_is_a_word_that_a_hospital_can_forbid_and_each_way_out_is_a_setting(
-    name,
-):
+    name: str,
+) -> None:
     declared = (SENDING.get(name) or METHODS[name]()).upload_kinds
     for kind in declared.all():
         with pytest.raises(UploadForbidden):
@@ -115,14 +122,14 @@ def test_each_declared_kind_is_a_word_that_a_hospital_can_forbid_and_each_way_ou
         assert setting in METHODS[name].__dataclass_fields__
 
 
-def test_a_word_that_is_no_kind_is_refused_with_those_that_are():
+def test_a_word_that_is_no_kind_is_refused_with_those_that_are() -> None:
     with pytest.raises(ValidationError, match="prototype_gradients"):
         UploadPolicy(("pixels",))
     with pytest.raises(ValidationError):
         UploadPolicy(forbidden=("metrics",))
 
 
-def test_a_refusal_says_which_method_which_kind_and_what_to_change():
+def test_a_refusal_says_which_method_which_kind_and_what_to_change() -> None:
     with pytest.raises(UploadForbidden) as caught:
         check_method(FedKA(), UploadPolicy(("metrics", "prototype_gradients")))
     text = str(caught.value)
@@ -132,21 +139,21 @@ def test_a_refusal_says_which_method_which_kind_and_what_to_change():
         check_method(SCAFFOLD(), UploadPolicy(("control_variates",)))
 
 
-def test_models_to_other_hospitals_can_be_forbidden_and_no_method_sends_any():
+def test_models_to_other_hospitals_can_be_forbidden_and_no_method_sends_any() -> None:
     policy = UploadPolicy(("models_to_other_hospitals",))
     for kind in METHODS.values():
         check_method(kind(), policy)
 
     class Gossip(FedAvg):
         @property
-        def upload_kinds(self):
+        def upload_kinds(self) -> UploadKinds:
             return UploadKinds(relayed=("models_to_other_hospitals",))
 
     with pytest.raises(UploadForbidden, match="Gossip uploads models_to_other_hospitals"):
         check_method(Gossip(), policy)
 
 
-def test_an_upload_that_nobody_declared_does_not_pass_a_hospital_that_forbids_anything():
+def test_an_upload_that_nobody_declared_does_not_pass_a_hospital_that_forbids_anything() -> None:
     hidden = {"prototype_images": torch.zeros(1)}
     check_upload(FedAvg(), UploadPolicy(), hidden)
     with pytest.raises(
@@ -158,14 +165,14 @@ def test_an_upload_that_nobody_declared_does_not_pass_a_hospital_that_forbids_an
     check_upload(object(), UploadPolicy(("class_counts",)), {})
 
 
-def test_what_leaves_is_judged_by_its_names_and_names_below_a_label_by_the_label():
+def test_what_leaves_is_judged_by_its_names_and_names_below_a_label_by_the_label() -> None:
     fisher = {"fisher/head.weight": torch.zeros(1), "fisher/head.bias": torch.zeros(1)}
     check_upload(FedCurv(), UploadPolicy(("class_counts",)), fisher)
     with pytest.raises(UploadForbidden, match="fisher_information"):
         check_upload(FedCurv(), UploadPolicy(("fisher_information",)), fisher)
 
 
-def test_loss_means_are_left_out_and_the_account_of_privacy_is_not():
+def test_loss_means_are_left_out_and_the_account_of_privacy_is_not() -> None:
     update = TwinUpdate(
         "north",
         0,
@@ -178,20 +185,24 @@ def test_loss_means_are_left_out_and_the_account_of_privacy_is_not():
     assert update.metrics["total"] == 1.0
 
 
-def twin_and_broadcast(tiny_batch, tiny_setting, policy):
+def twin_and_broadcast(
+    tiny_batch: Batch, tiny_setting: TwinSetting, policy: UploadPolicy | None
+) -> tuple[Any, ...]:
     from federation.server import grow_for_new_classes
     from incremental.network import build_network
 
     twin = DigitalTwin(
         Hospital("north", tiny_batch, [Arrival(0, np.arange(40))]), tiny_setting, policy=policy
     )
-    server = new_server(tiny_setting.network, 1)
+    server = new_server(tiny_setting.network, 1, settle_rounds=0)
     observation = twin.observe(server.model, build_network(server.network, server.weights))
     server, _ = grow_for_new_classes(server, [observation])
     return twin, Broadcast(server.weights, server.class_names, 0, 0, 5)
 
 
-def test_a_twin_refuses_a_method_before_it_trains_and_stays_as_it_was(tiny_batch, tiny_setting):
+def test_a_twin_refuses_a_method_before_it_trains_and_stays_as_it_was(
+    tiny_batch: Batch, tiny_setting: TwinSetting
+) -> None:
     twin, broadcast = twin_and_broadcast(
         tiny_batch, tiny_setting, UploadPolicy(("prototype_gradients",))
     )
@@ -203,8 +214,8 @@ def test_a_twin_refuses_a_method_before_it_trains_and_stays_as_it_was(tiny_batch
 
 
 def test_a_twin_whose_hospital_forbids_metrics_sends_none_and_its_history_says_so(
-    tiny_batch, tiny_setting
-):
+    tiny_batch: Batch, tiny_setting: TwinSetting
+) -> None:
     silent, broadcast = twin_and_broadcast(tiny_batch, tiny_setting, UploadPolicy(("metrics",)))
     open_one, _ = twin_and_broadcast(tiny_batch, tiny_setting, None)
     update, same_but_open = silent.train(broadcast, FedAvg()), open_one.train(broadcast, FedAvg())

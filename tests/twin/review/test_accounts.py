@@ -3,6 +3,7 @@ import threading
 from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from argon2 import PasswordHasher, extract_parameters
@@ -162,7 +163,9 @@ def test_hashes_are_argon2id_and_strong_by_default(url: str, database: Path) -> 
     assert parameters.time_cost >= 3
 
 
-def test_an_unknown_or_disabled_user_costs_as_much_work_as_a_known_one(url: str, clock) -> None:
+def test_an_unknown_or_disabled_user_costs_as_much_work_as_a_known_one(
+    url: str, clock: Any
+) -> None:
     hasher = CountingHasher()
     accounts = Accounts(url, clock, hasher=hasher)
     accounts.add("anna", PASSWORD, Role.OPERATOR)
@@ -185,7 +188,7 @@ def test_an_unknown_or_disabled_user_costs_as_much_work_as_a_known_one(url: str,
 
 
 def test_a_hash_of_older_parameters_is_renewed_at_login(
-    url: str, clock, anna: Account, database: Path
+    url: str, clock: Any, anna: Account, database: Path
 ) -> None:
     stronger = PasswordHasher(time_cost=2, memory_cost=16, parallelism=1)
     accounts = Accounts(url, clock, hasher=stronger)
@@ -296,7 +299,7 @@ def test_close_all_ends_one_users_sessions(accounts: Accounts, anna: Account) ->
 
 
 def test_a_session_ends_after_half_an_hour_of_nothing(
-    accounts: Accounts, anna: Account, clock
+    accounts: Accounts, anna: Account, clock: Any
 ) -> None:
     token = accounts.open_session("anna")
     clock.pass_by(minutes=30)
@@ -309,7 +312,9 @@ def test_a_session_ends_after_half_an_hour_of_nothing(
     assert accounts.session(token) == anna  # nothing but time decides; the next login sweeps
 
 
-def test_a_session_in_use_ends_after_twelve_hours(accounts: Accounts, anna: Account, clock) -> None:
+def test_a_session_in_use_ends_after_twelve_hours(
+    accounts: Accounts, anna: Account, clock: Any
+) -> None:
     token = accounts.open_session("anna")
     for _ in range(12 * 4):
         clock.pass_by(minutes=15)
@@ -319,7 +324,7 @@ def test_a_session_in_use_ends_after_twelve_hours(accounts: Accounts, anna: Acco
 
 
 def test_times_of_a_session_can_be_set(
-    url: str, clock, hasher: PasswordHasher, anna: Account
+    url: str, clock: Any, hasher: PasswordHasher, anna: Account
 ) -> None:
     accounts = Accounts(
         url, clock, hasher=hasher, idle=timedelta(minutes=2), absolute=timedelta(minutes=5)
@@ -330,7 +335,7 @@ def test_times_of_a_session_can_be_set(
 
 
 def test_sessions_that_ended_are_swept_away(
-    accounts: Accounts, anna: Account, clock, database: Path
+    accounts: Accounts, anna: Account, clock: Any, database: Path
 ) -> None:
     old = accounts.open_session("anna")
     clock.pass_by(hours=1)
@@ -339,14 +344,14 @@ def test_sessions_that_ended_are_swept_away(
 
 
 def test_a_session_survives_opening_again(
-    accounts: Accounts, anna: Account, url: str, clock
+    accounts: Accounts, anna: Account, url: str, clock: Any
 ) -> None:
     token = accounts.open_session("anna")
     assert Accounts(url, clock).session(token) == anna
 
 
 def test_using_a_session_writes_at_most_once_a_minute(
-    accounts: Accounts, anna: Account, clock, database: Path
+    accounts: Accounts, anna: Account, clock: Any, database: Path
 ) -> None:
     token = accounts.open_session("anna")
     stored = dump(database)
@@ -358,7 +363,7 @@ def test_using_a_session_writes_at_most_once_a_minute(
     assert dump(database) != stored
 
 
-def waits(accounts: Accounts, clock, user: str, address: str, tries: int) -> list[float]:
+def waits(accounts: Accounts, clock: Any, user: str, address: str, tries: int) -> list[float]:
     seconds = []
     for _ in range(tries):
         assert accounts.check(user, WRONG, address) is None
@@ -368,7 +373,7 @@ def waits(accounts: Accounts, clock, user: str, address: str, tries: int) -> lis
 
 
 @pytest.mark.parametrize("user", ["anna", "nobody"])
-def test_waits_of_a_user_double(accounts: Accounts, anna: Account, clock, user: str) -> None:
+def test_waits_of_a_user_double(accounts: Accounts, anna: Account, clock: Any, user: str) -> None:
     assert waits(accounts, clock, user, "", 17) == [
         0,
         0,
@@ -390,7 +395,7 @@ def test_waits_of_a_user_double(accounts: Accounts, anna: Account, clock, user: 
     ]
 
 
-def test_waits_of_an_address_double_over_all_its_users(accounts: Accounts, clock) -> None:
+def test_waits_of_an_address_double_over_all_its_users(accounts: Accounts, clock: Any) -> None:
     seconds = [waits(accounts, clock, f"user-{index}", "10.0.0.1", 1)[0] for index in range(24)]
     assert seconds == [0] * 19 + [1, 2, 4, 8, 16]
     assert accounts.failures("somebody", "10.0.0.1") == 0
@@ -400,7 +405,7 @@ def test_waits_of_an_address_double_over_all_its_users(accounts: Accounts, clock
 
 
 def test_a_wait_is_kept_even_with_the_right_password(
-    accounts: Accounts, anna: Account, clock
+    accounts: Accounts, anna: Account, clock: Any
 ) -> None:
     waits(accounts, clock, "anna", "", 6)
     accounts.check("anna", WRONG)
@@ -415,7 +420,7 @@ def test_a_wait_is_kept_even_with_the_right_password(
 
 
 def test_a_wait_survives_opening_again(
-    accounts: Accounts, anna: Account, clock, url: str, hasher: PasswordHasher
+    accounts: Accounts, anna: Account, clock: Any, url: str, hasher: PasswordHasher
 ) -> None:
     waits(accounts, clock, "anna", "", 6)
     accounts.check("anna", WRONG)
@@ -425,7 +430,7 @@ def test_a_wait_survives_opening_again(
 
 
 def test_a_right_password_does_not_wash_an_address_clean(
-    accounts: Accounts, anna: Account, clock
+    accounts: Accounts, anna: Account, clock: Any
 ) -> None:
     for _ in range(19):
         accounts.check("victim", WRONG, "10.0.0.1")
@@ -435,7 +440,7 @@ def test_a_right_password_does_not_wash_an_address_clean(
 
 
 def test_failures_are_forgotten_after_a_day(
-    accounts: Accounts, anna: Account, clock, database: Path
+    accounts: Accounts, anna: Account, clock: Any, database: Path
 ) -> None:
     waits(accounts, clock, "anna", "10.0.0.1", 10)
     clock.pass_by(days=1, seconds=1)
@@ -446,7 +451,7 @@ def test_failures_are_forgotten_after_a_day(
         assert raw.execute("SELECT count(*) FROM review_login_failure").fetchone() == (1,)
 
 
-def test_many_at_once_do_not_slip_through(url: str, clock) -> None:
+def test_many_at_once_do_not_slip_through(url: str, clock: Any) -> None:
     hasher = CountingHasher()
     accounts, start = Accounts(url, clock, hasher=hasher), threading.Barrier(12)
 

@@ -1,8 +1,10 @@
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from incremental.explanation import explain
 from incremental.head import grow_head
@@ -15,7 +17,9 @@ from twin.review.image_model import ImageModel
 CLASSES = ("heart", "liver", "spleen", "bladder")
 
 
-def saved_model(folder: Path, backbone="resnet10", classes=CLASSES, seed=1) -> Path:
+def saved_model(
+    folder: Path, backbone: str = "resnet10", classes: tuple[Any, ...] = CLASSES, seed: int = 1
+) -> Path:
     config = NetworkConfig(backbone=backbone, width=8, image_size=16)
     network = build_network(
         config,
@@ -30,15 +34,15 @@ def saved_model(folder: Path, backbone="resnet10", classes=CLASSES, seed=1) -> P
 
 
 @pytest.fixture(scope="module", params=["resnet10", "lenet"])
-def folder(request, tmp_path_factory) -> Path:
+def folder(request: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return saved_model(tmp_path_factory.mktemp("model") / request.param, request.param)
 
 
-def images_of(count=5, side=16):
+def images_of(count: int = 5, side: int = 16) -> NDArray[Any]:
     return np.random.default_rng(3).integers(0, 256, (count, side, side)).astype(np.uint8)
 
 
-def test_logits_are_those_of_the_inference_code_bit_for_bit(folder):
+def test_logits_are_those_of_the_inference_code_bit_for_bit(folder: Path) -> None:
     network, manifest = load_model(folder)
     images = images_of(600)
     looks = ImageModel(folder).look(images)
@@ -49,17 +53,17 @@ def test_logits_are_those_of_the_inference_code_bit_for_bit(folder):
     assert looks.model == manifest["digest"]
 
 
-def test_images_of_another_size_are_looked_at_as_the_network_resizes_them(folder):
+def test_images_of_another_size_are_looked_at_as_the_network_resizes_them(folder: Path) -> None:
     assert ImageModel(folder).look(images_of(3, side=40)).logits.shape == (3, 4)
 
 
-def test_no_images_are_no_looks(folder):
+def test_no_images_are_no_looks(folder: Path) -> None:
     looks = ImageModel(folder).look(images_of(0))
     assert len(looks) == 0
     assert looks.logits.shape == (0, 4)
 
 
-def test_overlays_are_the_explanations_of_the_model(folder):
+def test_overlays_are_the_explanations_of_the_model(folder: Path) -> None:
     network, _ = load_model(folder)
     images, rows = images_of(), [0, 1, 2, 3, 1]
     heats = ImageModel(folder).overlay(images, [CLASSES[row] for row in rows])
@@ -69,7 +73,7 @@ def test_overlays_are_the_explanations_of_the_model(folder):
         assert np.array_equal(np.zeros_like(each) if heat is None else heat, each)
 
 
-def test_overlays_of_many_images_are_those_of_each_alone(folder):
+def test_overlays_of_many_images_are_those_of_each_alone(folder: Path) -> None:
     looker, images = ImageModel(folder), images_of(300)
     names = [CLASSES[index % 4] for index in range(300)]
     together = looker.overlay(images, names)
@@ -80,7 +84,7 @@ def test_overlays_of_many_images_are_those_of_each_alone(folder):
             np.testing.assert_allclose(together[index], alone, atol=1e-5)
 
 
-def test_where_nothing_speaks_for_a_class_there_is_no_overlay(tmp_path):
+def test_where_nothing_speaks_for_a_class_there_is_no_overlay(tmp_path: Path) -> None:
     network, manifest = load_model(saved_model(tmp_path / "first"))
     weights = weights_of(network)
     weights["head.weight"][1] = -weights["head.weight"][
@@ -94,7 +98,7 @@ def test_where_nothing_speaks_for_a_class_there_is_no_overlay(tmp_path):
     assert pro.max() > 0.9
 
 
-def test_looking_after_an_overlay_sees_the_same(folder):
+def test_looking_after_an_overlay_sees_the_same(folder: Path) -> None:
     looker, images = ImageModel(folder), images_of()
     before = looker.look(images)
     looker.overlay(images, ["liver"] * 5)
@@ -104,16 +108,18 @@ def test_looking_after_an_overlay_sees_the_same(folder):
 @pytest.mark.parametrize(
     ("images", "names"), [(images_of(2), ["liver"]), (images_of(1), ["pancreas"])]
 )
-def test_an_overlay_needs_a_known_class_for_each_image(folder, images, names):
+def test_an_overlay_needs_a_known_class_for_each_image(
+    folder: Path, images: NDArray[Any], names: list[str]
+) -> None:
     with pytest.raises(ModelError, match="ask for a class that this model knows"):
         ImageModel(folder).overlay(images, names)
 
 
-def test_images_that_are_no_images_are_refused(folder):
+def test_images_that_are_no_images_are_refused(folder: Path) -> None:
     with pytest.raises(ModelError, match="convert them first"):
         ImageModel(folder).look(np.zeros((2, 16, 16, 7), np.uint8))
 
 
-def test_a_model_that_knows_nothing_cannot_look(tmp_path):
+def test_a_model_that_knows_nothing_cannot_look(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="0 classes"):
         ImageModel(saved_model(tmp_path / "empty", "lenet", classes=()))

@@ -1,4 +1,7 @@
 import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -7,23 +10,23 @@ from twin.review.novelty_scores import Looks
 from twin.review.seen_images import FILE_NAME, SeenImages, Verdict, alone
 
 
-def looks_of(count, start=0):
+def looks_of(count: int, start: int = 0) -> Looks:
     values = np.arange(start, start + count, dtype=np.float32)
     return Looks(np.repeat(values[:, None], 3, 1), np.repeat(-values[:, None], 2, 1))
 
 
 @pytest.fixture
-def judged(tmp_path):
+def judged(tmp_path: Path) -> Iterator[SeenImages]:
     judged = SeenImages(tmp_path, "one")
     yield judged
     judged.close()
 
 
-def test_what_was_seen_comes_back_and_is_not_asked_again(judged):
+def test_what_was_seen_comes_back_and_is_not_asked_again(judged: SeenImages) -> None:
     judged.keep(["a", "b"], Verdict.NEW, looks_of(2))
     asked = []
 
-    def look(ids):
+    def look(ids: list[str]) -> Looks:
         asked.extend(ids)
         return looks_of(len(ids), start=7)
 
@@ -35,13 +38,13 @@ def test_what_was_seen_comes_back_and_is_not_asked_again(judged):
     assert judged.judged_ids() == {"a", "b"}  # looking for comparison is no verdict
 
 
-def test_of_the_familiar_only_the_verdict_is_kept(judged):
+def test_of_the_familiar_only_the_verdict_is_kept(judged: SeenImages) -> None:
     judged.keep(["a"], Verdict.FAMILIAR)
     assert judged.ids(Verdict.FAMILIAR) == ["a"]
     assert judged.looks(["a"], lambda ids: looks_of(1, 5)).features.tolist() == [[5, 5, 5]]
 
 
-def test_a_verdict_changes_and_what_was_seen_stays(judged):
+def test_a_verdict_changes_and_what_was_seen_stays(judged: SeenImages) -> None:
     judged.keep(["a", "b"], Verdict.NEW, looks_of(2))
     judged.change(["b"], Verdict.DECIDED, 12)
     assert judged.decided() == {"b": 12}
@@ -51,7 +54,9 @@ def test_a_verdict_changes_and_what_was_seen_stays(judged):
 
 
 @pytest.mark.parametrize(("frame", "left"), [("one", {"a"}), ("two", set())])
-def test_another_frame_forgets_all(tmp_path, judged, frame, left):
+def test_another_frame_forgets_all(
+    tmp_path: Path, judged: SeenImages, frame: str, left: set[Any]
+) -> None:
     judged.keep(["a"], Verdict.NEW, looks_of(1))
     judged.settle("done")
     judged.close()
@@ -61,20 +66,20 @@ def test_another_frame_forgets_all(tmp_path, judged, frame, left):
     again.close()
 
 
-def test_more_images_than_a_statement_takes(judged):
+def test_more_images_than_a_statement_takes(judged: SeenImages) -> None:
     ids = [f"image-{index}" for index in range(1203)]
     assert judged.looks(ids, lambda part: looks_of(len(part))).features.shape == (1203, 3)
     assert judged.looks(ids, lambda part: looks_of(0)).features.shape == (1203, 3)
 
 
-def test_a_file_that_is_no_memory_is_not_written_to(tmp_path):
+def test_a_file_that_is_no_memory_is_not_written_to(tmp_path: Path) -> None:
     (tmp_path / FILE_NAME).write_bytes(b"something else, and long enough for a header " * 9)
     with pytest.raises(sqlite3.DatabaseError):
         SeenImages(tmp_path, "one")
     assert (tmp_path / FILE_NAME).read_bytes().startswith(b"something else")
 
 
-def test_one_holds_the_lock_at_a_time(tmp_path):
+def test_one_holds_the_lock_at_a_time(tmp_path: Path) -> None:
     with alone(tmp_path) as first:
         assert first
         with alone(tmp_path) as second:

@@ -4,6 +4,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -78,7 +79,7 @@ def test_images_come_back_as_they_were(
 
 
 def test_a_whole_life_is_kept_step_by_step(
-    store: ReviewStore, case_id: int, people: People, clock
+    store: ReviewStore, case_id: int, people: People, clock: Any
 ) -> None:
     states = []
     for action, user, facts in LIFE:
@@ -273,7 +274,7 @@ def test_a_number_that_no_case_can_have_is_not_found(store: ReviewStore, case_id
 
 
 def test_cases_are_listed_last_changed_first(
-    store: ReviewStore, people: People, make_images: Images, summary: CaseSummary, clock
+    store: ReviewStore, people: People, make_images: Images, summary: CaseSummary, clock: Any
 ) -> None:
     made = []
     for index in range(7):

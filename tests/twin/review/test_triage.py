@@ -2,19 +2,22 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pydantic
 import pytest
+from numpy.typing import NDArray
 
 from physical.mirror import Mirror, MirrorImage
 from twin.review.novelty_scores import Looks, ModelFacts
 from twin.review.seen_images import alone
 from twin.review.store import ReviewStore
 from twin.review.triage import TriageConfig, TriageError, triage
-from twin.review.workflow import CaseState
+from twin.review.workflow import Actor, CaseState
 
 SIDE = 8
 KNOWN = {"heart": (1, 0, 0, 0), "liver": (0, 1, 0, 0), "spleen": (0, 0, 1, 0)}
@@ -24,11 +27,13 @@ NEW = {"pancreas": (0, 0, 0, 1), "bladder": (1, 1, 0, 0), "kidney": (0, 1, 1, 0)
 class Eye:
     """A model that one can calculate: features are the brightness of the four quarters, logits twelve times the first ones."""
 
-    def __init__(self, class_names=tuple(KNOWN), digest="sha256:one"):
+    def __init__(
+        self, class_names: tuple[str, ...] = tuple(KNOWN), digest: str = "sha256:one"
+    ) -> None:
         self.facts = ModelFacts("nowhere", digest, class_names)
         self.seen = []
 
-    def look(self, images):
+    def look(self, images: NDArray[Any]) -> Looks:
         self.seen.append(len(images))
         halves = (
             images.astype(np.float32).reshape(len(images), 2, SIDE // 2, 2, SIDE // 2).mean((2, 4))
@@ -38,7 +43,9 @@ class Eye:
         return Looks(features, 12 * features[:, : len(self.facts.class_names)], self.facts.digest)
 
 
-def pictures(prefix, shape, count, *, named=False, seed=0):
+def pictures(
+    prefix: str, shape: tuple[int, ...], count: int, *, named: bool = False, seed: int = 0
+) -> list[Any]:
     rng = np.random.default_rng([seed, *prefix.encode()])
     found = []
     for index in range(count):
@@ -60,7 +67,7 @@ def pictures(prefix, shape, count, *, named=False, seed=0):
     return found
 
 
-def hospital(folder, history=60):
+def hospital(folder: Path, history: int = 60) -> Mirror:
     mirror = Mirror(folder, SIDE)
     for name, shape in KNOWN.items():
         mirror.add(pictures(name, shape, history, named=True))
@@ -69,18 +76,20 @@ def hospital(folder, history=60):
 
 
 @pytest.fixture
-def mirror(tmp_path):
+def mirror(tmp_path: Path) -> Iterator[Mirror]:
     mirror = hospital(tmp_path / "mirror")
     yield mirror
     mirror.close()
 
 
-def image_ids(store, case_id):
+def image_ids(store: ReviewStore, case_id: int) -> set[str]:
     return {image.image_id for image in store.images(case_id, 1, 2000).items}
 
 
 @pytest.mark.parametrize("score", ["entropy", "max_softmax", "energy", "distance"])
-def test_an_unknown_organ_becomes_one_case_and_known_ones_none(mirror, store, score):
+def test_an_unknown_organ_becomes_one_case_and_known_ones_none(
+    mirror: Mirror, store: ReviewStore, score: str
+) -> None:
     organ = pictures("pancreas", NEW["pancreas"], 40)
     mirror.add(organ)
     report = triage(mirror, Eye(), store, "north", TriageConfig(score=score))
@@ -92,7 +101,7 @@ def test_an_unknown_organ_becomes_one_case_and_known_ones_none(mirror, store, sc
     assert report.undecided is None
 
 
-def test_a_case_says_what_the_detector_found(mirror, store):
+def test_a_case_says_what_the_detector_found(mirror: Mirror, store: ReviewStore) -> None:
     mirror.add(pictures("bladder", NEW["bladder"], 25))
     report = triage(mirror, Eye(), store, "north", model_version="7")
     case = store.case("north", report.opened[0])
@@ -117,7 +126,7 @@ def test_a_case_says_what_the_detector_found(mirror, store):
         assert 0 <= image.distance <= 2
 
 
-def test_each_unknown_organ_has_its_own_case(mirror, store):
+def test_each_unknown_organ_has_its_own_case(mirror: Mirror, store: ReviewStore) -> None:
     for name, shape in NEW.items():
         mirror.add(pictures(name, shape, 30))
     report = triage(mirror, Eye(), store, "north")
@@ -127,7 +136,9 @@ def test_each_unknown_organ_has_its_own_case(mirror, store):
         assert max(kinds.count(name) for name in NEW) >= 0.85 * len(kinds)
 
 
-def test_a_second_call_looks_at_nothing_and_changes_nothing(mirror, store):
+def test_a_second_call_looks_at_nothing_and_changes_nothing(
+    mirror: Mirror, store: ReviewStore
+) -> None:
     mirror.add(pictures("pancreas", NEW["pancreas"], 20))
     first, eye = triage(mirror, Eye(), store, "north"), Eye()
     before = store.case("north", first.opened[0])
@@ -138,7 +149,7 @@ def test_a_second_call_looks_at_nothing_and_changes_nothing(mirror, store):
     assert store.case("north", first.opened[0]) == before
 
 
-def test_later_images_of_the_organ_join_the_case(mirror, store):
+def test_later_images_of_the_organ_join_the_case(mirror: Mirror, store: ReviewStore) -> None:
     mirror.add(pictures("pancreas", NEW["pancreas"], 20))
     first = triage(mirror, Eye(), store, "north")
     size = store.case("north", first.opened[0]).num_images
@@ -152,7 +163,7 @@ def test_later_images_of_the_organ_join_the_case(mirror, store):
     assert size + 3 <= case.num_images <= size + 3 + first.num_waiting
 
 
-def test_few_images_wait_for_others_like_them(mirror, store):
+def test_few_images_wait_for_others_like_them(mirror: Mirror, store: ReviewStore) -> None:
     mirror.add(pictures("pancreas", NEW["pancreas"], 4))
     first = triage(mirror, Eye(), store, "north")
     assert first.opened == ()
@@ -165,7 +176,7 @@ def test_few_images_wait_for_others_like_them(mirror, store):
     )
 
 
-def test_an_image_that_was_named_waits_no_longer(mirror, store):
+def test_an_image_that_was_named_waits_no_longer(mirror: Mirror, store: ReviewStore) -> None:
     mirror.add(pictures("pancreas", NEW["pancreas"], 4))
     before = triage(mirror, Eye(), store, "north").num_waiting
     mirror.name([f"pancreas-{index:04d}" for index in range(4)], "pancreas")
@@ -174,7 +185,9 @@ def test_an_image_that_was_named_waits_no_longer(mirror, store):
     assert triage(mirror, Eye(), store, "north").num_waiting == before - 3
 
 
-def test_a_name_that_is_taken_back_makes_an_image_be_judged(mirror, store):
+def test_a_name_that_is_taken_back_makes_an_image_be_judged(
+    mirror: Mirror, store: ReviewStore
+) -> None:
     mirror.add(pictures("pancreas", NEW["pancreas"], 8))
     ids = [f"pancreas-{index:04d}" for index in range(8)]
     mirror.name(ids, "liver")  # wrong: it is compared with others as a liver
@@ -183,7 +196,9 @@ def test_a_name_that_is_taken_back_makes_an_image_be_judged(mirror, store):
     assert len(triage(mirror, Eye(), store, "north").opened) == 1
 
 
-def test_a_new_model_judges_again_and_so_does_the_old_one_after_a_roll_back(mirror, store):
+def test_a_new_model_judges_again_and_so_does_the_old_one_after_a_roll_back(
+    mirror: Mirror, store: ReviewStore
+) -> None:
     mirror.add(pictures("pancreas", NEW["pancreas"], 5))
     first = triage(mirror, Eye(), store, "north")
     mirror.add(pictures("named-pancreas", NEW["pancreas"], 40))
@@ -198,13 +213,15 @@ def test_a_new_model_judges_again_and_so_does_the_old_one_after_a_roll_back(mirr
     assert sum(old.seen) == 95 + 180
 
 
-def test_other_rules_judge_again(mirror, store):
+def test_other_rules_judge_again(mirror: Mirror, store: ReviewStore) -> None:
     triage(mirror, Eye(), store, "north")
     assert triage(mirror, Eye(), store, "north", TriageConfig(quantile=0.9)).num_judged == 90
 
 
 @pytest.mark.parametrize("history", [0, 5])
-def test_a_hospital_without_a_history_decides_nothing(tmp_path, store, history):
+def test_a_hospital_without_a_history_decides_nothing(
+    tmp_path: Path, store: ReviewStore, history: int
+) -> None:
     mirror, eye = hospital(tmp_path / "young", history), Eye()
     mirror.add(pictures("pancreas", NEW["pancreas"], 40))
     report = triage(mirror, eye, store, "north")
@@ -215,7 +232,9 @@ def test_a_hospital_without_a_history_decides_nothing(tmp_path, store, history):
     mirror.close()
 
 
-def test_images_named_as_what_the_model_does_not_know_are_no_history(mirror, store):
+def test_images_named_as_what_the_model_does_not_know_are_no_history(
+    mirror: Mirror, store: ReviewStore
+) -> None:
     mirror.add(pictures("pancreas", NEW["pancreas"], 40, named=True))
     report = triage(mirror, Eye(), store, "north")
     assert report.num_history == 180
@@ -234,8 +253,12 @@ def test_images_named_as_what_the_model_does_not_know_are_no_history(mirror, sto
     ids=["named", "rejected"],
 )
 def test_images_like_a_decided_case_wait_until_it_is_taken_up_again(
-    mirror, store, people, acts, back
-):
+    mirror: Mirror,
+    store: ReviewStore,
+    people: dict[str, Actor],
+    acts: list[tuple[Any, ...]],
+    back: tuple[str, ...],
+) -> None:
     mirror.add(pictures("pancreas", NEW["pancreas"], 20))
     (case_id,) = triage(mirror, Eye(), store, "north").opened
     for action, user, facts in acts:
@@ -255,7 +278,9 @@ def test_images_like_a_decided_case_wait_until_it_is_taken_up_again(
     )
 
 
-def test_images_that_were_taken_out_of_a_case_do_not_draw_others_into_it(mirror, store, people):
+def test_images_that_were_taken_out_of_a_case_do_not_draw_others_into_it(
+    mirror: Mirror, store: ReviewStore, people: dict[str, Actor]
+) -> None:
     mirror.add(pictures("pancreas", NEW["pancreas"], 20))
     (case_id,) = triage(mirror, Eye(), store, "north").opened
     store.act(case_id, "open", people["anna"], hospital="north")
@@ -268,7 +293,9 @@ def test_images_that_were_taken_out_of_a_case_do_not_draw_others_into_it(mirror,
     assert len(report.opened) == 1
 
 
-def test_two_hospitals_do_not_see_each_others_cases(mirror, store, tmp_path):
+def test_two_hospitals_do_not_see_each_others_cases(
+    mirror: Mirror, store: ReviewStore, tmp_path: Path
+) -> None:
     other = hospital(tmp_path / "other")
     for each in (mirror, other):
         each.add(pictures("pancreas", NEW["pancreas"], 20))
@@ -280,7 +307,7 @@ def test_two_hospitals_do_not_see_each_others_cases(mirror, store, tmp_path):
     other.close()
 
 
-def test_no_more_cases_than_asked_are_opened_at_once(mirror, store):
+def test_no_more_cases_than_asked_are_opened_at_once(mirror: Mirror, store: ReviewStore) -> None:
     for name, shape in NEW.items():
         mirror.add(pictures(name, shape, 30))
     config = TriageConfig(most_new_cases=2)
@@ -288,7 +315,9 @@ def test_no_more_cases_than_asked_are_opened_at_once(mirror, store):
     assert len(triage(mirror, Eye(), store, "north", config).opened) == 1
 
 
-def test_the_threshold_is_that_of_held_back_images_where_there_are_enough(mirror, store):
+def test_the_threshold_is_that_of_held_back_images_where_there_are_enough(
+    mirror: Mirror, store: ReviewStore
+) -> None:
     held_back = mirror.ids(named=True)[::3]
     entropies = np.sort(Eye().look(mirror.pixels(held_back)).entropy_fractions)
     report = triage(mirror, Eye(), store, "north", held_back=held_back)
@@ -299,7 +328,7 @@ def test_the_threshold_is_that_of_held_back_images_where_there_are_enough(mirror
     )
 
 
-def test_one_triage_of_a_mirror_at_a_time(mirror, store):
+def test_one_triage_of_a_mirror_at_a_time(mirror: Mirror, store: ReviewStore) -> None:
     with alone(mirror.folder) as is_alone:
         assert is_alone
         with pytest.raises(TriageError, match="one at a time"):
@@ -307,7 +336,7 @@ def test_one_triage_of_a_mirror_at_a_time(mirror, store):
     assert triage(mirror, Eye(), store, "north").undecided is None
 
 
-def test_a_triage_needs_one_and_the_same_model(mirror, store):
+def test_a_triage_needs_one_and_the_same_model(mirror: Mirror, store: ReviewStore) -> None:
     eye = Eye()
     with pytest.raises(TriageError, match="load the champion first"):
         eye.facts = None
@@ -322,20 +351,22 @@ def test_a_triage_needs_one_and_the_same_model(mirror, store):
 class Dying(Eye):
     """A model whose process is killed at its second look at unnamed images; the first was at the history."""
 
-    def look(self, images):
+    def look(self, images: Any) -> Any:
         if len(self.seen) == 2:
             os.kill(os.getpid(), signal.SIGKILL)
         return super().look(images)
 
 
-def be_killed(folder):
+def be_killed(folder: Any) -> None:
     """Run by a process of its own."""
     mirror = Mirror.at(Path(folder) / "mirror")
     triage(mirror, Dying(), ReviewStore(f"sqlite:///{folder}/console.sqlite"), "north")
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs a signal that cannot be caught")
-def test_a_triage_that_was_killed_is_finished_by_the_next(mirror, store, tmp_path):
+def test_a_triage_that_was_killed_is_finished_by_the_next(
+    mirror: Mirror, store: ReviewStore, tmp_path: Path
+) -> None:
     mirror.add(pictures("pancreas", NEW["pancreas"], 700))
     code = (
         "import importlib.util as u, sys; spec = u.spec_from_file_location('triage_test', sys.argv[1]); module = u.module_from_spec(spec); "
@@ -367,7 +398,9 @@ def test_a_triage_that_was_killed_is_finished_by_the_next(mirror, store, tmp_pat
     assert eye.seen == [790 - 512]  # the history and the first 512 are remembered
 
 
-def test_a_case_that_was_opened_before_a_crash_is_not_opened_again(mirror, store):
+def test_a_case_that_was_opened_before_a_crash_is_not_opened_again(
+    mirror: Mirror, store: ReviewStore
+) -> None:
     mirror.add(pictures("pancreas", NEW["pancreas"], 20))
     first = triage(mirror, Eye(), store, "north")
     for name in ("triage.sqlite", "triage.sqlite-wal", "triage.sqlite-shm"):
@@ -387,12 +420,14 @@ def test_a_case_that_was_opened_before_a_crash_is_not_opened_again(mirror, store
         ({"minimun_group": 9}, "minimun_group"),
     ],
 )
-def test_a_wrong_setting_is_one_clear_error(wrong, message):
+def test_a_wrong_setting_is_one_clear_error(wrong: dict[str, Any], message: str) -> None:
     with pytest.raises((pydantic.ValidationError, ValueError), match=message):
         TriageConfig(**wrong)
 
 
-def test_a_model_of_ours_looks_in_this_process(mirror, store, tmp_path):
+def test_a_model_of_ours_looks_in_this_process(
+    mirror: Mirror, store: ReviewStore, tmp_path: Path
+) -> None:
     torch = pytest.importorskip("torch")
     from incremental.head import grow_head
     from incremental.model_file import save_model

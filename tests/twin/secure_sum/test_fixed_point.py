@@ -1,10 +1,12 @@
 from fractions import Fraction
+from typing import Any
 
 import hypothesis.strategies as st
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
+from torch import Tensor
 
 from twin.secure_sum.fixed_point import (
     LARGEST_CHANGE,
@@ -24,7 +26,7 @@ REFERENCE = {
 }
 
 
-def moved(by, counter=0):
+def moved(by: float, counter: int = 0) -> dict[str, Tensor]:
     local = {
         name: value + by if value.is_floating_point() else value + counter
         for name, value in REFERENCE.items()
@@ -32,7 +34,7 @@ def moved(by, counter=0):
     return {name: value.to(REFERENCE[name].dtype) for name, value in local.items()}
 
 
-def summed(locals_, counts):
+def summed(locals_: list[dict[str, Tensor]], counts: list[int]) -> dict[str, Tensor]:
     total = np.zeros(num_elements(REFERENCE), np.uint64)
     for local, count in zip(locals_, counts, strict=True):
         total += encode(change_of(local, REFERENCE), count, sum(counts))
@@ -46,7 +48,9 @@ def summed(locals_, counts):
         max_size=6,
     )
 )
-def test_a_sum_of_shares_is_the_weighted_mean_within_half_a_unit_for_each_hospital(each):
+def test_a_sum_of_shares_is_the_weighted_mean_within_half_a_unit_for_each_hospital(
+    each: list[tuple[Any, ...]],
+) -> None:
     locals_ = [moved(by, counter) for by, counter, _ in each]
     counts = [count for _, _, count in each]
     mean = summed(locals_, counts)
@@ -64,13 +68,13 @@ def test_a_sum_of_shares_is_the_weighted_mean_within_half_a_unit_for_each_hospit
     assert abs(int(mean["seen"]) - 7 - counter) <= Fraction(1, 2)
 
 
-def test_integers_are_exact_where_the_mean_is_one_and_stay_integers():
+def test_integers_are_exact_where_the_mean_is_one_and_stay_integers() -> None:
     mean = summed([moved(0.0, 10**9), moved(0.0, 4 * 10**9)], [2, 1])
     assert mean["seen"].dtype == torch.int64
     assert int(mean["seen"]) == 7 + 2 * 10**9
 
 
-def test_names_shapes_and_types_come_back_in_their_order():
+def test_names_shapes_and_types_come_back_in_their_order() -> None:
     mean = summed([REFERENCE], [3])
     assert list(mean) == list(REFERENCE)
     assert all(
@@ -79,7 +83,7 @@ def test_names_shapes_and_types_come_back_in_their_order():
     )
 
 
-def test_the_largest_change_comes_back_from_either_end_and_from_a_sum_of_many():
+def test_the_largest_change_comes_back_from_either_end_and_from_a_sum_of_many() -> None:
     for sign in (1, -1):
         local = {**REFERENCE, "a": REFERENCE["a"] + sign * LARGEST_CHANGE}
         assert torch.equal(summed([local] * 7, [1, 2, 3, 4, 5, 6, 7])["a"], local["a"])
@@ -102,12 +106,12 @@ def test_the_largest_change_comes_back_from_either_end_and_from_a_sum_of_many():
         ({"c": torch.zeros(3)}, "other tensors than the global model: c"),
     ],
 )
-def test_what_fixed_point_cannot_hold_is_refused(wrong, message):
+def test_what_fixed_point_cannot_hold_is_refused(wrong: dict[str, Tensor], message: str) -> None:
     with pytest.raises(FixedPointError, match=message):
         change_of({**REFERENCE, **wrong}, REFERENCE)
 
 
-def test_a_counter_that_could_overflow_the_sum_is_refused():
+def test_a_counter_that_could_overflow_the_sum_is_refused() -> None:
     change = change_of(moved(0.0, LARGEST_COUNT // 100), REFERENCE)
     encode(change, 50, 100)
     with pytest.raises(FixedPointError, match="a counter changed by"):
@@ -115,6 +119,6 @@ def test_a_counter_that_could_overflow_the_sum_is_refused():
 
 
 @pytest.mark.parametrize("count", [0, -1, 4])
-def test_a_share_outside_0_to_1_is_refused(count):
+def test_a_share_outside_0_to_1_is_refused(count: int) -> None:
     with pytest.raises(FixedPointError, match="does not exist"):
         encode(change_of(REFERENCE, REFERENCE), count, 3)

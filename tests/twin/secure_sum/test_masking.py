@@ -1,16 +1,20 @@
 import hashlib
 import hmac
 import json
+from collections.abc import Callable
 from dataclasses import fields, replace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from numpy import bool
+from numpy.typing import NDArray
 
 from twin.messages import TwinUpdate
 from twin.secure_sum.fixed_point import RESOLUTION, change_of, decode, encode
 from twin.secure_sum.mask_keys import long_term_key, mask_stream
-from twin.secure_sum.mask_messages import Member, Opening, Roster
+from twin.secure_sum.mask_messages import Masked, Member, Opened, Opening, Roster, Sealed
 from twin.secure_sum.masking import Masker, MaskingConfig, MaskingError
 
 pytest.importorskip("cryptography", reason="the keys are those of the extra package cryptography")
@@ -25,7 +29,7 @@ GLOBAL = {
 MASK = 2**64 - 1
 
 
-def update_of(name, number=0, round_number=5):
+def update_of(name: str, number: int = 0, round_number: int = 5) -> TwinUpdate:
     generator = torch.Generator().manual_seed(number)
     weights = {
         key: value + 0.1 * torch.randn(value.shape, generator=generator)
@@ -43,7 +47,11 @@ def update_of(name, number=0, round_number=5):
     )
 
 
-def sealed_ward(names=NAMES, round_number=5, make=Masker):
+def sealed_ward(
+    names: tuple[str, ...] = NAMES,
+    round_number: int = 5,
+    make: Callable[..., Any] | type[Any] = Masker,
+) -> tuple[Any, ...]:
     maskers = {name: make(name) for name in names}
     sealed = {
         name: masker.seal(update_of(name, number, round_number), GLOBAL)
@@ -52,7 +60,9 @@ def sealed_ward(names=NAMES, round_number=5, make=Masker):
     return maskers, sealed
 
 
-def roster_of(sealed, names=None, mean="by_images"):
+def roster_of(
+    sealed: dict[str, Sealed], names: tuple[str, ...] | None = None, mean: str = "by_images"
+) -> Roster:
     chosen = {name: sealed[name] for name in names or sealed}
     members = {
         name: Member(each.public_key, each.num_images, each.signature)
@@ -62,7 +72,7 @@ def roster_of(sealed, names=None, mean="by_images"):
     return Roster(first.round, first.class_names, members, mean)
 
 
-def summed(masked, seeds=()):
+def summed(masked: list[Masked], seeds: list[bytes] | tuple[Any, ...] = ()) -> NDArray[Any]:
     total = np.zeros(masked[0].vector.numel(), np.uint64)
     for each in masked:
         total += each.vector.numpy().view(np.uint64)
@@ -71,14 +81,14 @@ def summed(masked, seeds=()):
     return total
 
 
-def looks_random(vector):
+def looks_random(vector: NDArray[Any]) -> bool:
     """Chi-square of the bytes, 255 degrees of freedom: mean 255, deviation 22.6. Noise exceeds 480 once in 10^16 tests."""
     counts = np.bincount(vector.view(np.uint8), minlength=256)
     expected = counts.sum() / 256
     return ((counts - expected) ** 2 / expected).sum() < 480
 
 
-def ladder(secret, point):
+def ladder(secret: bytes, point: bytes) -> bytes:
     """X25519 as in RFC 7748, section 5."""
     prime = 2**255 - 19
     scalar = (int.from_bytes(secret, "little") & ~7 & ~(128 << 248)) | (64 << 248)
@@ -96,13 +106,13 @@ def ladder(secret, point):
     return (x2 * pow(z2, prime - 2, prime) % prime).to_bytes(32, "little")
 
 
-def chacha(key, length):
+def chacha(key: bytes, length: int) -> list[int]:
     """ChaCha20 as in RFC 8439, section 2.3, with nonce 0 and a counter from 0."""
 
-    def turn(value, by):
+    def turn(value: int, by: int) -> int:
         return (value << by | value >> 32 - by) & 0xFFFFFFFF
 
-    def quarter(s, a, b, c, d):
+    def quarter(s: list[int], a: int, b: int, c: int, d: int) -> None:
         for first, second, third, by in ((a, b, d, 16), (c, d, b, 12), (a, b, d, 8), (c, d, b, 7)):
             s[first] = (s[first] + s[second]) & 0xFFFFFFFF
             s[third] = turn(s[third] ^ s[first], by)
@@ -125,7 +135,7 @@ def chacha(key, length):
     return [int.from_bytes(out[8 * at : 8 * at + 8], "little") for at in range(length)]
 
 
-def test_a_masked_vector_is_that_of_the_equations_written_out():
+def test_a_masked_vector_is_that_of_the_equations_written_out() -> None:
     maskers, sealed = sealed_ward()
     secrets = {
         name: masker._held.private_key.private_bytes_raw() for name, masker in maskers.items()
@@ -169,7 +179,9 @@ def test_a_masked_vector_is_that_of_the_equations_written_out():
 
 
 @pytest.mark.parametrize("mean", ["by_images", "equal"])
-def test_masks_cancel_exactly_and_the_sum_is_the_weighted_mean_within_the_resolution(mean):
+def test_masks_cancel_exactly_and_the_sum_is_the_weighted_mean_within_the_resolution(
+    mean: str,
+) -> None:
     maskers, sealed = sealed_ward()
     roster = roster_of(sealed, mean=mean)
     masked = [masker.mask(roster) for masker in maskers.values()]
@@ -197,7 +209,7 @@ def test_masks_cancel_exactly_and_the_sum_is_the_weighted_mean_within_the_resolu
     )
 
 
-def test_a_single_vector_looks_uniform_where_the_share_itself_does_not():
+def test_a_single_vector_looks_uniform_where_the_share_itself_does_not() -> None:
     big = {"head.weight": torch.zeros(20_000)}
     maskers = {name: Masker(name) for name in NAMES}
     moved = {"head.weight": torch.full((20_000,), 0.25)}
@@ -227,7 +239,9 @@ def test_a_single_vector_looks_uniform_where_the_share_itself_does_not():
     assert not looks_random(summed(list(masked.values()), list(seeds.values())))
 
 
-def test_the_vectors_of_a_roster_that_was_given_up_stay_noise_even_when_the_late_one_comes():
+def test_the_vectors_of_a_roster_that_was_given_up_stay_noise_even_when_the_late_one_comes() -> (
+    None
+):
     maskers, sealed = sealed_ward()
     whole, smaller = roster_of(sealed), roster_of(sealed, NAMES[:3])
     given_up = [masker.mask(whole) for masker in maskers.values()]  # that of west comes late
@@ -241,7 +255,7 @@ def test_the_vectors_of_a_roster_that_was_given_up_stay_noise_even_when_the_late
             maskers[name].open(Opening(5, whole.digest))
 
 
-def test_masks_of_two_rosters_have_nothing_in_common():
+def test_masks_of_two_rosters_have_nothing_in_common() -> None:
     maskers, sealed = sealed_ward()
     first, second = (
         maskers["north"].mask(roster_of(sealed, names)) for names in (NAMES, NAMES[:3])
@@ -249,13 +263,13 @@ def test_masks_of_two_rosters_have_nothing_in_common():
     assert looks_random((first.vector - second.vector).numpy())
 
 
-def test_each_round_has_a_key_pair_of_its_own_and_forgets_the_last():
+def test_each_round_has_a_key_pair_of_its_own_and_forgets_the_last() -> None:
     masker = Masker("north")
     keys = {masker.seal(update_of("north"), GLOBAL).public_key for _ in range(3)}
     assert len(keys) == 3
 
 
-def test_nothing_is_held_after_a_round():
+def test_nothing_is_held_after_a_round() -> None:
     maskers, sealed = sealed_ward()
     roster = roster_of(sealed)
     maskers["north"].mask(roster)
@@ -263,20 +277,20 @@ def test_nothing_is_held_after_a_round():
     assert maskers["north"]._held is None
 
 
-def test_what_is_held_is_not_shown():
+def test_what_is_held_is_not_shown() -> None:
     maskers, sealed = sealed_ward()
     maskers["north"].mask(roster_of(sealed))
     shown = repr(maskers["north"]._held)
     assert "PrivateKey" not in shown and "change" not in shown and "seed" not in shown
 
 
-def without_own(roster):
+def without_own(roster: Roster) -> Roster:
     return replace(
         roster, members={name: each for name, each in roster.members.items() if name != "north"}
     )
 
 
-def changed(roster, name, **what):
+def changed(roster: Roster, name: str, **what: Any) -> Roster:
     return replace(roster, members={**roster.members, name: replace(roster.members[name], **what)})
 
 
@@ -313,14 +327,14 @@ WRONG_ROSTERS = {
 
 
 @pytest.mark.parametrize("what", WRONG_ROSTERS)
-def test_a_hospital_refuses(what):
+def test_a_hospital_refuses(what: str) -> None:
     spoil, message = WRONG_ROSTERS[what]
     maskers, sealed = sealed_ward()
     with pytest.raises(MaskingError, match=message):
         maskers["north"].mask(spoil(roster_of(sealed)))
 
 
-def test_a_hospital_refuses_a_roster_before_it_has_trained_and_after_it_has_opened():
+def test_a_hospital_refuses_a_roster_before_it_has_trained_and_after_it_has_opened() -> None:
     maskers, sealed = sealed_ward()
     roster = roster_of(sealed)
     with pytest.raises(MaskingError, match="holds no update"):
@@ -331,7 +345,7 @@ def test_a_hospital_refuses_a_roster_before_it_has_trained_and_after_it_has_open
         maskers["north"].mask(roster_of(sealed, NAMES[:3]))
 
 
-def test_a_second_roster_must_be_a_part_of_the_first():
+def test_a_second_roster_must_be_a_part_of_the_first() -> None:
     _, others = sealed_ward((*NAMES, "centre"))
     maskers, sealed = sealed_ward()
     first = roster_of(sealed, NAMES)
@@ -346,7 +360,7 @@ def test_a_second_roster_must_be_a_part_of_the_first():
     maskers["north"].mask(roster_of(sealed, NAMES[:3]))
 
 
-def test_a_hospital_opens_what_it_masked_last_and_nothing_else():
+def test_a_hospital_opens_what_it_masked_last_and_nothing_else() -> None:
     maskers, sealed = sealed_ward()
     whole, smaller = roster_of(sealed), roster_of(sealed, NAMES[:3])
     with pytest.raises(MaskingError, match="has masked nothing"):
@@ -359,7 +373,9 @@ def test_a_hospital_opens_what_it_masked_last_and_nothing_else():
     assert maskers["north"].open(Opening(5, smaller.digest)).roster_digest == smaller.digest
 
 
-def play(maskers, names, mean="by_images"):
+def play(
+    maskers: dict[str, Masker], names: tuple[str, ...], mean: str = "by_images"
+) -> list[Opened] | None:
     sealed = {
         name: maskers[name].seal(update_of(name, number), GLOBAL)
         for number, name in enumerate(names)
@@ -370,7 +386,7 @@ def play(maskers, names, mean="by_images"):
     return [maskers[name].open(Opening(5, roster.digest)) for name in names]
 
 
-def test_a_round_that_is_repeated_is_opened_for_the_same_hospitals_alone():
+def test_a_round_that_is_repeated_is_opened_for_the_same_hospitals_alone() -> None:
     maskers = {name: Masker(name) for name in NAMES}
     play(maskers, NAMES)
     play(maskers, NAMES)
@@ -379,7 +395,7 @@ def test_a_round_that_is_repeated_is_opened_for_the_same_hospitals_alone():
             play(maskers, names, mean)
 
 
-def test_a_hospital_says_for_whom_it_has_opened_a_round_that_is_repeated():
+def test_a_hospital_says_for_whom_it_has_opened_a_round_that_is_repeated() -> None:
     maskers = {name: Masker(name) for name in NAMES}
     play(maskers, NAMES[:3])
     again = {name: maskers[name].seal(update_of(name), GLOBAL) for name in NAMES}
@@ -387,7 +403,7 @@ def test_a_hospital_says_for_whom_it_has_opened_a_round_that_is_repeated():
     assert maskers["north"].seal(update_of("north", round_number=6), GLOBAL).opened_for == ()
 
 
-def test_the_same_number_of_a_round_in_another_run_is_another_round():
+def test_the_same_number_of_a_round_in_another_run_is_another_round() -> None:
     maskers = {name: Masker(name) for name in NAMES}
     play(maskers, NAMES)
     other = {key: value + 1 for key, value in GLOBAL.items()}
@@ -398,7 +414,7 @@ def test_the_same_number_of_a_round_in_another_run_is_another_round():
         maskers[name].open(Opening(5, roster.digest))
 
 
-def test_a_roster_of_an_earlier_round_is_no_use_in_a_later_one():
+def test_a_roster_of_an_earlier_round_is_no_use_in_a_later_one() -> None:
     maskers, sealed = sealed_ward()
     replayed = roster_of(sealed)
     for number, name in enumerate(NAMES):
@@ -432,14 +448,18 @@ def test_a_roster_of_an_earlier_round_is_no_use_in_a_later_one():
         ),
     ],
 )
-def test_an_update_that_cannot_be_summed_is_not_sealed_and_nothing_is_held(spoil, message):
+def test_an_update_that_cannot_be_summed_is_not_sealed_and_nothing_is_held(
+    spoil: Callable[..., Any], message: str
+) -> None:
     masker = Masker("north")
     with pytest.raises(ValueError, match=message):
         masker.seal(spoil(update_of("north")), GLOBAL)
     assert masker._held is None
 
 
-def pinned_ward(pinned=None, identities=None):
+def pinned_ward(
+    pinned: dict[str, str] | None = None, identities: dict[str, tuple[Any, ...]] | None = None
+) -> tuple[Any, ...]:
     identities = identities or {name: long_term_key() for name in NAMES}
     keys = pinned or {name: public for name, (_, public) in identities.items()}
     return sealed_ward(
@@ -447,13 +467,13 @@ def pinned_ward(pinned=None, identities=None):
     )
 
 
-def test_pinned_keys_let_the_hospitals_through_that_signed():
+def test_pinned_keys_let_the_hospitals_through_that_signed() -> None:
     maskers, sealed = pinned_ward()
     roster = roster_of(sealed)
     assert all(len(masker.mask(roster).vector) == 603 for masker in maskers.values())
 
 
-def test_a_server_in_the_middle_is_found_out_by_pinned_keys():
+def test_a_server_in_the_middle_is_found_out_by_pinned_keys() -> None:
     maskers, sealed = pinned_ward()
     _, unsigned = sealed_ward()
     _, by_another = pinned_ward()
@@ -467,7 +487,7 @@ def test_a_server_in_the_middle_is_found_out_by_pinned_keys():
             maskers["north"].mask(roster_of({**sealed, "east": middle}))
 
 
-def test_a_signature_of_another_round_is_no_use():
+def test_a_signature_of_another_round_is_no_use() -> None:
     identities = {name: long_term_key() for name in NAMES}
     maskers, sealed = pinned_ward(identities=identities)
     old = Masker("east", identity=identities["east"][0]).seal(update_of("east", 1, 4), GLOBAL)
@@ -475,7 +495,7 @@ def test_a_signature_of_another_round_is_no_use():
         maskers["north"].mask(roster_of({**sealed, "east": replace(old, round=5)}))
 
 
-def test_a_hospital_that_is_not_pinned_is_refused():
+def test_a_hospital_that_is_not_pinned_is_refused() -> None:
     identities = {name: long_term_key() for name in NAMES}
     keys = {
         name: public for name, (_, public) in identities.items() if name not in ("east", "north")
@@ -485,7 +505,7 @@ def test_a_hospital_that_is_not_pinned_is_refused():
         maskers["north"].mask(roster_of(sealed))
 
 
-def test_pinned_keys_without_an_own_key_are_refused():
+def test_pinned_keys_without_an_own_key_are_refused() -> None:
     with pytest.raises(MaskingError, match="no long-term key of its own"):
         Masker("north", MaskingConfig(pinned_keys={"east": long_term_key()[1]}))
 
@@ -503,12 +523,14 @@ def test_pinned_keys_without_an_own_key_are_refused():
         ({"minimum": 3}, "minimum"),
     ],
 )
-def test_a_configuration_that_protects_nothing_is_refused(wrong, message):
+def test_a_configuration_that_protects_nothing_is_refused(
+    wrong: dict[str, Any], message: str
+) -> None:
     with pytest.raises(ValueError, match=message):
         MaskingConfig(**wrong)
 
 
-def test_what_crosses_the_wall_holds_no_update_and_no_secret():
+def test_what_crosses_the_wall_holds_no_update_and_no_secret() -> None:
     maskers, sealed = sealed_ward()
     roster = roster_of(sealed)
     masked = maskers["north"].mask(roster)

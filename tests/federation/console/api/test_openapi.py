@@ -2,6 +2,7 @@
 
 from collections import Counter
 from contextlib import suppress
+from typing import Any
 
 import pytest
 import schemathesis
@@ -9,11 +10,14 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis.errors import Unsatisfiable
 from schemathesis import GenerationMode
 from schemathesis.checks import not_a_server_error
+from schemathesis.generation.case import Case
+from schemathesis.schemas import APIOperation
 from schemathesis.specs.openapi.checks import (
     content_type_conformance,
     response_schema_conformance,
     status_code_conformance,
 )
+from starlette.testclient import TestClient
 
 pytestmark = pytest.mark.slow
 CHECKS = [
@@ -33,7 +37,7 @@ FEW = settings(
 
 
 @pytest.mark.parametrize("user", ["ada", "ben", "olu", "aud"])
-def test_no_request_makes_a_fault_or_an_answer_that_is_not_described(world, user):
+def test_no_request_makes_a_fault_or_an_answer_that_is_not_described(world: Any, user: str) -> None:
     schema = schemathesis.openapi.from_asgi(
         "/api/v1/openapi.json", world.app, headers={"host": "localhost"}
     )
@@ -57,10 +61,16 @@ def test_no_request_makes_a_fault_or_an_answer_that_is_not_described(world, user
     assert min(seen[status] for status in (200, 403, 404, 409, 422)) > 1, seen
 
 
-def try_out(operation, client, headers, there, seen):
+def try_out(
+    operation: APIOperation,
+    client: TestClient,
+    headers: dict[str, str],
+    there: dict[str, Any],
+    seen: Counter,
+) -> None:
     """Send what schemathesis makes up, allowed and forbidden, once as it is and once for things that are there."""
 
-    def attempt(case):
+    def attempt(case: Case) -> None:
         seen[
             case.call_and_validate(headers=headers, session=client, checks=CHECKS).status_code
         ] += 1

@@ -1,12 +1,14 @@
 import threading
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pydicom
 import pytest
 
 from federation.console.demo.deliveries import STATE_FILE, Deliveries
 from federation.console.demo.plan import DemoError, DemoPlan, plain_settings, settings_of
-from federation.console.settings import make_folder
+from federation.console.settings import ConsoleSettings, make_folder
 
 PLAN = DemoPlan(
     patients=10, known=("liver", "spleen"), unknown_from=1, unknown_at_once=2, unknown_most=4
@@ -14,21 +16,21 @@ PLAN = DemoPlan(
 
 
 @pytest.fixture
-def settings(tmp_path):
+def settings(tmp_path: Path) -> ConsoleSettings:
     made = settings_of(PLAN, tmp_path / "demo")
     make_folder(made, plain_settings(PLAN))
     return made
 
 
-def sent(settings, hospital):
+def sent(settings: ConsoleSettings, hospital: str) -> list[Any]:
     return sorted(settings.hospital(hospital).inbox.glob("*.dcm"))
 
 
-def names(paths):
+def names(paths: list[Path]) -> list[str]:
     return sorted(str(pydicom.dcmread(path).get("BodyPartExamined", "")) for path in paths)
 
 
-def test_a_patient_of_the_history_has_every_known_organ_named(settings):
+def test_a_patient_of_the_history_has_every_known_organ_named(settings: ConsoleSettings) -> None:
     deliveries = Deliveries(PLAN, settings)
     deliveries.send_history("north")
     assert (
@@ -37,7 +39,9 @@ def test_a_patient_of_the_history_has_every_known_organ_named(settings):
     assert sent(settings, "south") == []
 
 
-def test_the_unknown_organ_comes_to_its_finders_from_its_delivery_on_and_then_no_more(settings):
+def test_the_unknown_organ_comes_to_its_finders_from_its_delivery_on_and_then_no_more(
+    settings: ConsoleSettings,
+) -> None:
     deliveries, counts = Deliveries(PLAN, settings), []
     for _ in range(5):
         before = {hospital: len(sent(settings, hospital)) for hospital in PLAN.hospitals}
@@ -48,7 +52,9 @@ def test_the_unknown_organ_comes_to_its_finders_from_its_delivery_on_and_then_no
     assert counts == [[1, 1, 1], [3, 3, 1], [3, 3, 1], [1, 1, 1], [1, 1, 1]]
 
 
-def test_deliveries_go_on_where_they_stopped_and_send_nothing_twice(settings):
+def test_deliveries_go_on_where_they_stopped_and_send_nothing_twice(
+    settings: ConsoleSettings,
+) -> None:
     Deliveries(PLAN, settings).send()
     first = set(sent(settings, "north"))
     later = Deliveries(PLAN, settings)
@@ -56,7 +62,9 @@ def test_deliveries_go_on_where_they_stopped_and_send_nothing_twice(settings):
     assert later.streamed == 2 and first < set(sent(settings, "north"))
 
 
-def test_a_delivery_that_was_broken_off_is_sent_again_under_the_same_uids(settings):
+def test_a_delivery_that_was_broken_off_is_sent_again_under_the_same_uids(
+    settings: ConsoleSettings,
+) -> None:
     Deliveries(PLAN, settings).send()
     once = sent(settings, "north")
     (settings.folder / STATE_FILE).unlink()
@@ -64,7 +72,7 @@ def test_a_delivery_that_was_broken_off_is_sent_again_under_the_same_uids(settin
     assert sent(settings, "north") == once
 
 
-def test_no_two_hospitals_share_a_patient(settings):
+def test_no_two_hospitals_share_a_patient(settings: ConsoleSettings) -> None:
     Deliveries(PLAN, settings).send_history("north")
     Deliveries(PLAN, settings).send_history("south")
     patients = [
@@ -74,7 +82,7 @@ def test_no_two_hospitals_share_a_patient(settings):
     assert len(patients[0]) == len(patients[1]) == 1 and patients[0] != patients[1]
 
 
-def test_a_stream_that_is_told_to_stop_stops(settings):
+def test_a_stream_that_is_told_to_stop_stops(settings: ConsoleSettings) -> None:
     stop, deliveries = threading.Event(), Deliveries(replace(PLAN, seconds=0.01), settings)
     sender = threading.Thread(target=deliveries.stream, args=(stop,))
     sender.start()
@@ -93,6 +101,6 @@ def test_a_stream_that_is_told_to_stop_stops(settings):
         {"seconds": 0.0},
     ],
 )
-def test_a_plan_that_does_not_fit_together_is_refused(change):
+def test_a_plan_that_does_not_fit_together_is_refused(change: dict[str, Any]) -> None:
     with pytest.raises(DemoError, match="allowed: "):
         replace(PLAN, **change)

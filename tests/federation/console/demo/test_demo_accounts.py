@@ -1,7 +1,9 @@
+from typing import Any
+
 from federation.console.demo.demo_accounts import add_people, as_lines
 
 
-def test_people_are_made_once_with_passwords_of_their_own(world):
+def test_people_are_made_once_with_passwords_of_their_own(world: Any) -> None:
     made = add_people(world.services)
     assert [each.user for each in made] == [
         "clinician.north",
@@ -16,7 +18,7 @@ def test_people_are_made_once_with_passwords_of_their_own(world):
     assert add_people(world.services) == []
 
 
-def test_a_password_is_in_the_file_and_nowhere_else(world):
+def test_a_password_is_in_the_file_and_nowhere_else(world: Any) -> None:
     made = add_people(world.services)
     assert as_lines(made).splitlines()[0] == f"{made[0].user}\t{made[0].password}"
     assert made[0].password not in repr(made)

@@ -4,8 +4,9 @@ import json
 import os
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -33,7 +34,7 @@ class Person:
         pictures: Folder of screenshots.
     """
 
-    def __init__(self, browser, demo, user: str, pictures: Path) -> None:
+    def __init__(self, browser: Any, demo: Any, user: str, pictures: Path) -> None:
         self.demo, self.user, self.pictures = demo, user, pictures
         self.page = browser.new_context(
             viewport=WIDE, base_url=demo.address, reduced_motion="reduce"
@@ -43,7 +44,7 @@ class Person:
         self.page.on("pageerror", lambda error: self.faults.append(str(error)))
         self.page.on("console", self._note)
 
-    def _note(self, said) -> None:
+    def _note(self, said: Any) -> None:
         """Keep what the browser complains of; 409 is the answer to a name for a case that has grown meanwhile."""
         if said.type == "error" and "409 (Conflict)" not in said.text:
             self.faults.append(
@@ -103,14 +104,14 @@ class Person:
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory) -> Path:
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = Path(os.environ.get("FEDKA_SCREENSHOTS") or tmp_path_factory.mktemp("screenshots"))
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 
 @pytest.fixture(scope="module")
-def browser(chromium):
+def browser(chromium: str) -> Iterator[Any]:
     with playwright_api.sync_playwright() as playwright:
         one = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         yield one
@@ -118,8 +119,8 @@ def browser(chromium):
 
 
 def test_a_new_organ_is_found_named_approved_learned_released_and_rolled_back(
-    demo, browser, pictures
-):
+    demo: Any, browser: Any, pictures: Path
+) -> None:
     clinician = Person(browser, demo, "clinician.north", pictures)
     clinician.page.goto("/login")
     clinician.picture("01-login")
@@ -251,7 +252,9 @@ def roll_back(approver: Person) -> None:
     approver.picture("13-rolled-back")
 
 
-def test_operator_auditor_and_twin_pages_tell_the_story(demo, browser, pictures):
+def test_operator_auditor_and_twin_pages_tell_the_story(
+    demo: Any, browser: Any, pictures: Path
+) -> None:
     operator = Person(browser, demo, "operator", pictures)
     operator.log_in()
     operator.page.goto("/operator")
@@ -271,7 +274,7 @@ def test_operator_auditor_and_twin_pages_tell_the_story(demo, browser, pictures)
     assert operator.faults == twin.faults == []
 
 
-def test_ctrl_c_ends_the_demo_with_all_its_processes(demo):
+def test_ctrl_c_ends_the_demo_with_all_its_processes(demo: Any) -> None:
     family = [demo.process, *psutil.Process(demo.process.pid).children(recursive=True)]
     assert len(family) > 1
     demo.process.send_signal(2)

@@ -1,4 +1,5 @@
 import re
+from typing import Any
 
 import pytest
 
@@ -6,15 +7,15 @@ from federation.console.security.csrf import csrf_token, seal, unseal
 
 
 @pytest.fixture
-def case(world):
+def case(world: Any) -> str:
     return f"/cases/{world.cases['north']}/open"
 
 
-def state_of(world):
+def state_of(world: Any) -> str:
     return str(world.services.store.case(None, world.cases["north"]).state)
 
 
-def test_a_form_of_our_own_pages_is_taken(world, case):
+def test_a_form_of_our_own_pages_is_taken(world: Any, case: str) -> None:
     client = world.client("ada")
     del client.headers["X-CSRF-Token"]
     token = re.search(
@@ -30,7 +31,9 @@ def test_a_form_of_our_own_pages_is_taken(world, case):
 
 
 @pytest.mark.parametrize("token", [None, "", "0" * 64, "é"])
-def test_a_form_without_the_right_token_is_refused(world, case, token):
+def test_a_form_without_the_right_token_is_refused(
+    world: Any, case: str, token: str | None
+) -> None:
     client = world.client("ada")
     del client.headers["X-CSRF-Token"]
     answer = client.post(case, data={} if token is None else {"csrf_token": token})
@@ -38,14 +41,14 @@ def test_a_form_without_the_right_token_is_refused(world, case, token):
     assert state_of(world) == "detected"
 
 
-def test_another_sessions_token_is_refused(world, case):
+def test_another_sessions_token_is_refused(world: Any, case: str) -> None:
     client, other = world.client("ada"), world.client("ada")
     client.headers["X-CSRF-Token"] = other.headers["X-CSRF-Token"]
     assert client.post(case).status_code == 403
     assert state_of(world) == "detected"
 
 
-def test_a_token_in_the_address_does_not_count(world, case):
+def test_a_token_in_the_address_does_not_count(world: Any, case: str) -> None:
     client = world.client("ada")
     token = client.headers.pop("X-CSRF-Token")
     assert client.post(f"{case}?csrf_token={token}").status_code == 403
@@ -60,12 +63,14 @@ def test_a_token_in_the_address_does_not_count(world, case):
         {"Sec-Fetch-Site": "same-site"},
     ],
 )
-def test_a_request_from_another_site_is_refused_even_with_the_token(world, case, headers):
+def test_a_request_from_another_site_is_refused_even_with_the_token(
+    world: Any, case: str, headers: dict[str, str]
+) -> None:
     assert world.client("ada").post(case, headers=headers).status_code == 403
     assert state_of(world) == "detected"
 
 
-def test_the_api_with_a_cookie_needs_the_header(world):
+def test_the_api_with_a_cookie_needs_the_header(world: Any) -> None:
     client = world.client("ada")
     address, body = f"/api/v1/cases/{world.cases['north']}/act", {"action": "open"}
     token = client.headers.pop("X-CSRF-Token")
@@ -73,7 +78,7 @@ def test_the_api_with_a_cookie_needs_the_header(world):
     assert client.post(address, json=body, headers={"X-CSRF-Token": token}).status_code == 200
 
 
-def test_nobody_is_logged_in_as_somebody_else_from_another_site(world):
+def test_nobody_is_logged_in_as_somebody_else_from_another_site(world: Any) -> None:
     client = world.client()
     assert (
         client.post(
@@ -84,7 +89,7 @@ def test_nobody_is_logged_in_as_somebody_else_from_another_site(world):
     assert "fedka-session" not in client.cookies
 
 
-def test_a_seal_is_good_for_one_purpose_and_one_value():
+def test_a_seal_is_good_for_one_purpose_and_one_value() -> None:
     sealed = seal(b"key", "flash", "value")
     assert unseal(b"key", "flash", sealed) == "value"
     assert [

@@ -1,24 +1,29 @@
 import re
+from typing import Any
 
 import pytest
+from httpx import Response
+from starlette.testclient import TestClient
 
 from federation.console.security.sessions import local_path
 
 PASSWORD = "a long enough password"
 
 
-def form_token(client):
+def form_token(client: TestClient) -> str:
     return re.search(r'name="csrf_token" value="([0-9a-f]+)"', client.get("/login").text).group(1)
 
 
-def log_in(client, user="ada", password=PASSWORD, **more):
+def log_in(
+    client: TestClient, user: str = "ada", password: str = PASSWORD, **more: Any
+) -> Response:
     return client.post(
         "/login",
         data={"csrf_token": form_token(client), "user": user, "password": password, **more},
     )
 
 
-def test_who_knows_the_password_is_logged_in(world):
+def test_who_knows_the_password_is_logged_in(world: Any) -> None:
     client = world.client()
     answer = log_in(client)
     assert (answer.status_code, answer.headers["location"]) == (303, "/")
@@ -40,14 +45,16 @@ def test_who_knows_the_password_is_logged_in(world):
         ("é" * 60, "x"),
     ],
 )
-def test_a_wrong_password_and_an_unknown_user_sound_the_same(world, user, password):
+def test_a_wrong_password_and_an_unknown_user_sound_the_same(
+    world: Any, user: str, password: str
+) -> None:
     client = world.client()
     answer = log_in(client, user, password)
     assert answer.status_code == 401 and "is wrong" in answer.text
     assert client.get("/api/v1/me").status_code == 401
 
 
-def test_a_login_makes_a_new_session_and_ends_the_one_that_the_browser_had(world):
+def test_a_login_makes_a_new_session_and_ends_the_one_that_the_browser_had(world: Any) -> None:
     client = world.client()
     log_in(client, "ada")
     first = client.cookies["fedka-session"]
@@ -61,7 +68,7 @@ def test_a_login_makes_a_new_session_and_ends_the_one_that_the_browser_had(world
     assert token.get("/api/v1/me").status_code == 200
 
 
-def test_a_session_that_somebody_slipped_in_is_not_taken_over(world):
+def test_a_session_that_somebody_slipped_in_is_not_taken_over(world: Any) -> None:
     client = world.client()
     client.cookies.set("fedka-session", "chosen-by-the-attacker")
     log_in(client)
@@ -70,7 +77,7 @@ def test_a_session_that_somebody_slipped_in_is_not_taken_over(world):
     assert world.services.accounts.session("chosen-by-the-attacker") is None
 
 
-def test_after_logout_the_session_is_dead_whoever_kept_its_cookie(world):
+def test_after_logout_the_session_is_dead_whoever_kept_its_cookie(world: Any) -> None:
     client = world.client("ada")
     token = client.cookies["fedka-session"]
     assert client.post("/logout").status_code == 303
@@ -79,20 +86,20 @@ def test_after_logout_the_session_is_dead_whoever_kept_its_cookie(world):
     assert client.get("/cases").status_code == 302
 
 
-def test_an_idle_session_ends(world):
+def test_an_idle_session_ends(world: Any) -> None:
     client = world.client("ada")
     assert client.get("/api/v1/me").status_code == 200
     world.clock.move(minutes=world.settings.idle_minutes + 1)
     assert client.get("/api/v1/me").status_code == 401
 
 
-def test_a_disabled_account_loses_its_sessions_at_once(world):
+def test_a_disabled_account_loses_its_sessions_at_once(world: Any) -> None:
     ada = world.client("ada")
     assert world.client("olu").post("/api/v1/users/ada/disable").status_code == 204
     assert ada.get("/api/v1/me").status_code == 401
 
 
-def test_wrong_passwords_make_one_wait_even_with_the_right_one(world):
+def test_wrong_passwords_make_one_wait_even_with_the_right_one(world: Any) -> None:
     client = world.client()
     statuses = [log_in(client, password="wrong password here").status_code for _ in range(8)]
     assert statuses[0] == 401 and statuses[-1] == 429
@@ -104,7 +111,7 @@ def test_wrong_passwords_make_one_wait_even_with_the_right_one(world):
     assert log_in(client).status_code == 303
 
 
-def test_after_login_one_comes_to_the_page_that_was_asked_for(world):
+def test_after_login_one_comes_to_the_page_that_was_asked_for(world: Any) -> None:
     client = world.client()
     assert (
         client.get("/cases/1?page=2").headers["location"] == "/login?next=%2Fcases%2F1%3Fpage%3D2"
@@ -124,11 +131,11 @@ def test_after_login_one_comes_to_the_page_that_was_asked_for(world):
         "/a\r\nb",
     ],
 )
-def test_a_login_leads_to_no_other_site(then):
+def test_a_login_leads_to_no_other_site(then: str) -> None:
     assert local_path(then) == "/"
 
 
-def test_a_bearer_token_does_what_a_session_does_and_needs_no_form_token(world):
+def test_a_bearer_token_does_what_a_session_does_and_needs_no_form_token(world: Any) -> None:
     client = world.client()
     token = client.post("/api/v1/login", json={"user": "ada", "password": PASSWORD}).json()["token"]
     bearer = {"Authorization": f"Bearer {token}"}
@@ -144,7 +151,9 @@ def test_a_bearer_token_does_what_a_session_does_and_needs_no_form_token(world):
 
 
 @pytest.mark.parametrize("header", ["Bearer", "Bearer nonsense", "Basic YWRhOng=", "", "bearer é"])
-def test_a_wrong_authorization_header_is_never_replaced_by_the_cookie(world, header):
+def test_a_wrong_authorization_header_is_never_replaced_by_the_cookie(
+    world: Any, header: str
+) -> None:
     client = world.client("ada")
     assert (
         client.get("/api/v1/me", headers={"Authorization": header.encode("latin-1")}).status_code

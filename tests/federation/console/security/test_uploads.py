@@ -1,24 +1,28 @@
 import io
 import struct
 import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from httpx import Response
 from PIL import Image
 
 from federation.console.security.limits import SMALL_BODY, too_large
 
 
-def png(side=20):
+def png(side: int = 20) -> bytes:
     stream = io.BytesIO()
     Image.fromarray(np.full((side, side), 128, np.uint8)).save(stream, "PNG")
     return stream.getvalue()
 
 
-def bomb_png(side=60_000):
+def bomb_png(side: int = 60_000) -> bytes:
     """A PNG of a few megabytes that would unpack to 3.6 GB."""
 
-    def chunk(kind, content):
+    def chunk(kind: bytes, content: bytes) -> bytes:
         return (
             struct.pack(">I", len(content))
             + kind
@@ -36,15 +40,15 @@ def bomb_png(side=60_000):
     )
 
 
-def inbox(world):
+def inbox(world: Any) -> Path:
     return world.settings.hospital("north").inbox
 
 
-def send(world, *files, user="ada"):
+def send(world: Any, *files: Any, user: str = "ada") -> Response:
     return world.client(user).post("/api/v1/intake", files=[("files", each) for each in files])
 
 
-def test_images_land_in_the_own_hospitals_inbox_under_random_names(world):
+def test_images_land_in_the_own_hospitals_inbox_under_random_names(world: Any) -> None:
     dicom = b"\0" * 128 + b"DICM" + b"rest"
     answer = send(
         world, ("Miller^John.png", png(), "image/png"), ("scan", dicom, "application/octet-stream")
@@ -71,7 +75,7 @@ def test_images_land_in_the_own_hospitals_inbox_under_random_names(world):
         "x" * 5000,
     ],
 )
-def test_no_name_of_a_file_becomes_a_path(world, name):
+def test_no_name_of_a_file_becomes_a_path(world: Any, name: str) -> None:
     before = {
         path
         for path in world.settings.folder.rglob("*")
@@ -88,7 +92,7 @@ def test_no_name_of_a_file_becomes_a_path(world, name):
     assert {path.name for path in after - before} <= {"console.sqlite-wal", "console.sqlite-shm"}
 
 
-def test_what_is_no_image_is_refused_and_the_others_are_taken(world):
+def test_what_is_no_image_is_refused_and_the_others_are_taken(world: Any) -> None:
     answer = send(
         world,
         ("a.png", b"#!/bin/sh\n", "image/png"),
@@ -99,7 +103,7 @@ def test_what_is_no_image_is_refused_and_the_others_are_taken(world):
     assert len(list(inbox(world).iterdir())) == 1
 
 
-def test_a_bomb_ends_in_quarantine_by_the_intake(world):
+def test_a_bomb_ends_in_quarantine_by_the_intake(world: Any) -> None:
     from physical.intake.config import IntakeConfig
     from physical.intake.folder import FolderIntake
     from physical.intake.pseudonyms import Pseudonyms
@@ -111,19 +115,23 @@ def test_a_bomb_ends_in_quarantine_by_the_intake(world):
     assert report.num_quarantined == 1 and report.added == 0
 
 
-def test_a_body_that_says_it_is_too_large_is_refused_before_it_is_read(world_with):
+def test_a_body_that_says_it_is_too_large_is_refused_before_it_is_read(
+    world_with: Callable[..., Any],
+) -> None:
     world = world_with(max_upload_megabytes=1)
     answer = send(world, ("a.png", png() + b"\0" * SMALL_BODY, "image/png"))
     assert answer.status_code == 413 and answer.json()["error"]["message"] == too_large(SMALL_BODY)
     assert not list(inbox(world).iterdir())
 
 
-def test_a_body_that_does_not_say_how_large_it_is_is_cut_off_while_it_is_read(world_with):
+def test_a_body_that_does_not_say_how_large_it_is_is_cut_off_while_it_is_read(
+    world_with: Callable[..., Any],
+) -> None:
     world = world_with(max_upload_megabytes=1)
     head = b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.png"\r\n\r\n'
     sent = []
 
-    def endless():
+    def endless() -> Iterator[bytes]:
         yield head
         for _ in range(50):
             sent.append(1)
@@ -139,7 +147,7 @@ def test_a_body_that_does_not_say_how_large_it_is_is_cut_off_while_it_is_read(wo
     assert not list(inbox(world).iterdir())
 
 
-def test_forms_and_json_have_a_small_limit(shared_world):
+def test_forms_and_json_have_a_small_limit(shared_world: Any) -> None:
     client = shared_world.client("ada")
     case = shared_world.cases["north"]
     long = "x" * (SMALL_BODY + 1)
@@ -153,7 +161,7 @@ def test_forms_and_json_have_a_small_limit(shared_world):
 
 
 @pytest.mark.parametrize("length", ["-1", "1e9", "99999999999999999999"])
-def test_a_length_that_is_none_is_refused(shared_world, length):
+def test_a_length_that_is_none_is_refused(shared_world: Any, length: str) -> None:
     assert (
         shared_world.client()
         .post("/login", content=b"", headers={"Content-Length": length})
@@ -162,7 +170,7 @@ def test_a_length_that_is_none_is_refused(shared_world, length):
     )
 
 
-def test_too_many_files_are_refused(world_with):
+def test_too_many_files_are_refused(world_with: Callable[..., Any]) -> None:
     world = world_with(max_upload_files=3)
     assert send(world, *[("a.png", png(), "image/png")] * 4).status_code == 400
 
@@ -176,7 +184,7 @@ def test_too_many_files_are_refused(world_with):
         b'--x\r\nContent-Disposition: form-data; name="files"\r\n\r\ntext\r\n--x--\r\n',
     ],
 )
-def test_a_broken_multipart_body_is_a_clear_error(shared_world, body):
+def test_a_broken_multipart_body_is_a_clear_error(shared_world: Any, body: bytes) -> None:
     answer = shared_world.client("ada").post(
         "/api/v1/intake", content=body, headers={"Content-Type": "multipart/form-data; boundary=x"}
     )
