@@ -13,18 +13,18 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from federation.class_addition.addition import AdditionConfig
-from federation.class_addition.first import make_first_champion
-from federation.class_addition.hospitals import shrink
-from federation.class_addition.images import (
+from federation.class_addition.training import AdditionConfig
+from federation.class_addition.first_champion import make_first_champion
+from federation.class_addition.mirrored_hospitals import shrink
+from federation.class_addition.image_plan import (
     AdditionError,
     AdditionHospital,
-    Limits,
+    ImageLimits,
     hold_out,
     make_plan,
 )
-from federation.class_addition.job import AdditionJob, do
-from federation.jobs.job_folder import JobFolder, run_job
+from federation.class_addition.job import AdditionJob, run_addition
+from federation.jobs.runner import JobFolder, run_job
 from federation.methods.fedka import FedKA
 from federation.release.findings import Comparison, read_comparison
 from incremental.model_file import load_model
@@ -33,7 +33,7 @@ from physical.mirror import Mirror, MirrorError, MirrorImage
 from twin.local_training import TrainingConfig
 
 KNOWN, NEW, SIDE = ("heart", "liver", "spleen"), "pancreas", 16
-LIMITS = Limits(
+LIMITS = ImageLimits(
     images_per_class=100, held_out_fraction=0.25, held_out_per_class=100, held_out_by="image"
 )
 CONFIG: dict[str, Any] = {
@@ -124,7 +124,7 @@ class Federation:
 
 
 def run(path: Path) -> dict[str, Any]:
-    code = run_job(path / "job.json", AdditionJob, do)
+    code = run_job(path / "job.json", AdditionJob, run_addition)
     result: dict[str, Any] = json.loads((path / "result.json").read_text())
     assert (code == 0) is result["ok"]
     return result
@@ -237,9 +237,11 @@ def test_head_grows_from_the_champions_head_bit_for_bit(
 class MortalFolder(JobFolder):
     """Its process is killed as soon as the second round is told."""
 
-    def tell(self, line: Mapping[str, Any]) -> None:
-        super().tell(line)
-        if (line["step"], line["done"]) == ("round", 2):
+    def add_progress(
+        self, step: str, done: int, of: int, text: str, facts: Mapping[str, Any] | None = None
+    ) -> None:
+        super().add_progress(step, done, of, text, facts)
+        if (step, done) == ("round", 2):
             os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -247,8 +249,8 @@ def run_to_death(path: Path) -> None:
     from pydantic import TypeAdapter
 
     folder = MortalFolder(path)
-    with folder.alone():
-        do(TypeAdapter(AdditionJob).validate_json((path / "job.json").read_bytes()), folder)
+    with folder.lock():
+        run_addition(TypeAdapter(AdditionJob).validate_json((path / "job.json").read_bytes()), folder)
 
 
 def test_killed_process_that_starts_again_makes_the_same_candidate_though_images_arrived(
@@ -305,7 +307,7 @@ def test_names_of_a_mirror_are_read_as_the_catalogue_resolves_them(tmp_path: Pat
 
 
 def test_images_of_one_patient_go_the_same_way_where_that_is_asked(federation: Federation) -> None:
-    limits = Limits(100, 0.25, 100, "patient")
+    limits = ImageLimits(100, 0.25, 100, "patient")
     plan = make_plan([AdditionHospital("south", federation.root / "south", None)], [], limits, {})
     (south,) = plan.hospitals
     for name in KNOWN:
@@ -319,7 +321,7 @@ def test_images_of_one_patient_go_the_same_way_where_that_is_asked(federation: F
 def test_number_of_images_is_bounded_and_the_choice_stays(federation: Federation) -> None:
     hospitals = [AdditionHospital("south", federation.root / "south", None)]
     all_of_them, few = (
-        make_plan(hospitals, [], Limits(most, 0.25, 3, "image"), {}).hospitals[0]
+        make_plan(hospitals, [], ImageLimits(most, 0.25, 3, "image"), {}).hospitals[0]
         for most in (100, 5)
     )
     for name in KNOWN:

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from federation.tracking import RunMirror, TrackingConfig, TrackingError, sync
-from federation.tracking.numbers import detections_of, points_of, read_lines
+from federation.tracking.metrics import list_detections, metric_points, read_lines
 from incremental.head import grow_head
 from incremental.model_file import save_model
 from incremental.model_store import open_store
@@ -197,7 +197,7 @@ def test_configuration_that_cannot_work_is_refused(settings: dict[str, Any]) -> 
 
 def test_round_numbers_have_the_round_as_step_and_task_numbers_the_task() -> None:
     points = list(
-        points_of(
+        metric_points(
             [round_record(6, 1), task_record(1), {"kind": "event", "round": 6, "what": "resumed"}]
         )
     )
@@ -212,14 +212,14 @@ def test_round_numbers_have_the_round_as_step_and_task_numbers_the_task() -> Non
 
 def test_time_of_a_record_is_the_same_when_it_is_read_later() -> None:
     records = [round_record(number, 0) for number in range(4)]
-    assert list(points_of(records))[-1] == list(points_of(records, start=3))[-1]
-    assert next(points_of(records, start=3)).seconds == 8
+    assert list(metric_points(records))[-1] == list(metric_points(records, start=3))[-1]
+    assert next(metric_points(records, start=3)).seconds == 8
 
 
 def test_detections_list_signals_and_misses() -> None:
     assert [
         (each["round"], each["twin"], each["outcome"])
-        for each in detections_of([round_record(0, 0), round_record(1, 0)])
+        for each in list_detections([round_record(0, 0), round_record(1, 0)])
     ] == [
         (0, "south", "false_alarm"),
         (1, "north", "hit"),
@@ -427,7 +427,7 @@ def test_watcher_is_told_first_and_rounds_are_uploaded(run: FakeRun) -> None:
         name: str = "untouched"
 
     told: list[str] = []
-    callbacks = RunMirror(TrackingConfig(), run.folder, told.append).watching(
+    callbacks = RunMirror(TrackingConfig(), run.folder, told.append).with_upload(
         RunCallbacks(lambda record: told.append(record["kind"]))
     )
     run.begin()

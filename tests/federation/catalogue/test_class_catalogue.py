@@ -174,9 +174,9 @@ def test_merging_twice_leads_to_the_last(catalogue: ClassCatalogue) -> None:
 
 
 def test_class_of_a_released_model_is_merged_into_nothing(catalogue: ClassCatalogue) -> None:
-    (liver,) = catalogue.adopt(["liver"], "system")
+    (liver,) = catalogue.add_model_classes(["liver"], "system")
     assert (liver.state, liver.learned, liver.approved_by) == ("approved", True, "system")
-    assert catalogue.adopt(["liver"], "system") == [liver]
+    assert catalogue.add_model_classes(["liver"], "system") == [liver]
     foie = catalogue.propose("foie", "ada", "north")
     with pytest.raises(
         CatalogueError, match=r"has a row in a released model; .* merge 'foie' into it instead"
@@ -187,11 +187,11 @@ def test_class_of_a_released_model_is_merged_into_nothing(catalogue: ClassCatalo
 
 def test_slip_can_be_forgotten_until_it_is_approved(catalogue: ClassCatalogue) -> None:
     entry = catalogue.propose("livr", "ada", "north")
-    catalogue.forget(entry.entry_id)
+    catalogue.delete_proposal(entry.entry_id)
     assert catalogue.entries() == []
-    (liver,) = catalogue.adopt(["liver"], "system")
+    (liver,) = catalogue.add_model_classes(["liver"], "system")
     with pytest.raises(CatalogueError, match="allowed: a proposal"):
-        catalogue.forget(liver.entry_id)
+        catalogue.delete_proposal(liver.entry_id)
 
 
 def test_what_is_unknown_is_said_with_what_is_near(catalogue: ClassCatalogue) -> None:

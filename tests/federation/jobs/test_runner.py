@@ -7,7 +7,7 @@ import pydantic.dataclasses
 import pytest
 from pydantic import ConfigDict
 
-from federation.jobs.job_folder import JobFolder, run_job
+from federation.jobs.runner import JobFolder, run_job
 
 
 @pydantic.dataclasses.dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -18,7 +18,7 @@ class Sum:
 
 
 def add(job: Sum, folder: JobFolder) -> dict[str, Any]:
-    folder.tell({"step": "add", "done": len(job.numbers), "loss": float("nan")})
+    folder.add_progress("add", 1, 1, "Adding", {"loss": float("nan")})
     return {"sum": sum(job.numbers)}
 
 

@@ -28,13 +28,13 @@ def test_numbers_are_those_of_a_count_by_hand(
     champion, candidate = model(ORGANS[:3], 1), model(ORGANS, 2)
     found, _ = compare(candidate, champion, held_out)
     (before, _), (after, sure) = said(champion, held_out.images), said(candidate, held_out.images)
-    right_before = [one == name for one, name in zip(before, held_out.names, strict=True)]
-    right_after = [one == name for one, name in zip(after, held_out.names, strict=True)]
+    right_before = [one == name for one, name in zip(before, held_out.truth, strict=True)]
+    right_after = [one == name for one, name in zip(after, held_out.truth, strict=True)]
     assert found.candidate.accuracy == sum(right_after) / 120
     assert found.champion is not None and found.champion.accuracy == sum(right_before) / 120
     scores = []
     for name in ORGANS:
-        own = [number for number in range(120) if held_out.names[number] == name]
+        own = [number for number in range(120) if held_out.truth[number] == name]
         hits = sum(right_after[number] for number in own)
         named = sum(one == name for one in after)
         scores.append(2 * hits / (len(own) + named))
@@ -87,7 +87,7 @@ def test_changed_images_are_listed_with_hospital_both_answers_and_maps(
     assert len(found.changed) == min(found.num_changed, 60) > 0
     for each in found.changed:
         place = held_out.image_ids.index(each.image_id)
-        assert (each.hospital, each.truth) == (held_out.hospitals[place], held_out.names[place])
+        assert (each.hospital, each.truth) == (held_out.hospitals[place], held_out.truth[place])
         assert (each.before, each.after) == (before[place], after[place])
         assert each.before != each.after
         assert (each.before_probability, each.after_probability) == (
@@ -167,7 +167,7 @@ def test_class_without_images_has_no_accuracy(
     model: Callable[..., Path], held_out: HeldOut
 ) -> None:
     some = HeldOut(
-        held_out.images[:60], held_out.names[:60], held_out.hospitals[:60], held_out.image_ids[:60]
+        held_out.images[:60], held_out.truth[:60], held_out.hospitals[:60], held_out.image_ids[:60]
     )
     found, _ = compare(model(ORGANS, 2), model(ORGANS[:3], 1), some)
     heart, bladder = found.classes[2:]

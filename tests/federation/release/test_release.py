@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from federation.jobs.job_folder import run_job
+from federation.jobs.runner import run_job
 from federation.release.findings import ComparisonError
-from federation.release.job import ReleaseJob, do
-from federation.release.release import ReleaseError, bring_champion, release, roll_back
+from federation.release.job import ReleaseJob, run_release
+from federation.release.release import ReleaseError, fetch_champion, release, roll_back
 from federation.release.rules import ReleaseRules
 from incremental.model_file import load_model
 from incremental.registry import ModelRegistry, RegistryError
@@ -150,7 +150,7 @@ def test_red_comparison_needs_a_reason(
 ) -> None:
     candidate, champion = two[0], two[0].parent / "model-3-1"
     red = compared(candidate, champion, ReleaseRules(min_accuracy=1.0))
-    with pytest.raises(ReleaseError, match="say why"):
+    with pytest.raises(ReleaseError, match="give a reason"):
         console.release(candidate, red, "job-2", " ")
     assert console.serving() == 1
     assert console.release(candidate, red, "job-2", "the hospitals needs it today") == 2
@@ -179,16 +179,16 @@ def test_champion_is_brought_to_disk_once_per_version_and_damage_is_mended(
     console: Console, two: tuple[Path, Path]
 ) -> None:
     console.release(*two, "job-2")
-    current = bring_champion(console.registry, console.models)
+    current = fetch_champion(console.registry, console.models)
     assert current is not None and current["version"] == "2"
     assert json.loads((console.models / "current.json").read_text()) == current
     folder = Path(current["folder"])
     assert load_model(folder)[1]["digest"] == console.registry.find(2).facts["digest"]
     written = (folder / "weights.safetensors").stat().st_ino
-    bring_champion(console.registry, console.models)
+    fetch_champion(console.registry, console.models)
     assert (folder / "weights.safetensors").stat().st_ino == written
     (folder / "weights.safetensors").write_bytes(b"damaged")
-    bring_champion(console.registry, console.models)
+    fetch_champion(console.registry, console.models)
     assert load_model(folder)[1]["digest"] == console.registry.find(2).facts["digest"]
     assert sorted(each.name for each in console.models.iterdir()) == [
         "current.json",
@@ -227,7 +227,7 @@ def test_service_that_answers_meanwhile_sees_one_champion_or_the_other(
 def run(folder: Path, **job: Any) -> dict[str, Any]:
     folder.mkdir(exist_ok=True)
     (folder / "job.json").write_text(json.dumps(job, default=str))
-    code = run_job(folder / "job.json", ReleaseJob, do)
+    code = run_job(folder / "job.json", ReleaseJob, run_release)
     result: dict[str, Any] = json.loads((folder / "result.json").read_text())
     assert (code == 0) is result["ok"]
     return result
