@@ -12,13 +12,13 @@ from typing import Annotated, Any
 
 import numpy as np
 import pydantic.dataclasses
-from pydantic import ConfigDict, Field, StringConstraints
+from pydantic import ConfigDict, Field
 
 from federation.catalogue.class_names import check_name
 from federation.class_addition.image_plan import AdditionHospital, ImagePlan, make_plan
 from federation.class_addition.mirrored_hospitals import read_images
 from federation.class_addition.training import AdditionConfig, add_classes
-from federation.jobs.runner import JobFolder
+from federation.jobs.runner import Identifier, JobFolder
 from federation.release.comparison import HeldOut, compare
 from federation.release.rules import ReleaseRules, judge
 from incremental.model_file import load_model, read_manifest
@@ -26,7 +26,6 @@ from incremental.model_file import load_model, read_manifest
 PLAN_FILE, CANDIDATE = "plan.json", "candidate"
 COMPARISON_FILE, MAPS_FILE = "comparison.json", "attention.npz"
 _STRICT = ConfigDict(extra="forbid")
-Id = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 
 
 @pydantic.dataclasses.dataclass(frozen=True, config=_STRICT)
@@ -39,7 +38,7 @@ class HospitalOfJob:
         new_images: Class name -> ids of approved images; none, for a first model: all named images.
     """
 
-    hospital_id: Id
+    hospital_id: Identifier
     mirror: Path
     new_images: dict[str, list[str]] | None = None
 
@@ -59,7 +58,7 @@ class AdditionJob:
         rules: Rules by which the candidate is judged.
     """
 
-    job_id: Id
+    job_id: Identifier
     hospitals: Annotated[tuple[HospitalOfJob, ...], Field(min_length=1)]
     champion: Path | None = None
     synonyms: dict[str, str] = Field(default_factory=dict)

@@ -8,15 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich import progress
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TransferSpeedColumn,
-)
 from rich.table import Table
 
 from federation.cli import fail
@@ -112,12 +105,12 @@ def fetch(names: Names, data_dir: DataDir = None) -> None:
     errors: list[str] = []
     for name in names:
         columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            DownloadColumn(),
-            TransferSpeedColumn(),
+            progress.TextColumn("{task.description}"),
+            progress.BarColumn(),
+            progress.DownloadColumn(),
+            progress.TransferSpeedColumn(),
         )
-        with Progress(*columns, console=console, transient=True) as bar:
+        with progress.Progress(*columns, console=console, transient=True) as bar:
             try:
                 fetch_dataset(
                     name, data_dir, partial(_print_step, console, name), _progress_of(bar)
@@ -133,9 +126,9 @@ def _print_step(console: Console, name: str, line: str) -> None:
     console.print(f"{name}: {line}", markup=False, highlight=False, soft_wrap=True)
 
 
-def _progress_of(bar: Progress) -> Callable[[str, int, int | None], None]:
+def _progress_of(bar: progress.Progress) -> Callable[[str, int, int | None], None]:
     """Return a function that shows a download in a progress bar, one line per file."""
-    tasks: dict[str, TaskID] = {}
+    tasks: dict[str, progress.TaskID] = {}
 
     def show_bytes(file_name: str, done: int, total: int | None) -> None:
         if file_name not in tasks:

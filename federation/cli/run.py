@@ -88,7 +88,7 @@ def run(
 def check(
     folders: Annotated[list[Path], typer.Argument(help="Folders that hold experiment.yaml.")],
 ) -> None:
-    """Check the configuration of experiments without running them."""
+    """Check experiments without running them: every key, every range, and what fits together."""
     from rich.console import Console
 
     from federation.experiment.config import load_experiment

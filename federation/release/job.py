@@ -1,12 +1,12 @@
 """The release job: the content of its ``job.json``, and what each verb does."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import pydantic.dataclasses
-from pydantic import ConfigDict, StringConstraints
+from pydantic import ConfigDict
 
-from federation.jobs.runner import JobFolder
+from federation.jobs.runner import Identifier, JobFolder
 from federation.release.release import (
     ReleaseError,
     fetch_champion,
@@ -18,7 +18,6 @@ from federation.release.release import (
 )
 from incremental.registry import ModelRegistry
 
-JobId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 Verb = Literal["register", "release", "roll_back", "versions", "fetch"]
 
 
@@ -42,7 +41,7 @@ class ReleaseJob:
         experiment: MLflow's experiment of the candidates.
     """
 
-    job_id: JobId
+    job_id: Identifier
     verb: Verb
     tracking_uri: str
     models_folder: Path

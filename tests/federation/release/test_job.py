@@ -1,5 +1,6 @@
 import json
 from collections.abc import Callable
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -27,64 +28,39 @@ def test_jobs_list_register_release_fetch_and_roll_back(
     store: str, tmp_path: Path, model: Make, compared: Make
 ) -> None:
     champion, candidate = model(ORGANS[:3], 1), model(ORGANS, 2)
-    where = {
-        "tracking_uri": store,
-        "models_folder": tmp_path / "models",
-        "model_name": "organs",
-        "actor": "grace",
+    models = tmp_path / "models"
+    numbers = count()
+
+    def do(verb: str, **values: object) -> dict[str, Any]:
+        job_id = f"job-{next(numbers)}"
+        settings = {"tracking_uri": store, "models_folder": models, "model_name": "organs"}
+        job = {"job_id": job_id, "verb": verb, "actor": "grace", **settings, **values}
+        return run(tmp_path / job_id, **job)
+
+    assert do("versions") | {"job_digest": ""} == {
+        "ok": True,
+        "job_digest": "",
+        "verb": "versions",
+        "version": None,
+        "champion": None,
+        "versions": [],
+        "current": None,
+        "folder": None,
     }
-    assert run(tmp_path / "a", job_id="a", verb="versions", **where) | {"job_digest": ""} == {
-        **{
-            "ok": True,
-            "job_digest": "",
-            "verb": "versions",
-            "version": None,
-            "champion": None,
-            "versions": [],
-            "current": None,
-            "folder": None,
-        }
-    }
-    assert "has no champion" in run(tmp_path / "b", job_id="b", verb="fetch", **where)["error"]
-    run(
-        tmp_path / "c",
-        job_id="c",
-        verb="release",
-        candidate=champion,
-        comparison=compared(champion, None),
-        **where,
-    )
+    assert "has no champion" in do("fetch")["error"]
+    do("release", candidate=champion, comparison=compared(champion, None))
     comparison = compared(candidate, champion)
-    registered = run(
-        tmp_path / "d",
-        job_id="d",
-        verb="register",
-        candidate=candidate,
-        comparison=comparison,
-        **where,
-    )
+    registered = do("register", candidate=candidate, comparison=comparison)
     assert (registered["version"], registered["champion"]["version"]) == ("2", "1")
-    released = run(
-        tmp_path / "e",
-        job_id="e",
-        verb="release",
-        candidate=candidate,
-        comparison=comparison,
-        **where,
-    )
-    assert (
-        released["version"],
-        released["current"]["version"],
-        released["champion"]["class_names"],
-    ) == ("2", "2", list(ORGANS))
-    assert Path(released["current"]["folder"]) == tmp_path / "models" / "version-2"
-    back = run(tmp_path / "f", job_id="f", verb="roll_back", version=2, reason="wrong", **where)
+    released = do("release", candidate=candidate, comparison=comparison)
+    assert (released["version"], released["current"]["version"]) == ("2", "2")
+    assert released["champion"]["class_names"] == list(ORGANS)
+    assert Path(released["current"]["folder"]) == models / "version-2"
+    back = do("roll_back", version=2, reason="wrong")
     assert (back["version"], back["current"]["version"]) == ("2", "1")
     assert [each["acceptance"] for each in back["versions"]] == ["accepted", "rolled back"]
-    assert run(tmp_path / "g", job_id="g", verb="fetch", version=2, **where)["folder"] == str(
-        tmp_path / "models" / "version-2"
-    )
-    assert json.loads((tmp_path / "models" / "current.json").read_text())["version"] == "1"
+    assert do("fetch", version=2)["folder"] == str(models / "version-2")
+    assert json.loads((models / "current.json").read_text())["version"] == "1"
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ Make = Callable[..., Path]
 
 
 class Console:
-    """Releases and roll-backs, each a decision of its own."""
+    """Releases and rolls back models, as the console's jobs do."""
 
     def __init__(self, registry: ModelRegistry, models: Path) -> None:
         self.registry, self.models = registry, models
@@ -46,7 +46,7 @@ def console(registry: ModelRegistry, tmp_path: Path) -> Console:
 
 @pytest.fixture
 def compared_candidate(console: Console, model: Make, compared: Make) -> tuple[Path, Path]:
-    """Two models of which the first serves and the second was compared with it."""
+    """A candidate and its comparison with the champion, which is version 1."""
     champion, candidate = model(ORGANS[:3], 1), model(ORGANS, 2)
     console.release(champion, compared(champion, None), "job-1")
     return candidate, compared(candidate, champion)

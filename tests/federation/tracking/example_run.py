@@ -81,7 +81,7 @@ def task_record(task: int) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class ExampleRun:
-    """A run folder that grows as an experiment lets it grow."""
+    """A run folder that a test fills step by step, as an experiment does."""
 
     folder: Path
     network: NetworkConfig
