@@ -111,7 +111,7 @@ def act_on_case(
         )
     except ValueError:
         if new is not None:
-            services.catalogue.forget(new.entry_id)
+            services.catalogue.delete_proposal(new.entry_id)
         raise
     return (
         _after_approval(services, visitor, case)

@@ -63,7 +63,7 @@ class Trainings:
         elif job.kind == "roll_back" and job.state == "done":
             self._move(job, CaseState.RELEASED, "roll_back")
         elif job.kind == "versions" and job.state == "done":
-            self.catalogue.adopt(self.registry.champion_classes(), SYSTEM.user)
+            self.catalogue.add_model_classes(self.registry.champion_classes(), SYSTEM.user)
 
     def _training(self, job: Job) -> Mapping[str, Any]:
         current = self.registry.current()

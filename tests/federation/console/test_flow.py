@@ -59,7 +59,7 @@ def fill(world: Any) -> None:
 
 
 def first_model(world: Any) -> None:
-    from federation.class_addition.first import make_first_champion
+    from federation.class_addition.first_champion import make_first_champion
 
     settings = world.settings
     made = make_first_champion(
