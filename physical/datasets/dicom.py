@@ -1,8 +1,8 @@
-"""A DICOM file of a CT becomes slices in Hounsfield units, all turned the same way. Knows no patient, no hospital, no model.
+"""Converts DICOM CT files into slices in Hounsfield units with one common orientation.
 
-Only CT (CT Image Storage and its enhanced, multi-frame forms), only axial slices; what cannot be taken is a ``DicomError`` with a reason.
-The picture is oriented as radiologists look at it: front at the top, the patient's left on the right. How a file is judged before
-it is decoded stands in ``dicom_file``.
+Reads CT Image Storage and its enhanced, multi-frame forms; axial slices only. Anything else
+raises a ``DicomError`` with a reason. Slices have the front at the top and the patient's left on
+the right. ``dicom_file`` checks and decodes a file.
 """
 
 import math
@@ -47,8 +47,8 @@ __all__ = [
 ]
 
 AIR_HU = -1024.0
-"""Density that pixels outside of the scanned circle get, where a file marks them."""
-_LEAST_COSINE = math.cos(math.radians(30))  # a tilted gantry or a turned head is still axial
+"""Density assigned to pixels that a file marks as padding [HU]."""
+_LEAST_COSINE = math.cos(math.radians(30))  # slices tilted up to 30 degrees count as axial
 
 
 @dataclass(frozen=True)
@@ -76,11 +76,11 @@ def read_ct(
     Args:
         content: The file.
         size: Height and width [px].
-        window: What becomes black and white; None: the file's own window.
-        limits: How large it may be; None: the usual limits.
+        window: Densities shown as black and white; None: the file's own window.
+        limits: Size limits of the file; None: the default limits.
 
     Raises:
-        DicomError: If it cannot be taken.
+        DicomError: If the file is refused.
     """
     limits = limits or Limits()
     dataset = parse_ct(content, limits)
@@ -93,7 +93,7 @@ def read_ct(
 
 
 def ct_frames(dataset: "Dataset", stored: NDArray[np.integer]) -> Iterator[CtFrame]:
-    """Yield the slices of a data set in Hounsfield units, one at a time, so that one is in memory as floats.
+    """Yield the slices of a data set in Hounsfield units; only one at a time is in memory.
 
     Args:
         dataset: As ``parse_ct`` returns it.
@@ -121,11 +121,11 @@ def ct_frames(dataset: "Dataset", stored: NDArray[np.integer]) -> Iterator[CtFra
 
 
 def grey_square(frame: CtFrame, window: Window | None, size: int) -> NDArray[np.uint8]:
-    """Return a slice as a grey square; what lies beside a slice that is not square is black.
+    """Return a slice as a grey square; the sides of a slice that is not square become black.
 
     Args:
         frame: The slice.
-        window: What becomes black and white; None: the file's own window.
+        window: Densities shown as black and white; None: the file's own window.
         size: Height and width [px].
 
     Raises:
@@ -166,7 +166,7 @@ def _rescale(dataset: "Dataset", number: int) -> tuple[float, float]:
 
 
 def _padding(dataset: "Dataset", values: NDArray[np.integer]) -> NDArray[np.bool_]:
-    """Return which pixels stand for nothing, [H, W]."""
+    """Return the mask of pixels outside of the scanned area, [H, W]."""
     first, last = (
         value_of(dataset, "PixelPaddingValue"),
         value_of(dataset, "PixelPaddingRangeLimit"),
@@ -178,10 +178,10 @@ def _padding(dataset: "Dataset", values: NDArray[np.integer]) -> NDArray[np.bool
 
 
 def _turn(dataset: "Dataset", number: int) -> tuple[bool, bool, bool]:
-    """Return whether rows and columns change places, and whether the result is then upside down, or turned left to right.
+    """Return whether to transpose a slice, then flip it vertically, and flip it horizontally.
 
-    The first three numbers of ImageOrientationPatient point along a row, the last three down a column; x grows to the patient's
-    left and y to the back (PS3.3 C.7.6.2.1.1).
+    The first three numbers of ImageOrientationPatient point along a row, the last three down a
+    column; x grows to the patient's left and y to the back (PS3.3 C.7.6.2.1.1).
     """
     numbers = _numbers(
         _of_frame(dataset, number, "PlaneOrientationSequence", "ImageOrientationPatient")
@@ -243,15 +243,17 @@ def _own_window(dataset: "Dataset", number: int) -> Window | None:
     if not centre or not width or function not in ("LINEAR", "LINEAR_EXACT", "SIGMOID"):
         return None
     try:
-        return Window(
-            centre[0], width[0], cast(WindowFunction, str(function))
-        )  # of several, the first is the sender's choice
+        # of several windows, the first is the sender's choice
+        return Window(centre[0], width[0], cast(WindowFunction, str(function)))
     except ValueError:
         return None
 
 
 def _of_frame(dataset: "Dataset", number: int, group: str, keyword: str) -> Any:
-    """Return a value of one frame: from its own functional group, the shared one, or the data set (PS3.3 C.7.6.16)."""
+    """Return a frame's value: from its functional group, the shared one, or the data set.
+
+    Source: PS3.3 C.7.6.16.
+    """
     for place, index in (
         ("PerFrameFunctionalGroupsSequence", number),
         ("SharedFunctionalGroupsSequence", 0),
@@ -269,7 +271,7 @@ def _of_frame(dataset: "Dataset", number: int, group: str, keyword: str) -> Any:
 
 
 def _numbers(value: Any) -> list[float] | None:
-    """Return finite numbers; None if one is missing or is no number."""
+    """Return finite numbers; None if a value is missing or not a finite number."""
     try:
         numbers = [
             float(each)

@@ -1,6 +1,6 @@
-"""Where a data set's files come from: a person's folder, the cache, the official address, mirrors; in this order.
+"""Finds or downloads a data set's files: user's folder, cache, official address, mirrors.
 
-A file is used only if its digest is the published one, wherever it came from. Knows no data set: a sheet is an argument.
+The places are tried in this order. A file is used only if its digest is the published one.
 """
 
 import os
@@ -12,7 +12,7 @@ from physical.datasets.sources import reason_of, unzipped
 from physical.datasets.storage import cache_folder, check_file, store
 
 LAB_FOLDER = Path(__file__).resolve().parents[3] / "shared" / "data"
-"""A laboratory's shared folder beside the repository; looked into if it exists."""
+"""A laboratory's shared folder beside the repository; searched if it exists."""
 DATA_DIR_VARIABLE = "FEDKA_DATA"
 
 Report = Callable[[str], None]
@@ -30,17 +30,18 @@ def no_progress(_name: str, _done: int, _total: int | None) -> None:
 def find_files(
     sheet: DataSheet, data_dir: Path | None = None, report: Report = silent
 ) -> dict[str, Path]:
-    """Return those of a data set's files that are at hand, checked; nothing is fetched.
+    """Return the files of a data set that are on this machine, checked; fetch nothing.
 
-    A gzipped file in a person's folder is unpacked into the cache. A damaged file in the cache counts as absent.
+    A gzipped file in a user's folder is unpacked into the cache. A damaged file in the cache
+    counts as missing.
 
     Args:
         sheet: The data set.
-        data_dir: A person's folder; the environment variable FEDKA_DATA is looked into after it.
-        report: Is told each step in one line.
+        data_dir: The user's folder, searched before the environment variable FEDKA_DATA.
+        report: Called with one line for each step.
 
     Raises:
-        DataError: If a person's folder does not exist, or holds a file of the right name and the wrong digest.
+        DataError: If a user's folder does not exist, or has a file with a wrong digest.
     """
     cache = cache_folder() / sheet.name
     found: dict[str, Path] = {}
@@ -59,19 +60,19 @@ def fetch_files(
     report: Report = silent,
     progress: Progress = no_progress,
 ) -> dict[str, Path]:
-    """Return all of a data set's files, fetched where needed.
+    """Return all files of a data set, downloading those that are missing.
 
     Args:
         sheet: The data set.
-        data_dir: A person's folder; see ``find_files``.
-        report: Is told each step in one line.
-        progress: Is told (file name, bytes so far, bytes in all or None) of a download.
+        data_dir: The user's folder; see ``find_files``.
+        report: Called with one line for each step.
+        progress: Called with (file name, bytes so far, bytes in all or None) while downloading.
 
     Returns:
         File name -> path, all with the published digest.
 
     Raises:
-        DataError: If a file can be had nowhere: what was tried, and where to get it and where to put it by hand.
+        DataError: If no source has a file; says what was tried and how to get it by hand.
     """
     found = find_files(sheet, data_dir, report)
     delivery = Delivery(cache_folder() / sheet.name, search_folders(data_dir), report, progress)
@@ -97,10 +98,10 @@ def fetch_files(
 
 
 def search_folders(data_dir: Path | None) -> tuple[Path, ...]:
-    """Return the folders to look into before anything is fetched: the given one, FEDKA_DATA, the laboratory's.
+    """Return the folders to search before downloading: ``data_dir``, FEDKA_DATA, LAB_FOLDER.
 
     Raises:
-        DataError: If a folder that a person named does not exist.
+        DataError: If a folder named by the user does not exist.
     """
     folders = list(_named_folders(data_dir))
     if LAB_FOLDER.is_dir():
@@ -128,7 +129,7 @@ def _named_folders(data_dir: Path | None) -> tuple[Path, ...]:
 def _in_own_folders(
     file: DataFile, sheet: DataSheet, data_dir: Path | None, cache: Path, report: Report
 ) -> Path | None:
-    """Return the file from a person's folder, or the laboratory's; there may be a folder of the data set in it."""
+    """Return the file from a user's or the laboratory's folder, or its data set's sub-folder."""
     for folder in search_folders(data_dir):
         for home in (folder, folder / sheet.name):
             path = home / file.name
@@ -138,9 +139,8 @@ def _in_own_folders(
                 except DataError as error:
                     if folder != LAB_FOLDER:
                         raise
-                    report(
-                        f"not used: {error}"
-                    )  # nobody named this folder: another data set's file may have the same name
+                    # The laboratory's folder may hold another data set's file of the same name.
+                    report(f"not used: {error}")
                     continue
                 report(f"found {path}; digest is right")
                 return path
@@ -175,7 +175,8 @@ def _nowhere(sheet: DataSheet, missing: list[DataFile], failures: list[str]) -> 
         wanted,
         f"get them on another machine (see {sheet.source}"
         + "".join(f", {address}" for address in _addresses(sheet))
-        + f") and put them into {cache_folder() / sheet.name}, or into any folder that you name with --data-dir or {DATA_DIR_VARIABLE}",
+        + f") and put them into {cache_folder() / sheet.name}, "
+        f"or into any folder that you name with --data-dir or {DATA_DIR_VARIABLE}",
     )
 
 

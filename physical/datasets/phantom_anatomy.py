@@ -1,11 +1,11 @@
-"""The made patients of the phantom: which organ lies where, and how large and dense it is. Knows no images and no files.
+"""Anatomy of the phantom's synthetic patients: position, size and density of every organ.
 
-A patient is a list of solid shapes in the order in which they are painted; a later one covers an earlier one. Coordinates
-are in millimetres: x from the patient's right (negative) to left (positive), y from front (negative) to back, z from the
-pelvis upwards. Densities are Hounsfield units [HU].
+A patient is a list of solid shapes in painting order; a later one covers an earlier one.
+Coordinates are in millimetres: x from the patient's right (negative) to left (positive), y from
+front (negative) to back, z from the pelvis upwards. Densities are Hounsfield units [HU].
 
-Only sums, products and quotients are used, because these are rounded in the same way on every processor: sine, exponential
-and normal deviates are not, and the phantom's digest must be the same everywhere.
+Only sums, products and quotients are used, because every processor rounds them in the same way.
+Sine, exponential and normal deviates would change the phantom's digest between machines.
 """
 
 from dataclasses import dataclass, replace
@@ -59,7 +59,7 @@ class Shape:
     shell_density: float = BONE_HU
 
     def cosine_and_sine(self) -> tuple[float, float]:
-        """Return cosine and sine of its turn, from the half-angle's tangent: no transcendental function."""
+        """Return cosine and sine of the turn without a transcendental function."""
         square = self.turn * self.turn
         return (1 - square) / (1 + square), 2 * self.turn / (1 + square)
 
@@ -72,7 +72,7 @@ class Shape:
 
 @dataclass(frozen=True)
 class Patient:
-    """One made patient.
+    """One synthetic patient.
 
     Args:
         shapes: What is inside, in painting order.
@@ -102,7 +102,7 @@ class Patient:
 
 
 class _Dice:
-    """Draws that all come from ``Generator.random``: the one stream that is the same in every NumPy."""
+    """Random draws that all use ``Generator.random``, which is the same in every NumPy version."""
 
     def __init__(self, rng: np.random.Generator) -> None:
         self.rng = rng
@@ -111,7 +111,7 @@ class _Dice:
         return low + (high - low) * float(self.rng.random())
 
     def about(self, centre: float, spread: float) -> float:
-        """Return a value that is near the centre more often than far from it, at most ``spread`` away."""
+        """Return a value within ``spread`` of the centre, from a triangular distribution."""
         return centre + spread * (float(self.rng.random()) + float(self.rng.random()) - 1)
 
     def lattice(self, points: int) -> NDArray[np.float64]:
@@ -119,7 +119,7 @@ class _Dice:
 
 
 class _Builder:
-    """Places shapes of one patient: nominal anatomy, moved and scaled by what the dice say."""
+    """Adds shapes to one patient: nominal anatomy, randomly moved and scaled."""
 
     def __init__(self, dice: _Dice) -> None:
         self.dice = dice
@@ -137,7 +137,7 @@ class _Builder:
         vary: float = 0.18,
         **look: float,
     ) -> Shape:
-        """Add a shape near a nominal place; ``wander`` is in millimetres, ``vary`` a fraction of the radii."""
+        """Add a shape near a nominal place: ``wander`` in millimetres, ``vary`` in radii."""
         dice = self.dice
         moved = [
             dice.about(value * scale, wander)
@@ -152,7 +152,7 @@ class _Builder:
     def inside(
         self, host: Shape, offset: Point, fraction: Point, density: float, **look: float
     ) -> Shape:
-        """Add a shape at an offset, and of a size, that are fractions of another one's radii: it moves with its host."""
+        """Add a shape whose offset and size are fractions of the host's radii."""
         centre = [c + o * r for c, o, r in zip(host.centre, offset, host.radii, strict=True)]
         radii = [f * r for f, r in zip(fraction, host.radii, strict=True)]
         look = {"turn": host.turn, **look}
@@ -172,7 +172,7 @@ def make_patient(seed: int, number: int) -> Patient:
     """
     dice = _Dice(np.random.default_rng([seed, number]))
     builder = _Builder(dice)
-    enhancement = dice.between(0.25, 1.0)  # how much contrast agent has arrived: 0 is a native scan
+    enhancement = dice.between(0.25, 1.0)  # amount of contrast agent: 0 is a native scan
     _pelvis(builder)
     _spine(builder)
     _bowel(builder)
@@ -197,22 +197,22 @@ def make_patient(seed: int, number: int) -> Patient:
 
 
 def _pelvis(builder: _Builder) -> None:
-    """Femurs, hip bones, sacrum, bladder, rectum."""
+    """Add femurs, hip bones, sacrum, bladder, rectum."""
     dice = builder.dice
     for side, name in ((1, "femur-left"), (-1, "femur-right")):
         builder.place((side * 98, -8, 20), (34, 40, 60), MUSCLE_HU, roughness=0.15)  # thigh
-        builder.place(
-            (side * 92, 62, 30), (42, 34, 60), MUSCLE_HU, roughness=0.12, texture=25
-        )  # buttock
-        builder.place(
-            (side * 66, 6, 56), (13, 30, 26), MARROW_HU, shell=0.25, texture=50
-        )  # hip socket
+        # buttock
+        builder.place((side * 92, 62, 30), (42, 34, 60), MUSCLE_HU, roughness=0.12, texture=25)
+        # hip socket
+        builder.place((side * 66, 6, 56), (13, 30, 26), MARROW_HU, shell=0.25, texture=50)
+        # iliac wing
         builder.place(
             (side * 76, 30, 128), (30, 9, 52), MARROW_HU, turn=side * 0.35, shell=0.3, texture=60
-        )  # iliac wing
+        )
+        # pubic bone
         builder.place(
             (side * 34, -42, 38), (30, 8, 10), MARROW_HU, turn=side * 0.15, shell=0.3, texture=60
-        )  # pubic bone
+        )
         head = builder.place(
             (side * 88, 4, 50),
             (24, 24, 23),
@@ -232,9 +232,8 @@ def _pelvis(builder: _Builder) -> None:
                 texture=50,
             )
         )
-        builder.inside(
-            head, (-side * 0.1, -2.0, 0), (0.25, 0.25, 2.0), dice.between(60, 190)
-        )  # femoral vessels
+        # femoral vessels
+        builder.inside(head, (-side * 0.1, -2.0, 0), (0.25, 0.25, 2.0), dice.between(60, 190))
         builder.organs[name] = (replace(head, roughness=0.3),)  # the head and what is close to it
     builder.place((0, 78, 88), (42, 12, 42), MARROW_HU, shell=0.25, texture=60)  # sacrum
     bladder = builder.place(
@@ -254,7 +253,7 @@ def _pelvis(builder: _Builder) -> None:
 
 
 def _spine(builder: _Builder) -> None:
-    """Vertebrae with arches and discs between them, and the canal."""
+    """Add vertebrae with arches and discs between them, and the spinal canal."""
     for level in range(13):
         height = 112 + 32 * level
         builder.place(
@@ -274,7 +273,7 @@ def _spine(builder: _Builder) -> None:
 
 
 def _bowel(builder: _Builder) -> None:
-    """Loops at random: muscle-like, filled with fluid, contrast agent or gas."""
+    """Add bowel loops at random: muscle-like, filled with fluid, contrast agent or gas."""
     dice = builder.dice
     for _ in range(46):
         place = (dice.between(-100, 100), dice.between(-82, 30), dice.between(78, 310))
@@ -296,22 +295,22 @@ def _bowel(builder: _Builder) -> None:
 
 
 def _vessels_and_muscles(builder: _Builder, enhancement: float) -> None:
+    """Add psoas and back muscles, aorta and vena cava."""
     for side in (1, -1):
         builder.place((side * 42, 52, 175), (19, 20, 85), MUSCLE_HU, turn=side * 0.1)  # psoas
-        builder.place(
-            (side * 42, 98, 270), (32, 18, 190), MUSCLE_HU, texture=30, roughness=0.1
-        )  # along the back
+        # along the back
+        builder.place((side * 42, 98, 270), (32, 18, 190), MUSCLE_HU, texture=30, roughness=0.1)
         builder.place((side * 80, 80, 190), (30, 14, 70), MUSCLE_HU, turn=-side * 0.2, texture=25)
+    # aorta
     builder.place(
         (10, 26, 320), (11, 11, 200), 45 + 190 * enhancement, wander=3, roughness=0.03, texture=4
-    )  # aorta
-    builder.place(
-        (-20, 24, 260), (13, 10, 150), 45 + 110 * enhancement, wander=3, texture=4
-    )  # vena cava
+    )
+    # vena cava
+    builder.place((-20, 24, 260), (13, 10, 150), 45 + 110 * enhancement, wander=3, texture=4)
 
 
 def _chest(builder: _Builder, enhancement: float) -> None:
-    """Lungs with their vessels, then the heart between them."""
+    """Add the lungs with their vessels, then the heart between them."""
     dice = builder.dice
     for side, name, width in ((1, "lung-left", 56), (-1, "lung-right", 64)):
         lung = builder.place(
@@ -338,13 +337,12 @@ def _chest(builder: _Builder, enhancement: float) -> None:
     builder.inside(heart, (-0.42, -0.1, -0.05), (0.42, 0.7, 0.72), blood - 30 * dice.between(0, 1))
     builder.inside(heart, (-0.05, 0.7, 0.5), (0.5, 0.28, 0.35), blood)
     builder.organs["heart"] = (heart,)
-    builder.place(
-        (10, 30, 460), (11, 11, 75), blood, wander=3, roughness=0.03, texture=4
-    )  # aorta in the chest
+    # aorta in the chest
+    builder.place((10, 30, 460), (11, 11, 75), blood, wander=3, roughness=0.03, texture=4)
 
 
 def _upper_abdomen(builder: _Builder, enhancement: float) -> None:
-    """Liver, spleen, stomach, pancreas, kidneys: each pushes the one painted before it aside."""
+    """Add liver, spleen, stomach, kidneys, pancreas; each covers the ones painted before it."""
     dice = builder.dice
     liver_density = 58 + 60 * enhancement
     right = builder.place(
@@ -394,14 +392,15 @@ def _upper_abdomen(builder: _Builder, enhancement: float) -> None:
     head = builder.inside(
         body, (-0.8, 0.5, -0.6), (0.42, 1.3, 1.3), tone, roughness=0.28, texture=30
     )
+    # splenic vein
     builder.inside(
         body, (0.0, 1.2, -0.2), (0.8, 0.34, 0.3), tone + 70 * enhancement, roughness=0.15
-    )  # splenic vein
+    )
     builder.organs["pancreas"] = (body, head)
 
 
 def _kidneys(builder: _Builder, enhancement: float) -> None:
-    """Kidneys: bright cortex, darker middle, fat where the vessels enter on the side of the spine."""
+    """Add kidneys: bright cortex, darker middle, fat where the vessels enter near the spine."""
     dice = builder.dice
     for side, name, height in ((1, "kidney-left", 262), (-1, "kidney-right", 246)):
         builder.place((side * 70, 46, height), (34, 32, 62), FAT_HU, wander=10, vary=0.25)
@@ -432,9 +431,10 @@ def _kidneys(builder: _Builder, enhancement: float) -> None:
             roughness=0.2,
         )
         if dice.between(0, 1) < 0.15:
+            # cyst
             builder.inside(
                 kidney, (side * 0.5, 0.3, dice.between(-0.5, 0.5)), (0.7, 0.7, 0.5), 6, texture=3
-            )  # cyst
+            )
         builder.organs[name] = (kidney,)
 
 

@@ -1,4 +1,7 @@
-"""One file's bytes become what is archived and what is mirrored. Pure: knows no folder; says the same for the same bytes and key."""
+"""Converts one incoming file into its de-identified archive copy and its mirror images.
+
+Pure: equal bytes and an equal key give an equal result.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,43 +25,24 @@ from physical.mirror import MirrorImage
 _VOLUME_ENDINGS, _PICTURE_ENDINGS = (".nii", ".nii.gz"), (".png", ".jpg", ".jpeg")
 _NIFTI_MARK = b"n+1\0"
 _CONTENT = (
-    "PixelData",
-    *(
-        "Rows",
-        "Columns",
-        "NumberOfFrames",
-        "BitsStored",
-        "PixelRepresentation",
-        "PhotometricInterpretation",
-        "PixelPaddingValue",
-    ),
-    *(
-        "RescaleSlope",
-        "RescaleIntercept",
-        "ImageOrientationPatient",
-        "ImagePositionPatient",
-        "PixelSpacing",
-    ),
-    *(
-        "SharedFunctionalGroupsSequence",
-        "PerFrameFunctionalGroupsSequence",
-        "PatientID",
-        "StudyInstanceUID",
-        "SeriesInstanceUID",
-    ),
+    *("PixelData", "Rows", "Columns", "NumberOfFrames", "BitsStored", "PixelRepresentation"),
+    *("PhotometricInterpretation", "PixelPaddingValue", "RescaleSlope", "RescaleIntercept"),
+    *("ImageOrientationPatient", "ImagePositionPatient", "PixelSpacing"),
+    *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"),
+    *("PatientID", "StudyInstanceUID", "SeriesInstanceUID"),
 )
-"""What makes two files of one SOP Instance UID the same image."""
+"""Elements in which two files with one SOP Instance UID must agree to be the same image."""
 
 
 @dataclass(frozen=True)
 class Taken:
-    """What a file has become.
+    """Result of converting a file.
 
     Args:
-        archive_name: Where its copy goes, within the archive.
-        copy: The copy, without identity.
-        images: For the mirror.
-        is_other: Function (bytes in the archive) -> whether they are an image, and another one.
+        archive_name: Path of the copy within the archive.
+        copy: De-identified copy of the file.
+        images: Images for the mirror.
+        is_other: Function (archived bytes) -> whether they hold a different image.
     """
 
     archive_name: str
@@ -70,17 +54,17 @@ class Taken:
 def take(
     content: bytes, original: PurePath, config: IntakeConfig, pseudonyms: Pseudonyms, arrived: str
 ) -> Taken:
-    """Read a file of any kind that the intake knows, by its content; its name decides only where the content is silent.
+    """Convert a file of any known kind, recognised by content first and by name second.
 
     Args:
-        content: The file.
+        content: The file's bytes.
         original: Its path in the inbox.
-        config: How to take it.
-        pseudonyms: With the hospital's key.
-        arrived: When, UTC, ISO 8601.
+        config: Intake configuration.
+        pseudonyms: Pseudonyms with the hospital's key.
+        arrived: Time of arrival, UTC, ISO 8601.
 
     Raises:
-        RefusalError: If it cannot be taken, with the reason.
+        RefusalError: If the file is refused, with the reason.
     """
     name = original.name.lower()
     class_name = config.class_of(original.parent.name) if config.class_from_folder else None
@@ -130,10 +114,8 @@ def _of_picture(
     content: bytes, picture: Picture, class_name: str | None, pseudonyms: Pseudonyms, arrived: str
 ) -> Taken:
     root = pseudonyms.of_bytes("content", content)
-    patient, study = (
-        pseudonyms.of("patient of file", root),
-        pseudonyms.of("study of file", root),
-    )  # such a file names neither
+    # such a file names neither patient nor study
+    patient, study = pseudonyms.of("patient of file", root), pseudonyms.of("study of file", root)
     images = tuple(
         MirrorImage(image_id, arrived, patient, study, class_name, square, picture.source)
         for image_id, square in zip(

@@ -1,4 +1,4 @@
-"""Files on the way in: written whole or not at all, read up to a limit. Knows no content."""
+"""File helpers of the intake: atomic durable writes, and reading with a size limit."""
 
 import os
 import secrets
@@ -8,12 +8,13 @@ PART = ".part"
 
 
 def write_whole(path: Path, content: bytes, waiting_room: Path | None = None) -> None:
-    """Write a file that appears at once and stays after a power failure; an old one of the same name is replaced.
+    """Write a file atomically so that it survives a power failure; replace an old one.
 
     Args:
         path: The file.
         content: Its bytes.
-        waiting_room: Folder of the same file system for what is half written; None: the file's own.
+        waiting_room: Folder on the same file system for the half-written file; None: the file's
+            own folder.
 
     Raises:
         OSError: If it cannot be written; nothing is left behind.
@@ -33,7 +34,7 @@ def write_whole(path: Path, content: bytes, waiting_room: Path | None = None) ->
 
 
 def keep_folder(folder: Path) -> None:
-    """See to it that a folder's entries survive a power failure."""
+    """Write a folder's entries to disk, so that they survive a power failure."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -42,7 +43,7 @@ def keep_folder(folder: Path) -> None:
 
 
 def read_up_to(path: Path, most: int) -> bytes | None:
-    """Return a file's bytes; None if it is larger than ``most``. Links are not followed.
+    """Return a file's bytes; None if it is larger than ``most``. Follow no links.
 
     Raises:
         OSError: If it cannot be read.
@@ -54,6 +55,6 @@ def read_up_to(path: Path, most: int) -> bytes | None:
 
 
 def remove_parts(folder: Path) -> None:
-    """Remove what a killed process left half written in a waiting room."""
+    """Remove half-written files that a killed process left in a folder."""
     for path in folder.glob(f".*{PART}"):
         path.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Sends DICOM files to a receiver, as a scanner or a PACS does: for demos, tests and trying a connection. Knows no hospital."""
+"""Sends DICOM files to a receiver, as a scanner or a PACS does; for demos, tests and trials."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -14,7 +14,7 @@ _SECONDS = 30.0
 
 
 class SendError(OSError):
-    """A receiver cannot be reached, or refuses. The message says what, what came, what is allowed and what to do."""
+    """Raised if a receiver is unreachable or refuses; says what, got, allowed, what to do."""
 
 
 def send(
@@ -24,16 +24,16 @@ def send(
 
     Args:
         files: Paths, or data sets with their file meta information.
-        address: The receiver's address.
-        port: Its port.
-        calling: The sender's application entity title.
-        called: The receiver's.
+        address: Address of the receiver.
+        port: Port of the receiver.
+        calling: Application entity title of the sender.
+        called: Application entity title of the receiver.
 
     Returns:
-        DICOM status of each, 0 for success.
+        DICOM status of each file, 0 for success.
 
     Raises:
-        SendError: If the receiver lets no connection open.
+        SendError: If no connection can be opened.
     """
     from pydicom import dcmread
     from pynetdicom import AE, evt
@@ -50,7 +50,8 @@ def send(
     )
     if not association.is_established:
         raise SendError(
-            f"receiver {called} at {address}:{port}: no connection for {calling}; expected an open receiver that allows it; "
+            f"receiver {called} at {address}:{port}: no connection for {calling}; "
+            "expected an open receiver that allows it; "
             "check address, port and both titles"
         )
     try:
