@@ -1,8 +1,8 @@
-"""FedKA's local step where as many twins train at once as there are cores, one thread each, as worker processes train them.
+"""Throughput of FedKA's local step with one single-threaded twin per core, all at once.
 
-``python -m benchmarks.at_once``: images per second of ours and of the plain reference (``benchmarks.local_step``), each one twin after the
-other with all threads, and a twin for each thread at once. A small network cannot keep two threads busy on one small batch; two twins can.
-The reference is given the same chance.
+``python -m benchmarks.at_once`` prints images per second of ours and of the plain reference
+(``benchmarks.local_step``). Each side runs one twin after the other with all threads, and one
+twin per thread at once. A small batch of a small network does not keep two threads busy.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -19,12 +19,12 @@ SIDES = {"ours": our_step, "reference": plain_step}
 
 @contextmanager
 def crew(side: str, case: Case, size: int) -> Iterator[Callable[[], None]]:
-    """Give a call in which this many processes of one thread each do a timing's work at the same time.
+    """Yield a function that runs a timing's work in single-threaded processes at the same time.
 
     Args:
         side: Name in ``SIDES``.
-        case: What each of them does.
-        size: How many.
+        case: Work of each process.
+        size: Number of processes.
     """
     context = torch.multiprocessing.get_context("spawn")
     pipes, processes = [], []
@@ -42,7 +42,7 @@ def crew(side: str, case: Case, size: int) -> Iterator[Callable[[], None]]:
             pipe.recv()
 
     try:
-        work()  # the first answer comes when images are loaded and networks are built
+        work()  # returns when all processes have loaded images and built networks
         yield work
     finally:
         for process in processes:
@@ -60,7 +60,7 @@ def _work(side: str, case: Case, pipe: Connection) -> None:
 
 
 def compare(case: Case, repeats: int, threads: int) -> list[str]:
-    """Return one row of the table."""
+    """Return a case's row of the table."""
     tell(f"at once: {case}")
     use_threads(threads)
     given = material(case)
@@ -89,7 +89,7 @@ def compare(case: Case, repeats: int, threads: int) -> list[str]:
 
 
 def headers(threads: int) -> Sequence[str]:
-    """Return the heads of the columns."""
+    """Return the column headers."""
     return (
         "network",
         "batch",
@@ -112,8 +112,9 @@ def main(arguments: list[str] | None = None) -> None:
         )
     )
     print(
-        f"\nMedians of {given.repeats} turns, all four in turn; ours in {given.precision}. One after the other: {given.threads} threads "
-        "for one twin; at once: one thread for each of as many twins."
+        f"\nMedians of {given.repeats} turns, all four in turn; ours in {given.precision}. "
+        f"One after the other: {given.threads} threads for one twin; "
+        "at once: one thread for each of as many twins."
     )
 
 

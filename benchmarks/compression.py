@@ -1,13 +1,14 @@
-"""Fewer bytes up: FedAvg with replay and FedKA with each compression, with and without error feedback: accuracy and megabytes per round.
+"""Accuracy and megabytes per round of each upload compression, with and without error feedback.
 
-Part of real OrganAMNIST over two tasks, a small network, few rounds: what is compared is compressions, not methods, and a small network
-forgives more than a large one. FedKA sends no prototypes here: they would be counted as well and are not compressed.
+Compares FedAvg with replay and FedKA on part of OrganAMNIST over two tasks, with a small network
+and few rounds. The comparison is between compressions, not between methods; a small network
+tolerates more than a large one. FedKA sends no prototypes here, because they are not compressed.
 
-``python -m benchmarks.compression``; ``--dataset phantom_axial`` needs no download; ``--out FILE`` also writes JSON.
+``python -m benchmarks.compression``; ``--dataset phantom_axial`` needs no download; ``--out FILE``
+also writes JSON.
 """
 
 import argparse
-import json
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -15,7 +16,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from benchmarks.measuring import ROOT, table, tell
+from benchmarks.measuring import ROOT, table, tell, write_results
 
 METHODS = {
     "FedAvg": "{name: fedavg, memory: true}",
@@ -51,7 +52,7 @@ def changes_of(arguments: argparse.Namespace) -> list[str]:
 
 
 def measure(method: str, compression: str, seed: int, changes: Sequence[str]) -> dict[str, Any]:
-    """Run one experiment and return its accuracy and what crossed the wire in a round."""
+    """Run one experiment; return its accuracies and the megabytes sent in a round."""
     from federation.experiment.config import load_experiment
     from federation.experiment.loop import run_experiment, with_seed
 
@@ -75,7 +76,7 @@ def measure(method: str, compression: str, seed: int, changes: Sequence[str]) ->
 def row(
     method: str, compression: str, runs: Sequence[dict[str, Any]], uncompressed: float
 ) -> tuple[str, ...]:
-    """Return a line of the table: means over seeds, with standard deviations of the accuracies."""
+    """Return a row of the table: means over seeds, accuracies with standard deviation."""
     up, down = (mean(each[name] for each in runs) for name in ("megabytes_up", "megabytes_down"))
     accuracies = (
         _spread([100 * each[name] for each in runs])
@@ -126,10 +127,7 @@ def main(given: list[str]) -> int:
         ]
     print(table(head, rows))
     if arguments.out:
-        settings = {name: value for name, value in vars(arguments).items() if name != "out"}
-        arguments.out.write_text(
-            json.dumps({"settings": settings, "runs": found}, indent=1) + "\n", encoding="utf-8"
-        )
+        write_results(arguments.out, arguments, runs=found)
     return 0
 
 

@@ -1,6 +1,6 @@
-"""Convolutions of small maps in bfloat16: as they are, and with the maps of the batch side by side, forward and backward.
+"""Speed of bfloat16 convolutions on small maps: library call against maps placed side by side.
 
-``python -m benchmarks.convolution``. Why ``incremental/convolution.py`` exists.
+``python -m benchmarks.convolution`` shows why ``incremental/convolution.py`` exists.
 """
 
 from collections.abc import Callable
@@ -8,7 +8,7 @@ from typing import Any
 
 from benchmarks.measuring import alternately, duration, parser, table, use_threads
 
-_SHAPES = (
+_SHAPES = (  # channels in, channels out, side, stride
     (64, 64, 32, 1),
     (256, 256, 8, 1),
     (128, 256, 16, 2),
@@ -17,7 +17,7 @@ _SHAPES = (
     (64, 64, 7, 1),
     (64, 128, 7, 2),
     (128, 128, 4, 1),
-)  # in, out, side, stride
+)
 
 
 def main() -> None:

@@ -1,7 +1,7 @@
-"""Engines against each other: the same experiment one twin after the other, with the debug engine, and in 1 and 2 worker processes.
+"""Compares engines on one experiment: sequential, debug, and 1 and 2 worker processes.
 
-Real OrganAMNIST, a thin network, each engine in a fresh process. Prints seconds per round as a ratio to the sequential engine, and exits
-with 1 where the weights after the last round differ in one bit.
+Uses OrganAMNIST and a thin network, each engine in a fresh process. Prints seconds per round as a
+ratio to the sequential engine. Exits with 1 if the weights after the last round differ in one bit.
 
 ``python -m benchmarks.engines``; ``--out FILE`` also writes JSON.
 """
@@ -17,7 +17,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from benchmarks.measuring import ROOT, in_fresh_process, table, tell
+from benchmarks.measuring import ROOT, in_fresh_process, table, tell, write_results
 
 ENGINES = {
     "sequential": {"name": "sequential"},
@@ -28,7 +28,7 @@ ENGINES = {
 
 
 def measure(engine: str, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Run one experiment in this process; return the time of its rounds and the digest of its last weights."""
+    """Run one experiment here; return its time per round and the digest of its last weights."""
     from federation.experiment.checkpoint import load_checkpoint
     from federation.experiment.config import load_experiment
     from federation.experiment.loop import RunCallbacks, run_experiment
@@ -68,7 +68,7 @@ def measure(engine: str, arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def main(given: list[str]) -> int:
-    """Measure, print, write; return 1 where the weights differ."""
+    """Measure all engines, print and write the results; return 1 if the weights differ."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rounds", type=int, default=8)
     parser.add_argument("--epochs", type=int, default=2)
@@ -101,13 +101,7 @@ def main(given: list[str]) -> int:
     if not equal:
         tell("the engines' weights differ: a result must not depend on where twins run")
     if arguments.out:
-        settings = {
-            name: value for name, value in vars(arguments).items() if name not in ("out", "measure")
-        }
-        arguments.out.write_text(
-            json.dumps({"settings": settings, "engines": found, "equal": equal}, indent=1) + "\n",
-            encoding="utf-8",
-        )
+        write_results(arguments.out, arguments, engines=found, equal=equal)
     return 0 if equal else 1
 
 

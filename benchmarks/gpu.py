@@ -1,6 +1,6 @@
-"""The local step on a GPU: images per second, share of its matrix product's peak, and how busy the device says it was.
+"""Local step on a GPU: images per second, share of the peak, device utilisation, memory.
 
-``python -m benchmarks.gpu``; without a GPU it says so and does nothing.
+``python -m benchmarks.gpu``; without a GPU it prints that and does nothing.
 """
 
 import subprocess
@@ -14,7 +14,7 @@ NONE = "no GPU: not run"
 
 
 class Busy:
-    """Asks nvidia-smi again and again how busy the device is; ``percent`` holds the answers."""
+    """Polls nvidia-smi for the device's utilisation; ``percent`` holds the values."""
 
     def __init__(self) -> None:
         self.percent: list[float] = []
@@ -22,12 +22,12 @@ class Busy:
         self._thread = threading.Thread(target=self._ask, daemon=True)
 
     def __enter__(self) -> "Busy":
-        """Begin."""
+        """Start polling."""
         self._thread.start()
         return self
 
     def __exit__(self, *error: object) -> None:
-        """End."""
+        """Stop polling."""
         self._over.set()
         self._thread.join()
 

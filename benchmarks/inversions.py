@@ -1,4 +1,4 @@
-"""Prototypes out of their gradients: all in one batch, as ours, against one by one, as public code. Knows no round."""
+"""Time to invert prototype gradients: all in one batch (ours) against one by one (public code)."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,12 +15,12 @@ from incremental.reconstruction import GradientEncoder, invert
 
 
 def inversion_table(config: ExperimentConfig, prototypes: int = 10, steps: int = 0) -> str:
-    """Return the seconds of inverting prototypes: in one batch, one by one with the same search, one by one as LGA.
+    """Return the seconds of inverting prototypes in one batch and one by one.
 
     Args:
-        config: Its method's settings.
-        prototypes: In ours' batch; one by one only one is timed.
-        steps: Most steps of each search; 0: each its own.
+        config: Experiment whose method's settings are used.
+        prototypes: Number of prototypes in our batch; one by one only one is timed.
+        steps: Most steps of each search; 0: the search's own number.
     """
     reconstruction = cast(FedKA, config.method).reconstruction
     assert reconstruction is not None

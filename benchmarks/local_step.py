@@ -1,7 +1,8 @@
-"""FedKA's local step with a teacher: ours against the plain reference, images per second and share of the measured matrix product's peak.
+"""FedKA's local step with a teacher: images per second of ours and of the plain reference.
 
-``python -m benchmarks.local_step`` on real OrganAMNIST images; ``--habits`` shows what each habit of the reference costs, ``--profile``
-where the time goes. Ours is called as a twin calls it: ``train_locally`` with ``METHODS["fedka"]`` and a ``LocalContext``.
+``python -m benchmarks.local_step`` uses OrganAMNIST images and also prints the share of the
+measured peak. ``--habits`` shows the cost of each habit of the reference, ``--profile`` where the
+time goes. Ours is called as a twin calls it: ``train_locally`` with ``METHODS["fedka"]``.
 """
 
 import argparse
@@ -25,16 +26,14 @@ from physical.transforms import to_tensor
 from twin.local_training import TrainingConfig, train_locally
 from twin.objective import LocalContext
 
-GROUPS = (
-    (0, 1, 2),
-    (3, 4, 5),
-)  # the second task of organa_paper: three classes finished, three being learned
+# The second task of organa_paper: three finished classes and three current ones.
+GROUPS = ((0, 1, 2), (3, 4, 5))
 OLD_ROWS, ROWS = 3, 6
 THIN = NetworkConfig(backbone="resnet10", width=16, image_size=28)
 FULL = NetworkConfig(backbone="resnet18", width=64, image_size=32)
 NETWORKS = {"thin": THIN, "full": FULL}
 NAMES = {"thin": "resnet10 w16, 28 px", "full": "resnet18 w64, 32 px"}
-RATE = 0.01  # small, so that numbers stay ordinary whatever the images: overflow and denormals would change the speed
+RATE = 0.01  # small, because overflow and denormal numbers would change the speed
 
 
 @dataclass(frozen=True)
@@ -43,10 +42,10 @@ class Case:
 
     Args:
         network: ``thin`` or ``full``.
-        batch_size: Images of a step.
-        steps: Steps of one timing.
-        precision: Of ours; the reference is float32.
-        device: Where.
+        batch_size: Number of images in a step.
+        steps: Number of steps in one timing.
+        precision: Precision of ours; the reference uses float32.
+        device: torch device.
     """
 
     network: str
@@ -57,20 +56,20 @@ class Case:
 
     @property
     def num_images(self) -> int:
-        """Images of one timing."""
+        """Number of images in one timing."""
         return self.batch_size * self.steps
 
 
 @dataclass(frozen=True)
 class Material:
-    """What a local step needs.
+    """Data and networks of a local step.
 
     Args:
         images: 8-bit arrays, shape [N, H, W, C].
-        rows: Classes, 0 to 5.
-        weights: The student's.
-        old_weights: The teacher's.
-        network: What they belong to.
+        rows: Classes, 0 to 5, shape [N].
+        weights: Weights of the student.
+        old_weights: Weights of the teacher.
+        network: Configuration of both networks.
     """
 
     images: NDArray[np.uint8]
@@ -81,7 +80,7 @@ class Material:
 
 
 def organ_images(count: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """Return real images of the first six organs, the same number of each, in a fixed mixed order."""
+    """Return images of the first six organs, the same number of each, in a fixed mixed order."""
     train = load_dataset("organamnist").train
     each = -(-count // ROWS)
     positions = np.stack(
@@ -91,7 +90,7 @@ def organ_images(count: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
 
 
 def material(case: Case) -> Material:
-    """Return images and networks of a case."""
+    """Return the images and networks of a case."""
     images, rows = organ_images(case.num_images)
     network = NETWORKS[case.network]
     generator = torch.Generator().manual_seed(1)
@@ -102,7 +101,7 @@ def material(case: Case) -> Material:
 
 
 def our_step(case: Case, given: Material) -> Callable[[], object]:
-    """Return the work of one timing on our side."""
+    """Return a function that does one timing's work on our side."""
     images = to_tensor(given.images).to(case.device)
     rows = torch.from_numpy(given.rows).to(case.device)
     network = build_network(given.network, given.weights).to(case.device)
@@ -138,7 +137,7 @@ def our_step(case: Case, given: Material) -> Callable[[], object]:
 
 
 def plain_step(case: Case, given: Material, habits: Habits | None = None) -> Callable[[], object]:
-    """Return the work of one timing of the reference."""
+    """Return a function that does one timing's work of the reference."""
     student = PlainNetwork(build_network(given.network, given.weights)).to(case.device)
     teacher = PlainNetwork(build_network(given.network, given.old_weights)).to(case.device)
     loader = loader_of(
@@ -160,7 +159,7 @@ def plain_step(case: Case, given: Material, habits: Habits | None = None) -> Cal
 
 
 def compare(case: Case, repeats: int, peak: Peak) -> list[str]:
-    """Return one row of the table."""
+    """Return a case's row of the table."""
     tell(f"local step: {case}")
     given = material(case)
     seconds = alternately(
@@ -194,7 +193,7 @@ HEADERS = (
 
 
 def habits_table(case: Case, repeats: int) -> str:
-    """Return what the reference takes without each of its habits, and without all."""
+    """Return the speed of the reference without each of its habits, and without all."""
     given = material(case)
     names = ("per_image_transforms", "teacher_graph", "library_maps", "items")
     variants = {"reference": Habits()}
@@ -254,18 +253,19 @@ def main(arguments: list[str] | None = None) -> None:
     print(peak_table(peak) + "\n")
     print(table(HEADERS, [compare(case, given.repeats, peak) for case in cases]))
     print(
-        f"\nMedians of {given.repeats} turns, ours and reference in turn, {given.threads} threads. Model FLOP: student forward and "
-        "backward and teacher forward, once each, whatever either side really computes."
+        f"\nMedians of {given.repeats} turns, ours and reference in turn, {given.threads} threads. "
+        "Model FLOP: student forward and backward and teacher forward, once each, "
+        "whatever either side really computes."
     )
 
 
 def case_parser(description: str | None, thin: int = 8, full: int = 2) -> argparse.ArgumentParser:
-    """Return a command line that says which cases are compared.
+    """Return a command line that selects the cases to compare.
 
     Args:
-        description: Of the benchmark.
-        thin: Steps of one timing of the thin network where nothing else is said.
-        full: Likewise of the full one.
+        description: Description of the benchmark.
+        thin: Default number of steps of one timing of the thin network.
+        full: Default number of steps of one timing of the full network.
     """
     options = parser(description)
     options.set_defaults(usual_steps={"thin": thin, "full": full})
@@ -288,7 +288,7 @@ def case_parser(description: str | None, thin: int = 8, full: int = 2) -> argpar
 
 
 def cases_of(given: argparse.Namespace) -> list[Case]:
-    """Return the cases that such a command line asks for."""
+    """Return the cases that the command line selects."""
     precision = cast(Precision, given.precision)
     return [
         Case(network, batch, given.steps or given.usual_steps[network], precision)

@@ -1,4 +1,4 @@
-"""What the plain reference needs to run a round that ours ran: the same images, twins, weights and prototypes. Times nothing."""
+"""Builds the plain reference's inputs of a round: the images, twins and weights that ours used."""
 
 from collections.abc import Mapping
 from typing import Any, cast
@@ -19,7 +19,7 @@ from twin.state import TwinState
 def plain_side(
     world: World, before: Snapshot, ran: Ran, search: Search, invert_steps: int
 ) -> tuple[Any, ...]:
-    """Return what the reference needs to run the round that ours ran."""
+    """Return the arguments of ``plain_round`` for the round that ours ran."""
     method, config = cast(FedKA, world.config.method), world.config
     assert method.reconstruction is not None
     broadcasts = ran.engine.broadcasts

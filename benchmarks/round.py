@@ -1,13 +1,15 @@
-"""A whole round of organa_paper's protocol: ours against the plain reference, and the proxy server's share of a task's time.
+"""A round of organa_paper's protocol: ours against the plain reference, and the proxy's share.
 
-``python -m benchmarks.round`` (thin network) or ``--full``. Two rounds are timed: the first of the second task (new classes arrive, twins
-archive, a teacher appears) and its fifth, which stands for the other nine. Both sides start from the same state: same images, same chosen
-twins, same weights, same batch size, same losses, same prototypes to invert.
+``python -m benchmarks.round`` uses the thin network, ``--full`` the full one. Two rounds are timed:
+the first of the second task (new classes arrive, twins archive, a teacher appears) and its fifth,
+which represents the other nine. Both sides start from the same state: same images, twins, weights,
+batch size, losses and prototypes.
 
-What is shrunk: images per class (``--images-per-class``), so that the reference ends today; what that does to the ratios is estimated in
-the lines "all images": time to look and to train grows with the images, time for prototypes and proxy server does not. What is changed so
-that the rounds do not hang on luck: twins follow the rule ``by_name`` and *watch* the paper's rule, so every entropy of the paper's rule
-is computed, but the head grows in the same round however little a few steps have taught the model.
+Images per class are reduced (``--images-per-class``), so that the reference ends in reasonable
+time. The lines "all images" estimate the effect on the ratios: time to observe and to train grows
+with the images, time for prototypes and proxy server does not. To make the rounds deterministic,
+twins follow the rule ``by_name`` and only *watch* the paper's rule: every entropy is computed, but
+the head grows in a fixed round.
 """
 
 import argparse
@@ -40,9 +42,11 @@ def main(arguments: list[str] | None = None) -> None:
     finally:
         world.engine.close()
     print(
-        f"Network {config.network.backbone} w{config.network.width}, {config.network.image_size} px; {given.images_per_class or 'all'} "
-        f"images per class; {given.epochs} epochs, batch {config.training.batch_size}; ours in {given.precision}, engine "
-        f"{given.engine}; {given.threads} threads; {given.repeats} turns, medians; the reference inverts with {given.search}.\n"
+        f"Network {config.network.backbone} w{config.network.width}, "
+        f"{config.network.image_size} px; {given.images_per_class or 'all'} images per class; "
+        f"{given.epochs} epochs, batch {config.training.batch_size}; ours in {given.precision}, "
+        f"engine {given.engine}; {given.threads} threads; {given.repeats} turns, medians; "
+        f"the reference inverts with {given.search}.\n"
     )
     print("\n".join(facts) + "\n")
     print(stage_table(rounds) + "\n")
@@ -55,7 +59,7 @@ def _time_round(
     world: World, name: str, before: Snapshot, given: argparse.Namespace
 ) -> tuple[Stages, Stages, str]:
     tell(f"round: {name}")
-    ran = world.ours(before)  # warms up, and says what the reference must do
+    ran = world.ours(before)  # warms up, and provides the reference's inputs
     side = plain_side(world, before, ran, given.search, given.invert_steps)
     times: dict[str, list[Stages]] = {"ours": [], "reference": []}
     for turn in range(given.repeats):
@@ -76,7 +80,8 @@ def _time_round(
     )
     images = sum(each.num_images for each in record.accepted)
     about = (
-        f"* {name}: {len(record.observations)} twins look, {len(record.chosen)} train on {images} images in all, "
+        f"* {name}: {len(record.observations)} twins look, {len(record.chosen)} train on "
+        f"{images} images in all, "
         f"{prototypes} prototypes are inverted, "
         f"{'a' if next(iter(ran.engine.broadcasts.values())).old_model else 'no'} teacher."
     )

@@ -1,4 +1,4 @@
-"""The shrunk experiment of ``benchmarks.round``: its hospitals, and the states before the rounds that are timed. Knows no reference."""
+"""The reduced experiment of ``benchmarks.round``, and the states before the timed rounds."""
 
 import argparse
 import copy
@@ -27,15 +27,14 @@ from physical.planning import plan_scenario
 from twin.state import TwinState
 
 PAPER = Path(__file__).parent.parent / "hospital_configs" / "organa_paper"
-ROUNDS_BEFORE = (
-    5  # of the first task: more than ``settle_rounds``, so that what comes then is a new task
-)
-MIDDLE = 4  # the round of a task, from 0, that stands for its later ones
+# Rounds of the first task: more than ``settle_rounds``, so that new classes then form a new task.
+ROUNDS_BEFORE = 5
+MIDDLE = 4  # number, from 0, of the round that represents the later rounds of a task
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """Everything before a round, so that it can be run again and again."""
+    """State before a round, from which it can be repeated."""
 
     server: ServerState
     proxy: ProxyServer
@@ -44,13 +43,13 @@ class Snapshot:
 
 @dataclass
 class Ran:
-    """A round of ours that was run.
+    """A round that our side has run.
 
     Args:
-        after: Where it ended.
-        record: What happened.
-        seconds: By stage.
-        engine: What twins were told, and their states in between.
+        after: State after the round.
+        record: Record of the round.
+        seconds: Seconds by stage.
+        engine: Engine with the broadcasts and the states after observing.
     """
 
     after: Snapshot
@@ -64,10 +63,10 @@ class World:
     """The experiment on this machine.
 
     Args:
-        config: The shrunk experiment.
+        config: Configuration of the reduced experiment.
         hospitals: Its hospitals.
-        engine: Where our twins run.
-        threads: Of the reference, and of ours in a sequential engine.
+        engine: Engine of our twins.
+        threads: Threads of the reference, and of ours with the sequential engine.
     """
 
     config: ExperimentConfig
@@ -94,15 +93,16 @@ class World:
 
 
 def make_world(given: argparse.Namespace) -> World:
-    """Return the experiment that the command line asks for."""
+    """Return the experiment that the command line selects."""
     config = load_experiment(PAPER, changes(given))
     hospitals = prepare_experiment(config).hospitals()
     return World(config, hospitals, make_engine(config.engine, hospitals), given.threads)
 
 
 def changes(given: argparse.Namespace) -> list[str]:
-    """Return what is set otherwise than in organa_paper."""
+    """Return the changes to organa_paper."""
     joining = min(5, given.twins - 1)
+    threads = given.threads if given.engine == "sequential" else 1
     made = [
         f"scenario.images_per_class={given.images_per_class or 'null'}",
         f"scenario.rounds_per_task={ROUNDS_BEFORE}",
@@ -112,7 +112,7 @@ def changes(given: argparse.Namespace) -> list[str]:
         "twin.watched=[{rule: entropy_jump, jump_fraction: 0.3641, reference_classes: 3}]",
         f"training.precision={given.precision}",
         f"training.epochs={given.epochs}",
-        f"engine={{name: {given.engine}, threads: {given.threads if given.engine == 'sequential' else 1}, workers: {given.threads}}}",
+        f"engine={{name: {given.engine}, threads: {threads}, workers: {given.threads}}}",
     ]
     return (
         made
@@ -122,7 +122,7 @@ def changes(given: argparse.Namespace) -> list[str]:
 
 
 def snapshots(world: World) -> dict[str, Snapshot]:
-    """Return the states before the second task's first and before its middle round; the way there is as short as it can be."""
+    """Return the states before the second task's first and middle round, with brief training."""
     config = world.config
     brief = replace(config.training, epochs=1)
     hurried = make_engine(
@@ -157,7 +157,7 @@ def snapshots(world: World) -> dict[str, Snapshot]:
 
 
 def growth_of_images(world: World) -> float:
-    """Return how many times more images a twin of the second task trains on in the whole protocol than here (estimate)."""
+    """Return the factor of images that a twin of the second task has in the full protocol."""
     archive, config = world.hospitals.archive, world.config
     images = []
     for per_class in (config.scenario.images_per_class, None):

@@ -1,7 +1,7 @@
-"""Every benchmark, one after the other, each in a process of its own; what they print becomes ``benchmarks/RESULTS.md``.
+"""Runs every benchmark in a process of its own and writes ``benchmarks/RESULTS.md``.
 
-``make bench``, or ``python -m benchmarks.run_all --skip round_full scale``. A part that fails leaves its error in the report and the others
-run on.
+``make bench``, or ``python -m benchmarks.run_all --skip round_full scale``. The error of a failed
+part goes into the report, and the other parts still run.
 """
 
 import argparse
@@ -25,12 +25,12 @@ class Part:
     """One section of the report.
 
     Args:
-        name: By which it is skipped.
-        title: Of the section.
-        module: What is run.
+        name: Name for ``--skip`` and ``--only``.
+        title: Title of the section.
+        module: Module to run.
         arguments: Its command line.
-        tiny: The same with hardly any work, to see that it runs.
-        threaded: It takes ``--threads``.
+        tiny: Command line with hardly any work, to check that it runs.
+        threaded: Whether it takes ``--threads``.
     """
 
     name: str
@@ -117,7 +117,7 @@ PARTS = (
 
 
 def run_part(part: Part, threads: int, tiny: bool) -> tuple[str, bool]:
-    """Return a part's section as Markdown, and whether it went well."""
+    """Return a part's section as Markdown, and whether it succeeded."""
     if importlib.util.find_spec(part.module) is None:
         return f"## {part.title}\n\nNot there yet: {part.module}.\n", True
     if tiny and not part.threaded:
@@ -151,7 +151,8 @@ def report(sections: Sequence[str], skipped: Sequence[str], tiny: bool) -> str:
     if tiny:
         lead += [
             "",
-            "**Tiny settings: this only shows that everything runs. No number here means anything.**",
+            "**Tiny settings: this only shows that everything runs. "
+            "No number here means anything.**",
         ]
     if skipped:
         lead += ["", f"Skipped: {', '.join(skipped)}."]
@@ -159,7 +160,7 @@ def report(sections: Sequence[str], skipped: Sequence[str], tiny: bool) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the parts that are not skipped; returns 1 where one failed."""
+    """Run the parts that are not skipped; return 1 if one failed."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
