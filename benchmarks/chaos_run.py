@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -68,9 +69,7 @@ class Chaos:
             if not happened:
                 return
             mended = len(self.feed())
-            recovered = self.wait_for(
-                lambda mended=mended: whole_round(self.feed()[mended:]) or self._finished()
-            )  # type: ignore[misc]
+            recovered = self.wait_for(partial(self._recovered_since, mended))
             self.episodes.append(
                 Episode(
                     tuple(happened), time.time() if recovered else None, done, self.rounds_done()
@@ -131,8 +130,10 @@ class Chaos:
         status = read_status(self.made.place.folder)
         return status.get("state") == "running" and status.get("rounds_done", 0) > 0
 
-    def _finished(self) -> bool:
-        return read_status(self.made.place.folder).get("state") == "finished"
+    def _recovered_since(self, event: int) -> bool:
+        """Return whether a whole round follows this number of events, or the run is finished."""
+        finished = read_status(self.made.place.folder).get("state") == "finished"
+        return whole_round(self.feed()[event:]) or finished
 
     def _clock(self) -> str:
         return f"{time.time() - self.started:6.0f} s"
