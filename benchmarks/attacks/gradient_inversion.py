@@ -122,7 +122,9 @@ def judge(material: Material, defence: Defence, seed: int) -> Outcome:
     sent = defence.alter(encoder.encode(sent_images, material.rows), generator)
     upload = {"prototype_gradients": sent, "prototype_shape": torch.tensor(shape)}
     update = TwinUpdate("all", 0, {}, 1, upload, class_names=material.class_names)
-    kept = collect_prototypes(replace(server, kept={}), [Arrived(update)], defence.perturbation).kept
+    kept = collect_prototypes(
+        replace(server, kept={}), [Arrived(update)], defence.perturbation
+    ).kept
     by_proxy = to_unit(kept["prototype_images"][: len(sent)])
     strong = _best(
         [by_proxy, *reconstructions(encoder, sent, shape, defence.attack, generator)], material
