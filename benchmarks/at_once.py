@@ -11,14 +11,22 @@ from multiprocessing.connection import Connection
 
 import torch.multiprocessing
 
-from benchmarks.local_step import NAMES, Case, case_parser, cases_of, material, our_step, plain_step
-from benchmarks.measuring import alternately, table, tell, use_threads
+from benchmarks.local_step import (
+    NAMES,
+    Case,
+    case_parser,
+    cases_of,
+    make_material,
+    our_step,
+    plain_step,
+)
+from benchmarks.measuring import print_progress, table, time_in_turns, use_threads
 
 SIDES = {"ours": our_step, "reference": plain_step}
 
 
 @contextmanager
-def crew(side: str, case: Case, size: int) -> Iterator[Callable[[], None]]:
+def parallel_workers(side: str, case: Case, size: int) -> Iterator[Callable[[], None]]:
     """Yield a function that runs a timing's work in single-threaded processes at the same time.
 
     Args:
@@ -52,7 +60,7 @@ def crew(side: str, case: Case, size: int) -> Iterator[Callable[[], None]]:
 
 def _work(side: str, case: Case, pipe: Connection) -> None:
     use_threads(1)
-    work = SIDES[side](case, material(case))
+    work = SIDES[side](case, make_material(case))
     while True:
         pipe.recv()
         work()
@@ -61,17 +69,18 @@ def _work(side: str, case: Case, pipe: Connection) -> None:
 
 def compare(case: Case, repeats: int, threads: int) -> list[str]:
     """Return a case's row of the table."""
-    tell(f"at once: {case}")
+    print_progress(f"at once: {case}")
     use_threads(threads)
-    given = material(case)
+    given = make_material(case)
     with ExitStack() as stack:
         works: dict[str, Callable[[], object]] = {
             side: make(case, given) for side, make in SIDES.items()
         }
         works |= {
-            f"{side}, at once": stack.enter_context(crew(side, case, threads)) for side in SIDES
+            f"{side}, at once": stack.enter_context(parallel_workers(side, case, threads))
+            for side in SIDES
         }
-        seconds = alternately(works, repeats)
+        seconds = time_in_turns(works, repeats)
     rates = {
         name: case.num_images * (threads if name.endswith("at once") else 1) / each
         for name, each in seconds.items()

@@ -30,11 +30,11 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from benchmarks.chaos_faults import own_disks
 from benchmarks.chaos_plan import BY_NAME, KINDS, plan
-from benchmarks.chaos_report import Episode, check_table, cost_table, diary, usual_seconds
-from benchmarks.chaos_run import PATIENCE_SECONDS, Chaos, up
+from benchmarks.chaos_report import Episode, check_table, cost_table, episode_log, usual_seconds
+from benchmarks.chaos_run import PATIENCE_SECONDS, FaultRun, run_deployment
 from benchmarks.chaos_verdict import Check, attempts, checks
 from benchmarks.machine import describe
-from benchmarks.measuring import ROOT, tell
+from benchmarks.measuring import ROOT, print_progress
 from federation.experiment.config import ExperimentConfig, load_experiment
 from federation.experiment.loop import run_experiment
 from federation.experiment.run_folder import RunFolder
@@ -77,7 +77,7 @@ def disturbed(options: argparse.Namespace) -> bool:
     """Run both federations, write the report and return whether all checks pass."""
     folder: Path = options.folder
     folder.mkdir(parents=True)
-    tell("a run of two rounds, to see how long one takes")
+    print_progress("a run of two rounds, to see how long one takes")
     run_experiment(experiment(1, options.epochs), folder / "measured")
     measured = [  # the last round, which is warm
         each["seconds"]
@@ -86,7 +86,7 @@ def disturbed(options: argparse.Namespace) -> bool:
     ][-1]
     rounds = options.rounds or rounds_for(options.seconds, measured)
     config = experiment(rounds, options.epochs)
-    tell(f"{measured:.1f} s a round; the undisturbed run of {2 * rounds} rounds")
+    print_progress(f"{measured:.1f} s a round; the undisturbed run of {2 * rounds} rounds")
     reference_began = time.time()
     run_experiment(config, folder / "reference")
     reference_seconds = time.time() - reference_began
@@ -97,10 +97,10 @@ def disturbed(options: argparse.Namespace) -> bool:
     )
     kinds = [BY_NAME[each] for each in options.only] if options.only else KINDS
     with own_disks([made.hospital(name) for name in names]):
-        with up(made, folder / "up.log") as process:
-            chaos = Chaos(made, options.seconds, process, PORT)
+        with run_deployment(made, folder / "up.log") as process:
+            chaos = FaultRun(made, options.seconds, process, PORT)
             chaos.run(plan(options.seed, names, DEADLINE_SECONDS, kinds))
-            tell(
+            print_progress(
                 f"no more faults after {time.time() - chaos.started:.0f} s and "
                 f"{chaos.rounds_done()} rounds; the run goes on to its end"
             )
@@ -152,7 +152,7 @@ def missed_check(log: str) -> Check:
     )
 
 
-def report(facts: str, chaos: Chaos, found: Sequence[Check], rounds: int) -> str:
+def report(facts: str, chaos: FaultRun, found: Sequence[Check], rounds: int) -> str:
     """Return the report as Markdown."""
     feed = chaos.feed()
     sessions, repeated = attempts(feed, rounds)
@@ -167,7 +167,7 @@ def report(facts: str, chaos: Chaos, found: Sequence[Check], rounds: int) -> str
         f"A round takes {usual:.1f} s (median). Lost: how much later the next round was finished "
         "than without the fault; the time that the fault itself lasted is in it.",
         cost_table(chaos.episodes, usual),
-        diary(chaos.episodes, feed, chaos.started, usual),
+        episode_log(chaos.episodes, feed, chaos.started, usual),
     )
     return "\n\n".join(parts)
 
@@ -212,7 +212,7 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         sys.exit(0 if disturbed(given) else 1)
     except KeyboardInterrupt:
-        tell(f"interrupted; what there is lies in {given.folder}")
+        print_progress(f"interrupted; what there is lies in {given.folder}")
         sys.exit(130)
 
 

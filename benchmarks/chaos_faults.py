@@ -28,7 +28,7 @@ _PARENTS = ("client.client_train", "server.server_train")
 
 
 @dataclass(frozen=True)
-class Grip:
+class DeploymentAccess:
     """Access to a deployment that runs on this machine.
 
     Args:
@@ -69,11 +69,11 @@ class Grip:
 
 
 # Yields a description of what was hit (empty: nothing); the fault ends when the context is left.
-Done = AbstractContextManager[str]
+FaultContext = AbstractContextManager[str]
 
 
 @contextmanager
-def killed(grip: Grip, names: Sequence[str], jobs_only: bool = False) -> Iterator[str]:
+def killed(grip: DeploymentAccess, names: Sequence[str], jobs_only: bool = False) -> Iterator[str]:
     """Kill all processes of sites at once, as a power cut does, or their jobs only."""
     processes = [each for name in names for each in grip.processes(name, jobs_only)]
     for process in processes:
@@ -83,7 +83,7 @@ def killed(grip: Grip, names: Sequence[str], jobs_only: bool = False) -> Iterato
 
 
 @contextmanager
-def slow(grip: Grip, names: Sequence[str]) -> Iterator[str]:
+def slow(grip: DeploymentAccess, names: Sequence[str]) -> Iterator[str]:
     """Stop all processes of sites and resume them later."""
     held = [each for name in names for each in grip.processes(name)]
     for process in held:
@@ -98,7 +98,7 @@ def slow(grip: Grip, names: Sequence[str]) -> Iterator[str]:
 
 
 @contextmanager
-def network_down(grip: Grip, names: Sequence[str]) -> Iterator[str]:
+def network_down(grip: DeploymentAccess, names: Sequence[str]) -> Iterator[str]:
     """Take down the deployment's only network device."""
     failed = grip.in_network("ip", "link", "set", "lo", "down")
     try:
@@ -108,7 +108,7 @@ def network_down(grip: Grip, names: Sequence[str]) -> Iterator[str]:
 
 
 @contextmanager
-def cut_off(grip: Grip, names: Sequence[str]) -> Iterator[str]:
+def cut_off(grip: DeploymentAccess, names: Sequence[str]) -> Iterator[str]:
     """Drop all packets between sites and the server, on existing and on new connections."""
     over, dropped = threading.Event(), set[int]()
     # in place of the kernel's own rule, which comes before all others
@@ -170,7 +170,7 @@ def ports_to(port: int, processes: Sequence[psutil.Process]) -> set[int]:
 
 
 @contextmanager
-def full_disk(grip: Grip, names: Sequence[str]) -> Iterator[str]:
+def full_disk(grip: DeploymentAccess, names: Sequence[str]) -> Iterator[str]:
     """Fill the disks of hospitals to the last byte."""
     fillers = [grip.kit(name) / "filler" for name in names]
     try:
@@ -192,7 +192,7 @@ def _fill(place: Path) -> int:
 
 
 @contextmanager
-def damaged_state(grip: Grip, names: Sequence[str]) -> Iterator[str]:
+def damaged_state(grip: DeploymentAccess, names: Sequence[str]) -> Iterator[str]:
     """Cut the newest state file of twins in half, as a bad disk does."""
     hit = []
     for name in names:
@@ -213,7 +213,7 @@ def newest_state(states: Path, name: str) -> Path | None:
     return max(files, key=lambda each: each.name, default=None)
 
 
-FAULTS: Mapping[str, Callable[[Grip, Sequence[str]], Done]] = {
+FAULTS: Mapping[str, Callable[[DeploymentAccess, Sequence[str]], FaultContext]] = {
     "hospital killed": killed,
     "two hospitals killed": killed,
     "server killed": lambda grip, names: killed(grip, ("",)),

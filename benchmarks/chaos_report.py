@@ -14,7 +14,7 @@ _MOST_LINES = 16  # lines of the feed shown around one fault
 
 
 @dataclass(frozen=True)
-class Happened:
+class InjectedFault:
     """A fault that was injected.
 
     Args:
@@ -42,7 +42,7 @@ class Episode:
         rounds_after: Number of finished rounds at the recovery.
     """
 
-    faults: tuple[Happened, ...]
+    faults: tuple[InjectedFault, ...]
     recovered: float | None
     rounds_before: int
     rounds_after: int
@@ -113,7 +113,7 @@ def check_table(found: Sequence[Check]) -> str:
     )
 
 
-def around(feed: Sequence[Mapping[str, Any]], began: float, until: float) -> list[str]:
+def feed_between(feed: Sequence[Mapping[str, Any]], began: float, until: float) -> list[str]:
     """Return the feed's messages of a time span; repeated messages are counted."""
     said: list[tuple[str, str, int]] = []
     for event in feed:
@@ -132,7 +132,7 @@ def around(feed: Sequence[Mapping[str, Any]], began: float, until: float) -> lis
     )
 
 
-def diary(
+def episode_log(
     episodes: Sequence[Episode],
     feed: Sequence[Mapping[str, Any]],
     started: float,
@@ -152,5 +152,5 @@ def diary(
         lost = seconds_lost(episode, usual_round)
         parts.append(f"* {'never recovered' if lost is None else f'{lost:.0f} s lost'}\n")
         until = episode.recovered or max(each.ended for each in episode.faults)
-        parts += ["```", *around(feed, episode.began, until), "```\n"]
+        parts += ["```", *feed_between(feed, episode.began, until), "```\n"]
     return "\n".join(parts)

@@ -10,10 +10,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.chaos_faults import FAULTS, Grip
+from benchmarks.chaos_faults import FAULTS, DeploymentAccess
 from benchmarks.chaos_plan import BY_NAME, Fault
-from benchmarks.chaos_report import Episode, Happened
-from benchmarks.measuring import ROOT, tell
+from benchmarks.chaos_report import Episode, InjectedFault
+from benchmarks.measuring import ROOT, print_progress
 from federation.flare.event_feed import read_feed, read_status
 from federation.flare.provisioning import Deployment
 
@@ -32,7 +32,7 @@ def whole_round(feed: Iterable[Mapping[str, Any]]) -> bool:
 
 
 @dataclass
-class Chaos:
+class FaultRun:
     """A deployment under faults.
 
     Args:
@@ -54,7 +54,7 @@ class Chaos:
         """Inject faults until the time is used up or the deployment has ended."""
         fault = next(faults)
         while self._time_is_left():
-            done, happened = 0, list[Happened]()
+            done, happened = 0, list[InjectedFault]()
             while True:
                 self.pass_time(fault.after)
                 if BY_NAME[fault.kind].needs_session and not self.wait_for(self._in_session):
@@ -75,23 +75,25 @@ class Chaos:
                     tuple(happened), time.time() if recovered else None, done, self.rounds_done()
                 )
             )
-            tell(
+            print_progress(
                 f"{self._clock()}  {self.episodes[-1].name}: "
                 f"{'recovered' if recovered else 'NOT recovered'}, {self.rounds_done()} rounds"
             )
             if not recovered:
                 return
 
-    def do(self, fault: Fault) -> Happened:
+    def do(self, fault: Fault) -> InjectedFault:
         """Inject one fault for its duration and undo it."""
         began = time.time()
-        with FAULTS[fault.kind](Grip(self.made, self.process.pid, self.port), fault.victims) as hit:
-            tell(
+        with FAULTS[fault.kind](
+            DeploymentAccess(self.made, self.process.pid, self.port), fault.victims
+        ) as hit:
+            print_progress(
                 f"{self._clock()}  {fault.kind} {', '.join(fault.victims)}: "
                 f"{hit or 'nothing to hit'}"
             )
             self.pass_time(fault.seconds)
-        return Happened(fault, hit, began, time.time())
+        return InjectedFault(fault, hit, began, time.time())
 
     def rounds_done(self) -> int:
         """Return the number of finished rounds."""
@@ -140,7 +142,7 @@ class Chaos:
 
 
 @contextmanager
-def up(made: Deployment, log: Path) -> Iterator["subprocess.Popen[bytes]"]:
+def run_deployment(made: Deployment, log: Path) -> Iterator["subprocess.Popen[bytes]"]:
     """Run a deployment on this machine and end it in any case."""
     command = [sys.executable, "-m", "federation", "deploy", "up", str(made.folder), "--local"]
     with log.open("ab") as output:

@@ -54,16 +54,16 @@ def checks(experiment: ExperimentConfig, reference: Path, made: Deployment) -> l
         return [Check("all rounds are done", f"{done} of {planned}, without a result", False)]
     found = [Check("all rounds are done", f"{done} of {planned}", done == planned)]
     found.append(
-        differing(
+        equality_check(
             "the weights of every kept model, bit for bit", _models(reference), _models(there)
         )
     )
     found.append(
-        differing(
+        equality_check(
             "the last global weights, bit for bit", _last_weights(reference), _last_weights(there)
         )
     )
-    found.append(differing("the record of every round", _records(reference), _records(there)))
+    found.append(equality_check("the record of every round", _records(reference), _records(there)))
     hospitals = prepare_experiment(experiment).hospitals()
     alone = StateFolder(RunFolder(reference).twins)
     for name in hospitals.joins:
@@ -80,8 +80,10 @@ def checks(experiment: ExperimentConfig, reference: Path, made: Deployment) -> l
             f"{len(state.current)} current, {len(state.held_back)} held back, the same images"
         )
         found.append(
-            differing(
-                what, facts_of(alone[name], hospitals.archive.take), facts_of(state, own.images)
+            equality_check(
+                what,
+                comparable_state(alone[name], hospitals.archive.take),
+                comparable_state(state, own.images),
             )
         )
     return found
@@ -92,7 +94,7 @@ def rounds_in(run: Path) -> int:
     return sum(each["kind"] == "round" for each in RunFolder(run).read_records())
 
 
-def differing(what: str, expected: Mapping[str, Any], found: Mapping[str, Any]) -> Check:
+def equality_check(what: str, expected: Mapping[str, Any], found: Mapping[str, Any]) -> Check:
     """Return the check that two mappings are equal."""
     wrong = [
         name
@@ -107,7 +109,7 @@ def differing(what: str, expected: Mapping[str, Any], found: Mapping[str, Any]) 
     )
 
 
-def facts_of(state: TwinState, images: Images) -> dict[str, Any]:
+def comparable_state(state: TwinState, images: Images) -> dict[str, Any]:
     """Return a twin's state with image digests in place of positions, which differ by archive."""
     plain, tensors = to_plain(state)
     kept = {
@@ -132,7 +134,7 @@ def digest(values: NDArray[Any]) -> str:
     return sha256(np.ascontiguousarray(values).tobytes()).hexdigest()
 
 
-def bits(weights: Mapping[str, torch.Tensor]) -> dict[str, str]:
+def tensor_digests(weights: Mapping[str, torch.Tensor]) -> dict[str, str]:
     """Return a digest of each tensor."""
     return {name: digest(value.numpy()) for name, value in weights.items()}
 
@@ -152,12 +154,12 @@ def _models(run: Path) -> dict[str, Any]:
     return {
         f"{each.name}/{name}": value
         for each in folders
-        for name, value in bits(load_model(each)[0].state_dict()).items()
+        for name, value in tensor_digests(load_model(each)[0].state_dict()).items()
     }
 
 
 def _last_weights(run: Path) -> dict[str, str]:
-    return bits(load_checkpoint(RunFolder(run).checkpoints).server.weights)
+    return tensor_digests(load_checkpoint(RunFolder(run).checkpoints).server.weights)
 
 
 def _records(run: Path) -> dict[str, str]:

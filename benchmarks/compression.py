@@ -16,7 +16,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from benchmarks.measuring import ROOT, table, tell, write_results
+from benchmarks.measuring import ROOT, print_progress, table, write_results
 
 METHODS = {
     "FedAvg": "{name: fedavg, memory: true}",
@@ -103,7 +103,7 @@ def main(given: list[str]) -> int:
     found: dict[str, dict[str, list[dict[str, Any]]]] = {}
     for method in METHODS:
         for compression in COMPRESSIONS:
-            tell(f"  {method}, {compression}")
+            print_progress(f"  {method}, {compression}")
             runs = [
                 measure(method, compression, seed, changes_of(arguments))
                 for seed in range(1, arguments.seeds + 1)

@@ -17,7 +17,7 @@ from time import perf_counter, process_time
 
 import numpy as np
 
-from benchmarks.measuring import duration, parser, table, tell
+from benchmarks.measuring import duration, parser, print_progress, table
 
 PASSWORD = "a long enough password"
 SIDE, FEATURES, USER = 64, 128, "ada"
@@ -136,7 +136,7 @@ def _measured(name: str, work: Callable[[], object], repeats: int) -> list[str]:
         work()
         clock.append(perf_counter() - at)
         processor.append(process_time() - spent)
-    tell(f"  {name}: {max(clock):.3f} s at worst")
+    print_progress(f"  {name}: {max(clock):.3f} s at worst")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     return [
         name,

@@ -6,7 +6,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from benchmarks.measuring import alternately, duration, parser, table, use_threads
+from benchmarks.measuring import duration, parser, table, time_in_turns, use_threads
 
 _SHAPES = (  # channels in, channels out, side, stride
     (64, 64, 32, 1),
@@ -65,7 +65,7 @@ def _row(
         ),
         "side by side": step(lambda maps, weight: side_by_side(maps, weight, None, stride)),
     }
-    seconds = alternately(works, repeats)
+    seconds = time_in_turns(works, repeats)
     name = f"{channels_in} -> {channels}, {side} x {side}, {stride}, {batch}"
     both = seconds["library"], seconds["side by side"]
     return [name, duration(both[0]), duration(both[1]), f"{both[0] / both[1]:.2f}", chosen]

@@ -17,7 +17,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from benchmarks.measuring import ROOT, in_fresh_process, table, tell, write_results
+from benchmarks.measuring import ROOT, in_fresh_process, print_progress, table, write_results
 
 ENGINES = {
     "sequential": {"name": "sequential"},
@@ -83,7 +83,7 @@ def main(given: list[str]) -> int:
         return 0
     found = []
     for engine in ENGINES:
-        tell(f"  {engine}")
+        print_progress(f"  {engine}")
         found.append(in_fresh_process("benchmarks.engines", [*given, "--measure", engine]))
         found[-1]["time_ratio"] = found[-1]["seconds_per_round"] / found[0]["seconds_per_round"]
     rows = [
@@ -99,7 +99,7 @@ def main(given: list[str]) -> int:
     equal = len({each["weights"] for each in found}) == 1
     print(f"\nWeights after the last round: {'equal to the bit' if equal else '**different**'}.")
     if not equal:
-        tell("the engines' weights differ: a result must not depend on where twins run")
+        print_progress("the engines' weights differ: a result must not depend on where twins run")
     if arguments.out:
         write_results(arguments.out, arguments, engines=found, equal=equal)
     return 0 if equal else 1

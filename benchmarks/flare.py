@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.measuring import ROOT, table, tell
+from benchmarks.measuring import ROOT, print_progress, table
 from federation.experiment.checkpoint import load_checkpoint
 from federation.experiment.config import ExperimentConfig, load_experiment
 from federation.experiment.loop import RunCallbacks, run_experiment
@@ -111,9 +111,9 @@ def main(given: list[str]) -> int:
     torch.set_num_threads(config.engine.threads)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        tell("  one process")
+        print_progress("  one process")
         here = in_one_process(config, folder / "here")
-        tell("  five processes over mutual TLS")
+        print_progress("  five processes over mutual TLS")
         run, there = over_the_network(config, folder)
         ends = [
             load_checkpoint(RunFolder(each).checkpoints).server.weights

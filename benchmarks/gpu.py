@@ -8,7 +8,7 @@ import threading
 from statistics import median
 
 from benchmarks.machine import measure_peak, peak_table
-from benchmarks.measuring import alternately, parser, scaled, table, use_threads
+from benchmarks.measuring import parser, scaled, table, time_in_turns, use_threads
 
 NONE = "no GPU: not run"
 
@@ -53,7 +53,15 @@ def main(arguments: list[str] | None = None) -> None:
         print(NONE)
         return
     from benchmarks.flops import model_flops_per_image
-    from benchmarks.local_step import NAMES, OLD_ROWS, ROWS, Case, material, our_step, plain_step
+    from benchmarks.local_step import (
+        NAMES,
+        OLD_ROWS,
+        ROWS,
+        Case,
+        make_material,
+        our_step,
+        plain_step,
+    )
 
     use_threads(given.threads)
     peak = measure_peak(given.threads, (4096, 8192), 4096, device="cuda")
@@ -65,14 +73,14 @@ def main(arguments: list[str] | None = None) -> None:
                 Case(network, batch, 4, device="cuda"),
                 Case(network, batch, given.steps, device="cuda"),
             )
-            stuff = material(many)
+            stuff = make_material(many)
             with Busy() as busy:
                 ours = (
-                    alternately({"ours": our_step(many, stuff)}, given.repeats)["ours"]
+                    time_in_turns({"ours": our_step(many, stuff)}, given.repeats)["ours"]
                     / given.steps
                 )
             plain = (
-                alternately({"reference": plain_step(few, material(few))}, given.repeats)[
+                time_in_turns({"reference": plain_step(few, make_material(few))}, given.repeats)[
                     "reference"
                 ]
                 / few.steps

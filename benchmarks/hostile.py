@@ -30,7 +30,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import torch
 from torch import Tensor
 
-from benchmarks.measuring import table, tell, write_results
+from benchmarks.measuring import print_progress, table, write_results
 from federation.aggregation.robust import RobustConfig
 from federation.aggregation.screening import parameter_norm
 from federation.aggregation.weight_tensors import parameters_of
@@ -57,7 +57,7 @@ MOST = 1_000_000  # largest number of images that the screening lets a twin clai
 
 
 @dataclass(frozen=True)
-class Sent:
+class HonestMessages:
     """Messages from which a hostile update is made.
 
     Args:
@@ -94,7 +94,7 @@ class Sent:
         )
 
 
-def other_class_list(sent: Sent) -> TwinUpdate:
+def other_class_list(sent: HonestMessages) -> TwinUpdate:
     """Return an honest update with its head's rows and class names in reverse order."""
     turned = sent.with_weights(
         {name: sent.update.weights[name].flip(0) for name in ("head.weight", "head.bias")}
@@ -102,14 +102,14 @@ def other_class_list(sent: Sent) -> TwinUpdate:
     return replace(turned, class_names=sent.update.class_names[::-1])
 
 
-def pickled(sent: Sent) -> TwinUpdate:
+def pickled(sent: HonestMessages) -> TwinUpdate:
     """Decode a pickle as a record, which raises the error of the record reader."""
     from federation.flare.records import decode
 
     return decode(TwinUpdate, pickle.dumps(sent.update.metrics))
 
 
-def hidden(sent: Sent) -> TwinUpdate:
+def hidden(sent: HonestMessages) -> TwinUpdate:
     """Return the reversed update, with the largest norm that screening accepts."""
     length, allowed = (
         parameter_norm(sent.update.weights, sent.broadcast.weights),
@@ -128,7 +128,7 @@ class Kind:
         without: Text for the column without a defence, where that case is not run.
     """
 
-    damage: Callable[[Sent], TwinUpdate] = lambda sent: sent.update
+    damage: Callable[[HonestMessages], TwinUpdate] = lambda sent: sent.update
     flips: bool = False
     without: str = ""
 
@@ -174,7 +174,7 @@ DEFENCES: Mapping[str, RobustConfig | None] = {
 }
 
 
-class Misled:
+class MislabelledHospitals:
     """Hospitals of which one has wrong labels.
 
     Args:
@@ -214,7 +214,7 @@ class HostileEngine:
     """
 
     hospitals: Hospitals
-    damage: Callable[[Sent], TwinUpdate]
+    damage: Callable[[HonestMessages], TwinUpdate]
     hostile: str = HOSTILE
     trained: dict[bytes, TwinUpdate] = field(default_factory=dict)
     first: TwinUpdate | None = None
@@ -243,14 +243,16 @@ class HostileEngine:
                 continue
             self.first = self.first or update
             try:
-                updates.append(self.damage(Sent(update, broadcasts[update.twin_id], self.first)))
+                updates.append(
+                    self.damage(HonestMessages(update, broadcasts[update.twin_id], self.first))
+                )
             except ValueError as error:  # RecordError of the server's record reader
                 self.unreadable.append(str(error))
         return updates
 
     def _train(self, method: Method, twin_id: str, broadcast: Broadcast) -> TwinUpdate:
         """Train a twin or return its cached update: it has no memory, so the broadcast decides."""
-        flipped = isinstance(self.hospitals, Misled) and twin_id == self.hostile
+        flipped = isinstance(self.hospitals, MislabelledHospitals) and twin_id == self.hostile
         key = sha256(
             repr(
                 (twin_id, broadcast.round, broadcast.class_names, broadcast.seed, flipped)
@@ -331,7 +333,9 @@ def run(
     """Run one federation to its end, with cached updates in ``trained``."""
     config, hospitals = setup.config, setup.hospitals()
     engine = HostileEngine(
-        Misled(hospitals, HOSTILE) if kind.flips else hospitals, kind.damage, trained=trained
+        MislabelledHospitals(hospitals, HOSTILE) if kind.flips else hospitals,
+        kind.damage,
+        trained=trained,
     )
     server, proxy, records = (
         new_server(config.network, config.seed, config.federation.settle_rounds),
@@ -443,7 +447,7 @@ def main(given: list[str]) -> int:
             found[name][defence] = [
                 run(setup, kind, DEFENCES[defence], known) for setup, known in seeds
             ]
-        tell(f"  {name}: {perf_counter() - began:.0f} s")
+        print_progress(f"  {name}: {perf_counter() - began:.0f} s")
     print(
         f"{arguments.dataset}, {arguments.images_per_class} images of each of 11 organs over 5 "
         f"hospitals (Dirichlet {arguments.alpha:g}), {arguments.rounds} rounds of FedAvg, LeNet of "

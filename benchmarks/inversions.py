@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import torch
 
-from benchmarks.measuring import alternately, table
+from benchmarks.measuring import table, time_in_turns
 from benchmarks.reference_round import PlainRules, Search, invert_plainly
 from federation.experiment.config import ExperimentConfig
 from federation.methods.fedka import FedKA
@@ -62,7 +62,7 @@ def inversion_table(config: ExperimentConfig, prototypes: int = 10, steps: int =
             cast(Search, search),
         )
         works[name] = partial(invert_plainly, one, shape, classes, rules)
-    seconds = alternately(works, 1, warm_up=False)
+    seconds = time_in_turns(works, 1, warm_up=False)
     each = {
         name: value / prototypes if name.startswith("ours") else value
         for name, value in seconds.items()

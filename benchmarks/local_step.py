@@ -16,7 +16,15 @@ from numpy.typing import NDArray
 
 from benchmarks.flops import model_flops_per_image
 from benchmarks.machine import Peak, Precision, measure_peak, peak_table
-from benchmarks.measuring import alternately, duration, parser, scaled, table, tell, use_threads
+from benchmarks.measuring import (
+    duration,
+    parser,
+    print_progress,
+    scaled,
+    table,
+    time_in_turns,
+    use_threads,
+)
 from benchmarks.reference import Habits, PlainNetwork, PlainTask, loader_of, train_plainly
 from federation.methods import METHODS
 from incremental.head import Weights, grow_head
@@ -89,7 +97,7 @@ def organ_images(count: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     return train.images[positions], train.labels[positions]
 
 
-def material(case: Case) -> Material:
+def make_material(case: Case) -> Material:
     """Return the images and networks of a case."""
     images, rows = organ_images(case.num_images)
     network = NETWORKS[case.network]
@@ -160,9 +168,9 @@ def plain_step(case: Case, given: Material, habits: Habits | None = None) -> Cal
 
 def compare(case: Case, repeats: int, peak: Peak) -> list[str]:
     """Return a case's row of the table."""
-    tell(f"local step: {case}")
-    given = material(case)
-    seconds = alternately(
+    print_progress(f"local step: {case}")
+    given = make_material(case)
+    seconds = time_in_turns(
         {"ours": our_step(case, given), "reference": plain_step(case, given)}, repeats
     )
     flops = model_flops_per_image(given.network, ROWS, OLD_ROWS) * case.num_images
@@ -194,7 +202,7 @@ HEADERS = (
 
 def habits_table(case: Case, repeats: int) -> str:
     """Return the speed of the reference without each of its habits, and without all."""
-    given = material(case)
+    given = make_material(case)
     names = ("per_image_transforms", "teacher_graph", "library_maps", "items")
     variants = {"reference": Habits()}
     variants |= {f"without {name}": replace(Habits(), **{name: False}) for name in names}
@@ -205,7 +213,7 @@ def habits_table(case: Case, repeats: int) -> str:
         "ours, float32": our_step(in_float32, given),
         f"ours, {case.precision}": our_step(case, given),
     }
-    seconds = alternately(works, repeats)
+    seconds = time_in_turns(works, repeats)
     rows = [
         (
             name,
@@ -239,7 +247,7 @@ def main(arguments: list[str] | None = None) -> None:
                 print(
                     profile_table(
                         f"{side}: {NAMES[case.network]}, batch {case.batch_size}",
-                        make(case, material(case)),
+                        make(case, make_material(case)),
                         case.steps,
                     )
                 )

@@ -16,7 +16,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import Literal
 
-from benchmarks.measuring import parser, scaled, table, tell, use_threads
+from benchmarks.measuring import parser, print_progress, scaled, table, use_threads
 
 PRECISIONS = ("float32", "bfloat16")
 Precision = Literal["float32", "bfloat16"]
@@ -68,7 +68,7 @@ def measure_peak(
             right, out = left.clone(), torch.empty_like(left)
             seconds = _best(partial(torch.mm, left, right, out=out), repeats, device)
             rates.append(2 * size**3 / seconds)
-            tell(f"  {name} {size} x {size}: {scaled(rates[-1], 'FLOP/s')}")
+            print_progress(f"  {name} {size} x {size}: {scaled(rates[-1], 'FLOP/s')}")
         flops[name] = max(rates)
     count = megabytes * 2**20 // 4
     one, other, out = (torch.ones(count, device=device) for _ in range(3))
@@ -76,7 +76,7 @@ def measure_peak(
     triad = (
         3 * 4 * count / _best(lambda: torch.add(one, other, alpha=3.0, out=out), repeats, device)
     )
-    tell(f"  copy {scaled(copy, 'B/s')}, triad {scaled(triad, 'B/s')}")
+    print_progress(f"  copy {scaled(copy, 'B/s')}, triad {scaled(triad, 'B/s')}")
     return Peak(flops, max(copy, triad), threads, device)
 
 

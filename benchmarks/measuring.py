@@ -14,7 +14,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def alternately(
+def time_in_turns(
     works: Mapping[str, Callable[[], object]], repeats: int, warm_up: bool = True
 ) -> dict[str, float]:
     """Return the median seconds of several works, timed in turn so that load affects all alike.
@@ -26,7 +26,7 @@ def alternately(
     """
     if warm_up:
         for name, work in works.items():
-            tell(f"  warming up: {name}")
+            print_progress(f"  warming up: {name}")
             work()
     seconds: dict[str, list[float]] = {name: [] for name in works}
     for turn in range(repeats):
@@ -34,7 +34,7 @@ def alternately(
             started = perf_counter()
             work()
             seconds[name].append(perf_counter() - started)
-            tell(f"  turn {turn + 1}/{repeats}, {name}: {seconds[name][-1]:.3f} s")
+            print_progress(f"  turn {turn + 1}/{repeats}, {name}: {seconds[name][-1]:.3f} s")
     return {name: median(each) for name, each in seconds.items()}
 
 
@@ -83,7 +83,7 @@ def table(headers: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     return "\n".join("| " + " | ".join(row) + " |" for row in (aligned[0], rule, *aligned[1:]))
 
 
-def tell(line: str) -> None:
+def print_progress(line: str) -> None:
     """Print a line of progress to standard error, beside the result."""
     print(line, file=sys.stderr, flush=True)
 

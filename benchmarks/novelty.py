@@ -118,7 +118,7 @@ def trained_model(data: ImageDataset, organ: str, size: Size, out: Path, report:
             return folder
     except (ModelError, KeyError):
         report(f"training without {organ}")
-    batch = thinned(without(data.train, organ), size.training_images)
+    batch = evenly_spaced(without(data.train, organ), size.training_images)
     training = TrainingConfig(
         epochs=size.epochs,
         batch_size=64,
@@ -157,17 +157,20 @@ def without(batch: Batch, organ: str) -> Batch:
     return batch.take(np.flatnonzero(batch.labels != batch.vocabulary.index(organ)))
 
 
-def thinned(batch: Batch, most: int | None) -> Batch:
+def evenly_spaced(batch: Batch, most: int | None) -> Batch:
     """Return at most ``most`` images, evenly spaced."""
     return batch.take(
         np.linspace(0, len(batch) - 1, min(len(batch), most or len(batch))).astype(np.int64)
     )
 
 
-def look(looker: ImageModel, batch: Batch) -> Looks:
+def model_outputs(image_model: ImageModel, batch: Batch) -> Looks:
     """Return a model's outputs for a batch, a thousand images at a time."""
     return joined(
-        [looker.look(batch.images[start : start + 1000]) for start in range(0, len(batch), 1000)]
+        [
+            image_model.look(batch.images[start : start + 1000])
+            for start in range(0, len(batch), 1000)
+        ]
     )
 
 
@@ -191,21 +194,21 @@ def judge(
     data: ImageDataset, organ: str, model: Path, size: Size, config: TriageConfig
 ) -> list[Outcome]:
     """Return the result of each score on the stream with this unknown organ."""
-    looker = ImageModel(model)
+    image_model = ImageModel(model)
     trained_on, held_back = (
-        thinned(without(data.train, organ), config.most_history),
-        thinned(without(data.validation, organ), size.images),
+        evenly_spaced(without(data.train, organ), config.most_history),
+        evenly_spaced(without(data.validation, organ), size.images),
     )
     history = [
         ImageFacts(f"{part}-{index}", "", f"{part}-{index}", "", str(name), "npz")
         for part, batch in (("train", trained_on), ("held-back", held_back))
         for index, name in enumerate(names_of(batch))
     ]
-    looks = joined([look(looker, trained_on), look(looker, held_back)])
-    stream = thinned(data.test, size.images)
-    organs, seen = names_of(stream), look(looker, stream)
+    looks = joined([model_outputs(image_model, trained_on), model_outputs(image_model, held_back)])
+    stream = evenly_spaced(data.test, size.images)
+    organs, seen = names_of(stream), model_outputs(image_model, stream)
     is_new = organs == organ
-    accuracy = float((np.array(looker.facts.class_names)[seen.rows] == organs)[~is_new].mean())
+    accuracy = float((np.array(image_model.facts.class_names)[seen.rows] == organs)[~is_new].mean())
     held_back_ids = {each.image_id for each in history if each.image_id.startswith("held-back")}
     outcomes = []
     for score in SCORES:
@@ -301,7 +304,7 @@ def tables(outcomes: Sequence[Outcome], size: Size, config: TriageConfig) -> Ite
         yield _row("---", ["---"] * len(COLUMNS))
         for each in outcomes:
             if each.score == score:
-                yield _row(each.organ, [shown(getattr(each, field)) for field in COLUMNS])
+                yield _row(each.organ, [formatted(getattr(each, field)) for field in COLUMNS])
 
 
 def _row(first: str, cells: Sequence[str]) -> str:
@@ -313,12 +316,12 @@ def mean_and_spread(outcomes: Sequence[Outcome], field: str) -> str:
     values = [float(value) for each in outcomes if (value := getattr(each, field)) is not None]
     if not values:
         return "-"
-    return shown(float(np.mean(values))) + (
-        f" ± {shown(float(np.std(values, ddof=1)))}" if len(values) > 1 else ""
+    return formatted(float(np.mean(values))) + (
+        f" ± {formatted(float(np.std(values, ddof=1)))}" if len(values) > 1 else ""
     )
 
 
-def shown(value: float | int | None) -> str:
+def formatted(value: float | int | None) -> str:
     """Return a number as the tables show it."""
     if value is None:
         return "-"

@@ -23,7 +23,7 @@ from time import process_time
 # read when torch is imported; networks this small are slower with more threads
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from benchmarks.measuring import ROOT, table, tell
+from benchmarks.measuring import ROOT, print_progress, table
 from federation.experiment.config import ExperimentConfig, load_experiment
 from federation.experiment.loop import run_experiment, with_seed
 from federation.experiment.run_folder import RunFolder
@@ -140,7 +140,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for row in levels:
         for seed in range(1, given.seeds + 1):
             measure(row, seed, changes)
-        tell(f"  {' | '.join(row.cells())}  ({process_time() - begun:.0f} s)")
+        print_progress(f"  {' | '.join(row.cells())}  ({process_time() - begun:.0f} s)")
     print(
         table(
             ("protected", "noise multiplier", "epsilon (delta 1e-5)", "accuracy [%]"),

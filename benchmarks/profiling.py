@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.measuring import alternately, table
+from benchmarks.measuring import table, time_in_turns
 from incremental.network import IncrementalNetwork
 
 GROUPS = (
@@ -80,7 +80,7 @@ def profile_table(title: str, work: Callable[[], object], steps: int) -> str:
         work: Function that is called to warm up, to be timed, and to be profiled.
         steps: Number of optimiser steps in it.
     """
-    plain = alternately({"without the profiler": work}, _REPEATS)["without the profiler"]
+    plain = time_in_turns({"without the profiler": work}, _REPEATS)["without the profiler"]
     with _named_ranges():
         started = perf_counter()
         with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
@@ -125,7 +125,7 @@ def _named_ranges() -> Iterator[None]:
             (federation.methods.fedka, "attention", "attention"),
             (twin.batches, "augment", "augmentation"),
             (twin.batches, "to_unit", "augmentation"),
-            (PlainLoss, "_teach", "teacher"),
+            (PlainLoss, "_teacher_outputs", "teacher"),
             (PlainLoss, "_student_maps", "attention"),
             (PlainDataset, "__getitem__", "augmentation"),
         ):

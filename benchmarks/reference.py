@@ -254,7 +254,7 @@ class PlainLoss:
         terms = {"classification": self.task.alpha * (weights * each).mean()}
         if self.teacher is None:
             return terms
-        old_logits, old_maps, shown = self._teach(images, rows)
+        old_logits, old_maps, shown = self._teacher_outputs(images, rows)
         soft = torch.cat([torch.sigmoid(old_logits), target[:, old_logits.shape[1] :]], 1)
         each = nn.functional.binary_cross_entropy_with_logits(logits, soft, reduction="none").mean(
             1
@@ -271,7 +271,7 @@ class PlainLoss:
             if hooks is not None:
                 hooks.release()
 
-    def _teach(self, images: Tensor, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _teacher_outputs(self, images: Tensor, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return the teacher's logits, its maps and the classes they are of."""
         assert self.teacher is not None
         if self.cam is not None:

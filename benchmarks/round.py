@@ -19,7 +19,7 @@ from time import perf_counter
 import torch
 
 from benchmarks.inversions import inversion_table
-from benchmarks.measuring import parser, tell, use_threads
+from benchmarks.measuring import parser, print_progress, use_threads
 from benchmarks.plain_side import plain_side
 from benchmarks.reference_round import Stages, plain_round
 from benchmarks.round_tables import STAGES, stage_table, task_table
@@ -58,18 +58,20 @@ def main(arguments: list[str] | None = None) -> None:
 def _time_round(
     world: World, name: str, before: Snapshot, given: argparse.Namespace
 ) -> tuple[Stages, Stages, str]:
-    tell(f"round: {name}")
+    print_progress(f"round: {name}")
     ran = world.ours(before)  # warms up, and provides the reference's inputs
     side = plain_side(world, before, ran, given.search, given.invert_steps)
     times: dict[str, list[Stages]] = {"ours": [], "reference": []}
     for turn in range(given.repeats):
         times["ours"].append(world.ours(before).seconds)
-        tell(f"  turn {turn + 1}/{given.repeats}, ours: {times['ours'][-1]['all']:.2f} s")
+        print_progress(f"  turn {turn + 1}/{given.repeats}, ours: {times['ours'][-1]['all']:.2f} s")
         use_threads(given.threads)
         started = perf_counter()
         _, stages = plain_round(*side)
         times["reference"].append({**stages, "all": perf_counter() - started})
-        tell(f"  turn {turn + 1}/{given.repeats}, reference: {times['reference'][-1]['all']:.2f} s")
+        print_progress(
+            f"  turn {turn + 1}/{given.repeats}, reference: {times['reference'][-1]['all']:.2f} s"
+        )
     ours, plain = (
         {key: median(each[key] for each in side) for key in (*STAGES, "all")}
         for side in times.values()

@@ -10,9 +10,9 @@ from typing import Any, cast
 
 import numpy as np
 
-from benchmarks.measuring import tell, use_threads
+from benchmarks.measuring import print_progress, use_threads
 from benchmarks.reference_round import Stages
-from benchmarks.watched import Watched, WatchedEngine
+from benchmarks.timed_methods import TimedEngine, TimedMethods
 from federation.engines.choice import make_engine
 from federation.engines.engine import TwinEngine
 from federation.engines.simulated_hospitals import SimulatedHospitals
@@ -42,7 +42,7 @@ class Snapshot:
 
 
 @dataclass
-class Ran:
+class FinishedRound:
     """A round that our side has run.
 
     Args:
@@ -55,7 +55,7 @@ class Ran:
     after: Snapshot
     record: RoundRecord
     seconds: Stages
-    engine: WatchedEngine
+    engine: TimedEngine
 
 
 @dataclass
@@ -74,14 +74,14 @@ class World:
     engine: TwinEngine
     threads: int
 
-    def ours(self, before: Snapshot, method: Method | None = None) -> Ran:
+    def ours(self, before: Snapshot, method: Method | None = None) -> FinishedRound:
         """Run one round of ours from a snapshot."""
         seconds: Stages = {}
         self.engine.states.clear()
         self.engine.states.update(before.states)
         use_threads(self.config.engine.threads)
-        engine, proxy = WatchedEngine(self.engine, seconds), copy.copy(before.proxy)
-        watched = Watched(method or self.config.method, ("score", "aggregate"), seconds)
+        engine, proxy = TimedEngine(self.engine, seconds), copy.copy(before.proxy)
+        watched = TimedMethods(method or self.config.method, ("score", "aggregate"), seconds)
         started = perf_counter()
         server, record = run_round(
             before.server, cast(Any, engine), cast(Method, watched), proxy, self.config.federation
@@ -89,7 +89,9 @@ class World:
         seconds["all"] = perf_counter() - started
         use_threads(self.threads)
         assert len(record.accepted) == len(record.chosen), record.rejected
-        return Ran(Snapshot(server, proxy, dict(self.engine.states)), record, seconds, engine)
+        return FinishedRound(
+            Snapshot(server, proxy, dict(self.engine.states)), record, seconds, engine
+        )
 
 
 def make_world(given: argparse.Namespace) -> World:
@@ -149,7 +151,7 @@ def snapshots(world: World) -> dict[str, Snapshot]:
             elif number == ROUNDS_BEFORE + MIDDLE:
                 found["middle of a task"] = at
                 break
-            tell(f"  on the way there: round {number}")
+            print_progress(f"  on the way there: round {number}")
             at = other.ours(at, method).after
     finally:
         hurried.close()

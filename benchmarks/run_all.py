@@ -125,12 +125,17 @@ def run_part(part: Part, threads: int, tiny: bool) -> tuple[str, bool]:
     command = [sys.executable, "-m", part.module, *(part.tiny if tiny else part.arguments)]
     command += ["--threads", str(threads)] if part.threaded else []
     started = perf_counter()
-    with tempfile.TemporaryFile("w+") as told:
+    with tempfile.TemporaryFile("w+") as error_output:
         done = subprocess.run(
-            command, cwd=HERE.parent, stdout=subprocess.PIPE, stderr=told, text=True, check=False
+            command,
+            cwd=HERE.parent,
+            stdout=subprocess.PIPE,
+            stderr=error_output,
+            text=True,
+            check=False,
         )
-        told.seek(0)
-        last = told.read().strip().splitlines()[-12:]
+        error_output.seek(0)
+        last = error_output.read().strip().splitlines()[-12:]
     lead = (
         f"## {part.title}\n\n`python {' '.join(command[1:])}`, {perf_counter() - started:.0f} s.\n"
     )

@@ -18,7 +18,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from benchmarks.measuring import in_fresh_process, table, tell, write_results
+from benchmarks.measuring import in_fresh_process, print_progress, table, write_results
 
 MOST_MEMORY, MOST_TIME = 1.5, 1.2
 
@@ -123,7 +123,7 @@ def main(given: list[str]) -> int:
         return 0
     found = []
     for twins in arguments.twins:
-        tell(f"  {twins:,} twins")
+        print_progress(f"  {twins:,} twins")
         found.append(in_fresh_process("benchmarks.scale", [*given, "--measure", str(twins)]))
         last, first = found[-1], found[0]
         last["memory_ratio"] = last["peak_megabytes"] / first["peak_megabytes"]

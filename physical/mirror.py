@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 
 from physical.mirror_file import MirrorError, MirrorFile, image_size_of
 
-__all__ = ["MOST_BYTES_AT_ONCE", "DayCount", "ImageFacts", "Mirror", "MirrorError", "MirrorImage"]
+__all__ = ["MAX_BYTES_PER_READ", "DayCount", "ImageFacts", "Mirror", "MirrorError", "MirrorImage"]
 
-MOST_BYTES_AT_ONCE = 1 << 30
+MAX_BYTES_PER_READ = 1 << 30
 """Largest amount of pixels that one call returns, so a page request cannot fill the memory."""
-_IDS_AT_ONCE = 500
+_MAX_IDS_PER_STATEMENT = 500
 _NAME = "coalesce(decided_name, sent_name)"
 _FACTS = f"image_id, arrived, patient, study, {_NAME}, source"
 
@@ -101,7 +101,7 @@ class Mirror:
         self._file = MirrorFile(folder, image_size)
 
     @classmethod
-    def at(cls, folder: Path) -> "Mirror":
+    def open_existing(cls, folder: Path) -> "Mirror":
         """Open an existing mirror, whatever its image size.
 
         Raises:
@@ -118,7 +118,7 @@ class Mirror:
         Raises:
             MirrorError: If an image is invalid; then none is added.
         """
-        rows = [self._row(image) for image in images]
+        rows = [self._checked_row(image) for image in images]
         with self._file.transaction() as connection:
             before = connection.total_changes
             connection.executemany(
@@ -153,7 +153,7 @@ class Mirror:
                     "SELECT position FROM images WHERE image_id = ?", (after,)
                 ).fetchone()
                 if row is None:
-                    raise _unknown([after])
+                    raise _unknown_ids([after])
                 position = row[0]
             query = f"SELECT image_id FROM images WHERE position > ? AND {wanted} ORDER BY position"
             return [name for (name,) in connection.execute(query, (position,))]
@@ -162,22 +162,22 @@ class Mirror:
         """Return the pixels of images, in the order of the ids, [N, S, S].
 
         Raises:
-            MirrorError: If an id is unknown, or the images would not fit in ``MOST_BYTES_AT_ONCE``.
+            MirrorError: If an id is unknown, or the images would not fit in ``MAX_BYTES_PER_READ``.
         """
         size = self.image_size
-        most = MOST_BYTES_AT_ONCE // (size * size)
+        most = MAX_BYTES_PER_READ // (size * size)
         if len(image_ids) > most:
             raise MirrorError(
                 f"pixels of {len(image_ids):,} images at once; "
                 f"allowed: {most:,} of {size} x {size}; ask for them in parts"
             )
         result = np.empty((len(image_ids), size, size), np.uint8)
-        places = _places(image_ids)
+        places = _positions_by_id(image_ids)
         with self._file.reading() as connection:
             for image_id, content in _select(connection, "image_id, pixels", list(places)):
                 result[places.pop(image_id)] = np.frombuffer(content, np.uint8).reshape(size, size)
         if places:
-            raise _unknown(places)
+            raise _unknown_ids(places)
         return result
 
     def facts(self, image_ids: Sequence[str]) -> list[ImageFacts]:
@@ -186,11 +186,11 @@ class Mirror:
         Raises:
             MirrorError: If an id is unknown.
         """
-        places = _places(image_ids)
+        places = _positions_by_id(image_ids)
         with self._file.reading() as connection:
             found = {row[0]: ImageFacts(*row) for row in _select(connection, _FACTS, places)}
         if len(found) < len(places):
-            raise _unknown([each for each in places if each not in found])
+            raise _unknown_ids([each for each in places if each not in found])
         return [found[each] for each in image_ids]
 
     def class_counts(self) -> dict[str, int]:
@@ -210,7 +210,7 @@ class Mirror:
         with self._file.reading() as connection:
             return [DayCount(*row) for row in connection.execute(query)]
 
-    def name(self, image_ids: Sequence[str], class_name: str | None) -> None:
+    def set_class_name(self, image_ids: Sequence[str], class_name: str | None) -> None:
         """Record the class name that people decided for images, all or none.
 
         The decision overrides the sender's name and does not erase it. None withdraws it.
@@ -222,18 +222,20 @@ class Mirror:
         wanted = dict.fromkeys(image_ids)
         with self._file.transaction() as connection:
             changed = 0
-            for part in _parts(wanted):
-                query = f"UPDATE images SET decided_name = ? WHERE image_id IN ({_marks(part)})"
+            for part in _id_groups(wanted):
+                query = (
+                    f"UPDATE images SET decided_name = ? WHERE image_id IN ({_placeholders(part)})"
+                )
                 changed += connection.execute(query, (class_name, *part)).rowcount
             if changed < len(wanted):
                 known = {image_id for (image_id,) in _select(connection, "image_id", wanted)}
-                raise _unknown([each for each in wanted if each not in known])
+                raise _unknown_ids([each for each in wanted if each not in known])
 
     def close(self) -> None:
         """Close the file; the next call opens it again."""
         self._file.close()
 
-    def _row(self, image: MirrorImage) -> tuple[str, str, str, str, str | None, str, bytes]:
+    def _checked_row(self, image: MirrorImage) -> tuple[str, str, str, str, str | None, str, bytes]:
         pixels = np.asarray(image.pixels)
         if pixels.dtype != np.uint8 or pixels.shape != (self.image_size, self.image_size):
             raise MirrorError(
@@ -246,7 +248,7 @@ class Mirror:
         _check_name(image.class_name)
         return (
             image.image_id,
-            _utc(image),
+            _checked_arrival(image),
             image.patient,
             image.study,
             image.class_name,
@@ -255,7 +257,7 @@ class Mirror:
         )
 
 
-def _utc(image: MirrorImage) -> str:
+def _checked_arrival(image: MirrorImage) -> str:
     """Return the arrival time, checked to be UTC: days are counted by its first 10 characters."""
     try:
         moment = datetime.fromisoformat(image.arrived)
@@ -278,7 +280,7 @@ def _check_name(class_name: str | None) -> None:
         )
 
 
-def _places(image_ids: Iterable[str]) -> dict[str, list[int]]:
+def _positions_by_id(image_ids: Iterable[str]) -> dict[str, list[int]]:
     """Return image id -> its positions in the list; an id may occur more than once."""
     places: dict[str, list[int]] = {}
     for place, image_id in enumerate(image_ids):
@@ -290,24 +292,24 @@ def _select(
     connection: sqlite3.Connection, columns: str, image_ids: Iterable[str]
 ) -> Iterator[tuple[Any, ...]]:
     """Yield rows of these images, a limited number of ids per statement."""
-    for part in _parts(image_ids):
+    for part in _id_groups(image_ids):
         yield from connection.execute(
-            f"SELECT {columns} FROM images WHERE image_id IN ({_marks(part)})", part
+            f"SELECT {columns} FROM images WHERE image_id IN ({_placeholders(part)})", part
         )
 
 
-def _parts(image_ids: Iterable[str]) -> Iterator[tuple[str, ...]]:
+def _id_groups(image_ids: Iterable[str]) -> Iterator[tuple[str, ...]]:
     """Split ids into groups small enough for one SQL statement."""
     rest = iter(image_ids)
-    while part := tuple(islice(rest, _IDS_AT_ONCE)):
+    while part := tuple(islice(rest, _MAX_IDS_PER_STATEMENT)):
         yield part
 
 
-def _marks(values: Sequence[str]) -> str:
+def _placeholders(values: Sequence[str]) -> str:
     return ", ".join("?" * len(values))
 
 
-def _unknown(image_ids: Iterable[str]) -> MirrorError:
+def _unknown_ids(image_ids: Iterable[str]) -> MirrorError:
     missing = list(image_ids)
     more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
     return MirrorError(

@@ -31,7 +31,7 @@ CREATE INDEX IF NOT EXISTS images_by_name ON images (coalesce(decided_name, sent
 CREATE INDEX IF NOT EXISTS images_by_day
     ON images (substr(arrived, 1, 10), coalesce(decided_name, sent_name));
 """
-_OF_PARENTS: list[sqlite3.Connection] = []
+_PARENT_CONNECTIONS: list[sqlite3.Connection] = []
 
 
 class MirrorError(ValueError):
@@ -50,7 +50,7 @@ class MirrorFile:
     """
 
     _connection: sqlite3.Connection
-    _finish: "weakref.finalize[[], MirrorFile]"
+    _closer: "weakref.finalize[[], MirrorFile]"
     _pid: int
 
     def __init__(self, folder: Path, image_size: int) -> None:
@@ -76,7 +76,7 @@ class MirrorFile:
     def close(self) -> None:
         """Close the file; the next call opens it again."""
         with self._lock:
-            self._finish()
+            self._closer()
             self._pid = 0
 
     @contextmanager
@@ -85,8 +85,8 @@ class MirrorFile:
         with self._lock:
             if self._pid != os.getpid():
                 if self._pid:  # closing a parent's connection here would drop the parent's locks
-                    self._finish.detach()
-                    _OF_PARENTS.append(self._connection)
+                    self._closer.detach()
+                    _PARENT_CONNECTIONS.append(self._connection)
                 self._open()
             yield self._connection
 
@@ -112,7 +112,7 @@ class MirrorFile:
             check_same_thread=False,
         )
         self._connection = connection
-        self._finish = weakref.finalize(self, connection.close)
+        self._closer = weakref.finalize(self, connection.close)
         try:
             connection.execute("PRAGMA journal_mode = WAL")
             # Senders delete their copy once this returns, so every commit must reach the disk.
@@ -121,10 +121,10 @@ class MirrorFile:
                 for statement in filter(str.strip, _SCHEMA.split(";")):
                     connection.execute(statement)
         except sqlite3.DatabaseError as error:
-            self._finish()
+            self._closer()
             if isinstance(error, sqlite3.OperationalError):
                 raise
-            raise _no_mirror(self._folder, error) from error
+            raise _not_a_mirror(self._folder, error) from error
 
 
 def image_size_of(folder: Path) -> int:
@@ -147,13 +147,13 @@ def image_size_of(folder: Path) -> int:
         finally:
             connection.close()
     except sqlite3.DatabaseError as error:
-        raise _no_mirror(folder, error) from error
+        raise _not_a_mirror(folder, error) from error
     if row is None:
-        raise _no_mirror(folder, "it has no image size")
+        raise _not_a_mirror(folder, "it has no image size")
     return int(row[0])
 
 
-def _no_mirror(folder: Path, why: object) -> MirrorError:
+def _not_a_mirror(folder: Path, why: object) -> MirrorError:
     return MirrorError(
         f"mirror {folder}: {FILE_NAME} is no mirror ({why}); expected one made by this program; "
         "move it away"

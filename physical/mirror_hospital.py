@@ -18,7 +18,7 @@ from physical.batch import Batch
 from physical.hospital import Hospital
 from physical.mirror import Mirror
 
-_AT_ONCE = 512
+_IDS_PER_QUERY = 512
 
 
 class StreamError(ValueError):
@@ -26,7 +26,7 @@ class StreamError(ValueError):
 
 
 @dataclass(frozen=True)
-class _Found:
+class _RoundImages:
     """Images that a round found: ids in order of arrival and their class names at that time."""
 
     round: int
@@ -57,8 +57,8 @@ class MirrorHospital(Hospital):
         )
         super().__init__(hospital_id, nothing, ())
         self._mirror, self._stream = mirror, stream
-        self._found = _read(stream)
-        self._look()
+        self._found = _read_rounds(stream)
+        self._refresh_names()
 
     @property
     def vocabulary(self) -> tuple[str, ...]:
@@ -71,8 +71,8 @@ class MirrorHospital(Hospital):
         A round later than all recorded ones first looks for newly named images in the mirror.
         """
         if until_round > max((each.round for each in self._found), default=-1):
-            self._write_down(until_round)
-        self._look()
+            self._record_round(until_round)
+        self._refresh_names()
         ends = np.cumsum([0, *(len(each.image_ids) for each in self._found)])
         parts = [
             np.arange(start, end)
@@ -87,8 +87,8 @@ class MirrorHospital(Hospital):
         size = self._mirror.image_size
         parts = [np.empty((0, size, size), np.uint8)]
         parts += [
-            self._mirror.pixels(ids[start : start + _AT_ONCE])
-            for start in range(0, len(ids), _AT_ONCE)
+            self._mirror.pixels(ids[start : start + _IDS_PER_QUERY])
+            for start in range(0, len(ids), _IDS_PER_QUERY)
         ]
         return Batch(np.concatenate(parts)[..., None], self._labels[positions], self._names)
 
@@ -96,46 +96,48 @@ class MirrorHospital(Hospital):
         """Return the labels at these positions without reading pixels, shape [N]."""
         return self._labels[positions]
 
-    def _write_down(self, round_number: int) -> None:
+    def _record_round(self, round_number: int) -> None:
         """Record the named images that belong to no earlier round."""
         met = {image_id for each in self._found for image_id in each.image_ids}
         new = [image_id for image_id in self._mirror.ids(named=True) if image_id not in met]
         named = {
             fact.image_id: fact.class_name
-            for part in _parts(new)
+            for part in _id_groups(new)
             for fact in self._mirror.facts(part)
         }
         pairs = [  # a name may have been withdrawn since the ids were read
             (image_id, name) for image_id in new if (name := named[image_id]) is not None
         ]
-        found = _Found(
+        found = _RoundImages(
             round_number, tuple(image_id for image_id, _ in pairs), tuple(name for _, name in pairs)
         )
-        _write(self._stream, [*self._found, found])
+        _write_rounds(self._stream, [*self._found, found])
         self._found = [*self._found, found]
 
-    def _look(self) -> None:
+    def _refresh_names(self) -> None:
         """Read the current class names of all recorded images from the mirror."""
         self._ids = [image_id for each in self._found for image_id in each.image_ids]
         then = [name for each in self._found for name in each.names]
-        now = [fact.class_name for part in _parts(self._ids) for fact in self._mirror.facts(part)]
+        now = [
+            fact.class_name for part in _id_groups(self._ids) for fact in self._mirror.facts(part)
+        ]
         called = [name or before for name, before in zip(now, then, strict=True)]
         self._names = tuple(sorted(set(called)))
         row = {name: index for index, name in enumerate(self._names)}
         self._labels = np.array([row[name] for name in called], np.int64)
 
 
-def _parts(ids: Sequence[str]) -> list[Sequence[str]]:
-    return [ids[start : start + _AT_ONCE] for start in range(0, len(ids), _AT_ONCE)]
+def _id_groups(ids: Sequence[str]) -> list[Sequence[str]]:
+    return [ids[start : start + _IDS_PER_QUERY] for start in range(0, len(ids), _IDS_PER_QUERY)]
 
 
-def _read(stream: Path) -> list[_Found]:
+def _read_rounds(stream: Path) -> list[_RoundImages]:
     if not stream.exists():
         return []
     try:
         rounds = [json.loads(line) for line in stream.read_text(encoding="utf-8").splitlines()]
         return [
-            _Found(int(each["round"]), tuple(each["image_ids"]), tuple(each["names"]))
+            _RoundImages(int(each["round"]), tuple(each["image_ids"]), tuple(each["names"]))
             for each in rounds
         ]
     except (ValueError, KeyError, TypeError) as error:
@@ -145,7 +147,7 @@ def _read(stream: Path) -> list[_Found]:
         ) from error
 
 
-def _write(stream: Path, found: Sequence[_Found]) -> None:
+def _write_rounds(stream: Path, found: Sequence[_RoundImages]) -> None:
     temporary = stream.with_name(f".{stream.name}.{os.getpid()}")
     lines = [
         json.dumps({"round": each.round, "image_ids": each.image_ids, "names": each.names})

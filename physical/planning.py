@@ -46,7 +46,7 @@ def plan_scenario(
     order = _class_order(class_names, config, seed)
     size = config.classes_per_task
     tasks = tuple(tuple(order[task * size : (task + 1) * size]) for task in range(config.num_tasks))
-    _check_images(labels, class_names, tasks)
+    _check_every_class_has_images(labels, class_names, tasks)
     _check_hospitals(hospitals, config)
     classes: dict[str, list[tuple[str, ...]]] = {
         hospital.name: [()] * config.num_tasks for hospital in hospitals
@@ -55,7 +55,7 @@ def plan_scenario(
         hospital.name: [()] * config.num_tasks for hospital in hospitals
     }
     for task, names in enumerate(tasks):
-        learners = _learners(hospitals, config, task, seed)
+        learners = _hospitals_with_new_classes(hospitals, config, task, seed)
         chosen = _choose_classes(learners, names, config, task, seed)
         for name, owned in _split_images(
             labels, class_names, learners, chosen, config, task, seed
@@ -101,7 +101,7 @@ def _class_order(class_names: Sequence[str], config: ScenarioConfig, seed: int) 
     return order
 
 
-def _check_images(
+def _check_every_class_has_images(
     labels: NDArray[np.int64], class_names: Sequence[str], tasks: Sequence[Sequence[str]]
 ) -> None:
     counts = np.bincount(labels, minlength=len(class_names))
@@ -134,7 +134,7 @@ def _check_hospitals(hospitals: Sequence[HospitalConfig], config: ScenarioConfig
         )
 
 
-def _learners(
+def _hospitals_with_new_classes(
     hospitals: Sequence[HospitalConfig], config: ScenarioConfig, task: int, seed: int
 ) -> list[HospitalConfig]:
     """Return the hospitals that receive new classes in a task, at least one.
@@ -187,7 +187,7 @@ def _split_images(
         {name for names in chosen.values() for name in names}, key=list(class_names).index
     ):
         label = list(class_names).index(name)
-        positions = _subset(np.flatnonzero(labels == label), label, config, seed)
+        positions = _limit_images(np.flatnonzero(labels == label), label, config, seed)
         holders = [hospital for hospital in learners if name in chosen[hospital.name]]
         if config.images == "shared":
             # One object for all hospitals, so memory does not grow with their number.
@@ -207,7 +207,7 @@ def _split_images(
     return owned
 
 
-def _subset(
+def _limit_images(
     positions: NDArray[np.int64], label: int, config: ScenarioConfig, seed: int
 ) -> NDArray[np.int64]:
     """Draw ``images_per_class`` of a class's images, or return all of them if it is None."""

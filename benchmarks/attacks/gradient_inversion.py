@@ -29,7 +29,7 @@ from benchmarks.attacks.inversion import AttackConfig, reconstructions, undo_per
 from benchmarks.attacks.similarity import Likeness, ssim
 from benchmarks.attacks.uploaded_prototypes import Material, baselines, experiment, gather
 from benchmarks.machine import describe
-from benchmarks.measuring import parser, table, tell, use_threads
+from benchmarks.measuring import parser, print_progress, table, use_threads
 from federation.aggregation.means import Arrived
 from federation.method import Method
 from federation.methods.prototypes import collect_prototypes, score_on_prototypes
@@ -304,7 +304,7 @@ def main() -> None:
             polish_steps=min(defence.attack.polish_steps, asked.steps),
         )
         found[defence.name] = judge(material, replace(defence, attack=harder), asked.seed)
-        tell(
+        print_progress(
             f"  {defence.name}: {perf_counter() - began:.0f} s, "
             f"SSIM {found[defence.name].strong.ssim:.3f}"
         )

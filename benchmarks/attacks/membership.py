@@ -21,10 +21,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.attacks.membership_tables import Outcome, defences_table, questions_table
+from benchmarks.attacks.observed_run import ObservedRun, run_observed
 from benchmarks.attacks.scores import Scores, Success, confidence, success
-from benchmarks.attacks.watched import Watched, watch
 from benchmarks.machine import describe
-from benchmarks.measuring import parser, tell, use_threads
+from benchmarks.measuring import parser, print_progress, use_threads
 from federation.experiment.config import ExperimentConfig
 from federation.methods.fedavg import FedAvg
 from federation.methods.fedka import FedKA
@@ -192,7 +192,7 @@ def halves(data: ImageDataset) -> Halves:
     )
 
 
-def groups_of(run: Watched, most_others: int, seed: int) -> Groups:
+def groups_of(run: ObservedRun, most_others: int, seed: int) -> Groups:
     """Return the groups of a run's images, with equally many others of each class."""
     exemplars = np.unique(
         np.concatenate([state.memory.all_positions() for state in run.states.values()])
@@ -214,7 +214,7 @@ def groups_of(run: Watched, most_others: int, seed: int) -> Groups:
 
 
 def confidences(
-    run: Watched,
+    run: ObservedRun,
     network: NetworkConfig,
     weights: Weights,
     class_names: Sequence[str],
@@ -226,7 +226,7 @@ def confidences(
     return confidence(network, weights, batch.images, rows)
 
 
-def attack(run: Watched, shadows: Sequence[Watched], size: Size) -> Outcome:
+def attack(run: ObservedRun, shadows: Sequence[ObservedRun], size: Size) -> Outcome:
     """Attack the last global model of a run, and each hospital's last update."""
     groups = groups_of(run, size.others, run.setup.config.seed)
     every, last = np.unique(np.concatenate(list(astuple(groups)))), run.servers[-1]
@@ -289,7 +289,7 @@ def attack(run: Watched, shadows: Sequence[Watched], size: Size) -> Outcome:
 def measure(data: ImageDataset, size: Size, names: Sequence[str]) -> dict[str, list[Outcome]]:
     """Return the outcomes of the attacks by defence, one for each seed."""
     parts = halves(data)
-    shadows: dict[str, list[Watched]] = {}
+    shadows: dict[str, list[ObservedRun]] = {}
     found: dict[str, list[Outcome]] = {}
     for name in names:
         change, calibrate = DEFENCES[name]
@@ -303,16 +303,16 @@ def measure(data: ImageDataset, size: Size, names: Sequence[str]) -> dict[str, l
                     for index in range(size.shadows)
                 ]
                 shadows[of_attacker.digest()] = [
-                    watch(config, parts.attackers) for config in configs
+                    run_observed(config, parts.attackers) for config in configs
                 ]
             found[name].append(
                 attack(
-                    watch(change(base(size, seed)), parts.attacked),
+                    run_observed(change(base(size, seed)), parts.attacked),
                     shadows[of_attacker.digest()],
                     size,
                 )
             )
-            tell(
+            print_progress(
                 f"  {name}, seed {seed}: {perf_counter() - began:.0f} s, "
                 f"AUROC {found[name][-1].lira['all members'].auroc:.3f}"
             )

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from benchmarks.attacks.observed_run import ObservedRun, run_observed
 from benchmarks.attacks.similarity import Likeness, identified, nearest, psnr, ssim
-from benchmarks.attacks.watched import Watched, watch
 from federation.experiment.config import ExperimentConfig
 from federation.methods.fedka import FedKA
 from incremental.detection import DetectionConfig
@@ -42,7 +42,7 @@ class Material:
     networks: tuple[IncrementalNetwork, ...]
     class_names: tuple[str, ...]
     candidates: Mapping[int, Tensor]
-    run: Watched
+    run: ObservedRun
     accuracies: tuple[float, ...]
 
     def by_twin(
@@ -103,9 +103,9 @@ def experiment(hospitals: int, rounds: int, images_per_class: int, seed: int) ->
 
 def gather(config: ExperimentConfig, data: ImageDataset) -> Material:
     """Run the federation and return its twins' encoded prototypes with the true images."""
-    told: list[tuple[IncrementalNetwork, Tensor, Tensor]] = []
+    encoded: list[tuple[IncrementalNetwork, Tensor, Tensor]] = []
 
-    class Told(FedKA):
+    class FedKAWithTruth(FedKA):
         """FedKA that also gives the benchmark, not the server, the encoded images."""
 
         def finish_local(
@@ -113,16 +113,18 @@ def gather(config: ExperimentConfig, data: ImageDataset) -> Material:
         ) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor]]:
             """Record the prototypes and upload as FedKA does."""
             if context.fresh_task and context.prototypes is not None:
-                told.append((network, *context.prototypes(network)))
+                encoded.append((network, *context.prototypes(network)))
             return super().finish_local(network, context)
 
-    run = watch(config, data, Told(head_loss="ce", mean="by_images", reconstruction=_NOT_HERE))
-    networks = tuple(network for network, _, rows in told for _ in rows)
+    run = run_observed(
+        config, data, FedKAWithTruth(head_loss="ce", mean="by_images", reconstruction=_NOT_HERE)
+    )
+    networks = tuple(network for network, _, rows in encoded for _ in rows)
     names, vocabulary = run.servers[-1].class_names, data.train.vocabulary
     pixels = to_unit(to_tensor(data.train.images))
     labels = torch.from_numpy(data.train.labels)
     candidates = {row: pixels[labels == vocabulary.index(name)] for row, name in enumerate(names)}
-    real, rows = torch.cat([each[1] for each in told]), torch.cat([each[2] for each in told])
+    real, rows = torch.cat([each[1] for each in encoded]), torch.cat([each[2] for each in encoded])
     accuracies = tuple(run.accuracy(server) for server in run.servers)
     return Material(real, rows, networks, names, candidates, run, accuracies)
 

@@ -80,7 +80,7 @@ class HospitalLoop:
         Returns:
             Whether anything had changed.
         """
-        report = self._intake.look()
+        report = self._intake.process_inbox()
         self._tell_intake(report)
         has_changed = self._take_model()
         num_images = len(self._mirror)

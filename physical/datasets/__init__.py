@@ -48,7 +48,7 @@ __all__ = [
     "ImageDataset",
     "entry_of",
     "fetch_dataset",
-    "is_at_hand",
+    "is_available",
     "load_dataset",
 ]
 
@@ -128,7 +128,7 @@ def fetch_dataset(
     return fetch_files(entry_of(name).sheet, data_dir, report, progress)
 
 
-def is_at_hand(name: str, data_dir: Path | None = None) -> bool:
+def is_available(name: str, data_dir: Path | None = None) -> bool:
     """Return whether all files of a data set are here with the right digests; fetch nothing.
 
     Raises:

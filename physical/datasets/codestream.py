@@ -46,12 +46,12 @@ def _jpeg_size(frame: bytes) -> FrameSize | None:
             # marker, length, precision, rows, columns, components
             part = frame[place + 5 : place + 10]
             return (
-                FrameSize(_number(part[:2]), _number(part[2:4]), part[4])
+                FrameSize(_big_endian(part[:2]), _big_endian(part[2:4]), part[4])
                 if len(part) == 5
                 else None
             )
         else:
-            place += 2 + max(2, _number(frame[place + 2 : place + 4]))
+            place += 2 + max(2, _big_endian(frame[place + 2 : place + 4]))
     return None
 
 
@@ -61,9 +61,9 @@ def _jpeg_2000_size(frame: bytes) -> FrameSize | None:
     header = frame[8:42]
     if len(header) < 34:
         return None
-    width, height, left, top = (_number(header[4 * at : 4 * at + 4]) for at in range(4))
-    return FrameSize(height - top, width - left, _number(header[32:34]))
+    width, height, left, top = (_big_endian(header[4 * at : 4 * at + 4]) for at in range(4))
+    return FrameSize(height - top, width - left, _big_endian(header[32:34]))
 
 
-def _number(part: bytes) -> int:
+def _big_endian(part: bytes) -> int:
     return int.from_bytes(part, "big")

@@ -19,12 +19,12 @@ from physical.datasets.dicom_file import (
     DicomError,
     Limits,
     parse_ct,
-    quietly,
     refuse_dicom,
+    silence_pydicom,
     stored_values,
     value_of,
 )
-from physical.datasets.greyscale import Window, WindowFunction, fitted, windowed
+from physical.datasets.greyscale import Window, WindowFunction, apply_window, fit_to_square
 from physical.datasets.refusal import Reason
 
 if TYPE_CHECKING:
@@ -40,8 +40,8 @@ __all__ = [
     "ct_frames",
     "grey_square",
     "parse_ct",
-    "quietly",
     "read_ct",
+    "silence_pydicom",
     "stored_values",
     "value_of",
 ]
@@ -106,8 +106,8 @@ def ct_frames(dataset: "Dataset", stored: NDArray[np.integer]) -> Iterator[CtFra
     for number, values in enumerate(stored):
         slope, intercept = _rescale(dataset, number)
         hounsfield = values.astype(np.float64) * slope + intercept
-        hounsfield[_padding(dataset, values)] = AIR_HU
-        transposed, upside_down, sideways = _turn(dataset, number)
+        hounsfield[_padding_mask(dataset, values)] = AIR_HU
+        transposed, upside_down, sideways = _orientation(dataset, number)
         rows, columns = _spacing(dataset, number)
         if transposed:
             hounsfield, rows, columns = hounsfield.T, columns, rows
@@ -139,17 +139,17 @@ def grey_square(frame: CtFrame, window: Window | None, size: int) -> NDArray[np.
             "a centre and a width",
             "set a window in Hounsfield units in the config",
         )
-    grey = windowed(frame.hounsfield, chosen)
-    return fitted(255 - grey if frame.inverted else grey, size, frame.spacing)
+    grey = apply_window(frame.hounsfield, chosen)
+    return fit_to_square(255 - grey if frame.inverted else grey, size, frame.spacing)
 
 
 def _rescale(dataset: "Dataset", number: int) -> tuple[float, float]:
     group = "PixelValueTransformationSequence"
     numbers = [
-        _numbers(_of_frame(dataset, number, group, keyword))
+        _finite_numbers(_frame_value(dataset, number, group, keyword))
         for keyword in ("RescaleSlope", "RescaleIntercept")
     ]
-    kind = _of_frame(dataset, number, group, "RescaleType")
+    kind = _frame_value(dataset, number, group, "RescaleType")
     if (
         any(each is None or len(each) != 1 for each in numbers)
         or numbers[0] == [0.0]
@@ -165,7 +165,7 @@ def _rescale(dataset: "Dataset", number: int) -> tuple[float, float]:
     return slope, intercept
 
 
-def _padding(dataset: "Dataset", values: NDArray[np.integer]) -> NDArray[np.bool_]:
+def _padding_mask(dataset: "Dataset", values: NDArray[np.integer]) -> NDArray[np.bool_]:
     """Return the mask of pixels outside of the scanned area, [H, W]."""
     first, last = (
         value_of(dataset, "PixelPaddingValue"),
@@ -177,14 +177,14 @@ def _padding(dataset: "Dataset", values: NDArray[np.integer]) -> NDArray[np.bool
     return np.asarray((values >= limits[0]) & (values <= limits[1]))
 
 
-def _turn(dataset: "Dataset", number: int) -> tuple[bool, bool, bool]:
+def _orientation(dataset: "Dataset", number: int) -> tuple[bool, bool, bool]:
     """Return whether to transpose a slice, then flip it vertically, and flip it horizontally.
 
     The first three numbers of ImageOrientationPatient point along a row, the last three down a
     column; x grows to the patient's left and y to the back (PS3.3 C.7.6.2.1.1).
     """
-    numbers = _numbers(
-        _of_frame(dataset, number, "PlaneOrientationSequence", "ImageOrientationPatient")
+    numbers = _finite_numbers(
+        _frame_value(dataset, number, "PlaneOrientationSequence", "ImageOrientationPatient")
     )
     if numbers is None or len(numbers) != 6:
         refuse_dicom(
@@ -214,10 +214,10 @@ def _turn(dataset: "Dataset", number: int) -> tuple[bool, bool, bool]:
 
 
 def _spacing(dataset: "Dataset", number: int) -> tuple[float, float]:
-    value = _of_frame(dataset, number, "PixelMeasuresSequence", "PixelSpacing")
+    value = _frame_value(dataset, number, "PixelMeasuresSequence", "PixelSpacing")
     if value is None:
         return 1.0, 1.0
-    numbers = _numbers(value)
+    numbers = _finite_numbers(value)
     if (
         numbers is None
         or len(numbers) != 2
@@ -236,10 +236,10 @@ def _spacing(dataset: "Dataset", number: int) -> tuple[float, float]:
 def _own_window(dataset: "Dataset", number: int) -> Window | None:
     group = "FrameVOILUTSequence"
     centre, width = (
-        _numbers(_of_frame(dataset, number, group, keyword))
+        _finite_numbers(_frame_value(dataset, number, group, keyword))
         for keyword in ("WindowCenter", "WindowWidth")
     )
-    function = _of_frame(dataset, number, group, "VOILUTFunction") or "LINEAR"
+    function = _frame_value(dataset, number, group, "VOILUTFunction") or "LINEAR"
     if not centre or not width or function not in ("LINEAR", "LINEAR_EXACT", "SIGMOID"):
         return None
     try:
@@ -249,7 +249,7 @@ def _own_window(dataset: "Dataset", number: int) -> Window | None:
         return None
 
 
-def _of_frame(dataset: "Dataset", number: int, group: str, keyword: str) -> Any:
+def _frame_value(dataset: "Dataset", number: int, group: str, keyword: str) -> Any:
     """Return a frame's value: from its functional group, the shared one, or the data set.
 
     Source: PS3.3 C.7.6.16.
@@ -270,7 +270,7 @@ def _of_frame(dataset: "Dataset", number: int, group: str, keyword: str) -> Any:
     return value_of(dataset, keyword)
 
 
-def _numbers(value: Any) -> list[float] | None:
+def _finite_numbers(value: Any) -> list[float] | None:
     """Return finite numbers; None if a value is missing or not a finite number."""
     try:
         numbers = [

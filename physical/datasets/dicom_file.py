@@ -74,14 +74,14 @@ def parse_ct(content: bytes, limits: Limits) -> "Dataset":
             f"{limits.file_bytes:,}",
             "raise limits.file_bytes if it is wanted",
         )
-    dataset = _parsed(content)
+    dataset = _parse(content)
     _check_kind(dataset)
     _check_form(dataset, limits)
     return dataset
 
 
 @contextmanager
-def quietly() -> Iterator[None]:
+def silence_pydicom() -> Iterator[None]:
     """Silence pydicom's warnings and log, which may quote patients' names.
 
     The log level stays changed after the context ends.
@@ -92,7 +92,7 @@ def quietly() -> Iterator[None]:
         yield
 
 
-def _parsed(content: bytes) -> "Dataset":
+def _parse(content: bytes) -> "Dataset":
     if content[128:132] != b"DICM":
         refuse_dicom(
             Reason.NOT_DICOM,
@@ -110,8 +110,8 @@ def _parsed(content: bytes) -> "Dataset":
     from pydicom import dcmread
 
     try:
-        with quietly():
-            dataset = dcmread(_Counted(content))
+        with silence_pydicom():
+            dataset = dcmread(_LimitedReads(content))
             ending = _end_of_last_element(dataset, len(content))
     except DicomError:
         raise
@@ -132,7 +132,7 @@ def _parsed(content: bytes) -> "Dataset":
     return dataset
 
 
-class _Counted(BytesIO):
+class _LimitedReads(BytesIO):
     """A file in memory that refuses to be read in too many pieces."""
 
     reads = 0
@@ -206,10 +206,12 @@ def _check_kind(dataset: "Dataset") -> None:
 def _check_form(dataset: "Dataset", limits: Limits) -> None:
     """Check sizes, types and the length of the pixels; compressed frames by their own headers."""
     rows, columns, bits = (
-        _whole(dataset, keyword) for keyword in ("Rows", "Columns", "BitsAllocated")
+        _integer(dataset, keyword) for keyword in ("Rows", "Columns", "BitsAllocated")
     )
     frames = (
-        _whole(dataset, "NumberOfFrames") if value_of(dataset, "NumberOfFrames") is not None else 1
+        _integer(dataset, "NumberOfFrames")
+        if value_of(dataset, "NumberOfFrames") is not None
+        else 1
     )
     if min(rows, columns, frames) < 1:
         refuse_dicom(
@@ -230,14 +232,14 @@ def _check_form(dataset: "Dataset", limits: Limits) -> None:
             allowed,
             "raise the limits if it is wanted",
         )
-    stored, sign = _whole(dataset, "BitsStored"), _whole(dataset, "PixelRepresentation")
+    stored, sign = _integer(dataset, "BitsStored"), _integer(dataset, "PixelRepresentation")
     fits = (
         bits in (8, 16)
         and 1 <= stored <= bits
-        and _whole(dataset, "HighBit") == stored - 1
+        and _integer(dataset, "HighBit") == stored - 1
         and sign in (0, 1)
     )
-    grey = _whole(dataset, "SamplesPerPixel") == 1 and value_of(
+    grey = _integer(dataset, "SamplesPerPixel") == 1 and value_of(
         dataset, "PhotometricInterpretation"
     ) in ("MONOCHROME1", "MONOCHROME2")
     if not (fits and grey):
@@ -282,7 +284,7 @@ def _check_frames(dataset: "Dataset", rows: int, columns: int, frames: int, num_
     most = rows * columns * num_bytes * 9 // 8 + 1024
     found = 0
     try:
-        with quietly():
+        with silence_pydicom():
             for frame in generate_frames(dataset.PixelData, number_of_frames=frames):
                 found += 1
                 if dataset.file_meta.TransferSyntaxUID == _RLE:
@@ -323,12 +325,12 @@ def stored_values(dataset: "Dataset", limits: Limits) -> NDArray[np.integer]:
     _check_form(dataset, limits)  # the caller may pass a data set that parse_ct has not checked
     from pydicom.pixels.decoders.base import get_decoder
 
-    rows, columns = _whole(dataset, "Rows"), _whole(dataset, "Columns")
+    rows, columns = _integer(dataset, "Rows"), _integer(dataset, "Columns")
     decoder = get_decoder(dataset.file_meta.TransferSyntaxUID)
     # Pillow cannot read signed pixels.
     plugin = "pylibjpeg" if "pylibjpeg" in decoder.available_plugins else ""
     try:
-        with quietly():
+        with silence_pydicom():
             options: dict[str, Any] = {"allow_excess_frames": False}
             values, _ = decoder.as_array(dataset, raw=True, decoding_plugin=plugin, **options)
         return np.asarray(values).reshape(-1, rows, columns)
@@ -347,13 +349,13 @@ def value_of(dataset: "Dataset", keyword: str) -> Any:
     A bad value is not reported, because it may contain a name.
     """
     try:
-        with quietly():
+        with silence_pydicom():
             return dataset.get(keyword)
     except Exception:
         return None
 
 
-def _whole(dataset: "Dataset", keyword: str) -> int:
+def _integer(dataset: "Dataset", keyword: str) -> int:
     value = value_of(dataset, keyword)
     try:
         return int(value)

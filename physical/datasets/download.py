@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from physical.datasets.dataset import DataError, DataFile, DataSheet, Delivery, data_error
-from physical.datasets.sources import reason_of, unzipped
+from physical.datasets.sources import gunzip_chunks, one_line
 from physical.datasets.storage import cache_folder, check_file, store
 
 LAB_FOLDER = Path(__file__).resolve().parents[3] / "shared" / "data"
@@ -46,7 +46,7 @@ def find_files(
     cache = cache_folder() / sheet.name
     found: dict[str, Path] = {}
     for file in sheet.files:
-        path = _in_own_folders(file, sheet, data_dir, cache, report) or _in_cache(
+        path = _find_in_folders(file, sheet, data_dir, cache, report) or _find_in_cache(
             file, cache, report
         )
         if path is not None:
@@ -85,15 +85,15 @@ def fetch_files(
             source.deliver(missing, delivery)
             report(f"stored in {delivery.folder}; digest is right")
         except (DataError, OSError) as error:
-            failures.append(f"{source.title}: {reason_of(error)}")
+            failures.append(f"{source.title}: {one_line(error)}")
             report(f"not from {failures[-1]}")
         for file in missing:
-            path = _in_cache(file, delivery.folder, silent)
+            path = _find_in_cache(file, delivery.folder, silent)
             if path is not None:
                 found[file.name] = path
     missing = [file for file in sheet.files if file.name not in found]
     if missing:
-        raise _nowhere(sheet, missing, failures)
+        raise _not_found_error(sheet, missing, failures)
     return {file.name: found[file.name] for file in sheet.files}
 
 
@@ -126,7 +126,7 @@ def _named_folders(data_dir: Path | None) -> tuple[Path, ...]:
     return tuple(dict.fromkeys(folder for folder in named.values() if folder is not None))
 
 
-def _in_own_folders(
+def _find_in_folders(
     file: DataFile, sheet: DataSheet, data_dir: Path | None, cache: Path, report: Report
 ) -> Path | None:
     """Return the file from a user's or the laboratory's folder, or its data set's sub-folder."""
@@ -146,14 +146,14 @@ def _in_own_folders(
                 return path
             packed = home / f"{file.name}.gz"
             if packed.is_file():
-                if (known := _in_cache(file, cache, silent)) is not None:
+                if (known := _find_in_cache(file, cache, silent)) is not None:
                     return known
                 report(f"unpacking {packed}")
-                return store(file, cache, unzipped(packed))
+                return store(file, cache, gunzip_chunks(packed))
     return None
 
 
-def _in_cache(file: DataFile, cache: Path, report: Report) -> Path | None:
+def _find_in_cache(file: DataFile, cache: Path, report: Report) -> Path | None:
     path = cache / file.name
     if not path.is_file():
         return None
@@ -166,7 +166,7 @@ def _in_cache(file: DataFile, cache: Path, report: Report) -> Path | None:
     return path
 
 
-def _nowhere(sheet: DataSheet, missing: list[DataFile], failures: list[str]) -> DataError:
+def _not_found_error(sheet: DataSheet, missing: list[DataFile], failures: list[str]) -> DataError:
     wanted = "; ".join(f"{file.name} with md5 {file.md5}" for file in missing)
     tried = "; ".join(f"({number}) {failure}" for number, failure in enumerate(failures, start=1))
     return data_error(
@@ -174,13 +174,13 @@ def _nowhere(sheet: DataSheet, missing: list[DataFile], failures: list[str]) -> 
         f"nothing from {len(failures)} place{'' if len(failures) == 1 else 's'}: {tried}",
         wanted,
         f"get them on another machine (see {sheet.source}"
-        + "".join(f", {address}" for address in _addresses(sheet))
+        + "".join(f", {address}" for address in _all_addresses(sheet))
         + f") and put them into {cache_folder() / sheet.name}, "
         f"or into any folder that you name with --data-dir or {DATA_DIR_VARIABLE}",
     )
 
 
-def _addresses(sheet: DataSheet) -> list[str]:
+def _all_addresses(sheet: DataSheet) -> list[str]:
     addresses: list[str] = []
     for source in sheet.sources:
         addresses += getattr(source, "addresses", {}).values()

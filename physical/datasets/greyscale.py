@@ -42,7 +42,7 @@ ABDOMEN = Window(40.0, 400.0)
 """The usual abdominal window, -160 to 240 HU."""
 
 
-def windowed(hounsfield: NDArray[np.floating], window: Window) -> NDArray[np.uint8]:
+def apply_window(hounsfield: NDArray[np.floating], window: Window) -> NDArray[np.uint8]:
     """Return grey values; densities below the window are 0, above it 255.
 
     LINEAR_EXACT: grey = 255 ((x - c) / w + 1/2); LINEAR: the same with c - 1/2 and w - 1;
@@ -68,7 +68,7 @@ def windowed(hounsfield: NDArray[np.floating], window: Window) -> NDArray[np.uin
     return np.asarray(np.clip(grey, 0, 255).astype(np.uint8))
 
 
-def fitted(
+def fit_to_square(
     grey: NDArray[np.uint8], size: int, spacing: tuple[float, float] = (1.0, 1.0)
 ) -> NDArray[np.uint8]:
     """Return an image resized to [size, size]: centred on black, not stretched, not cropped.

@@ -95,10 +95,10 @@ def _scan(
         rng = np.random.default_rng([seed, number, 1 + plane_number])
         for label, name in enumerate(CLASS_NAMES):
             for depth in range(slices_per_organ):
-                low, high = _crop_box(
+                low, high = crop_box(
                     patient.organs[name], plane, (depth + 0.5) / slices_per_organ, rng
                 )
-                images.append(_slice(patient, plane, low, high, rng))
+                images.append(_scan_slice(patient, plane, low, high, rng))
                 labels.append(label)
     order = np.argsort(
         np.random.default_rng([seed, numbers.start, 99]).random(len(images)), kind="stable"
@@ -106,7 +106,7 @@ def _scan(
     return np.stack(images)[order], np.array(labels, dtype=np.uint8)[order]
 
 
-def _crop_box(
+def crop_box(
     shapes: tuple[Shape, ...], plane: Plane, depth: float, rng: np.random.Generator
 ) -> tuple[Floats, Floats]:
     """Return the two corners of a flat box around an organ, [3] and [3], equal across the slice."""
@@ -123,7 +123,7 @@ def _crop_box(
     return centre - half, centre + half
 
 
-def _slice(
+def _scan_slice(
     patient: Patient, plane: Plane, low: Floats, high: Floats, rng: np.random.Generator
 ) -> NDArray[np.uint8]:
     across, down, along, upside_down = _AXES[plane]
@@ -138,7 +138,7 @@ def _slice(
     axes: list[Floats] = [np.empty(0)] * 3
     axes[across] = np.full((1, 1), low[across])
     axes[down], axes[along] = rows[:, None], columns[None, :]
-    density = _density(patient, (axes[0], axes[1], axes[2]), low, high)
+    density = density_on_grid(patient, (axes[0], axes[1], axes[2]), low, high)
     pooled = (
         density[0::2, 0::2] + density[1::2, 0::2] + density[0::2, 1::2] + density[1::2, 1::2]
     ) / 4
@@ -149,7 +149,7 @@ def _slice(
     return np.asarray(np.floor(np.clip(grey, 0, 255)).astype(np.uint8))
 
 
-def _density(
+def density_on_grid(
     patient: Patient, axes: tuple[Floats, Floats, Floats], low: Floats, high: Floats
 ) -> Floats:
     """Return Hounsfield units at all points of a flat grid, [56, 56]."""
@@ -160,7 +160,7 @@ def _density(
     near = np.all((patient.highs >= low) & (patient.lows <= high), axis=1)
     for position in np.flatnonzero(near):
         shape = patient.shapes[position]
-        distance = _distance(shape, x, y, z)
+        distance = _squared_distance(shape, x, y, z)
         edge = 1 + shape.roughness * rough
         inside = distance < edge * edge
         filled = shape.density + shape.texture * grain
@@ -173,7 +173,7 @@ def _density(
     return density
 
 
-def _distance(shape: Shape, x: Floats, y: Floats, z: Floats) -> Floats:
+def _squared_distance(shape: Shape, x: Floats, y: Floats, z: Floats) -> Floats:
     """Return the squared distance from the centre in radii: 1 on the surface."""
     cosine, sine = shape.cosine_and_sine()
     dx, dy, dz = x - shape.centre[0], y - shape.centre[1], z - shape.centre[2]

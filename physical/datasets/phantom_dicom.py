@@ -115,13 +115,13 @@ def phantom_slices(
         patient = make_patient(seed, number)
         for organ in organs:
             for step in range(slices_per_organ):
-                low, high = phantom._crop_box(
+                low, high = phantom.crop_box(
                     patient.organs[organ], "axial", (step + 0.5) / slices_per_organ, rng
                 )
                 # two samples a pixel in each direction give soft edges
                 places = (np.arange(2 * size) + 0.5) / (2 * size)
                 x, y = (low[axis] + (high[axis] - low[axis]) * places for axis in (0, 1))
-                density = phantom._density(
+                density = phantom.density_on_grid(
                     patient, (x[None, :], y[:, None], np.full((1, 1), low[2])), low, high
                 )
                 pooled = density.reshape(size, 2, size, 2).mean(axis=(1, 3))

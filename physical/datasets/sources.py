@@ -20,7 +20,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO
 
 from physical.datasets.dataset import DataError, DataFile, Delivery, data_error
-from physical.datasets.storage import adopt, chunks_of, store
+from physical.datasets.storage import chunks_of, move_into_place, store
 from physical.datasets.web import TIMEOUT_SECONDS, download, partial_file
 
 _CHUNK_BYTES = 1 << 20
@@ -51,9 +51,9 @@ class WebFiles:
                 address, delivery.folder / (file.name + (".gz" if self.packed else "")), delivery
             ) as part:
                 if self.packed:
-                    store(file, delivery.folder, unzipped(part))
+                    store(file, delivery.folder, gunzip_chunks(part))
                 else:
-                    adopt(part, file, delivery.folder)
+                    move_into_place(part, file, delivery.folder)
 
 
 @dataclass(frozen=True)
@@ -228,7 +228,7 @@ class SystemFolder:
                     packed, "no such file", "the files of the system's package", self.hint
                 )
             delivery.report(f"unpacking {packed}")
-            store(file, delivery.folder, unzipped(packed))
+            store(file, delivery.folder, gunzip_chunks(packed))
 
 
 @dataclass(frozen=True)
@@ -256,7 +256,7 @@ class Generated:
             for file in files:
                 path = Path(name) / file.name
                 self.write(path)
-                adopt(path, file, delivery.folder)
+                move_into_place(path, file, delivery.folder)
 
 
 def extract_tar(archive: Path, files: Sequence[DataFile], folder: Path) -> None:
@@ -328,7 +328,7 @@ def extract_wheel(
         ) from error
 
 
-def unzipped(path: Path) -> Iterator[bytes]:
+def gunzip_chunks(path: Path) -> Iterator[bytes]:
     """Yield the bytes inside a gzipped file; the bytes of any other file unchanged.
 
     Raises:
@@ -356,6 +356,6 @@ def _read_chunks(stream: IO[bytes] | gzip.GzipFile) -> Iterator[bytes]:
         yield chunk
 
 
-def reason_of(error: DataError | OSError) -> str:
+def one_line(error: DataError | OSError) -> str:
     """Return a source's failure in one line."""
     return " ".join(str(error).split())

@@ -74,12 +74,12 @@ def store(file: DataFile, folder: Path, chunks: Iterable[bytes]) -> Path:
         with os.fdopen(handle, "wb") as stream:
             for chunk in chunks:
                 stream.write(chunk)
-        return adopt(temporary, file, folder)
+        return move_into_place(temporary, file, folder)
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def adopt(temporary: Path, file: DataFile, folder: Path) -> Path:
+def move_into_place(temporary: Path, file: DataFile, folder: Path) -> Path:
     """Check a finished temporary file in ``folder`` and rename it to its final name.
 
     Raises:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from physical.datasets.dicom import quietly, value_of
+from physical.datasets.dicom import silence_pydicom, value_of
 from physical.intake.pseudonyms import Pseudonyms
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class Action(Enum):
     REMOVE = "remove"
 
 
-def _all(action: Action, keywords: str) -> dict[str, Action]:
+def _with_action(action: Action, keywords: str) -> dict[str, Action]:
     return dict.fromkeys(keywords.split(), action)
 
 
@@ -59,10 +59,10 @@ _EMPTIED = """
 """  # a CT must have these elements, but may have them without a value
 _REPLACED_UIDS = "SOPInstanceUID StudyInstanceUID SeriesInstanceUID FrameOfReferenceUID"
 TABLE: dict[str, Action] = {
-    **_all(Action.REPLACE_UID, _REPLACED_UIDS),
-    **_all(Action.PSEUDONYM, "PatientName PatientID"),
-    **_all(Action.EMPTY, _EMPTIED),
-    **_all(Action.KEEP, _KEPT),
+    **_with_action(Action.REPLACE_UID, _REPLACED_UIDS),
+    **_with_action(Action.PSEUDONYM, "PatientName PatientID"),
+    **_with_action(Action.EMPTY, _EMPTIED),
+    **_with_action(Action.KEEP, _KEPT),
 }
 """Keyword -> action; elements that are not listed are removed, at every depth."""
 _NUMBERS = frozenset({"DS", "IS", "US", "SS", "UL", "SL", "FD", "FL"})
@@ -74,7 +74,7 @@ def action_of(keyword: str) -> Action:
     return TABLE.get(keyword, Action.REMOVE)
 
 
-def deidentified(
+def deidentify(
     dataset: "Dataset", stored: NDArray[np.integer], pseudonyms: Pseudonyms
 ) -> "Dataset":
     """Return a data set of the same image without identity, its pixels uncompressed.
@@ -89,9 +89,9 @@ def deidentified(
     from pydicom.dataset import FileMetaDataset
     from pydicom.uid import UID, ExplicitVRLittleEndian
 
-    with quietly():
-        clean = _cleaned(dataset, pseudonyms)
-        clean.PatientName = clean.PatientID = _patient(dataset, pseudonyms)
+    with silence_pydicom():
+        clean = _allowed_elements(dataset, pseudonyms)
+        clean.PatientName = clean.PatientID = _patient_pseudonym(dataset, pseudonyms)
         clean.PatientIdentityRemoved = "YES"
         clean.LongitudinalTemporalInformationModified = "REMOVED"
         clean.DeidentificationMethod = METHOD
@@ -124,12 +124,12 @@ def to_bytes(dataset: "Dataset") -> bytes:
     from pydicom import dcmwrite
 
     stream = BytesIO()
-    with quietly():
+    with silence_pydicom():
         dcmwrite(stream, dataset, enforce_file_format=True)
     return stream.getvalue()
 
 
-def _patient(dataset: "Dataset", pseudonyms: Pseudonyms) -> str:
+def _patient_pseudonym(dataset: "Dataset", pseudonyms: Pseudonyms) -> str:
     """Return the patient's pseudonym; without a patient number, one that depends on the study."""
     number = str(value_of(dataset, "PatientID") or "").strip()
     if number:
@@ -141,11 +141,11 @@ def _patient(dataset: "Dataset", pseudonyms: Pseudonyms) -> str:
     )
 
 
-def _cleaned(dataset: "Dataset", pseudonyms: Pseudonyms) -> "Dataset":
+def _allowed_elements(dataset: "Dataset", pseudonyms: Pseudonyms) -> "Dataset":
     from pydicom import Dataset
 
     clean = Dataset()
-    for element in _readable(dataset):
+    for element in _readable_elements(dataset):
         action = action_of(element.keyword)
         if action is Action.EMPTY:
             clean.add_new(element.tag, element.VR, None)
@@ -155,7 +155,9 @@ def _cleaned(dataset: "Dataset", pseudonyms: Pseudonyms) -> "Dataset":
         elif action is Action.KEEP:
             if element.VR == "SQ":
                 clean.add_new(
-                    element.tag, "SQ", [_cleaned(item, pseudonyms) for item in element.value]
+                    element.tag,
+                    "SQ",
+                    [_allowed_elements(item, pseudonyms) for item in element.value],
                 )
             elif (
                 element.VR in _NUMBERS
@@ -166,7 +168,7 @@ def _cleaned(dataset: "Dataset", pseudonyms: Pseudonyms) -> "Dataset":
     return clean
 
 
-def _readable(dataset: "Dataset") -> Iterator["DataElement"]:
+def _readable_elements(dataset: "Dataset") -> Iterator["DataElement"]:
     """Yield the table's elements whose values can be read; unreadable values are left out."""
     for tag in _tags():
         if tag not in dataset:

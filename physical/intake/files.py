@@ -7,20 +7,20 @@ from pathlib import Path
 PART = ".part"
 
 
-def write_whole(path: Path, content: bytes, waiting_room: Path | None = None) -> None:
+def write_atomically(path: Path, content: bytes, temporary_folder: Path | None = None) -> None:
     """Write a file atomically so that it survives a power failure; replace an old one.
 
     Args:
         path: The file.
         content: Its bytes.
-        waiting_room: Folder on the same file system for the half-written file; None: the file's
+        temporary_folder: Folder on the same file system for the half-written file; None: the file's
             own folder.
 
     Raises:
         OSError: If it cannot be written; nothing is left behind.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = (waiting_room or path.parent) / f".{secrets.token_hex(8)}{PART}"
+    temporary = (temporary_folder or path.parent) / f".{secrets.token_hex(8)}{PART}"
     handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
         with os.fdopen(handle, "wb") as stream:
@@ -30,10 +30,10 @@ def write_whole(path: Path, content: bytes, waiting_room: Path | None = None) ->
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
-    keep_folder(path.parent)
+    fsync_folder(path.parent)
 
 
-def keep_folder(folder: Path) -> None:
+def fsync_folder(folder: Path) -> None:
     """Write a folder's entries to disk, so that they survive a power failure."""
     handle = os.open(folder, os.O_RDONLY)
     try:

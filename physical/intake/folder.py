@@ -27,18 +27,18 @@ from pathlib import Path
 
 from physical.datasets.refusal import Reason, RefusalError
 from physical.intake.config import IntakeConfig
-from physical.intake.conversion import take
-from physical.intake.files import PART, read_up_to, remove_parts, write_whole
+from physical.intake.conversion import convert_file
+from physical.intake.files import PART, read_up_to, remove_parts, write_atomically
 from physical.intake.pseudonyms import Pseudonyms
 from physical.intake.quarantine import Quarantine
 from physical.intake.report import IntakeReport
 from physical.mirror import Mirror
 
-READY = ".ready.dcm"
+READY_ENDING = ".ready.dcm"
 """Ending of files that appear whole by a rename and need no settling time."""
 _UNFINISHED = (PART, ".tmp")
 _LOG = logging.getLogger(__name__)
-Mark = tuple[int, int, int]
+FileVersion = tuple[int, int, int]
 
 
 class IntakeError(ValueError):
@@ -81,61 +81,61 @@ class FolderIntake:
         self.quarantine = Quarantine(folder / "quarantine", pseudonyms, clock)
         self._mirror, self._pseudonyms = mirror, pseudonyms
         self._config, self._clock = config, clock
-        self._claims, self._waiting_room = self.inbox / ".taking", self.archive / ".waiting"
+        self._claims, self._temporary_folder = self.inbox / ".taking", self.archive / ".waiting"
         self._lock = folder / ".intake.lock"
-        self._seen: dict[Path, tuple[Mark, datetime]] = {}
-        for each in (self._claims, self._waiting_room):
+        self._seen: dict[Path, tuple[FileVersion, datetime]] = {}
+        for each in (self._claims, self._temporary_folder):
             each.mkdir(parents=True, exist_ok=True)
         self._check(folder)
 
-    def look(self) -> IntakeReport:
+    def process_inbox(self) -> IntakeReport:
         """Process complete files: unchanged for ``settle_seconds``, or renamed into place.
 
         Raises:
             OSError: If archive or quarantine cannot be written; no file is lost.
             sqlite3.Error: If the mirror cannot be written; no file is lost.
         """
-        with self._alone():
-            remove_parts(self._waiting_room)
-            remove_parts(self.quarantine.waiting_room)
+        with self._exclusive_access():
+            remove_parts(self._temporary_folder)
+            remove_parts(self.quarantine.temporary_folder)
             report = IntakeReport()
-            for claimed, attempt in list(self._left_over()):
+            for claimed, attempt in list(self._unfinished_claims()):
                 original = str(claimed.relative_to(self._claims / str(attempt)))
-                report += self._take(claimed, original, attempt + 1)
-            ready, waiting = self._complete()
+                report += self._claim_and_process(claimed, original, attempt + 1)
+            ready, waiting = self._settled_files()
             for path in ready:
-                report += self._take(path, str(path.relative_to(self.inbox)), 1)
+                report += self._claim_and_process(path, str(path.relative_to(self.inbox)), 1)
                 self._seen.pop(path, None)
-            unread = len(list(self._left_over()))
+            unread = len(list(self._unfinished_claims()))
             return report + IntakeReport(waiting=waiting + unread)
 
-    def take_all(self, sleep: Callable[[float], object] = time.sleep) -> IntakeReport:
+    def process_all(self, sleep: Callable[[float], object] = time.sleep) -> IntakeReport:
         """Process everything in the inbox now, waiting once for files still being written.
 
         Raises:
-            OSError: As ``look``.
+            OSError: As ``process_inbox``.
         """
-        report = self.look()
+        report = self.process_inbox()
         if not report.waiting:
             return report
         sleep(self._config.settle_seconds)
-        return report + self.look()
+        return report + self.process_inbox()
 
     def watch(
-        self, stop: threading.Event, tell: Callable[[IntakeReport], None], seconds: float = 1.0
+        self, stop: threading.Event, on_report: Callable[[IntakeReport], None], seconds: float = 1.0
     ) -> None:
         """Process the inbox repeatedly; a full disk or a locked mirror is logged and retried.
 
         Args:
             stop: Event that ends the watch.
-            tell: Called with the report of each pass that processed a file.
+            on_report: Called with the report of each pass that processed a file.
             seconds: Time between two passes [s].
         """
         while not stop.is_set():
             try:
-                report = self.look()
+                report = self.process_inbox()
                 if report.added or report.repeated or report.quarantined:
-                    tell(report)
+                    on_report(report)
             except (OSError, sqlite3.Error) as error:
                 # Without the error's text, which may quote a file's name, a patient's perhaps.
                 _LOG.warning(
@@ -163,7 +163,7 @@ class FolderIntake:
             )
         key = self.archive / ".key"
         if not key.exists():
-            write_whole(key, self._pseudonyms.fingerprint().encode(), self._waiting_room)
+            write_atomically(key, self._pseudonyms.fingerprint().encode(), self._temporary_folder)
         if key.read_text() != self._pseudonyms.fingerprint():
             raise IntakeError(
                 f"intake {folder}: the pseudonym key is not the one that the archive was made "
@@ -173,12 +173,12 @@ class FolderIntake:
             )
 
     @contextmanager
-    def _alone(self) -> Iterator[None]:
+    def _exclusive_access(self) -> Iterator[None]:
         with self._lock.open("a") as stream:
             fcntl.flock(stream, fcntl.LOCK_EX)
             yield
 
-    def _left_over(self) -> Iterator[tuple[Path, int]]:
+    def _unfinished_claims(self) -> Iterator[tuple[Path, int]]:
         """Yield claimed unfinished files and the number of processes that died on each."""
         for folder in sorted(each for each in self._claims.iterdir() if each.name.isdecimal()):
             for path in sorted(
@@ -186,23 +186,23 @@ class FolderIntake:
             ):
                 yield path, int(folder.name)
 
-    def _complete(self) -> tuple[list[Path], int]:
+    def _settled_files(self) -> tuple[list[Path], int]:
         """Return the files that have settled, and the number of the others."""
         now = self._clock()
-        found: dict[Path, tuple[Mark, datetime]] = {}
+        found: dict[Path, tuple[FileVersion, datetime]] = {}
         ready = []
-        for path, mark in self._scan():
+        for path, version in self._scan():
             before = self._seen.get(path)
-            since = before[1] if before and before[0] == mark else now
-            found[path] = (mark, since)
-            if path.name.endswith(READY) or now - since >= timedelta(
+            since = before[1] if before and before[0] == version else now
+            found[path] = (version, since)
+            if path.name.endswith(READY_ENDING) or now - since >= timedelta(
                 seconds=self._config.settle_seconds
             ):
                 ready.append(path)
         self._seen = found
         return ready, len(found) - len(ready)
 
-    def _scan(self) -> Iterator[tuple[Path, Mark]]:
+    def _scan(self) -> Iterator[tuple[Path, FileVersion]]:
         """Yield regular files sorted by name, without hidden, unfinished and linked ones."""
         for folder, folders, names in os.walk(self.inbox):
             folders[:] = sorted(each for each in folders if not each.startswith("."))
@@ -219,7 +219,7 @@ class FolderIntake:
                     facts = path.stat()
                     yield path, (facts.st_size, facts.st_mtime_ns, facts.st_ino)
 
-    def _take(self, path: Path, original: str, attempt: int) -> IntakeReport:
+    def _claim_and_process(self, path: Path, original: str, attempt: int) -> IntakeReport:
         """Claim a file and process it."""
         claimed = self._claims / str(attempt) / original
         claimed.parent.mkdir(parents=True, exist_ok=True)
@@ -228,24 +228,24 @@ class FolderIntake:
         except FileNotFoundError:  # the sender has removed it
             return IntakeReport()
         try:
-            return self._finish(claimed, original, attempt)
+            return self._process_claimed(claimed, original, attempt)
         except _UnreadableError:
-            self._put_back(claimed, original)
+            self._return_for_retry(claimed, original)
             return IntakeReport()
         except (OSError, sqlite3.Error):
-            self._put_back(claimed, original)
+            self._return_for_retry(claimed, original)
             raise
         finally:
-            self._tidy(claimed.parent)
-            self._tidy(path.parent)
+            self._remove_empty_folders(claimed.parent)
+            self._remove_empty_folders(path.parent)
 
-    def _put_back(self, claimed: Path, original: str) -> None:
+    def _return_for_retry(self, claimed: Path, original: str) -> None:
         """Return a claimed file for the next pass without counting this attempt."""
         back = self._claims / "0" / original
         back.parent.mkdir(parents=True, exist_ok=True)
         claimed.rename(back)
 
-    def _finish(self, claimed: Path, original: str, attempt: int) -> IntakeReport:
+    def _process_claimed(self, claimed: Path, original: str, attempt: int) -> IntakeReport:
         try:
             if attempt > self._config.most_attempts:
                 raise RefusalError(
@@ -253,7 +253,7 @@ class FolderIntake:
                     f"file: {attempt - 1} processes died over it; allowed: none; "
                     "do not open it before a specialist has",
                 )
-            new = self._file_away(self._content(claimed), original)
+            new = self._archive_and_mirror(self._content(claimed), original)
         except RefusalError as refusal:
             self.quarantine.put(claimed, original, refusal)
             return IntakeReport(quarantined={refusal.reason.value: 1})
@@ -274,24 +274,24 @@ class FolderIntake:
             )
         return content
 
-    def _file_away(self, content: bytes, original: str) -> int:
+    def _archive_and_mirror(self, content: bytes, original: str) -> int:
         """Write a file to archive and mirror; return the number of images new to the mirror."""
-        taken = take(
+        converted = convert_file(
             content, Path(original), self._config, self._pseudonyms, self._clock().isoformat()
         )
-        place = self.archive / taken.archive_name
+        place = self.archive / converted.archive_name
         archived = place.read_bytes() if place.exists() else b""
-        if archived != taken.copy:
-            if taken.is_other(archived):
+        if archived != converted.copy:
+            if converted.differs_from_archived(archived):
                 raise RefusalError(
                     Reason.DUPLICATE,
                     "file: got a SOP Instance UID that another image in the archive has; "
                     "allowed: one image for each; ask the sender",
                 )
-            write_whole(place, taken.copy, self._waiting_room)
-        return self._mirror.add(taken.images)
+            write_atomically(place, converted.copy, self._temporary_folder)
+        return self._mirror.add(converted.images)
 
-    def _tidy(self, folder: Path) -> None:
+    def _remove_empty_folders(self, folder: Path) -> None:
         """Remove empty folders of claims: their names may be patients' names."""
         while folder != self._claims and self._claims in folder.parents:
             try:

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from physical.datasets.dicom import AIR_HU, Limits
-from physical.datasets.greyscale import Window, fitted, windowed
+from physical.datasets.greyscale import Window, apply_window, fit_to_square
 from physical.datasets.refusal import Reason, RefusalError, refuse
 
 PNG_MARK, JPEG_MARK, GZIP_MARK = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"\x1f\x8b"
@@ -97,7 +97,7 @@ def read_picture(content: bytes, size: int, limits: Limits) -> Picture:
         )
     stream = BytesIO()
     Image.fromarray(grey).save(stream, "PNG")
-    return Picture(fitted(grey, size)[None], stream.getvalue(), source, ".png")
+    return Picture(fit_to_square(grey, size)[None], stream.getvalue(), source, ".png")
 
 
 def _grey(image: Any) -> NDArray[np.uint8]:
@@ -134,7 +134,8 @@ def read_volume(content: bytes, size: int, window: Window | None, limits: Limits
     chosen = window or _own_window(volume)
     try:
         squares = [
-            fitted(windowed(plane, chosen), size, spacing) for plane, spacing in _planes(volume)
+            fit_to_square(apply_window(plane, chosen), size, spacing)
+            for plane, spacing in _planes(volume)
         ]
     except RefusalError:
         raise

@@ -13,7 +13,7 @@ from datetime import datetime
 from pathlib import Path
 
 from physical.datasets.refusal import Reason, RefusalError
-from physical.intake.files import keep_folder, write_whole
+from physical.intake.files import fsync_folder, write_atomically
 from physical.intake.pseudonyms import Pseudonyms
 
 _FILE, _NOTE = ".file", ".json"
@@ -55,9 +55,9 @@ class Quarantine:
         self.folder = folder
         self._pseudonyms = pseudonyms
         self._clock = clock
-        self.waiting_room = folder / ".waiting"
+        self.temporary_folder = folder / ".waiting"
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self.waiting_room.mkdir(exist_ok=True)
+        self.temporary_folder.mkdir(exist_ok=True)
 
     def put(self, path: Path, original: str, refusal: RefusalError) -> QuarantineNote:
         """Write a note, then move the file here; a repeated call writes the same note again.
@@ -84,13 +84,15 @@ class Quarantine:
             path.stat().st_size,
         )
         home = self.folder / refusal.reason.value
-        write_whole(
-            home / (name + _NOTE), json.dumps(asdict(note), indent=1).encode(), self.waiting_room
+        write_atomically(
+            home / (name + _NOTE),
+            json.dumps(asdict(note), indent=1).encode(),
+            self.temporary_folder,
         )
         with suppress(PermissionError):  # another user's file: the folder's mode must suffice
             path.chmod(0o600)
         path.replace(home / (name + _FILE))
-        keep_folder(home)
+        fsync_folder(home)
         return note
 
     def notes(self) -> list[QuarantineNote]:

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from physical.datasets.dicom import CT_CLASSES
-from physical.intake.files import remove_parts, write_whole
-from physical.intake.folder import READY
+from physical.intake.files import remove_parts, write_atomically
+from physical.intake.folder import READY_ENDING
 from physical.intake.pseudonyms import Pseudonyms
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ class Receiver:
         self._inbox.mkdir(parents=True, exist_ok=True)
         remove_parts(self._inbox)
         handlers: list[Any] = [
-            (evt.EVT_CONN_OPEN, without_delay),
+            (evt.EVT_CONN_OPEN, send_packets_at_once),
             (evt.EVT_C_STORE, self._store),
             (evt.EVT_C_ECHO, _echo),
         ]
@@ -104,8 +104,9 @@ class Receiver:
         if len(content) > self._most_bytes:
             return OUT_OF_RESOURCES
         try:
-            write_whole(
-                self._inbox / f"{self._pseudonyms.of_bytes('received', content)}{READY}", content
+            write_atomically(
+                self._inbox / f"{self._pseudonyms.of_bytes('received', content)}{READY_ENDING}",
+                content,
             )
         except OSError:
             return OUT_OF_RESOURCES
@@ -124,7 +125,7 @@ def transfer_syntaxes() -> list[str]:
     return [str(getattr(uid, name)) for name in names]
 
 
-def without_delay(event: "Event") -> None:
+def send_packets_at_once(event: "Event") -> None:
     """Disable Nagle's algorithm: it delays each image by the other side's 40 ms acknowledgement."""
     connection = event.assoc.dul.socket
     if connection is not None and connection.socket is not None:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from physical.datasets.dicom import CT_CLASSES
-from physical.intake.receiver import transfer_syntaxes, without_delay
+from physical.intake.receiver import send_packets_at_once, transfer_syntaxes
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -46,7 +46,7 @@ def send(
         for syntax in transfer_syntaxes():
             entity.add_requested_context(each, syntax)
     association = entity.associate(
-        address, port, ae_title=called, evt_handlers=[(evt.EVT_CONN_OPEN, without_delay)]
+        address, port, ae_title=called, evt_handlers=[(evt.EVT_CONN_OPEN, send_packets_at_once)]
     )
     if not association.is_established:
         raise SendError(

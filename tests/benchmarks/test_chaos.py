@@ -13,16 +13,16 @@ from benchmarks.chaos_faults import FAULTS, newest_state
 from benchmarks.chaos_plan import BY_NAME, KINDS, Fault, plan
 from benchmarks.chaos_report import (
     Episode,
-    Happened,
-    around,
+    InjectedFault,
     check_table,
     cost_table,
-    diary,
+    episode_log,
+    feed_between,
     seconds_lost,
     usual_seconds,
 )
 from benchmarks.chaos_run import whole_round
-from benchmarks.chaos_verdict import Check, attempts, differing, facts_of
+from benchmarks.chaos_verdict import Check, attempts, comparable_state, equality_check
 from physical.batch import Batch
 from twin.memory import ExemplarMemory
 from twin.state import TwinState
@@ -43,7 +43,9 @@ def episode(
     *kinds: Any, began: float = 100.0, lasted: float = 0.0, recovered: float | None = 130.0
 ) -> Episode:
     happened = [
-        Happened(Fault(kind, ("north",), 1.0, lasted, False), "2 processes", began, began + lasted)
+        InjectedFault(
+            Fault(kind, ("north",), 1.0, lasted, False), "2 processes", began, began + lasted
+        )
         for kind in kinds
     ]
     return Episode(tuple(happened), recovered, 3, 4)
@@ -113,17 +115,17 @@ def test_the_experiment_is_tracked_where_nobody_answers_and_has_arrivals_in_ever
 
 
 def test_two_mappings_are_the_same_or_what_differs_is_named() -> None:
-    assert differing("all", {"a": 1, "b": 2}, {"b": 2, "a": 1}) == Check(
+    assert equality_check("all", {"a": 1, "b": 2}, {"b": 2, "a": 1}) == Check(
         "all", "2 compared, all equal", True
     )
-    assert differing("all", {"a": 1, "b": 2}, {"a": 1, "b": 3, "c": 4}) == Check(
+    assert equality_check("all", {"a": 1, "b": 2}, {"a": 1, "b": 3, "c": 4}) == Check(
         "all", "2 compared, differ: b, c", False
     )
-    assert not differing("all", {"a": 1}, {}).good
+    assert not equality_check("all", {"a": 1}, {}).good
 
 
 def test_nothing_to_compare_is_not_good() -> None:
-    assert not differing("weights", {}, {}).good and not recovered_check([]).good
+    assert not equality_check("weights", {}, {}).good and not recovered_check([]).good
 
 
 def test_states_are_the_same_where_their_images_are_whatever_the_positions() -> None:
@@ -140,7 +142,7 @@ def test_states_are_the_same_where_their_images_are_whatever_the_positions() -> 
         current=np.array([1]),
         kept=state.kept,
     )
-    assert facts_of(state, all_of_them.take) == facts_of(here, own.take)
+    assert comparable_state(state, all_of_them.take) == comparable_state(here, own.take)
     for lost in (
         replace(here, memory=ExemplarMemory(5, {"liver": np.array([2]), "heart": np.array([1])})),
         replace(
@@ -150,8 +152,8 @@ def test_states_are_the_same_where_their_images_are_whatever_the_positions() -> 
         replace(here, kept={"control": torch.zeros(2)}),
         replace(here, observed_until=1),
     ):
-        assert not differing(
-            "state", facts_of(state, all_of_them.take), facts_of(lost, own.take)
+        assert not equality_check(
+            "state", comparable_state(state, all_of_them.take), comparable_state(lost, own.take)
         ).good
 
 
@@ -232,18 +234,18 @@ def test_the_feed_around_a_fault_is_what_was_said_until_the_recovery_and_repetit
         event(130),
         event(140),
     ]
-    lines = around(feed, 100.5, 130.2)
+    lines = feed_between(feed, 100.5, 130.2)
     assert [line[10:] for line in lines] == ["round at 100", "the same  (x 3)", "round at 130"]
 
 
 def test_a_long_feed_is_shown_at_its_ends() -> None:
-    lines = around([event(100 + each) for each in range(40)], 100, 200)
+    lines = feed_between([event(100 + each) for each in range(40)], 100, 200)
     assert len(lines) == 17 and "24 lines" in lines[8] and lines[-1].endswith("139")
 
 
 def test_the_report_says_what_is_bad() -> None:
     assert "**BAD**" in check_table([Check("all rounds are done", "3 of 4", False)])
-    text = diary([episode("full disk", recovered=None)], [event(100)], 50.0, 1.0)
+    text = episode_log([episode("full disk", recovered=None)], [event(100)], 50.0, 1.0)
     assert "never recovered" in text and "second 50: full disk, north: 2 processes" in text
 
 

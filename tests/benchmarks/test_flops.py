@@ -12,7 +12,7 @@ from benchmarks.flops import (
     model_step,
     traffic,
 )
-from benchmarks.measuring import alternately, duration, scaled, table
+from benchmarks.measuring import duration, scaled, table, time_in_turns
 from benchmarks.round_tables import ROUNDS_PER_TASK, task_seconds
 from federation.experiment.config import load_experiment
 from incremental.network import IncrementalNetwork, NetworkConfig
@@ -93,7 +93,7 @@ def test_a_document_keeps_what_stands_around_its_budget(tmp_path: Path) -> None:
 
 def test_works_take_turns_after_a_warm_up() -> None:
     calls: list[str] = []
-    seconds = alternately({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, 2)
+    seconds = time_in_turns({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, 2)
     assert calls == ["a", "b"] * 3
     assert set(seconds) == {"a", "b"}
 

@@ -21,9 +21,9 @@ def settings_of(file: MirrorFile) -> dict[str, str]:
 
 def test_what_is_no_mirror_is_not_opened(tmp_path: Path) -> None:
     with pytest.raises(MirrorError, match="got no file"):
-        Mirror.at(tmp_path / "nowhere")
+        Mirror.open_existing(tmp_path / "nowhere")
     (tmp_path / FILE_NAME).write_bytes(b"no database at all" * 100)
-    for opening in (Mirror, Mirror.at):
+    for opening in (Mirror, Mirror.open_existing):
         with pytest.raises(MirrorError, match="is no mirror"):
             opening(tmp_path)
     with pytest.raises(MirrorError, match="8 to 1024"):

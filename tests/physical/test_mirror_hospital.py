@@ -47,7 +47,7 @@ def test_what_has_a_name_arrives_once_in_the_round_that_finds_it(
         "spleen",
     )
     mirror.add([image(4, "heart")])
-    mirror.name(["i2"], "liver")  # an older image that is named later comes later
+    mirror.set_class_name(["i2"], "liver")  # an older image that is named later comes later
     later = hospital.new_images(1, 2)
     assert seen(hospital, later) == [(2, "liver"), (4, "heart")] and later.tolist() == [2, 3]
     assert seen(hospital, first) == [(1, "liver"), (3, "spleen")]
@@ -74,10 +74,10 @@ def test_an_image_is_called_what_people_say_now_and_keeps_its_name_if_they_take_
     mirror.add([image(1, "liver"), image(2, "spleen")])
     hospital = MirrorHospital("north", mirror, tmp_path / "stream.jsonl")
     both = hospital.new_images(-1, 0)
-    mirror.name(["i1"], "heart")
+    mirror.set_class_name(["i1"], "heart")
     hospital.new_images(0, 1)
     assert seen(hospital, both) == [(1, "heart"), (2, "spleen")]
-    mirror.name(["i1"], None)  # the sender's word counts again
+    mirror.set_class_name(["i1"], None)  # the sender's word counts again
     hospital.new_images(1, 2)
     assert seen(hospital, both) == [(1, "liver"), (2, "spleen")]
     assert [hospital.vocabulary[label] for label in hospital.labels(both)] == ["liver", "spleen"]

@@ -217,7 +217,7 @@ def test_the_file_of_a_training_is_one_that_its_process_takes(world: Any) -> Non
 
     name_case(world)
     act(world, "ben", "approve")
-    world.services.mirrors["north"].name(["dnorth0"], "splenic tissue")
+    world.services.mirrors["north"].set_class_name(["dnorth0"], "splenic tissue")
     world.services.catalogue.propose("splenic tissue", "ada", "north")
     entry, spleen = (
         world.services.catalogue.find("splenic tissue"),

@@ -17,7 +17,7 @@ from physical.datasets.dicom import (
     read_ct,
     stored_values,
 )
-from physical.datasets.greyscale import Window, fitted, windowed
+from physical.datasets.greyscale import Window, apply_window, fit_to_square
 from physical.datasets.phantom_dicom import dicom_bytes
 from tests.physical.datasets.made_ct import (
     WIDE,
@@ -128,7 +128,9 @@ def test_grey_values_are_those_of_the_standards_equation(
 @given(st.integers(-1000, 1000), st.integers(1, 3000))
 def test_denser_is_never_darker(centre: int, width: int) -> None:
     for function in ("LINEAR_EXACT", "LINEAR", "SIGMOID"):
-        grey = windowed(np.arange(-3000.0, 3000.0, 7), Window(centre, width, function)).astype(int)  # type: ignore[arg-type]
+        grey = apply_window(np.arange(-3000.0, 3000.0, 7), Window(centre, width, function)).astype(
+            int
+        )  # type: ignore[arg-type]
         assert (np.diff(grey) >= 0).all()
 
 
@@ -146,7 +148,7 @@ def test_the_files_own_window_is_used_where_none_is_given() -> None:
     (frame,) = slices(data)
     assert frame.window == Window(-100, 300, "SIGMOID")
     np.testing.assert_array_equal(
-        read_ct(dicom_bytes(data), 24)[0], windowed(body(), Window(-100, 300, "SIGMOID"))
+        read_ct(dicom_bytes(data), 24)[0], apply_window(body(), Window(-100, 300, "SIGMOID"))
     )
     assert reason_of(dicom_bytes(made(WindowWidth=0)), window=None) is Reason.BAD_WINDOW
     assert reason_of(dicom_bytes(made(WindowWidth=None)), window=None) is Reason.BAD_WINDOW
@@ -262,7 +264,7 @@ def test_nothing_is_stretched_or_cut_off() -> None:
 
 def test_an_image_of_the_right_size_is_not_touched() -> None:
     grey = np.random.default_rng(0).integers(0, 256, (16, 16)).astype(np.uint8)
-    np.testing.assert_array_equal(fitted(grey, 16), grey)
+    np.testing.assert_array_equal(fit_to_square(grey, 16), grey)
 
 
 # ---- frames

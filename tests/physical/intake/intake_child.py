@@ -50,7 +50,7 @@ def die_at(operation: int, folder: Path) -> int:
             os._exit(9)
 
     at_each_operation(folder, count)
-    intake_of(folder).look()
+    intake_of(folder).process_inbox()
     os._exit(0)
 
 
@@ -58,7 +58,7 @@ def main() -> None:
     command, folder = sys.argv[1], Path(sys.argv[2])
     if command == "look":
         at_each_operation(folder, lambda: os.write(1, b"."))
-        intake_of(folder).look()
+        intake_of(folder).process_inbox()
         return
     operation, code = 0, 9
     while code == 9:
@@ -66,8 +66,8 @@ def main() -> None:
         shutil.copytree(folder, place)
         code = die_at(operation, place)
         intake = intake_of(place)
-        intake.look()
-        mirror = Mirror.at(place / "mirror")
+        intake.process_inbox()
+        mirror = Mirror.open_existing(place / "mirror")
         found = {
             "code": code,
             "mirror": sorted(mirror.ids()),
@@ -75,7 +75,7 @@ def main() -> None:
             "quarantine": sorted([note.reason, note.sha256] for note in intake.quarantine.notes()),
             "half": [str(path) for path in place.rglob("*.part")],
             "left": [str(path) for path in intake.inbox.rglob("*")],
-            "again": vars(intake.look()),
+            "again": vars(intake.process_inbox()),
         }
         print(json.dumps(found, default=dict), flush=True)  # noqa: T201
         shutil.rmtree(place)

@@ -9,7 +9,7 @@ from pydicom.encaps import encapsulate, generate_frames
 
 from physical.datasets.dicom import Limits, ct_frames, parse_ct, stored_values
 from physical.datasets.phantom_dicom import dicom_bytes
-from physical.intake.deidentify import TABLE, Action, action_of, deidentified, to_bytes
+from physical.intake.deidentify import TABLE, Action, action_of, deidentify, to_bytes
 from physical.intake.pseudonyms import Pseudonyms
 
 SECRET = "ZORBLAX"
@@ -75,7 +75,7 @@ IDENTITY_BYTES = [
 
 def clean_of(content: bytes, pseudonyms: Pseudonyms) -> tuple[Dataset, bytes]:
     parsed = parse_ct(content, Limits())
-    written = to_bytes(deidentified(parsed, stored_values(parsed, Limits()), pseudonyms))
+    written = to_bytes(deidentify(parsed, stored_values(parsed, Limits()), pseudonyms))
     return dcmread(BytesIO(written)), written
 
 

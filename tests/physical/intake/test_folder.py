@@ -13,10 +13,10 @@ from PIL import Image
 from pydicom import Dataset, dcmread
 
 from physical.datasets.dicom import Limits
-from physical.datasets.greyscale import ABDOMEN, fitted, windowed
+from physical.datasets.greyscale import ABDOMEN, apply_window, fit_to_square
 from physical.datasets.phantom_dicom import dicom_bytes
 from physical.intake.config import IntakeConfig
-from physical.intake.folder import READY, FolderIntake, IntakeError
+from physical.intake.folder import READY_ENDING, FolderIntake, IntakeError
 from physical.intake.pseudonyms import Pseudonyms
 from physical.intake.report import IntakeReport
 from physical.mirror import Mirror
@@ -28,7 +28,7 @@ FileOf = Callable[..., bytes]
 def test_a_ct_goes_into_archive_and_mirror_and_leaves_the_inbox(hospitals: Any, made: Make) -> None:
     data = made(0, "LIVER", RescaleIntercept=-1000)
     hospitals.put("ZORBLAX.dcm", dicom_bytes(data))
-    assert hospitals.intake.look() == IntakeReport(added=1, images=1)
+    assert hospitals.intake.process_inbox() == IntakeReport(added=1, images=1)
     assert hospitals.left() == []
     (image_id,) = hospitals.mirror.ids()
     (facts,) = hospitals.mirror.facts([image_id])
@@ -46,16 +46,16 @@ def test_a_ct_goes_into_archive_and_mirror_and_leaves_the_inbox(hospitals: Any, 
     )
     hounsfield = np.frombuffer(data.PixelData, "<u2").reshape(16, 16) - 1000.0
     np.testing.assert_array_equal(
-        hospitals.mirror.pixels([image_id])[0], fitted(windowed(hounsfield, ABDOMEN), 16)
+        hospitals.mirror.pixels([image_id])[0], fit_to_square(apply_window(hounsfield, ABDOMEN), 16)
     )
 
 
 def test_the_same_file_again_is_taken_once(hospitals: Any, file_of: FileOf) -> None:
     for name in ("a.dcm", "b.dcm"):
         hospitals.put(name, file_of())
-    assert hospitals.intake.look() == IntakeReport(added=1, images=1, repeated=1)
+    assert hospitals.intake.process_inbox() == IntakeReport(added=1, images=1, repeated=1)
     hospitals.put("a.dcm", file_of())
-    assert hospitals.intake.look() == IntakeReport(repeated=1)
+    assert hospitals.intake.process_inbox() == IntakeReport(repeated=1)
     assert len(hospitals.mirror) == 1
     assert hospitals.left() == []
 
@@ -65,7 +65,7 @@ def test_the_same_image_with_other_words_around_it_is_the_same(hospitals: Any, m
     hospitals.put(
         "b.dcm", dicom_bytes(made(PatientComments="arrived by another way", WindowCenter=100))
     )
-    assert hospitals.intake.look() == IntakeReport(added=1, images=1, repeated=1)
+    assert hospitals.intake.process_inbox() == IntakeReport(added=1, images=1, repeated=1)
 
 
 @pytest.mark.parametrize(
@@ -76,7 +76,9 @@ def test_another_image_under_the_same_uid_is_quarantined(
 ) -> None:
     hospitals.put("a.dcm", dicom_bytes(made()))
     hospitals.put("b.dcm", dicom_bytes(made(**change)))
-    assert hospitals.intake.look() == IntakeReport(added=1, images=1, quarantined={"duplicate": 1})
+    assert hospitals.intake.process_inbox() == IntakeReport(
+        added=1, images=1, quarantined={"duplicate": 1}
+    )
     assert hospitals.intake.quarantine.counts() == {"duplicate": 1}
     assert len(hospitals.mirror) == 1
 
@@ -85,12 +87,12 @@ def test_a_damaged_copy_in_the_archive_is_no_reason_to_refuse(
     hospitals: Any, file_of: FileOf
 ) -> None:
     hospitals.put("a.dcm", file_of())
-    hospitals.intake.look()
+    hospitals.intake.process_inbox()
     (archived,) = hospitals.intake.archive.glob("*/*.dcm")
     whole = archived.read_bytes()
     archived.write_bytes(whole[:100])
     hospitals.put("a.dcm", file_of())
-    assert hospitals.intake.look() == IntakeReport(repeated=1)
+    assert hospitals.intake.process_inbox() == IntakeReport(repeated=1)
     assert archived.read_bytes() == whole
 
 
@@ -98,7 +100,7 @@ def test_frames_become_images_of_their_own(hospitals: Any, made: Make) -> None:
     data = made(NumberOfFrames=3)
     data.PixelData = data.PixelData * 3
     hospitals.put("a.dcm", dicom_bytes(data))
-    assert hospitals.intake.look() == IntakeReport(added=1, images=3)
+    assert hospitals.intake.process_inbox() == IntakeReport(added=1, images=3)
     root = hospitals.pseudonyms.of("uid", str(data.SOPInstanceUID))
     assert hospitals.mirror.ids() == [f"{root}-0001", f"{root}-0002", f"{root}-0003"]
 
@@ -108,11 +110,11 @@ def test_an_image_that_nobody_names_has_no_name(
 ) -> None:
     hospitals = ward_of()
     hospitals.put("a.dcm", file_of(body_part=None))
-    hospitals.intake.look()
+    hospitals.intake.process_inbox()
     assert hospitals.mirror.ids(named=False) == hospitals.mirror.ids()
     blind = ward_of("blind", label_tag=None)
     blind.put("a.dcm", file_of(body_part="LIVER"))
-    blind.intake.look()
+    blind.intake.process_inbox()
     assert blind.mirror.class_counts() == {}
 
 
@@ -133,7 +135,7 @@ def test_pictures_and_volumes_are_taken_with_their_folders_name(
     hospitals.put("five.png", b"\x89PNG\r\n\x1a\n nothing")
     hospitals.put("six.nii.gz", b"nothing")
     hospitals.put("seven.txt", b"nothing")
-    report = hospitals.intake.look()
+    report = hospitals.intake.process_inbox()
     assert report == IntakeReport(
         added=4, images=5, quarantined={"not_an_image": 2, "not_dicom": 1}
     )
@@ -157,14 +159,14 @@ def test_a_file_is_left_until_nobody_writes_to_it(
 ) -> None:
     hospitals, content = ward_of(settle_seconds=2), file_of()
     path = hospitals.put("a.dcm", content[:700])
-    assert hospitals.intake.look() == IntakeReport(waiting=1)
+    assert hospitals.intake.process_inbox() == IntakeReport(waiting=1)
     hospitals.clock.move(5)
     path.write_bytes(content)
-    assert hospitals.intake.look() == IntakeReport(waiting=1)
+    assert hospitals.intake.process_inbox() == IntakeReport(waiting=1)
     hospitals.clock.move(1)
-    assert hospitals.intake.look() == IntakeReport(waiting=1)
+    assert hospitals.intake.process_inbox() == IntakeReport(waiting=1)
     hospitals.clock.move(1)
-    assert hospitals.intake.look() == IntakeReport(added=1, images=1)
+    assert hospitals.intake.process_inbox() == IntakeReport(added=1, images=1)
 
 
 def test_two_looks_take_all_that_is_there(ward_of: Callable[..., Any], file_of: FileOf) -> None:
@@ -175,8 +177,8 @@ def test_two_looks_take_all_that_is_there(ward_of: Callable[..., Any], file_of: 
         hospitals.clock.move(seconds)
 
     hospitals.put("a.dcm", file_of())
-    assert hospitals.intake.take_all(sleep) == IntakeReport(added=1, images=1)
-    assert hospitals.intake.take_all(sleep) == IntakeReport()
+    assert hospitals.intake.process_all(sleep) == IntakeReport(added=1, images=1)
+    assert hospitals.intake.process_all(sleep) == IntakeReport()
     assert slept == [2]
 
 
@@ -184,8 +186,8 @@ def test_what_was_renamed_into_place_is_taken_at_once(
     ward_of: Callable[..., Any], file_of: FileOf
 ) -> None:
     hospitals = ward_of(settle_seconds=2)
-    hospitals.put(f"a{READY}", file_of())
-    assert hospitals.intake.look().added == 1
+    hospitals.put(f"a{READY_ENDING}", file_of())
+    assert hospitals.intake.process_inbox().added == 1
 
 
 def test_hidden_unfinished_and_special_files_are_left_alone(
@@ -197,14 +199,14 @@ def test_hidden_unfinished_and_special_files_are_left_alone(
     elsewhere.write_bytes(file_of())
     (hospitals.intake.inbox / "link.dcm").symlink_to(elsewhere)
     os.mkfifo(hospitals.intake.inbox / "pipe.dcm")
-    assert hospitals.intake.look() == IntakeReport()
+    assert hospitals.intake.process_inbox() == IntakeReport()
     assert elsewhere.exists()
 
 
 def test_large_files_are_not_read(ward_of: Callable[..., Any], file_of: FileOf) -> None:
     hospitals = ward_of(limits=Limits(file_bytes=1000))
     hospitals.put("a.dcm", file_of())
-    assert hospitals.intake.look() == IntakeReport(quarantined={"too_large": 1})
+    assert hospitals.intake.process_inbox() == IntakeReport(quarantined={"too_large": 1})
 
 
 def test_a_file_that_cannot_be_read_does_not_stop_the_others(
@@ -222,10 +224,10 @@ def test_a_file_that_cannot_be_read_does_not_stop_the_others(
     with monkeypatch.context() as patch:
         patch.setattr(os, "open", broken)
         for look in range(8):  # more often than a file may kill processes
-            assert hospitals.intake.look() == IntakeReport(
+            assert hospitals.intake.process_inbox() == IntakeReport(
                 added=int(look == 0), images=int(look == 0), waiting=1
             )
-    assert hospitals.intake.look() == IntakeReport(added=1, images=1)
+    assert hospitals.intake.process_inbox() == IntakeReport(added=1, images=1)
     assert hospitals.left() == []
 
 
@@ -239,12 +241,12 @@ def test_a_full_disk_stops_the_look_and_loses_nothing(
         raise OSError(28, "no space left")
 
     with monkeypatch.context() as patch:
-        patch.setattr("physical.intake.folder.write_whole", full)
+        patch.setattr("physical.intake.folder.write_atomically", full)
         for _ in range(8):
             with pytest.raises(OSError, match="no space left"):
-                hospitals.intake.look()
+                hospitals.intake.process_inbox()
     assert len(hospitals.left()) == 3
-    assert hospitals.intake.look() == IntakeReport(added=3, images=3)
+    assert hospitals.intake.process_inbox() == IntakeReport(added=3, images=3)
 
 
 def test_a_file_on_which_processes_die_goes_to_quarantine_unread(
@@ -253,7 +255,7 @@ def test_a_file_on_which_processes_die_goes_to_quarantine_unread(
     hospitals = ward_of(most_attempts=2)
     hospitals.put(".taking/1/a.dcm", file_of(1))
     hospitals.put(".taking/2/sub/b.dcm", file_of(2))
-    assert hospitals.intake.look() == IntakeReport(
+    assert hospitals.intake.process_inbox() == IntakeReport(
         added=1, images=1, quarantined={"reader_died": 1}
     )
     assert hospitals.left() == []
@@ -268,15 +270,15 @@ def test_watching_ends_when_told_and_survives_trouble(
 ) -> None:
     stop, reports = threading.Event(), []
     hospitals.put("ZORBLAX.dcm", file_of())
-    real, calls = hospitals.intake.look, []
+    real, calls = hospitals.intake.process_inbox, []
 
-    def look() -> IntakeReport:
+    def process_inbox() -> IntakeReport:
         calls.append(None)
         if len(calls) == 1:
             raise OSError(28, "no space left", "ZORBLAX.dcm")
         return real()
 
-    monkeypatch.setattr(hospitals.intake, "look", look)
+    monkeypatch.setattr(hospitals.intake, "process_inbox", process_inbox)
 
     def tell(report: IntakeReport) -> None:
         reports.append(report)
@@ -302,7 +304,7 @@ def test_two_intakes_of_one_folder_share_the_work(
     )
     reports: list[IntakeReport] = []
     threads = [
-        threading.Thread(target=lambda each=each: reports.append(each.look()))
+        threading.Thread(target=lambda each=each: reports.append(each.process_inbox()))
         for each in (hospitals.intake, other)
     ]
     for thread in threads:
@@ -355,7 +357,7 @@ def test_no_identity_is_left_in_any_byte_outside_of_the_quarantined_files(
             f"{data.PatientName}/{data.PatientName}-{data.SOPInstanceUID}.dcm", dicom_bytes(data)
         )
     for _ in range(2):
-        hospitals.intake.look()
+        hospitals.intake.process_inbox()
     assert len(hospitals.mirror) == 8
     hospitals.mirror.close()
     searched = 0
@@ -384,8 +386,8 @@ def test_mirrors_of_one_hospital_and_another_cannot_be_linked(
     )
     hospitals.put("a.dcm", file_of())
     (intake.inbox / "a.dcm").write_bytes(file_of())
-    hospitals.intake.look()
-    intake.look()
+    hospitals.intake.process_inbox()
+    intake.process_inbox()
     (mine,), (theirs,) = hospitals.mirror.facts(hospitals.mirror.ids()), mirror.facts(mirror.ids())
     assert mine.image_id != theirs.image_id
     assert mine.patient != theirs.patient

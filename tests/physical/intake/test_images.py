@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image, PngImagePlugin
 
 from physical.datasets.dicom import Limits
-from physical.datasets.greyscale import Window, windowed
+from physical.datasets.greyscale import Window, apply_window
 from physical.datasets.refusal import Reason
 from physical.intake.images import ImageFileError, read_picture, read_volume
 
@@ -145,7 +145,7 @@ def test_axial_slices_come_from_the_feet_up() -> None:
     taken = read_volume(content, 8, WIDE, LIMITS)
     assert taken.squares.shape == (3, 8, 8)
     for step in range(3):
-        np.testing.assert_array_equal(taken.squares[step], windowed(values[:, :, step].T, WIDE))
+        np.testing.assert_array_equal(taken.squares[step], apply_window(values[:, :, step].T, WIDE))
 
 
 @given(st.permutations([0, 1, 2]), st.tuples(*[st.sampled_from([-1, 1])] * 3))
@@ -185,7 +185,7 @@ def test_a_volume_without_numbers_in_places_is_air_there() -> None:
     values[0, 0, 0] = 500
     assert (
         read_volume(nib.Nifti1Image(values, np.eye(4)).to_bytes(), 6, WIDE, LIMITS).squares.max()
-        == windowed(np.array([500.0]), WIDE)[0]
+        == apply_window(np.array([500.0]), WIDE)[0]
     )
 
 

@@ -10,7 +10,7 @@ from pynetdicom.sop_class import Verification
 
 from physical.datasets.phantom_dicom import dicom_bytes
 from physical.intake.pseudonyms import Pseudonyms
-from physical.intake.receiver import OUT_OF_RESOURCES, SUCCESS, Receiver, without_delay
+from physical.intake.receiver import OUT_OF_RESOURCES, SUCCESS, Receiver, send_packets_at_once
 from physical.intake.report import IntakeReport
 from physical.intake.sender import SendError, send
 
@@ -35,7 +35,7 @@ def test_what_is_sent_arrives_in_the_mirror(
     compressed.compress(uid.JPEG2000Lossless, generate_instance_uid=False)
     assert send([path, made(2), compressed, made(2)], HERE, port, "PACS", "FEDKA") == [SUCCESS] * 4
     assert len(hospitals.left()) == 3  # the one that came twice has one name
-    assert hospitals.intake.look() == IntakeReport(added=3, images=3)
+    assert hospitals.intake.process_inbox() == IntakeReport(added=3, images=3)
     expected = [
         hospitals.pseudonyms.of("uid", str(data.SOPInstanceUID))
         for data in (made(0), compressed, made(2))
@@ -55,7 +55,9 @@ def test_broken_images_are_accepted_and_judged_later(hospitals: Any, port: int, 
         SUCCESS,
         SUCCESS,
     ]
-    assert hospitals.intake.look() == IntakeReport(added=1, images=1, quarantined={"not_ct": 1})
+    assert hospitals.intake.process_inbox() == IntakeReport(
+        added=1, images=1, quarantined={"not_ct": 1}
+    )
 
 
 def test_strangers_and_wrong_numbers_are_not_let_in(hospitals: Any, port: int, made: Make) -> None:
@@ -86,7 +88,7 @@ def test_a_full_disk_is_told_to_the_sender(
         raise OSError(28, "no space left")
 
     with monkeypatch.context() as patch:
-        patch.setattr("physical.intake.receiver.write_whole", full)
+        patch.setattr("physical.intake.receiver.write_atomically", full)
         assert send([made(0)], HERE, port, "PACS", "FEDKA") == [OUT_OF_RESOURCES]
     assert send([made(0)], HERE, port, "PACS", "FEDKA") == [SUCCESS]
 
@@ -105,15 +107,15 @@ def test_packets_are_not_held_back_on_either_side(hospitals: Any, pseudonyms: Ps
     found: dict[str, int] = {}
 
     def note(event: evt.Event) -> None:
-        without_delay(event)
+        send_packets_at_once(event)
         end = "receiver" if event.assoc.is_acceptor else "sender"
         found[end] = event.assoc.dul.socket.socket.getsockopt(
             socket.IPPROTO_TCP, socket.TCP_NODELAY
         )
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("physical.intake.receiver.without_delay", note)
-        patch.setattr("physical.intake.sender.without_delay", note)
+        patch.setattr("physical.intake.receiver.send_packets_at_once", note)
+        patch.setattr("physical.intake.sender.send_packets_at_once", note)
         with Receiver(hospitals.intake.inbox, pseudonyms, "FEDKA", ["PACS"]).serving(
             HERE, 0
         ) as port:

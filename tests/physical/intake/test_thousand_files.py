@@ -44,7 +44,7 @@ class Stream:
 
     def check(self, folder: Path) -> None:
         """Check that each file of the stream is where it belongs, once."""
-        mirror = Mirror.at(folder / "mirror")
+        mirror = Mirror.open_existing(folder / "mirror")
         notes = Quarantine(
             folder / "quarantine", read_or_make_key(folder / "key"), lambda: None
         ).notes()  # type: ignore[arg-type,return-value]
@@ -130,11 +130,11 @@ def test_of_a_thousand_files_nine_hundred_are_mirrored_and_a_hundred_have_their_
     intake = FolderIntake(
         folder, Mirror(folder / "mirror", 16), read_or_make_key(folder / "key"), config
     )
-    report = intake.look()
+    report = intake.process_inbox()
     assert report == IntakeReport(
         900, 900, 0, dict(sorted(Counter(reason for reason, _ in thousand.broken).items())), 0
     )
-    assert intake.look() == IntakeReport()
+    assert intake.process_inbox() == IntakeReport()
     thousand.check(folder)
 
 
@@ -156,7 +156,7 @@ def test_ten_kills_at_random_moments_lose_and_double_nothing(
             assert len(child.stdout.read(operations)) == operations
             child.send_signal(signal.SIGKILL)
             killed += child.wait() == -signal.SIGKILL
-        seen.append(len(Mirror.at(folder / "mirror")))
+        seen.append(len(Mirror.open_existing(folder / "mirror")))
     assert killed == 10
     assert seen == sorted(seen)
     assert 0 < seen[-1] < 900

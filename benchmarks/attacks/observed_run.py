@@ -20,7 +20,7 @@ from twin.state import TwinState
 
 
 @dataclass(frozen=True)
-class Watched:
+class ObservedRun:
     """A finished run.
 
     Args:
@@ -50,7 +50,9 @@ class Watched:
         ).accuracy
 
 
-def watch(config: ExperimentConfig, data: ImageDataset, method: Method | None = None) -> Watched:
+def run_observed(
+    config: ExperimentConfig, data: ImageDataset, method: Method | None = None
+) -> ObservedRun:
     """Run an experiment round by round on a data set or a part of it.
 
     Args:
@@ -85,4 +87,4 @@ def watch(config: ExperimentConfig, data: ImageDataset, method: Method | None = 
                 state.memory.all_positions(),
             )
             trained[twin_id] = np.unique(np.concatenate(used))
-    return Watched(setup, tuple(servers), tuple(records), dict(engine.states), trained)
+    return ObservedRun(setup, tuple(servers), tuple(records), dict(engine.states), trained)

@@ -11,7 +11,7 @@ from twin.messages import Broadcast, GlobalModel
 from twin.state import TwinState
 
 
-class Watched:
+class TimedMethods:
     """An object of which some methods are timed.
 
     Args:
@@ -38,7 +38,7 @@ class Watched:
         return timed
 
 
-class WatchedEngine:
+class TimedEngine:
     """An engine whose stages are timed, and which keeps its broadcasts and observed states.
 
     Args:
@@ -68,7 +68,7 @@ class WatchedEngine:
         self.broadcasts = broadcasts
         objective, own = method.inner, {"finish_local": 0.0}
         if isinstance(self.inner, SequentialEngine):  # a timer cannot be sent to a worker process
-            objective = Watched(objective, ("finish_local",), own)
+            objective = TimedMethods(objective, ("finish_local",), own)
         started = perf_counter()
         updates = list(self.inner.train(objective, broadcasts))
         self._seconds["prototypes"] = own["finish_local"]
