@@ -52,7 +52,7 @@ def test_adding_twice_adds_once_and_changes_nothing(mirror: Mirror) -> None:
     assert mirror.pixels(["image1"]).max() == 1
 
 
-def test_one_bad_image_keeps_all_of_a_call_out(mirror: Mirror) -> None:
+def test_one_invalid_image_prevents_all_of_a_call(mirror: Mirror) -> None:
     for bad in (
         replace(image(2), pixels=np.zeros((SIZE, SIZE + 1), np.uint8)),
         replace(image(2), pixels=np.zeros((SIZE, SIZE), np.float32)),
@@ -78,7 +78,7 @@ def test_named_unnamed_and_later_images_are_told_apart(mirror: Mirror) -> None:
         mirror.ids(after="nobody")
 
 
-def test_names_that_people_give_are_taken_back_without_losing_the_senders(mirror: Mirror) -> None:
+def test_a_withdrawn_decision_restores_the_senders_name(mirror: Mirror) -> None:
     mirror.add([image(1, "liver"), image(2), image(3)])
     mirror.set_class_name(["image1", "image2"], "spleen")
     assert mirror.class_counts() == {"spleen": 2}
@@ -92,7 +92,7 @@ def test_names_that_people_give_are_taken_back_without_losing_the_senders(mirror
     assert mirror.ids(named=False) == ["image2", "image3"]
 
 
-def test_naming_is_all_or_none(mirror: Mirror) -> None:
+def test_a_name_is_set_for_all_images_or_none(mirror: Mirror) -> None:
     mirror.add([image(number) for number in range(1200)])
     with pytest.raises(MirrorError, match="no image nobody"):
         mirror.set_class_name([*mirror.ids(), "nobody"], "liver")
@@ -121,7 +121,9 @@ def test_unknown_ids_are_named(mirror: Mirror) -> None:
             ask(["image1", "a", "b", "c", "d"])
 
 
-def test_no_question_can_fill_the_memory(mirror: Mirror, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_call_returns_a_limited_amount_of_pixels(
+    mirror: Mirror, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(room, "MAX_BYTES_PER_READ", 3 * SIZE * SIZE)
     mirror.add([image(number) for number in range(4)])
     assert len(mirror.pixels(mirror.ids()[:3])) == 3
@@ -129,7 +131,7 @@ def test_no_question_can_fill_the_memory(mirror: Mirror, monkeypatch: pytest.Mon
         mirror.pixels(mirror.ids())
 
 
-def test_empty_questions_have_empty_answers(mirror: Mirror) -> None:
+def test_empty_requests_have_empty_results(mirror: Mirror) -> None:
     assert mirror.add([]) == 0
     assert mirror.pixels([]).shape == (0, SIZE, SIZE)
     assert mirror.facts([]) == []

@@ -17,7 +17,7 @@ NAMES = tuple(f"organ-{index}" for index in range(11))
 
 
 @pytest.fixture(scope="module")
-def make_material() -> Material:
+def material() -> Material:
     rng = np.random.default_rng(1)
     labels = np.arange(132) % 11
     images = (rng.integers(0, 60, (132, 28, 28, 1)) + 15 * labels[:, None, None, None]).astype(

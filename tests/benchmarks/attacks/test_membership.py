@@ -50,7 +50,9 @@ def test_every_image_that_was_trained_on_is_in_one_group_and_no_other_image_is(
     assert len(members) == 8 * 24 - 2 * 4 * 2  # of 24 images of a task each hospital holds two back
 
 
-def test_others_were_seen_by_nobody_and_are_as_many_of_each_class(run: ObservedRun) -> None:
+def test_others_were_seen_by_no_hospital_and_are_equally_many_of_each_class(
+    run: ObservedRun,
+) -> None:
     groups = groups_of(run, 5, seed=1)
     arrived = {
         int(each)
@@ -68,7 +70,7 @@ def test_others_were_seen_by_nobody_and_are_as_many_of_each_class(run: ObservedR
         )
 
 
-def test_the_watched_run_learns_as_the_platforms_own(run: ObservedRun) -> None:
+def test_the_observed_run_learns_like_the_platforms_own(run: ObservedRun) -> None:
     again = run_observed(tiny(1), made_dataset(1))
     assert all(
         bool((run.servers[-1].weights[name] == value).all())
@@ -77,7 +79,7 @@ def test_the_watched_run_learns_as_the_platforms_own(run: ObservedRun) -> None:
     assert len(run.servers) == run.setup.scenario.num_rounds == 6
 
 
-def test_an_attack_gives_all_its_figures(run: ObservedRun) -> None:
+def test_an_attack_returns_all_its_figures(run: ObservedRun) -> None:
     found = attack(run, [run_observed(tiny(2), made_dataset(2))], SIZE)
     assert set(found.lira) == set(found.loss) == set(found.control)
     assert all(
@@ -87,14 +89,14 @@ def test_an_attack_gives_all_its_figures(run: ObservedRun) -> None:
     assert found.epsilon is None
 
 
-def test_a_question_without_members_is_not_asked() -> None:
+def test_a_question_without_members_is_left_out() -> None:
     bare = run_observed(
         replace(tiny(1), twin=replace(tiny(1).twin, memory_capacity=0)), made_dataset(1)
     )
     assert "exemplars of the first task" not in groups_of(bare, 5, seed=1).pairs()
 
 
-def test_every_defence_makes_a_federation_that_can_be_run() -> None:
+def test_every_defence_makes_a_valid_experiment() -> None:
     for change, calibrate in DEFENCES.values():
         assert change(base(SIZE, 1)).seed == calibrate(base(SIZE, 1)).seed == 1
 

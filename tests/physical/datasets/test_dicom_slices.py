@@ -17,7 +17,7 @@ from physical.datasets.dicom import (
     read_ct,
     stored_values,
 )
-from physical.datasets.greyscale import Window, apply_window, fit_to_square
+from physical.datasets.greyscale import Window, WindowFunction, apply_window, fit_to_square
 from physical.datasets.phantom_dicom import dicom_bytes
 from tests.physical.datasets.made_ct import (
     WIDE,
@@ -45,7 +45,7 @@ def test_signed_pixels_keep_their_sign(bits: int) -> None:
     np.testing.assert_array_equal(frame.hounsfield, body())
 
 
-def test_bits_above_the_stored_ones_do_not_count() -> None:
+def test_bits_above_the_stored_ones_are_ignored() -> None:
     data = made()
     clean = slices(data)[0].hounsfield
     data.PixelData = (np.frombuffer(data.PixelData, "<u2") | 0xF000).tobytes()
@@ -111,9 +111,9 @@ def slow_grey(x: float, window: Window) -> int:
     st.integers(0, 2**32 - 1),
 )
 def test_grey_values_are_those_of_the_standards_equation(
-    slope: float, intercept: int, centre: int, width: int, function: str, seed: int
+    slope: float, intercept: int, centre: int, width: int, function: WindowFunction, seed: int
 ) -> None:
-    window = Window(centre, width, function)  # type: ignore[arg-type]
+    window = Window(centre, width, function)
     stored = np.random.default_rng(seed).integers(0, 4096, (8, 8)).astype("<u2")
     data = made(np.zeros((8, 8)), RescaleSlope=slope, RescaleIntercept=intercept)
     data.PixelData = stored.tobytes()
@@ -128,19 +128,17 @@ def test_grey_values_are_those_of_the_standards_equation(
 @given(st.integers(-1000, 1000), st.integers(1, 3000))
 def test_denser_is_never_darker(centre: int, width: int) -> None:
     for function in ("LINEAR_EXACT", "LINEAR", "SIGMOID"):
-        grey = apply_window(np.arange(-3000.0, 3000.0, 7), Window(centre, width, function)).astype(
-            int
-        )  # type: ignore[arg-type]
-        assert (np.diff(grey) >= 0).all()
+        grey = apply_window(np.arange(-3000.0, 3000.0, 7), Window(centre, width, function))
+        assert (np.diff(grey.astype(int)) >= 0).all()
 
 
 @pytest.mark.parametrize(
     ("width", "function"),
     [(0, "LINEAR_EXACT"), (-1, "SIGMOID"), (0.5, "LINEAR"), (float("nan"), "LINEAR")],
 )
-def test_windows_that_cannot_be_are_refused(width: float, function: str) -> None:
+def test_invalid_windows_are_refused(width: float, function: WindowFunction) -> None:
     with pytest.raises(ValueError, match="window of centre"):
-        Window(40, width, function)  # type: ignore[arg-type]
+        Window(40, width, function)
 
 
 def test_the_files_own_window_is_used_where_none_is_given() -> None:

@@ -1,8 +1,8 @@
-"""A process that takes a folder in and may be killed over it. Run by tests, never imported by them.
+"""A process that runs an intake and may be killed. Tests run it and never import it.
 
-``look FOLDER``: one look; each file operation within the folder writes a point to standard output.
-``crash TEMPLATE SPACE``: copies TEMPLATE once for each file operation of a look, dies at that operation, looks again, and writes one line
-of JSON with what was found then.
+``process FOLDER``: one pass; each file operation within the folder writes a point to standard
+output. ``crash TEMPLATE SPACE``: copies TEMPLATE once for each file operation of a pass, dies at
+that operation, runs another pass, and writes the result as one line of JSON.
 """
 
 import json
@@ -38,7 +38,7 @@ def at_each_operation(folder: Path, act: Callable[[], object]) -> None:
 
 
 def die_at(operation: int, folder: Path) -> int:
-    """Look in a child that dies without a word at its n-th file operation; return its exit code."""
+    """Run a pass in a child that dies at its n-th file operation; return its exit code."""
     child = os.fork()
     if child:
         return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
@@ -56,7 +56,7 @@ def die_at(operation: int, folder: Path) -> int:
 
 def main() -> None:
     command, folder = sys.argv[1], Path(sys.argv[2])
-    if command == "look":
+    if command == "process":
         at_each_operation(folder, lambda: os.write(1, b"."))
         intake_of(folder).process_inbox()
         return

@@ -15,7 +15,7 @@ from pydicom import Dataset
 
 from physical.datasets.phantom_dicom import ct_dataset, dicom_bytes, make_identity, make_uid
 from physical.intake.config import IntakeConfig
-from physical.intake.folder import FolderIntake
+from physical.intake.folder import FolderIntake, utc_now
 from physical.intake.pseudonyms import read_or_make_key
 from physical.intake.quarantine import Quarantine
 from physical.intake.report import IntakeReport
@@ -45,9 +45,8 @@ class Stream:
     def check(self, folder: Path) -> None:
         """Check that each file of the stream is where it belongs, once."""
         mirror = Mirror.open_existing(folder / "mirror")
-        notes = Quarantine(
-            folder / "quarantine", read_or_make_key(folder / "key"), lambda: None
-        ).notes()  # type: ignore[arg-type,return-value]
+        pseudonyms = read_or_make_key(folder / "key")
+        notes = Quarantine(folder / "quarantine", pseudonyms, utc_now).notes()
         assert len(mirror) == len(self.images)
         assert set(mirror.ids()) == self.images
         assert {path.stem for path in (folder / "archive").glob("??/*.dcm")} == self.images
@@ -139,7 +138,7 @@ def test_of_a_thousand_files_nine_hundred_are_mirrored_and_a_hundred_have_their_
 
 
 @pytest.mark.slow
-def test_ten_kills_at_random_moments_lose_and_double_nothing(
+def test_ten_kills_at_random_moments_lose_and_duplicate_nothing(
     thousand: Stream, tmp_path: Path
 ) -> None:
     folder = copy_of(thousand, tmp_path / "hospital")
@@ -150,7 +149,7 @@ def test_ten_kills_at_random_moments_lose_and_double_nothing(
             rng.integers(30, 1200)
         )  # a file takes about ten; the child goes on while the news travels
         with subprocess.Popen(
-            [sys.executable, CHILD, "look", folder], stdout=subprocess.PIPE
+            [sys.executable, CHILD, "process", folder], stdout=subprocess.PIPE
         ) as child:
             assert child.stdout is not None
             assert len(child.stdout.read(operations)) == operations
@@ -161,14 +160,14 @@ def test_ten_kills_at_random_moments_lose_and_double_nothing(
     assert seen == sorted(seen)
     assert 0 < seen[-1] < 900
     done = subprocess.run(
-        [sys.executable, CHILD, "look", folder], stdout=subprocess.DEVNULL, check=False
+        [sys.executable, CHILD, "process", folder], stdout=subprocess.DEVNULL, check=False
     )
     assert done.returncode == 0
     thousand.check(folder)
 
 
 @pytest.mark.slow
-def test_dying_at_any_file_operation_loses_and_doubles_nothing(tmp_path: Path) -> None:
+def test_a_kill_at_any_file_operation_loses_and_duplicates_nothing(tmp_path: Path) -> None:
     template = tmp_path / "hospital"
     stream = make_stream(template, num_good=2, num_each=0)
     one, _ = sorted((template / "inbox").iterdir())
