@@ -146,11 +146,9 @@ def _mean_images(scenario: Scenario, task: int, twins: int) -> float:
 
 def costs(config: ExperimentConfig, protocol: Protocol) -> dict[str, Cost]:
     """Return the cost of a step, a forward pass, the proxy server's work, a round and a task."""
-    network, batch, bfloat16 = (
-        config.network,
-        config.training.batch_size,
-        config.training.precision == "bfloat16",
-    )
+    network = config.network
+    batch = config.training.batch_size
+    bfloat16 = config.training.precision == "bfloat16"
     rows, old_rows = protocol.rows, protocol.old_rows
     method = config.method
     assert isinstance(method, FedKA)

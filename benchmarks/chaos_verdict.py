@@ -46,10 +46,8 @@ class Check:
 def checks(experiment: ExperimentConfig, reference: Path, made: Deployment) -> list[Check]:
     """Compare a deployment's result with the sequential run of the same experiment."""
     there = made.place.run
-    done, planned = (
-        rounds_in(there),
-        experiment.scenario.num_tasks * experiment.scenario.rounds_per_task,
-    )
+    done = rounds_in(there)
+    planned = experiment.scenario.num_tasks * experiment.scenario.rounds_per_task
     if not (there / "results.json").exists():
         return [Check("all rounds are done", f"{done} of {planned}, without a result", False)]
     found = [Check("all rounds are done", f"{done} of {planned}", done == planned)]

@@ -69,10 +69,8 @@ def main(arguments: list[str] | None = None) -> None:
     rows = []
     for network in NAMES:
         for batch in given.batches:
-            few, many = (
-                Case(network, batch, 4, device="cuda"),
-                Case(network, batch, given.steps, device="cuda"),
-            )
+            few = Case(network, batch, 4, device="cuda")
+            many = Case(network, batch, given.steps, device="cuda")
             stuff = make_material(many)
             with Busy() as busy:
                 ours = (

@@ -337,11 +337,9 @@ def run(
         kind.damage,
         trained=trained,
     )
-    server, proxy, records = (
-        new_server(config.network, config.seed, config.federation.settle_rounds),
-        ProxyServer(config.proxy),
-        list[RoundRecord](),
-    )
+    server = new_server(config.network, config.seed, config.federation.settle_rounds)
+    proxy = ProxyServer(config.proxy)
+    records = list[RoundRecord]()
     for _ in range(config.scenario.rounds_per_task):
         if defence is None:
             try:

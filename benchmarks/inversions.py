@@ -27,10 +27,8 @@ def inversion_table(config: ExperimentConfig, prototypes: int = 10, steps: int =
     shape, classes = (1, 28, 28), 6
     encoder = GradientEncoder(shape, classes, reconstruction.public_seed)
     generator = torch.Generator().manual_seed(1)
-    images, rows = (
-        torch.rand(prototypes, *shape, generator=generator),
-        torch.arange(prototypes) % classes,
-    )
+    images = torch.rand(prototypes, *shape, generator=generator)
+    rows = torch.arange(prototypes) % classes
     gradients = encoder.encode(images, rows)
     sizes = [each.shape for each in encoder.parameters()]
     one = [

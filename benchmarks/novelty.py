@@ -195,10 +195,8 @@ def judge(
 ) -> list[Outcome]:
     """Return the result of each score on the stream with this unknown organ."""
     image_model = ImageModel(model)
-    trained_on, held_back = (
-        evenly_spaced(without(data.train, organ), config.most_history),
-        evenly_spaced(without(data.validation, organ), size.images),
-    )
+    trained_on = evenly_spaced(without(data.train, organ), config.most_history)
+    held_back = evenly_spaced(without(data.validation, organ), size.images)
     history = [
         ImageFacts(f"{part}-{index}", "", f"{part}-{index}", "", str(name), "npz")
         for part, batch in (("train", trained_on), ("held-back", held_back))
@@ -350,10 +348,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     asked = parser.parse_args()
     training_images = min(asked.training_images, asked.images or asked.training_images)
-    size, config = (
-        Size(training_images, asked.images, asked.epochs, asked.seed),
-        TriageConfig(most_history=5000),
-    )
+    size = Size(training_images, asked.images, asked.epochs, asked.seed)
+    config = TriageConfig(most_history=5000)
     torch.set_num_threads(1)
     data = load_dataset("organamnist")
     organs = sorted(data.sheet.class_names)[: asked.organs]

@@ -199,11 +199,9 @@ def _teacher_cam(teacher: PlainNetwork) -> Any:
             self, input_tensor: Tensor, targets: Any, eigen_smooth: bool
         ) -> list[NDArray[np.float32]]:
             hooks = self.activations_and_grads
-            layer, maps, gradients = (
-                self.target_layers[0],
-                hooks.activations[0].numpy(),
-                hooks.gradients[0].numpy(),
-            )
+            layer = self.target_layers[0]
+            maps = hooks.activations[0].numpy()
+            gradients = hooks.gradients[0].numpy()
             return [
                 np.maximum(
                     self.get_cam_image(input_tensor, layer, targets, maps, gradients, eigen_smooth),

@@ -9,6 +9,7 @@ import importlib.util
 import subprocess
 import sys
 import tempfile
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -143,7 +144,17 @@ def run_part(part: Part, threads: int, tiny: bool) -> tuple[str, bool]:
         return "\n".join(
             [lead, f"Failed with status {done.returncode}:", "", "```", *last, "```", ""]
         ), False
-    return f"{lead}\n{done.stdout.strip()}\n", True
+    return f"{lead}\n{wrapped(done.stdout.strip())}\n", True
+
+
+def wrapped(text: str) -> str:
+    """Return Markdown whose lines, except those of tables, have at most 100 characters."""
+    wrapper = textwrap.TextWrapper(100, break_long_words=False, break_on_hyphens=False)
+    lines = []
+    for line in text.splitlines():
+        wrapper.subsequent_indent = "  " if line.startswith("* ") else ""
+        lines += [line] if line.startswith("|") else wrapper.wrap(line) or [""]
+    return "\n".join(lines)
 
 
 def report(sections: Sequence[str], skipped: Sequence[str], tiny: bool) -> str:

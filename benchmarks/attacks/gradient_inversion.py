@@ -243,11 +243,9 @@ def show(
 ) -> None:
     """Write the contact sheet: the first hospital's prototypes, one of each organ."""
     names = [each.name for each in DEFENCES]
-    bare, default, noise = (
-        found[names[0]].pictures,
-        found[names[1]].pictures,
-        found[names[-1]].pictures,
-    )
+    bare = found[names[0]].pictures
+    default = found[names[1]].pictures
+    noise = found[names[-1]].pictures
     rows = {
         "real image of a patient": material.real,
         "proxy server,\nnot perturbed": bare[0],

@@ -230,10 +230,8 @@ def attack(run: ObservedRun, shadows: Sequence[ObservedRun], size: Size) -> Outc
     """Attack the last global model of a run, and each hospital's last update."""
     groups = groups_of(run, size.others, run.setup.config.seed)
     every, last = np.unique(np.concatenate(list(astuple(groups)))), run.servers[-1]
-    network, place = (
-        run.setup.config.network,
-        {position: index for index, position in enumerate(every.tolist())},
-    )
+    network = run.setup.config.network
+    place = {position: index for index, position in enumerate(every.tolist())}
 
     def of(scores: Scores, positions: Positions) -> Scores:
         return scores[[place[position] for position in positions.tolist()]]

@@ -36,10 +36,8 @@ class Outcome:
 def spread(values: Sequence[float], percent: bool = False) -> str:
     """Return mean and standard deviation over seeds."""
     scale, digits = (100, 1) if percent else (1, 3)
-    mean, deviation = (
-        scale * float(np.mean(values)),
-        scale * float(np.std(values, ddof=1)) if len(values) > 1 else 0.0,
-    )
+    mean = scale * float(np.mean(values))
+    deviation = scale * float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
     return f"{mean:.{digits}f} ± {deviation:.{digits}f}" + (" %" if percent else "")
 
 

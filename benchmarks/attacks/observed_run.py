@@ -66,11 +66,9 @@ def run_observed(
     setup = ExperimentSetup(
         config, data, scenario, Evaluator(data.test, scenario.tasks, config.network)
     )
-    engine, proxy, server = (
-        SequentialEngine(setup.hospitals()),
-        ProxyServer(config.proxy),
-        new_server(config.network, config.seed, config.federation.settle_rounds),
-    )
+    engine = SequentialEngine(setup.hospitals())
+    proxy = ProxyServer(config.proxy)
+    server = new_server(config.network, config.seed, config.federation.settle_rounds)
     servers, records = [], []
     trained: dict[str, NDArray[np.int64]] = {}
     for _ in range(scenario.num_rounds):

@@ -58,10 +58,8 @@ def confidence(
 
 def success(members: Scores, others: Scores) -> Success:
     """Return how well scores separate members from others."""
-    together, is_member = (
-        np.concatenate([members, others]),
-        np.arange(len(members) + len(others)) < len(members),
-    )
+    together = np.concatenate([members, others])
+    is_member = np.arange(len(members) + len(others)) < len(members)
     return Success(
         auroc(together, is_member),
         found_at(members, others, 0.01),

@@ -15,12 +15,9 @@ from numpy.typing import NDArray
 
 from physical.datasets.dicom_file import (
     ASK_SENDER,
-    CT_CLASSES,
-    DicomError,
     Limits,
     parse_ct,
     refuse_dicom,
-    silence_pydicom,
     stored_values,
     value_of,
 )
@@ -29,22 +26,6 @@ from physical.datasets.refusal import Reason
 
 if TYPE_CHECKING:
     from pydicom import Dataset
-
-__all__ = [
-    "AIR_HU",
-    "CT_CLASSES",
-    "CtFrame",
-    "DicomError",
-    "Limits",
-    "Reason",
-    "ct_frames",
-    "grey_square",
-    "parse_ct",
-    "read_ct",
-    "silence_pydicom",
-    "stored_values",
-    "value_of",
-]
 
 AIR_HU = -1024.0
 """Density assigned to pixels that a file marks as padding [HU]."""
@@ -167,10 +148,8 @@ def _rescale(dataset: "Dataset", number: int) -> tuple[float, float]:
 
 def _padding_mask(dataset: "Dataset", values: NDArray[np.integer]) -> NDArray[np.bool_]:
     """Return the mask of pixels outside of the scanned area, [H, W]."""
-    first, last = (
-        value_of(dataset, "PixelPaddingValue"),
-        value_of(dataset, "PixelPaddingRangeLimit"),
-    )
+    first = value_of(dataset, "PixelPaddingValue")
+    last = value_of(dataset, "PixelPaddingRangeLimit")
     if not isinstance(first, int):
         return np.zeros(values.shape, bool)
     limits = sorted((first, last if isinstance(last, int) else first))

@@ -129,10 +129,8 @@ def _scan_slice(
     across, down, along, upside_down = _AXES[plane]
     # two samples a pixel in each direction give soft edges
     steps = (np.arange(2 * SIZE_PIXELS) + 0.5) / (2 * SIZE_PIXELS)
-    rows, columns = (
-        low[down] + (high[down] - low[down]) * steps,
-        low[along] + (high[along] - low[along]) * steps,
-    )
+    rows = low[down] + (high[down] - low[down]) * steps
+    columns = low[along] + (high[along] - low[along]) * steps
     if upside_down:
         rows = rows[::-1]
     axes: list[Floats] = [np.empty(0)] * 3

@@ -150,52 +150,38 @@ def ct_dataset(
     from pydicom.uid import ExplicitVRLittleEndian
 
     data = Dataset()
-    data.SpecificCharacterSet, data.SOPClassUID, data.SOPInstanceUID = (
-        "ISO_IR 100",
-        _CT_IMAGE_STORAGE,
-        sop_uid,
-    )
-    data.ImageType, data.Modality, data.Manufacturer = (
-        ["ORIGINAL", "PRIMARY", "AXIAL"],
-        "CT",
-        "Made scanner",
-    )
+    data.SpecificCharacterSet = "ISO_IR 100"
+    data.SOPClassUID = _CT_IMAGE_STORAGE
+    data.SOPInstanceUID = sop_uid
+    data.ImageType = ["ORIGINAL", "PRIMARY", "AXIAL"]
+    data.Modality = "CT"
+    data.Manufacturer = "Made scanner"
     data.StudyDate = data.SeriesDate = data.AcquisitionDate = data.ContentDate = "20240219"
     data.StudyTime = data.ContentTime = "083000"
     data.AccessionNumber, data.StudyID = f"A{identity.number[-6:]}", identity.number[-6:]
-    data.InstitutionName, data.StationName, data.OperatorsName = (
-        "Made hospital",
-        "CT7",
-        "OPERATOR^MADE",
-    )
-    data.ReferringPhysicianName, data.StudyDescription = (
-        "REFERRER^MADE",
-        f"Abdomen of {identity.name}",
-    )
+    data.InstitutionName = "Made hospital"
+    data.StationName = "CT7"
+    data.OperatorsName = "OPERATOR^MADE"
+    data.ReferringPhysicianName = "REFERRER^MADE"
+    data.StudyDescription = f"Abdomen of {identity.name}"
     data.PatientName, data.PatientID = identity.name, identity.number
-    data.PatientBirthDate, data.PatientSex, data.PatientComments = (
-        identity.birth_date,
-        identity.sex,
-        f"{identity.name} was here",
-    )
+    data.PatientBirthDate = identity.birth_date
+    data.PatientSex = identity.sex
+    data.PatientComments = f"{identity.name} was here"
     data.StudyInstanceUID, data.SeriesInstanceUID = identity.study_uid, identity.series_uid
     data.FrameOfReferenceUID, data.PositionReferenceIndicator = f"{identity.series_uid}.1"[:64], ""
     data.SeriesNumber, data.AcquisitionNumber, data.InstanceNumber = 1, 1, number
     data.KVP, data.SliceThickness, data.PatientPosition = 120, 5, "HFS"
-    data.ImagePositionPatient, data.ImageOrientationPatient, data.PixelSpacing = (
-        [0, 0, 5 * number],
-        [1, 0, 0, 0, 1, 0],
-        [1, 1],
-    )
+    data.ImagePositionPatient = [0, 0, 5 * number]
+    data.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
+    data.PixelSpacing = [1, 1]
     if body_part is not None:
         data.BodyPartExamined = body_part
     _add_private(data, identity)
     _add_pixels(data, hounsfield)
     data.file_meta = FileMetaDataset()
-    data.file_meta.MediaStorageSOPClassUID, data.file_meta.MediaStorageSOPInstanceUID = (
-        data.SOPClassUID,
-        data.SOPInstanceUID,
-    )
+    data.file_meta.MediaStorageSOPClassUID = data.SOPClassUID
+    data.file_meta.MediaStorageSOPInstanceUID = data.SOPInstanceUID
     data.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     return data
 

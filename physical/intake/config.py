@@ -6,7 +6,7 @@ from dataclasses import field
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
-from physical.datasets.dicom import Limits
+from physical.datasets.dicom_file import Limits
 from physical.datasets.greyscale import Window
 from physical.intake.deidentify import Action, action_of
 

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import PurePath
 
-from physical.datasets.dicom import ct_frames, grey_square, parse_ct, stored_values, value_of
+from physical.datasets.dicom import ct_frames, grey_square
+from physical.datasets.dicom_file import parse_ct, stored_values, value_of
 from physical.datasets.refusal import RefusalError
 from physical.intake.config import IntakeConfig
 from physical.intake.deidentify import deidentify, to_bytes

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from physical.datasets.dicom import silence_pydicom, value_of
+from physical.datasets.dicom_file import silence_pydicom, value_of
 from physical.intake.pseudonyms import Pseudonyms
 
 if TYPE_CHECKING:
@@ -108,10 +108,8 @@ def deidentify(
             content + b"\0" * (len(content) % 2),
         )
         meta = FileMetaDataset()
-        meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = (
-            clean.SOPClassUID,
-            clean.SOPInstanceUID,
-        )
+        meta.MediaStorageSOPClassUID = clean.SOPClassUID
+        meta.MediaStorageSOPInstanceUID = clean.SOPInstanceUID
         meta.TransferSyntaxUID = ExplicitVRLittleEndian
         meta.ImplementationClassUID = UID(IMPLEMENTATION_UID)
         meta.ImplementationVersionName = "FEDKA"

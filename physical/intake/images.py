@@ -16,7 +16,8 @@ from typing import Any, Literal, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from physical.datasets.dicom import AIR_HU, Limits
+from physical.datasets.dicom import AIR_HU
+from physical.datasets.dicom_file import Limits
 from physical.datasets.greyscale import Window, apply_window, fit_to_square
 from physical.datasets.refusal import Reason, RefusalError, refuse
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from physical.datasets.dicom import CT_CLASSES
+from physical.datasets.dicom_file import CT_CLASSES
 from physical.intake.files import remove_parts, write_atomically
 from physical.intake.folder import READY_ENDING
 from physical.intake.pseudonyms import Pseudonyms

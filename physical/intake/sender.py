@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from physical.datasets.dicom import CT_CLASSES
+from physical.datasets.dicom_file import CT_CLASSES
 from physical.intake.receiver import send_packets_at_once, transfer_syntaxes
 
 if TYPE_CHECKING:

@@ -9,8 +9,9 @@ from pydicom.data import get_testdata_file
 from pydicom.encaps import encapsulate, generate_frames
 
 from physical.datasets.codestream import FrameSize, frame_size
-from physical.datasets.dicom import AIR_HU, Reason
+from physical.datasets.dicom import AIR_HU
 from physical.datasets.phantom_dicom import dicom_bytes
+from physical.datasets.refusal import Reason
 from tests.physical.datasets.made_ct import (
     body,
     enhanced,

@@ -7,8 +7,10 @@ from hypothesis import strategies as st
 from pydicom import Dataset, dcmread, uid
 from pydicom.encaps import encapsulate, generate_frames
 
-from physical.datasets.dicom import DicomError, Limits, Reason, parse_ct, read_ct, value_of
+from physical.datasets.dicom import read_ct
+from physical.datasets.dicom_file import DicomError, Limits, parse_ct, value_of
 from physical.datasets.phantom_dicom import dicom_bytes
+from physical.datasets.refusal import Reason
 from tests.physical.datasets.made_ct import WIDE, body, enhanced, large, made, reason_of
 
 Change = Callable[[Dataset], object]

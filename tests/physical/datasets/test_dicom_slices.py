@@ -7,18 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydicom import dcmwrite, uid
 
-from physical.datasets.dicom import (
-    AIR_HU,
-    Limits,
-    Reason,
-    ct_frames,
-    grey_square,
-    parse_ct,
-    read_ct,
-    stored_values,
-)
+from physical.datasets.dicom import AIR_HU, ct_frames, grey_square, read_ct
+from physical.datasets.dicom_file import Limits, parse_ct, stored_values
 from physical.datasets.greyscale import Window, WindowFunction, apply_window, fit_to_square
 from physical.datasets.phantom_dicom import dicom_bytes
+from physical.datasets.refusal import Reason
 from tests.physical.datasets.made_ct import (
     WIDE,
     body,

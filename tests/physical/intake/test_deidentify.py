@@ -7,7 +7,8 @@ from pydicom import Dataset, Sequence, dcmread, uid
 from pydicom.datadict import dictionary_VR, tag_for_keyword
 from pydicom.encaps import encapsulate, generate_frames
 
-from physical.datasets.dicom import Limits, ct_frames, parse_ct, stored_values
+from physical.datasets.dicom import ct_frames
+from physical.datasets.dicom_file import Limits, parse_ct, stored_values
 from physical.datasets.phantom_dicom import dicom_bytes
 from physical.intake.deidentify import TABLE, Action, action_of, deidentify, to_bytes
 from physical.intake.pseudonyms import Pseudonyms

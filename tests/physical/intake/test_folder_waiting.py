@@ -4,7 +4,7 @@ from pathlib import Path
 
 from pydicom import Dataset
 
-from physical.datasets.dicom import Limits
+from physical.datasets.dicom_file import Limits
 from physical.intake.folder import READY_ENDING
 from physical.intake.report import IntakeReport
 from tests.physical.intake.hospital_folder import HospitalFolder

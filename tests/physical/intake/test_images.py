@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image, PngImagePlugin
 
-from physical.datasets.dicom import Limits
+from physical.datasets.dicom_file import Limits
 from physical.datasets.greyscale import Window, apply_window
 from physical.datasets.refusal import Reason
 from physical.intake.images import ImageFileError, read_picture, read_volume
