@@ -71,10 +71,10 @@ def compare(case: Case, repeats: int, threads: int) -> list[str]:
     """Return a case's row of the table."""
     print_progress(f"at once: {case}")
     use_threads(threads)
-    given = make_material(case)
+    material = make_material(case)
     with ExitStack() as stack:
         works: dict[str, Callable[[], object]] = {
-            side: make(case, given) for side, make in SIDES.items()
+            side: make(case, material) for side, make in SIDES.items()
         }
         works |= {
             f"{side}, at once": stack.enter_context(parallel_workers(side, case, threads))
@@ -113,16 +113,16 @@ def headers(threads: int) -> Sequence[str]:
 
 def main(arguments: list[str] | None = None) -> None:
     """Print the table."""
-    given = case_parser(__doc__, thin=16).parse_args(arguments)
+    settings = case_parser(__doc__, thin=16).parse_args(arguments)
     print(
         table(
-            headers(given.threads),
-            [compare(case, given.repeats, given.threads) for case in cases_of(given)],
+            headers(settings.threads),
+            [compare(case, settings.repeats, settings.threads) for case in cases_of(settings)],
         )
     )
     print(
-        f"\nMedians of {given.repeats} turns, all four in turn; ours in {given.precision}. "
-        f"One after the other: {given.threads} threads for one twin; "
+        f"\nMedians of {settings.repeats} turns, all four in turn; ours in {settings.precision}. "
+        f"One after the other: {settings.threads} threads for one twin; "
         "at once: one thread for each of as many twins."
     )
 

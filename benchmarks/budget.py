@@ -272,13 +272,13 @@ def main(arguments: list[str] | None = None) -> None:
     options.add_argument(
         "--write", type=Path, default=None, help="document to write into instead of printing"
     )
-    given = options.parse_args(arguments)
-    use_threads(given.threads)
-    text = budget(measure_peak(given.threads) if given.measure else None)
-    if given.write is None:
+    settings = options.parse_args(arguments)
+    use_threads(settings.threads)
+    text = budget(measure_peak(settings.threads) if settings.measure else None)
+    if settings.write is None:
         print(text)
     else:
-        write_between_marks(given.write, text)
+        write_between_marks(settings.write, text)
 
 
 if __name__ == "__main__":

@@ -194,15 +194,17 @@ def main(arguments: list[str] | None = None) -> None:
     )
     options.add_argument("--folder", type=Path, help="must be new; none: one below runs/")
     options.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
-    given = options.parse_args(arguments)
-    if given.folder is None:
-        given.folder = ROOT / "runs" / f"chaos-{datetime.now(UTC):%Y%m%d-%H%M%S}-seed{given.seed}"
-    given.folder = given.folder.resolve()
-    if not given.inside:
+    settings = options.parse_args(arguments)
+    if settings.folder is None:
+        settings.folder = (
+            ROOT / "runs" / f"chaos-{datetime.now(UTC):%Y%m%d-%H%M%S}-seed{settings.seed}"
+        )
+    settings.folder = settings.folder.resolve()
+    if not settings.inside:
         own = [
             *(sys.argv[1:] if arguments is None else arguments),
             "--folder",
-            str(given.folder),
+            str(settings.folder),
             "--inside",
         ]
         command = isolated([sys.executable, "-m", "benchmarks.chaos", *own])
@@ -210,9 +212,9 @@ def main(arguments: list[str] | None = None) -> None:
         os.execv(command[0], command)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
-        sys.exit(0 if disturbed(given) else 1)
+        sys.exit(0 if disturbed(settings) else 1)
     except KeyboardInterrupt:
-        print_progress(f"interrupted; what there is lies in {given.folder}")
+        print_progress(f"interrupted; what there is lies in {settings.folder}")
         sys.exit(130)
 
 

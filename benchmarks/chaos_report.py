@@ -115,15 +115,17 @@ def check_table(found: Sequence[Check]) -> str:
 
 def feed_between(feed: Sequence[Mapping[str, Any]], began: float, until: float) -> list[str]:
     """Return the feed's messages of a time span; repeated messages are counted."""
-    said: list[tuple[str, str, int]] = []
+    entries: list[tuple[str, str, int]] = []
     for event in feed:
         at = datetime.fromisoformat(event["at"])
         if int(began) <= at.timestamp() <= until:
-            if said and said[-1][1] == event["text"]:
-                said[-1] = (said[-1][0], event["text"], said[-1][2] + 1)
+            if entries and entries[-1][1] == event["text"]:
+                entries[-1] = (entries[-1][0], event["text"], entries[-1][2] + 1)
             else:
-                said.append((at.strftime("%H:%M:%S"), event["text"], 1))
-    lines = [f"{at}  {text}" + (f"  (x {count})" if count > 1 else "") for at, text, count in said]
+                entries.append((at.strftime("%H:%M:%S"), event["text"], 1))
+    lines = [
+        f"{at}  {text}" + (f"  (x {count})" if count > 1 else "") for at, text, count in entries
+    ]
     half = _MOST_LINES // 2
     return (
         lines

@@ -56,12 +56,12 @@ def measure(method: str, compression: str, seed: int, changes: Sequence[str]) ->
     from federation.experiment.config import load_experiment
     from federation.experiment.loop import run_experiment, with_seed
 
-    wished = [
+    settings = [
         *changes,
         f"method={METHODS[method]}",
         f"outgoing.compression={COMPRESSIONS[compression]}",
     ]
-    config = with_seed(load_experiment(ROOT / "hospital_configs" / "organa_demo", wished), seed)
+    config = with_seed(load_experiment(ROOT / "hospital_configs" / "organa_demo", settings), seed)
     with tempfile.TemporaryDirectory() as folder:
         results = run_experiment(config, Path(folder) / "run")
     rounds = config.scenario.num_tasks * config.scenario.rounds_per_task
@@ -89,7 +89,7 @@ def _spread(values: Sequence[float]) -> str:
     return f"{mean(values):.1f} ± {stdev(values):.1f}" if len(values) > 1 else f"{values[0]:.1f}"
 
 
-def main(given: list[str]) -> int:
+def main(argv: list[str]) -> int:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--seeds", type=int, default=3)
@@ -99,7 +99,7 @@ def main(given: list[str]) -> int:
     parser.add_argument("--width", type=int, default=16)
     parser.add_argument("--dataset", default="organamnist")
     parser.add_argument("--out", type=Path, help="also write JSON here")
-    arguments = parser.parse_args(given)
+    arguments = parser.parse_args(argv)
     found: dict[str, dict[str, list[dict[str, Any]]]] = {}
     for method in METHODS:
         for compression in COMPRESSIONS:

@@ -28,13 +28,13 @@ def main() -> None:
     options = parser(__doc__)
     options.add_argument("--images", type=int, default=2000)
     options.add_argument("--repeats", type=int, default=5)
-    given = options.parse_args()
+    settings = options.parse_args()
     logging.getLogger("httpx").setLevel(logging.WARNING)
     # Starlette's test client also works with httpx
     warnings.filterwarnings("ignore", message="Using `httpx`")
-    rows = [grouping(given.images, given.repeats)]
+    rows = [grouping(settings.images, settings.repeats)]
     with tempfile.TemporaryDirectory() as folder:
-        rows += opening(Path(folder), given.images, given.repeats)
+        rows += opening(Path(folder), settings.images, settings.repeats)
     print(
         table(
             [

@@ -67,7 +67,7 @@ def measure(engine: str, arguments: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def main(given: list[str]) -> int:
+def main(argv: list[str]) -> int:
     """Measure all engines, print and write the results; return 1 if the weights differ."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rounds", type=int, default=8)
@@ -77,14 +77,14 @@ def main(given: list[str]) -> int:
     parser.add_argument("--dataset", default="organamnist")
     parser.add_argument("--out", type=Path, help="also write JSON here")
     parser.add_argument("--measure", choices=ENGINES, help=argparse.SUPPRESS)
-    arguments = parser.parse_args(given)
+    arguments = parser.parse_args(argv)
     if arguments.measure is not None:
         print(json.dumps(measure(arguments.measure, arguments)))
         return 0
     found = []
     for engine in ENGINES:
         print_progress(f"  {engine}")
-        found.append(in_fresh_process("benchmarks.engines", [*given, "--measure", engine]))
+        found.append(in_fresh_process("benchmarks.engines", [*argv, "--measure", engine]))
         found[-1]["time_ratio"] = found[-1]["seconds_per_round"] / found[0]["seconds_per_round"]
     rows = [
         (

@@ -91,14 +91,14 @@ def over_the_network(config: ExperimentConfig, folder: Path) -> tuple[Path, dict
     }
 
 
-def main(given: list[str]) -> int:
+def main(argv: list[str]) -> int:
     """Measure both sides, print and write the results; return 1 if the weights differ."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--width", type=int, default=8)
     parser.add_argument("--method", default="fedavg")
     parser.add_argument("--out", type=Path, help="also write JSON here")
-    arguments = parser.parse_args(given)
+    arguments = parser.parse_args(argv)
     changes = (
         f"scenario.rounds_per_task={arguments.rounds // 2}",
         f"network.width={arguments.width}",

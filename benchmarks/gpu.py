@@ -46,7 +46,7 @@ def main(arguments: list[str] | None = None) -> None:
     options.add_argument("--batches", nargs="+", type=int, default=[32, 128], help="batch sizes")
     options.add_argument("--steps", type=int, default=100, help="steps of one timing")
     options.add_argument("--repeats", type=int, default=3, help="timings")
-    given = options.parse_args(arguments)
+    settings = options.parse_args(arguments)
     import torch
 
     if not torch.cuda.is_available():
@@ -63,27 +63,27 @@ def main(arguments: list[str] | None = None) -> None:
         plain_step,
     )
 
-    use_threads(given.threads)
-    peak = measure_peak(given.threads, (4096, 8192), 4096, device="cuda")
+    use_threads(settings.threads)
+    peak = measure_peak(settings.threads, (4096, 8192), 4096, device="cuda")
     print(f"{torch.cuda.get_device_name()}\n\n{peak_table(peak)}\n")
     rows = []
     for network in NAMES:
-        for batch in given.batches:
+        for batch in settings.batches:
             few = Case(network, batch, 4, device="cuda")
-            many = Case(network, batch, given.steps, device="cuda")
-            stuff = make_material(many)
+            many = Case(network, batch, settings.steps, device="cuda")
+            material = make_material(many)
             with Busy() as busy:
                 ours = (
-                    time_in_turns({"ours": our_step(many, stuff)}, given.repeats)["ours"]
-                    / given.steps
+                    time_in_turns({"ours": our_step(many, material)}, settings.repeats)["ours"]
+                    / settings.steps
                 )
             plain = (
-                time_in_turns({"reference": plain_step(few, make_material(few))}, given.repeats)[
+                time_in_turns({"reference": plain_step(few, make_material(few))}, settings.repeats)[
                     "reference"
                 ]
                 / few.steps
             )
-            flops = model_flops_per_image(stuff.network, ROWS, OLD_ROWS) * batch
+            flops = model_flops_per_image(material.network, ROWS, OLD_ROWS) * batch
             rows.append(
                 (
                     NAMES[network],

@@ -403,7 +403,7 @@ def report(found: Mapping[str, Mapping[str, Sequence[Outcome]]]) -> str:
     return f"{first}\n\nRounds in which nothing of it was aggregated:\n\n{second}"
 
 
-def main(given: list[str]) -> int:
+def main(argv: list[str]) -> int:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--dataset", default="organamnist")
@@ -429,7 +429,7 @@ def main(given: list[str]) -> int:
         "--defences", nargs="+", default=list(DEFENCES), choices=list(DEFENCES), metavar="DEFENCE"
     )
     parser.add_argument("--out", type=Path, help="also write JSON here")
-    arguments = parser.parse_args(given)
+    arguments = parser.parse_args(argv)
     torch.set_num_threads(1)
     studies = [
         prepare_experiment(experiment(arguments, seed)) for seed in range(1, arguments.seeds + 1)

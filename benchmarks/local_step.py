@@ -108,12 +108,12 @@ def make_material(case: Case) -> Material:
     )
 
 
-def our_step(case: Case, given: Material) -> Callable[[], object]:
+def our_step(case: Case, material: Material) -> Callable[[], object]:
     """Return a function that does one timing's work on our side."""
-    images = to_tensor(given.images).to(case.device)
-    rows = torch.from_numpy(given.rows).to(case.device)
-    network = build_network(given.network, given.weights).to(case.device)
-    teacher = freeze(build_network(given.network, given.old_weights)).to(case.device)
+    images = to_tensor(material.images).to(case.device)
+    rows = torch.from_numpy(material.rows).to(case.device)
+    network = build_network(material.network, material.weights).to(case.device)
+    teacher = freeze(build_network(material.network, material.old_weights)).to(case.device)
     method = METHODS["fedka"]()
     config = TrainingConfig(
         epochs=1, batch_size=case.batch_size, learning_rate=RATE, precision=case.precision
@@ -123,7 +123,7 @@ def our_step(case: Case, given: Material) -> Callable[[], object]:
         context = LocalContext(
             num_rows=ROWS,
             groups=GROUPS,
-            global_weights=given.weights,
+            global_weights=material.weights,
             old_network=teacher,
             old_rows=OLD_ROWS,
             num_steps=case.steps,
@@ -144,14 +144,16 @@ def our_step(case: Case, given: Material) -> Callable[[], object]:
     return work
 
 
-def plain_step(case: Case, given: Material, habits: Habits | None = None) -> Callable[[], object]:
+def plain_step(
+    case: Case, material: Material, habits: Habits | None = None
+) -> Callable[[], object]:
     """Return a function that does one timing's work of the reference."""
-    student = PlainNetwork(build_network(given.network, given.weights)).to(case.device)
-    teacher = PlainNetwork(build_network(given.network, given.old_weights)).to(case.device)
+    student = PlainNetwork(build_network(material.network, material.weights)).to(case.device)
+    teacher = PlainNetwork(build_network(material.network, material.old_weights)).to(case.device)
     loader = loader_of(
-        given.images,
-        given.rows.tolist(),
-        given.network,
+        material.images,
+        material.rows.tolist(),
+        material.network,
         case.batch_size,
         training=True,
         habits=habits,
@@ -169,11 +171,11 @@ def plain_step(case: Case, given: Material, habits: Habits | None = None) -> Cal
 def compare(case: Case, repeats: int, peak: Peak) -> list[str]:
     """Return a case's row of the table."""
     print_progress(f"local step: {case}")
-    given = make_material(case)
+    material = make_material(case)
     seconds = time_in_turns(
-        {"ours": our_step(case, given), "reference": plain_step(case, given)}, repeats
+        {"ours": our_step(case, material), "reference": plain_step(case, material)}, repeats
     )
-    flops = model_flops_per_image(given.network, ROWS, OLD_ROWS) * case.num_images
+    flops = model_flops_per_image(material.network, ROWS, OLD_ROWS) * case.num_images
     return [
         NAMES[case.network],
         str(case.batch_size),
@@ -202,16 +204,16 @@ HEADERS = (
 
 def habits_table(case: Case, repeats: int) -> str:
     """Return the speed of the reference without each of its habits, and without all."""
-    given = make_material(case)
+    material = make_material(case)
     names = ("per_image_transforms", "teacher_graph", "library_maps", "items")
     variants = {"reference": Habits()}
     variants |= {f"without {name}": replace(Habits(), **{name: False}) for name in names}
     variants["without all four"] = Habits(False, False, False, False)
-    works = {name: plain_step(case, given, habits) for name, habits in variants.items()}
+    works = {name: plain_step(case, material, habits) for name, habits in variants.items()}
     in_float32 = replace(case, precision="float32")
     works |= {
-        "ours, float32": our_step(in_float32, given),
-        f"ours, {case.precision}": our_step(case, given),
+        "ours, float32": our_step(in_float32, material),
+        f"ours, {case.precision}": our_step(case, material),
     }
     seconds = time_in_turns(works, repeats)
     rows = [
@@ -236,10 +238,10 @@ def habits_table(case: Case, repeats: int) -> str:
 
 def main(arguments: list[str] | None = None) -> None:
     """Print the table of the comparison, and those that are asked for."""
-    given = _options(arguments)
-    use_threads(given.threads)
-    cases = cases_of(given)
-    if given.profile:
+    settings = _options(arguments)
+    use_threads(settings.threads)
+    cases = cases_of(settings)
+    if settings.profile:
         from benchmarks.profiling import profile_table
 
         for case in cases:
@@ -253,17 +255,17 @@ def main(arguments: list[str] | None = None) -> None:
                 )
                 print()
         return
-    if given.habits:
+    if settings.habits:
         for case in cases:
-            print(habits_table(case, given.repeats) + "\n")
+            print(habits_table(case, settings.repeats) + "\n")
         return
-    peak = measure_peak(given.threads, tuple(given.sizes), given.megabytes)
+    peak = measure_peak(settings.threads, tuple(settings.sizes), settings.megabytes)
     print(peak_table(peak) + "\n")
-    print(table(HEADERS, [compare(case, given.repeats, peak) for case in cases]))
+    print(table(HEADERS, [compare(case, settings.repeats, peak) for case in cases]))
     print(
-        f"\nMedians of {given.repeats} turns, ours and reference in turn, {given.threads} threads. "
-        "Model FLOP: student forward and backward and teacher forward, once each, "
-        "whatever either side really computes."
+        f"\nMedians of {settings.repeats} turns, ours and reference in turn, "
+        f"{settings.threads} threads. Model FLOP: student forward and backward and teacher forward, "
+        "once each, whatever either side really computes."
     )
 
 
@@ -295,13 +297,13 @@ def case_parser(description: str | None, thin: int = 8, full: int = 2) -> argpar
     return options
 
 
-def cases_of(given: argparse.Namespace) -> list[Case]:
+def cases_of(settings: argparse.Namespace) -> list[Case]:
     """Return the cases that the command line selects."""
-    precision = cast(Precision, given.precision)
+    precision = cast(Precision, settings.precision)
     return [
-        Case(network, batch, given.steps or given.usual_steps[network], precision)
-        for network in given.networks
-        for batch in given.batches
+        Case(network, batch, settings.steps or settings.usual_steps[network], precision)
+        for network in settings.networks
+        for batch in settings.batches
     ]
 
 

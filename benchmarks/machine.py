@@ -175,10 +175,10 @@ def main(arguments: list[str] | None = None) -> None:
     options.add_argument(
         "--sizes", type=int, nargs="+", default=[1024, 2048, 4096], help="sides of the matrices"
     )
-    given = options.parse_args(arguments)
+    settings = options.parse_args(arguments)
     print(describe())
     print()
-    print(peak_table(measure_peak(given.threads, tuple(given.sizes), given.megabytes)))
+    print(peak_table(measure_peak(settings.threads, tuple(settings.sizes), settings.megabytes)))
 
 
 if __name__ == "__main__":

@@ -346,20 +346,20 @@ def main() -> None:
     )
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--seed", type=int, default=1)
-    asked = parser.parse_args()
-    training_images = min(asked.training_images, asked.images or asked.training_images)
-    size = Size(training_images, asked.images, asked.epochs, asked.seed)
+    options = parser.parse_args()
+    training_images = min(options.training_images, options.images or options.training_images)
+    size = Size(training_images, options.images, options.epochs, options.seed)
     config = TriageConfig(most_history=5000)
     torch.set_num_threads(1)
     data = load_dataset("organamnist")
-    organs = sorted(data.sheet.class_names)[: asked.organs]
+    organs = sorted(data.sheet.class_names)[: options.organs]
     outcomes: list[Outcome] = []
     with Progress() as progress:
         task = progress.add_task("", total=len(organs))
         for organ in organs:
             progress.update(task, description=f"without {organ}")
             began = perf_counter()
-            model = trained_model(data, organ, size, asked.out, progress.console.print)
+            model = trained_model(data, organ, size, options.out, progress.console.print)
             outcomes += judge(data, organ, model, size, config)
             entropy = next(each for each in outcomes if each.organ == organ)
             progress.console.print(
@@ -367,7 +367,7 @@ def main() -> None:
             )
             progress.advance(task)
     report = "\n".join(tables(outcomes, size, config)) + "\n"
-    (asked.out / "novelty.md").write_text(report, encoding="utf-8")
+    (options.out / "novelty.md").write_text(report, encoding="utf-8")
     settings = {"size": asdict(size), "config": asdict(config), "dataset": data.digest}
     settings["mean and spread"] = {
         score: {
@@ -376,7 +376,7 @@ def main() -> None:
         }
         for score in SCORES
     }
-    (asked.out / "novelty.json").write_text(
+    (options.out / "novelty.json").write_text(
         json.dumps(settings | {"outcomes": [asdict(each) for each in outcomes]}, indent=1),
         encoding="utf-8",
     )

@@ -100,10 +100,10 @@ def rows() -> list[Row]:
     ]
 
 
-def measure(row: Row, seed: int, given: Sequence[str]) -> None:
+def measure(row: Row, seed: int, changes: Sequence[str]) -> None:
     """Run one level of noise with one seed and add its result to the row."""
     config: ExperimentConfig = with_seed(
-        load_experiment(ROOT / "hospital_configs" / "organa_cpu", [*BASE, *given, *row.changes]),
+        load_experiment(ROOT / "hospital_configs" / "organa_cpu", [*BASE, *changes, *row.changes]),
         seed,
     )
     with TemporaryDirectory() as scratch:
@@ -129,16 +129,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options.add_argument(
         "--images", type=int, default=800, help="training images of each class, over all hospitals"
     )
-    given = options.parse_args(arguments)
+    settings = options.parse_args(arguments)
     changes = [
-        f"scenario.dataset={given.dataset}",
-        f"scenario.rounds_per_task={given.rounds}",
-        f"scenario.images_per_class={given.images}",
+        f"scenario.dataset={settings.dataset}",
+        f"scenario.rounds_per_task={settings.rounds}",
+        f"scenario.images_per_class={settings.images}",
     ]
     changes.append("engine.threads=1")
     begun, levels = process_time(), rows()
     for row in levels:
-        for seed in range(1, given.seeds + 1):
+        for seed in range(1, settings.seeds + 1):
             measure(row, seed, changes)
         print_progress(f"  {' | '.join(row.cells())}  ({process_time() - begun:.0f} s)")
     print(
@@ -148,7 +148,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         )
     )
     print(
-        f"\n{given.dataset}, {given.seeds} seeds, {given.rounds} rounds: "
+        f"\n{settings.dataset}, {settings.seeds} seeds, {settings.rounds} rounds: "
         f"{process_time() - begun:.0f} s of one core"
     )
 

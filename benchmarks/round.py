@@ -28,50 +28,49 @@ from benchmarks.round_world import Snapshot, World, growth_of_images, make_world
 
 def main(arguments: list[str] | None = None) -> None:
     """Print the tables."""
-    given = _options(arguments)
-    use_threads(given.threads)
-    world = make_world(given)
+    settings = _options(arguments)
+    use_threads(settings.threads)
+    world = make_world(settings)
     config = world.config
     rounds: dict[str, dict[str, Stages]] = {}
     facts = []
     try:
         for name, before in snapshots(world).items():
-            ours, plain, about = _time_round(world, name, before, given)
+            ours, plain, about = _time_round(world, name, before, settings)
             rounds[name] = {"ours": ours, "reference": plain}
             facts.append(about)
     finally:
         world.engine.close()
     print(
         f"Network {config.network.backbone} w{config.network.width}, "
-        f"{config.network.image_size} px; {given.images_per_class or 'all'} images per class; "
-        f"{given.epochs} epochs, batch {config.training.batch_size}; ours in {given.precision}, "
-        f"engine {given.engine}; {given.threads} threads; {given.repeats} turns, medians; "
-        f"the reference inverts with {given.search}.\n"
+        f"{config.network.image_size} px; {settings.images_per_class or 'all'} images per class; "
+        f"{settings.epochs} epochs, batch {config.training.batch_size}; "
+        f"ours in {settings.precision}, engine {settings.engine}; {settings.threads} threads; "
+        f"{settings.repeats} turns, medians; the reference inverts with {settings.search}.\n"
     )
     print("\n".join(facts) + "\n")
     print(stage_table(rounds) + "\n")
     print(task_table(rounds, growth_of_images(world)))
-    if given.inversions:
+    if settings.inversions:
         print("\n" + inversion_table(config))
 
 
 def _time_round(
-    world: World, name: str, before: Snapshot, given: argparse.Namespace
+    world: World, name: str, before: Snapshot, settings: argparse.Namespace
 ) -> tuple[Stages, Stages, str]:
     print_progress(f"round: {name}")
     ran = world.ours(before)  # warms up, and provides the reference's inputs
-    side = plain_side(world, before, ran, given.search, given.invert_steps)
+    side = plain_side(world, before, ran, settings.search, settings.invert_steps)
     times: dict[str, list[Stages]] = {"ours": [], "reference": []}
-    for turn in range(given.repeats):
+    for turn in range(1, settings.repeats + 1):
+        label = f"  turn {turn}/{settings.repeats}"
         times["ours"].append(world.ours(before).seconds)
-        print_progress(f"  turn {turn + 1}/{given.repeats}, ours: {times['ours'][-1]['all']:.2f} s")
-        use_threads(given.threads)
+        print_progress(f"{label}, ours: {times['ours'][-1]['all']:.2f} s")
+        use_threads(settings.threads)
         started = perf_counter()
         _, stages = plain_round(*side)
         times["reference"].append({**stages, "all": perf_counter() - started})
-        print_progress(
-            f"  turn {turn + 1}/{given.repeats}, reference: {times['reference'][-1]['all']:.2f} s"
-        )
+        print_progress(f"{label}, reference: {times['reference'][-1]['all']:.2f} s")
     ours, plain = (
         {key: median(each[key] for each in side) for key in (*STAGES, "all")}
         for side in times.values()
@@ -124,10 +123,10 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
         default=0,
         help="of the reference; 0: 250 of L-BFGS, or as many Adam steps as ours",
     )
-    given = options.parse_args(arguments)
-    if given.images_per_class is None:
-        given.images_per_class = 40 if given.full else 96
-    return given
+    settings = options.parse_args(arguments)
+    if settings.images_per_class is None:
+        settings.images_per_class = 40 if settings.full else 96
+    return settings
 
 
 if __name__ == "__main__":

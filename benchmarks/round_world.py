@@ -94,31 +94,31 @@ class World:
         )
 
 
-def make_world(given: argparse.Namespace) -> World:
+def make_world(settings: argparse.Namespace) -> World:
     """Return the experiment that the command line selects."""
-    config = load_experiment(PAPER, changes(given))
+    config = load_experiment(PAPER, changes(settings))
     hospitals = prepare_experiment(config).hospitals()
-    return World(config, hospitals, make_engine(config.engine, hospitals), given.threads)
+    return World(config, hospitals, make_engine(config.engine, hospitals), settings.threads)
 
 
-def changes(given: argparse.Namespace) -> list[str]:
+def changes(settings: argparse.Namespace) -> list[str]:
     """Return the changes to organa_paper."""
-    joining = min(5, given.twins - 1)
-    threads = given.threads if given.engine == "sequential" else 1
+    joining = min(5, settings.twins - 1)
+    threads = settings.threads if settings.engine == "sequential" else 1
     made = [
-        f"scenario.images_per_class={given.images_per_class or 'null'}",
+        f"scenario.images_per_class={settings.images_per_class or 'null'}",
         f"scenario.rounds_per_task={ROUNDS_BEFORE}",
         "scenario.num_tasks=2",
-        f"hospitals={{initial: {given.twins - joining}, join_per_task: {joining}}}",
+        f"hospitals={{initial: {settings.twins - joining}, join_per_task: {joining}}}",
         "twin.detection={rule: by_name, sample: 512}",
         "twin.watched=[{rule: entropy_jump, jump_fraction: 0.3641, reference_classes: 3}]",
-        f"training.precision={given.precision}",
-        f"training.epochs={given.epochs}",
-        f"engine={{name: {given.engine}, threads: {threads}, workers: {given.threads}}}",
+        f"training.precision={settings.precision}",
+        f"training.epochs={settings.epochs}",
+        f"engine={{name: {settings.engine}, threads: {threads}, workers: {settings.threads}}}",
     ]
     return (
         made
-        if given.full
+        if settings.full
         else [*made, "network.backbone=resnet10", "network.width=16", "network.image_size=28"]
     )
 
@@ -127,7 +127,7 @@ def snapshots(world: World) -> dict[str, Snapshot]:
     """Return the states before the second task's first and middle round, with brief training."""
     config = world.config
     brief = replace(config.training, epochs=1)
-    hurried = make_engine(
+    brief_engine = make_engine(
         config.engine,
         replace(world.hospitals, setting=replace(world.hospitals.setting, training=brief)),
     )
@@ -137,7 +137,7 @@ def snapshots(world: World) -> dict[str, Snapshot]:
     method = replace(
         method, reconstruction=replace(method.reconstruction, perturb_steps=2, invert_steps=3)
     )
-    other = World(config, world.hospitals, hurried, world.threads)
+    brief_world = World(config, world.hospitals, brief_engine, world.threads)
     at = Snapshot(
         new_server(config.network, config.seed, config.federation.settle_rounds),
         ProxyServer(config.proxy),
@@ -152,9 +152,9 @@ def snapshots(world: World) -> dict[str, Snapshot]:
                 found["middle of a task"] = at
                 break
             print_progress(f"  on the way there: round {number}")
-            at = other.ours(at, method).after
+            at = brief_world.ours(at, method).after
     finally:
-        hurried.close()
+        brief_engine.close()
     return found
 
 

@@ -180,11 +180,11 @@ def main(arguments: list[str] | None = None) -> int:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-    given = _options(arguments)
+    settings = _options(arguments)
     chosen = [
         part
         for part in PARTS
-        if part.name not in given.skip and (not given.only or part.name in given.only)
+        if part.name not in settings.skip and (not settings.only or part.name in settings.only)
     ]
     sections, failed = [], []
     columns = (
@@ -197,14 +197,16 @@ def main(arguments: list[str] | None = None) -> int:
         bar = progress.add_task("benchmarks", total=len(chosen))
         for part in chosen:
             progress.update(bar, description=part.title)
-            section, well = run_part(part, given.threads, given.tiny)
+            section, well = run_part(part, settings.threads, settings.tiny)
             sections.append(section)
             failed += [] if well else [part.name]
             progress.console.print(f"{part.title}: {'done' if well else 'failed'}")
             progress.advance(bar)
     skipped = [part.name for part in PARTS if part not in chosen]
-    given.out.write_text(report(sections, skipped, given.tiny).rstrip() + "\n", encoding="utf-8")
-    print(f"wrote {given.out}" + (f"; failed: {', '.join(failed)}" if failed else ""))
+    settings.out.write_text(
+        report(sections, skipped, settings.tiny).rstrip() + "\n", encoding="utf-8"
+    )
+    print(f"wrote {settings.out}" + (f"; failed: {', '.join(failed)}" if failed else ""))
     return 1 if failed else 0
 
 

@@ -102,7 +102,7 @@ def peak_megabytes() -> float:
     return max(own, children)
 
 
-def main(given: list[str]) -> int:
+def main(argv: list[str]) -> int:
     """Measure all numbers of twins, print and write the results."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--twins", type=int, nargs="+", default=[10, 100, 1000, 10_000])
@@ -117,14 +117,14 @@ def main(given: list[str]) -> int:
     parser.add_argument("--engine", default="sequential", choices=("sequential", "processes"))
     parser.add_argument("--out", type=Path, help="also write JSON here")
     parser.add_argument("--measure", type=int, help=argparse.SUPPRESS)
-    arguments = parser.parse_args(given)
+    arguments = parser.parse_args(argv)
     if arguments.measure is not None:
         print(json.dumps(measure(arguments.measure, arguments)))
         return 0
     found = []
     for twins in arguments.twins:
         print_progress(f"  {twins:,} twins")
-        found.append(in_fresh_process("benchmarks.scale", [*given, "--measure", str(twins)]))
+        found.append(in_fresh_process("benchmarks.scale", [*argv, "--measure", str(twins)]))
         last, first = found[-1], found[0]
         last["memory_ratio"] = last["peak_megabytes"] / first["peak_megabytes"]
         last["time_ratio"] = last["seconds_per_round"] / first["seconds_per_round"]

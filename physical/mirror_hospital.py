@@ -57,7 +57,7 @@ class MirrorHospital(Hospital):
         )
         super().__init__(hospital_id, nothing, ())
         self._mirror, self._stream = mirror, stream
-        self._found = _read_rounds(stream)
+        self._rounds = _read_rounds(stream)
         self._refresh_names()
 
     @property
@@ -70,13 +70,13 @@ class MirrorHospital(Hospital):
 
         A round later than all recorded ones first looks for newly named images in the mirror.
         """
-        if until_round > max((each.round for each in self._found), default=-1):
+        if until_round > max((each.round for each in self._rounds), default=-1):
             self._record_round(until_round)
         self._refresh_names()
-        ends = np.cumsum([0, *(len(each.image_ids) for each in self._found)])
+        ends = np.cumsum([0, *(len(each.image_ids) for each in self._rounds)])
         parts = [
             np.arange(start, end)
-            for each, start, end in zip(self._found, ends[:-1], ends[1:], strict=True)
+            for each, start, end in zip(self._rounds, ends[:-1], ends[1:], strict=True)
             if after_round < each.round <= until_round
         ]
         return np.concatenate(parts) if parts else np.empty(0, np.int64)
@@ -98,7 +98,7 @@ class MirrorHospital(Hospital):
 
     def _record_round(self, round_number: int) -> None:
         """Record the named images that belong to no earlier round."""
-        met = {image_id for each in self._found for image_id in each.image_ids}
+        met = {image_id for each in self._rounds for image_id in each.image_ids}
         new = [image_id for image_id in self._mirror.ids(named=True) if image_id not in met]
         named = {
             fact.image_id: fact.class_name
@@ -111,20 +111,20 @@ class MirrorHospital(Hospital):
         found = _RoundImages(
             round_number, tuple(image_id for image_id, _ in pairs), tuple(name for _, name in pairs)
         )
-        _write_rounds(self._stream, [*self._found, found])
-        self._found = [*self._found, found]
+        _write_rounds(self._stream, [*self._rounds, found])
+        self._rounds = [*self._rounds, found]
 
     def _refresh_names(self) -> None:
         """Read the current class names of all recorded images from the mirror."""
-        self._ids = [image_id for each in self._found for image_id in each.image_ids]
-        then = [name for each in self._found for name in each.names]
-        now = [
+        self._ids = [image_id for each in self._rounds for image_id in each.image_ids]
+        names_then = [name for each in self._rounds for name in each.names]
+        names_now = [
             fact.class_name for part in _id_groups(self._ids) for fact in self._mirror.facts(part)
         ]
-        called = [name or before for name, before in zip(now, then, strict=True)]
-        self._names = tuple(sorted(set(called)))
+        names = [now or then for now, then in zip(names_now, names_then, strict=True)]
+        self._names = tuple(sorted(set(names)))
         row = {name: index for index, name in enumerate(self._names)}
-        self._labels = np.array([row[name] for name in called], np.int64)
+        self._labels = np.array([row[name] for name in names], np.int64)
 
 
 def _id_groups(ids: Sequence[str]) -> list[Sequence[str]]:

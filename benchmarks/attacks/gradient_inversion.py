@@ -286,11 +286,11 @@ def main() -> None:
     options.add_argument("--images-per-class", type=int, default=300)
     options.add_argument("--steps", type=int, default=400, help="of the stronger attack")
     options.add_argument("--sheet", type=Path, help="contact sheet, a PNG file")
-    asked = options.parse_args()
-    use_threads(asked.threads)
+    settings = options.parse_args()
+    use_threads(settings.threads)
     started = perf_counter()
     material = gather(
-        experiment(asked.hospitals, asked.rounds, asked.images_per_class, asked.seed),
+        experiment(settings.hospitals, settings.rounds, settings.images_per_class, settings.seed),
         load_dataset("organamnist"),
     )
     found = {}
@@ -298,23 +298,23 @@ def main() -> None:
         began = perf_counter()
         harder = replace(
             defence.attack,
-            steps=asked.steps,
-            polish_steps=min(defence.attack.polish_steps, asked.steps),
+            steps=settings.steps,
+            polish_steps=min(defence.attack.polish_steps, settings.steps),
         )
-        found[defence.name] = judge(material, replace(defence, attack=harder), asked.seed)
+        found[defence.name] = judge(material, replace(defence, attack=harder), settings.seed)
         print_progress(
             f"  {defence.name}: {perf_counter() - began:.0f} s, "
             f"SSIM {found[defence.name].strong.ssim:.3f}"
         )
-    shown = baselines(material, asked.seed)
-    if asked.sheet:
-        show(material, found, shown, asked.sheet)
+    shown = baselines(material, settings.seed)
+    if settings.sheet:
+        show(material, found, shown, settings.sheet)
     print(
-        f"{len(material.real)} prototypes of {asked.hospitals} hospitals and "
+        f"{len(material.real)} prototypes of {settings.hospitals} hospitals and "
         f"{len(material.class_names)} organs at 28 px, OrganAMNIST, "
-        f"seed {asked.seed}, {asked.threads} thread, {perf_counter() - started:.0f} s "
+        f"seed {settings.seed}, {settings.threads} thread, {perf_counter() - started:.0f} s "
         f"({process_time():.0f} s of one core); "
-        f"`python -m benchmarks.attacks.gradient_inversion --seed {asked.seed}`.\n"
+        f"`python -m benchmarks.attacks.gradient_inversion --seed {settings.seed}`.\n"
     )
     print(f"{report(material, found, shown)}\n\n{describe()}")
 

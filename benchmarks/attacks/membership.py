@@ -233,52 +233,65 @@ def attack(run: ObservedRun, shadows: Sequence[ObservedRun], size: Size) -> Outc
     network = run.setup.config.network
     place = {position: index for index, position in enumerate(every.tolist())}
 
-    def of(scores: Scores, positions: Positions) -> Scores:
+    def select(scores: Scores, positions: Positions) -> Scores:
         return scores[[place[position] for position in positions.tolist()]]
 
-    said = confidences(run, network, last.weights, last.class_names, every)
+    global_scores = confidences(run, network, last.weights, last.class_names, every)
     models = [(each.setup.config.network, each.servers[-1]) for each in shadows]
-    unseen = np.stack(
+    shadow_scores = np.stack(
         [
             confidences(run, kind, server.weights, server.class_names, every)
             for kind, server in models
         ]
     )
-    usual = unseen.mean(0)
+    shadow_mean = shadow_scores.mean(0)
     pairs = groups.pairs()
     updates = run.records[-1].accepted
-    theirs = {
+    local_scores = {
         each.twin_id: confidences(run, network, each.weights, last.class_names, every)
         for each in updates
     }
-    owned = {twin_id: run.states[twin_id].current for twin_id in theirs}
+    owned = {twin_id: run.states[twin_id].current for twin_id in local_scores}
     local = [
-        success(of(theirs[each] - usual, owned[each]), of(theirs[each] - usual, groups.others_last))
-        for each in theirs
+        success(
+            select(local_scores[each] - shadow_mean, owned[each]),
+            select(local_scores[each] - shadow_mean, groups.others_last),
+        )
+        for each in local_scores
     ]
     guessed = {
-        each: np.stack([of(scores, owned[each]) for scores in theirs.values()]).argmax(0)
-        for each in theirs
+        each: np.stack([select(scores, owned[each]) for scores in local_scores.values()]).argmax(0)
+        for each in local_scores
     }
-    right = sum(int((guessed[twin_id] == index).sum()) for index, twin_id in enumerate(theirs))
+    num_right = sum(
+        int((guessed[twin_id] == index).sum()) for index, twin_id in enumerate(local_scores)
+    )
     spent = [float(each.metrics["epsilon"]) for each in updates if "epsilon" in each.metrics]
     return Outcome(
         {
-            name: success(of(said, members), of(said, others))
+            name: success(select(global_scores, members), select(global_scores, others))
             for name, (members, others) in pairs.items()
         },
         {
-            name: success(of(said - usual, members), of(said - usual, others))
+            name: success(
+                select(global_scores - shadow_mean, members),
+                select(global_scores - shadow_mean, others),
+            )
             for name, (members, others) in pairs.items()
         },
         {
             name: float(
-                np.mean([success(of(each, members), of(each, others)).auroc for each in unseen])
+                np.mean(
+                    [
+                        success(select(each, members), select(each, others)).auroc
+                        for each in shadow_scores
+                    ]
+                )
             )
             for name, (members, others) in pairs.items()
         },
         Success(*(float(value) for value in np.mean([astuple(each) for each in local], axis=0))),
-        right / sum(len(each) for each in owned.values()),
+        num_right / sum(len(each) for each in owned.values()),
         run.accuracy(last),
         max(spent) if spent else None,
     )
@@ -330,24 +343,24 @@ def main() -> None:
     options.add_argument(
         "--only", nargs="*", choices=list(DEFENCES), default=[], help="defences to run; none: all"
     )
-    asked = options.parse_args()
-    use_threads(asked.threads)
+    settings = options.parse_args()
+    use_threads(settings.threads)
     started = perf_counter()
     size = Size(
-        asked.images_per_class,
-        asked.rounds,
-        asked.epochs,
-        asked.shadows,
-        asked.others,
-        tuple(asked.seeds),
+        settings.images_per_class,
+        settings.rounds,
+        settings.epochs,
+        settings.shadows,
+        settings.others,
+        tuple(settings.seeds),
     )
-    names = [name for name in DEFENCES if not asked.only or name in asked.only]
+    names = [name for name in DEFENCES if not settings.only or name in settings.only]
     found = measure(load_dataset("organamnist"), size, names)
     print(
         f"OrganAMNIST, 2 tasks of 4 organs, 4 hospitals, {size.images_per_class} images of each "
         f"organ, {size.rounds} rounds a task, {size.epochs} epochs a round; "
         f"seeds {', '.join(map(str, size.seeds))}, {size.shadows} shadow federations, "
-        f"{8 * size.others} others, {asked.threads} thread, {perf_counter() - started:.0f} s "
+        f"{8 * size.others} others, {settings.threads} thread, {perf_counter() - started:.0f} s "
         f"({process_time():.0f} s of one core); `python -m benchmarks.attacks.membership`. "
         "Mean ± standard deviation over seeds.\n"
     )

@@ -272,7 +272,8 @@ def _can_decode(syntax: Any) -> bool:
     from pydicom.pixels.decoders.base import get_decoder
 
     try:
-        return bool(get_decoder(syntax).is_available)
+        with silence_pydicom():
+            return bool(get_decoder(syntax).is_available)
     except NotImplementedError:
         return False
 

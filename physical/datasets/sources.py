@@ -195,11 +195,11 @@ def _pip_download(requirement: str, python_version: str, folder: Path) -> None:
         raise OSError(f"pip did not finish in {_PIP_SECONDS} s") from error
     if done.returncode:
         lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
-        said = next(
+        message = next(
             (line for line in reversed(lines) if line.startswith("ERROR")),
             lines[-1] if lines else "nothing said",
         )
-        raise OSError(f"pip ended with code {done.returncode}: {said}")
+        raise OSError(f"pip ended with code {done.returncode}: {message}")
 
 
 @dataclass(frozen=True)

@@ -166,6 +166,14 @@ def test_bad_values_are_not_quoted_in_logs(caplog: pytest.LogCaptureFixture) -> 
     assert "SECRET" not in caplog.text
 
 
+def test_a_damaged_transfer_syntax_is_refused_and_not_quoted(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    content = dicom_bytes(made()).replace(b"1.2.840.10008.1.2.1\0", b"\x00.2.840.10008.1.2.1\0")
+    assert reason_of(content) is Reason.UNSUPPORTED_TRANSFER_SYNTAX
+    assert caplog.text == ""
+
+
 @given(st.integers(132, 1500), st.binary(min_size=1, max_size=8))
 def test_any_damage_raises_a_dicom_error(place: int, damage: bytes) -> None:
     whole = dicom_bytes(made(body(8, 8)))
