@@ -1,4 +1,7 @@
-"""The MLflow store behind the registry: its address, opening it safely, and a model in MLflow's form. Knows no champion and no rule."""
+"""The MLflow store behind the registry.
+
+Its address, opening it safely, and a model in MLflow's form.
+"""
 
 import fcntl
 import logging
@@ -32,7 +35,8 @@ def check_uri(uri: str) -> str:
     parts = urlsplit(uri)
     if parts.password:
         raise RegistryError(
-            f"the address of the store at {parts.hostname} holds a password; allowed: http(s)://host[:port]; set MLFLOW_TRACKING_USERNAME "
+            f"the address of the store at {parts.hostname} holds a password; allowed: "
+            "http(s)://host[:port]; set MLFLOW_TRACKING_USERNAME "
             "and MLFLOW_TRACKING_PASSWORD instead"
         )
     if parts.scheme in ("http", "https") and parts.hostname:
@@ -40,7 +44,8 @@ def check_uri(uri: str) -> str:
     if uri.startswith(_SQLITE) and uri.removeprefix(_SQLITE):
         return _SQLITE + str(Path(uri.removeprefix(_SQLITE)).absolute())
     raise RegistryError(
-        f"the address of the store is {uri!r}; allowed: sqlite:///path/to/mlflow.db, http://host:port or https://host:port; "
+        f"the address of the store is {uri!r}; allowed: sqlite:///path/to/mlflow.db, "
+        "http://host:port or https://host:port; "
         "put an MLflow server in front of any other database"
     )
 
@@ -67,12 +72,16 @@ def open_store(uri: str) -> Any:
             return _connect(uri)
     except (OSError, sqlite3.Error) as error:
         raise RegistryError(
-            f"the store {path} cannot be used: {error}; needed: an SQLite file in a folder that can be written; name another place"
+            f"the store {path} cannot be used: {error}; needed: an SQLite file in a folder that "
+            "can be written; name another place"
         ) from error
 
 
 def artifact_location(uri: str) -> str | None:
-    """Return where a new experiment's files go: beside a SQLite file; for a server none, it decides itself."""
+    """Return where a new experiment's files go: beside a SQLite file.
+
+    For a server none, it decides itself.
+    """
     return (
         Path(uri.removeprefix(_SQLITE)).parent.joinpath("mlflow-artifacts").as_uri()
         if uri.startswith(_SQLITE)
@@ -83,7 +92,9 @@ def artifact_location(uri: str) -> str | None:
 def upload_model(
     client: Any, model_folder: Path, run_id: str, input_example: NDArray[np.uint8]
 ) -> tuple[str, str]:
-    """Upload a model in MLflow's form as a logged model of a run; only the package ``incremental`` travels with it.
+    """Upload a model in MLflow's form as a logged model of a run.
+
+    Only the package ``incremental`` travels with it.
 
     Args:
         client: An ``MlflowClient``.
@@ -139,7 +150,10 @@ def upload_model(
 
 
 def _before_import() -> None:
-    """Set what MLflow reads once: no pickle, nobody is told that we exist, no chatter on the console."""
+    """Set what MLflow reads once.
+
+    No pickle, nobody is told that we exist, no chatter on the console.
+    """
     os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] = "false"
     for name, value in {
         "MLFLOW_DISABLE_TELEMETRY": "true",

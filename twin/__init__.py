@@ -1,1 +1,4 @@
-"""One software twin per hospital: mirrors its data stream, trains locally. The only importer of both ``physical`` and ``incremental``."""
+"""One software twin per hospital: mirrors its data stream, trains locally.
+
+The only importer of both ``physical`` and ``incremental``.
+"""

@@ -1,4 +1,7 @@
-"""What a twin tells about itself: reported and desired state, and what happened to it. Changes nothing."""
+"""What a twin tells about itself: reported and desired state, and what happened to it.
+
+Changes nothing.
+"""
 
 from typing import Any
 

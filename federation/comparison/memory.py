@@ -11,8 +11,8 @@ _BYTES_PER_MEGABYTE = 1e6
 class PeakMemory:
     """Watches this program and its worker processes while the context is open.
 
-    Resident memory of all processes together; a page that several share counts once for each, so it is an upper bound. Nothing is measured
-    where psutil is not installed.
+    Resident memory of all processes together; a page that several share counts once for each, so it
+    is an upper bound. Nothing is measured where psutil is not installed.
     """
 
     def __init__(self) -> None:

@@ -1,8 +1,11 @@
-"""The two halves that NVIDIA FLARE builds in its job processes, and the link between them. No learning, no state: both lie elsewhere.
+"""The two halves that NVIDIA FLARE builds in its job processes, and the link between them.
 
-A job carries no code and no setting: it names these two classes, which every site has installed, and a site's allow-list names nothing
-else. What is run, and what may leave, stands in each site's own folder beside its kit. One session is one job; FLARE's Collab API carries
-bytes, authenticated by mutual TLS, and gives up a call at its deadline.
+No learning, no state: both lie elsewhere.
+
+A job carries no code and no setting: it names these two classes, which every site has installed,
+and a site's allow-list names nothing else. What is run, and what may leave, stands in each site's
+own folder beside its kit. One session is one job; FLARE's Collab API carries bytes, authenticated
+by mutual TLS, and gives up a call at its deadline.
 """
 
 import json
@@ -86,7 +89,8 @@ def write_job(folder: Path, hospitals: Sequence[str], minimum: int = 1) -> Path:
     Args:
         folder: Made anew.
         hospitals: Whose sites take part.
-        minimum: With how many FLARE begins it: a full disk at one, say, must not keep the others waiting.
+        minimum: With how many FLARE begins it: a full disk at one, say, must not keep the others
+            waiting.
     """
     shutil.rmtree(folder, ignore_errors=True)
     server = {

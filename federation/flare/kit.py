@@ -1,4 +1,7 @@
-"""What a start-up kit is, as its own files describe it: whose, of which kind, for which server. Changes nothing."""
+"""What a start-up kit is, as its own files describe it: whose, of which kind, for which server.
+
+Changes nothing.
+"""
 
 import json
 from dataclasses import dataclass

@@ -1,6 +1,9 @@
-"""Writes how each site of a deployment is run as a service: systemd units, a trial across containers, Kubernetes, alerts. Starts nothing.
+"""Writes how each site of a deployment is run as a service.
 
-A hospital's manifest names its own kit and no other's. Keys and images are mounted, never written into a manifest.
+Systemd units, a trial across containers, Kubernetes, alerts. Starts nothing.
+
+A hospital's manifest names its own kit and no other's. Keys and images are mounted, never written
+into a manifest.
 """
 
 from collections.abc import Mapping, Sequence
@@ -90,7 +93,8 @@ def compose(
 ) -> dict[str, Any]:
     """Return all sites as containers of one machine, in a network that leads nowhere.
 
-    A certificate is good for one host name: where that is localhost, all share the server's network; otherwise it is the server's alias.
+    A certificate is good for one host name: where that is localhost, all share the server's
+    network; otherwise it is the server's alias.
     """
     root = folder.resolve()
     common = {
@@ -129,7 +133,10 @@ def compose(
         ],
     }
     if metrics_port is not None:
-        asks = f"import urllib.request; urllib.request.urlopen('http://127.0.0.1:{metrics_port}/healthz', timeout=5)"
+        asks = (
+            "import urllib.request; "
+            f"urllib.request.urlopen('http://127.0.0.1:{metrics_port}/healthz', timeout=5)"
+        )
         run["healthcheck"] = {
             "test": ["CMD", "python", "-c", asks],
             "interval": "30s",
@@ -195,7 +202,8 @@ def alerts() -> dict[str, Any]:
             "ticket",
             "{{ $labels.hospital }} does not answer",
         ),
-        # It may look at its data without a fault and then train with one: its state changes within a round.
+        # It may look at its data without a fault and then train with one: its state changes within
+        # a round.
         (
             "HospitalFaulty",
             f"{faulty} == 1",

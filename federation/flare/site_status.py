@@ -1,4 +1,7 @@
-"""What a hospital did last, in a file of its own and in its log: verb, round, time, and a fault's kind and place. Nothing of a patient."""
+"""What a hospital did last, in a file of its own and in its log.
+
+Verb, round, time, and a fault's kind and place. Nothing of a patient.
+"""
 
 import json
 import logging

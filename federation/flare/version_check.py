@@ -1,4 +1,7 @@
-"""With what a kit was made, and with what it is about to run: a difference between sites is seen before anything is sent."""
+"""With what a kit was made, and with what it is about to run.
+
+A difference between sites is seen before anything is sent.
+"""
 
 import json
 import platform

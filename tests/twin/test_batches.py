@@ -12,7 +12,10 @@ MIRRORED = AugmentationConfig(crop_padding_pixels=0, brightness=0.0, horizontal_
 def batches(
     count: int = 600, batch_size: int = 32, augmentation: AugmentationConfig = STILL, seed: int = 1
 ) -> Batches:
-    """Images that can be told apart: pixel (0, 0) and its mirror image spell the place, the row is the place modulo 7."""
+    """Images that can be told apart.
+
+    Pixel (0, 0) and its mirror image spell the place, the row is the place modulo 7.
+    """
     pixels = torch.zeros(count, 1, 2, 4, dtype=torch.uint8)
     place = torch.arange(count)
     pixels[:, 0, 0, 0] = pixels[:, 0, 0, 3] = place // 256
@@ -59,9 +62,7 @@ def test_what_a_stretch_is_asked_is_what_each_batch_would_have_been_asked(
     assert max(looked) <= TOGETHER
 
 
-def test_images_that_do_not_change_are_looked_at_once_in_all_epochs_and_varied_ones_as_they_are_now() -> (
-    None
-):
+def test_still_images_are_shown_to_a_teacher_once_and_varied_ones_as_they_are_now() -> None:
     for augmentation, looks in ((STILL, 600), (AugmentationConfig(), 1200)):
         looked = []
         source = batches(augmentation=augmentation)

@@ -149,7 +149,8 @@ def test_int8_without_memory_is_right_in_expectation() -> None:
         / draws
     )
     scale = weights["head.weight"].abs().amax(1, keepdim=True) / 127
-    # One draw is off by less than a step, with a standard deviation of at most half of one; five of the mean's are allowed.
+    # One draw is off by less than a step, with a standard deviation of at most half of one; five of
+    # the mean's are allowed.
     assert bool(((mean - weights["head.weight"]).abs() < 5 * scale / 2 / draws**0.5).all())
 
 

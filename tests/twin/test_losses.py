@@ -261,9 +261,11 @@ def test_semantic_distillation_is_the_weighted_mean_of_the_slow_loop(head_loss: 
 
 def test_the_target_of_a_new_class_is_1_and_of_the_old_ones_what_the_teacher_says() -> None:
     logits = torch.zeros(1, C, requires_grad=True)
-    semantic_distillation(logits, TEACHER[:1], torch.tensor([4]), torch.ones(1), "bce").backward()  # type: ignore[no-untyped-call]
+    loss = semantic_distillation(logits, TEACHER[:1], torch.tensor([4]), torch.ones(1), "bce")
+    loss.backward()  # type: ignore[no-untyped-call]
     assert logits.grad is not None
-    # The gradient of binary cross-entropy at logit 0 is (1/2 - target) / C: the target can be read from it.
+    # The gradient of binary cross-entropy at logit 0 is (1/2 - target) / C: the target can be read
+    # from it.
     target = 0.5 - C * logits.grad[0]
     torch.testing.assert_close(
         target, torch.cat([torch.sigmoid(TEACHER[0]), torch.tensor([0.0, 1.0])])
@@ -275,7 +277,9 @@ def test_distillation_of_equal_models_is_0() -> None:
         0, abs=1e-6
     )
     student = LOGITS.clone().requires_grad_()
-    semantic_distillation(student, LOGITS, ROWS, WEIGHTS, "bce").backward()  # type: ignore[no-untyped-call]  # binary cross-entropy keeps the teacher's own entropy
+    # Binary cross-entropy keeps the teacher's own entropy.
+    loss = semantic_distillation(student, LOGITS, ROWS, WEIGHTS, "bce")
+    loss.backward()  # type: ignore[no-untyped-call]
     assert student.grad is not None
     assert float(student.grad.abs().max()) < 1e-7
 
@@ -283,7 +287,8 @@ def test_distillation_of_equal_models_is_0() -> None:
 @pytest.mark.parametrize("head_loss", HEADS)
 def test_the_teacher_gets_no_gradient(head_loss: HeadLoss) -> None:
     student, teacher = LOGITS.clone().requires_grad_(), TEACHER.clone().requires_grad_()
-    semantic_distillation(student, teacher, ROWS, WEIGHTS, head_loss).backward()  # type: ignore[no-untyped-call]
+    loss = semantic_distillation(student, teacher, ROWS, WEIGHTS, head_loss)
+    loss.backward()  # type: ignore[no-untyped-call]
     assert teacher.grad is None
     assert student.grad is not None
     assert float(student.grad.abs().max()) > 0
@@ -326,7 +331,8 @@ def test_a_map_of_zeros_counts_as_the_zero_vector(own: float, old: float, expect
 
 def test_a_map_of_zeros_gives_a_finite_gradient_through_the_rectifier() -> None:
     before = torch.full((1, 3, 4), -1.0, requires_grad=True)
-    attention_distillation(torch.relu(before), OLD_MAPS[:1], torch.ones(1)).backward()  # type: ignore[no-untyped-call]
+    loss = attention_distillation(torch.relu(before), OLD_MAPS[:1], torch.ones(1))
+    loss.backward()  # type: ignore[no-untyped-call]
     assert before.grad is not None
     assert before.grad.tolist() == torch.zeros(1, 3, 4).tolist()
 

@@ -1,4 +1,6 @@
-"""How an act on a case is written down: the case as it is after it, the decision, the row of the audit log. Decides nothing.
+"""How an act on a case is written down.
+
+The case as it is after it, the decision, the row of the audit log. Decides nothing.
 
 Works within a transaction of the store.
 """

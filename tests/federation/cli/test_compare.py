@@ -13,7 +13,10 @@ from typer.testing import CliRunner, Result
 from federation.cli.compare import compare
 
 ROOT = Path(__file__).parents[3]
-MAIN = "import typer; from federation.cli.compare import compare; app = typer.Typer(); app.command('compare')(compare); app()"
+MAIN = (
+    "import typer; from federation.cli.compare import compare; app = typer.Typer(); "
+    "app.command('compare')(compare); app()"
+)
 
 
 @pytest.fixture

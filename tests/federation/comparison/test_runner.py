@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
+from federation.comparison.cells import Run, SuiteCallbacks, plan_runs
 from federation.comparison.outcomes import read_outcome
-from federation.comparison.runner import Run, SuiteCallbacks, plan_runs, run_missing
+from federation.comparison.runner import run_missing
 from federation.comparison.suite import SuiteError, load_suite
 from federation.methods.fedavg import FedAvg
 from physical.datasets import DataError
@@ -110,7 +111,7 @@ def test_a_run_that_raises_is_noted_and_the_others_go_on(
 def test_data_that_cannot_be_had_stops_the_whole_comparison(
     finetune: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import federation.comparison.runner as room
+    import federation.comparison.cells as room
 
     def unreachable(*arguments: Any, **keywords: Any) -> None:
         raise DataError("no address answers")

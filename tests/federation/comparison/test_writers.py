@@ -10,9 +10,10 @@ from xml.etree import ElementTree
 
 import pytest
 
+from federation.comparison.cells import plan_runs
 from federation.comparison.figures import classes_figure
 from federation.comparison.outcomes import COSTS, Block, Outcome, collect
-from federation.comparison.runner import plan_runs, run_missing
+from federation.comparison.runner import run_missing
 from federation.comparison.statistics import paired_test, spread
 from federation.comparison.suite import find_suite, load_suite
 from federation.comparison.summary import write_comparison

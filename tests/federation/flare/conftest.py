@@ -1,4 +1,7 @@
-"""Messages of every kind, a comparison that sees every bit, runs over wires within this process, and a deployment's manifests."""
+"""Messages of every kind.
+
+A comparison that sees every bit, runs over wires within this process, and a deployment's manifests.
+"""
 
 import struct
 import tempfile
@@ -42,7 +45,10 @@ LAYOUTS = st.sampled_from(["contiguous", "channels last", "turned", "every secon
 
 
 class Unmade(NamedTuple):
-    """A dataclass that is made once all is drawn: the check of its types draws by itself, which nothing may while Hypothesis draws."""
+    """A dataclass that is made once all is drawn.
+
+    The check of its types draws by itself, which nothing may while Hypothesis draws.
+    """
 
     kind: Any
     values: dict[str, Any]
@@ -58,7 +64,10 @@ def made(drawn: Any) -> Any:
 
 @st.composite
 def tensors(draw: st.DrawFn) -> Tensor:
-    """A tensor of any type, shape, layout and bits: payloads of NaN and negative zeros among them."""
+    """A tensor of any type, shape, layout and bits.
+
+    Payloads of NaN and negative zeros among them.
+    """
     dtype, shape, layout = (
         draw(st.sampled_from(sorted(DTYPES.values(), key=str))),
         draw(SHAPES),
@@ -167,7 +176,10 @@ SMALL = (
 
 
 class Wires:
-    """Carries records within this process; ``faults`` is called with each answer, and may change it or raise ``TimeoutError``."""
+    """Carries records within this process.
+
+    ``faults`` is called with each answer, and may change it or raise ``TimeoutError``.
+    """
 
     def __init__(self, places: Mapping[str, Path], faults: "Faults") -> None:
         self.sites = {twin_id: HospitalSite(place) for twin_id, place in places.items()}
@@ -221,7 +233,10 @@ class WatchedEngine(RemoteEngine):
 
 @dataclass
 class Outcome:
-    """What became of a run over wires: its last weights, its records, what was told, and all that crossed."""
+    """What became of a run over wires.
+
+    Its last weights, its records, what was told, and all that crossed.
+    """
 
     wires: Wires
     engine: WatchedEngine

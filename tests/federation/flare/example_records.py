@@ -1,4 +1,7 @@
-"""One message of every kind to make records of, and what takes a record apart and puts another together."""
+"""One message of every kind to make records of.
+
+What takes a record apart and puts another together.
+"""
 
 import json
 import struct

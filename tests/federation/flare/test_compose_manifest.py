@@ -1,4 +1,7 @@
-"""The composition of a deployment's containers, against pydantic models of the parts of Compose that are used."""
+"""The composition of a deployment's containers.
+
+Against pydantic models of the parts of Compose that are used.
+"""
 
 from pathlib import Path
 

@@ -1,4 +1,7 @@
-"""A hospital's disk damages its twin's newest state: the round is repeated from the state before, and nothing is lost in silence."""
+"""A hospital's disk damages its twin's newest state.
+
+The round is repeated from the state before, and nothing is lost in silence.
+"""
 
 import json
 import os
@@ -33,7 +36,8 @@ SMALL = (
     "tracking.enabled=false",
 )
 METHOD = {
-    "fedka": "method={name: fedka, head_loss: ce, reconstruction: {perturb_steps: 2, invert_steps: 5}}",
+    "fedka": "method={name: fedka, head_loss: ce, reconstruction: {perturb_steps: 2, invert_steps: "
+    "5}}",
     "scaffold": "method=scaffold",
 }
 

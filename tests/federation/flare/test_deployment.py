@@ -1,4 +1,7 @@
-"""Acceptance 1 and 2 of a deployment: real processes over mutual TLS, the sequential run's weights, and killed hospitals and server."""
+"""Acceptance 1 and 2 of a deployment.
+
+Real processes over mutual TLS, the sequential run's weights, and killed hospitals and server.
+"""
 
 import json
 import os

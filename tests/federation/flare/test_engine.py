@@ -59,7 +59,10 @@ def open_hospitals(
 
 
 class Wires:
-    """Carries records within this process, and whatever may go wrong on the way: ``faults`` are called with each answer."""
+    """Carries records within this process, and whatever may go wrong on the way.
+
+    ``faults`` are called with each answer.
+    """
 
     def __init__(
         self,

@@ -79,7 +79,8 @@ def answered(stage: str, *names: Any) -> dict[str, Any]:
         (answered("train", "north", "south"), "round 4: 2 of 2 hospitals trained"),
         (
             aggregated(RECORD),
-            "round 7 aggregated, 4 of 5 hospitals returned, 1 turned away (west holds values that are not finite); new: heart",
+            "round 7 aggregated, 4 of 5 hospitals returned, 1 turned away (west holds values that "
+            "are not finite); new: heart",
         ),
     ],
 )

@@ -1,4 +1,7 @@
-"""What a hostile hospital or server puts into the bytes that cross: nothing of it stops a run, poisons a model or fills memory."""
+"""What a hostile hospital or server puts into the bytes that cross.
+
+Nothing of it stops a run, poisons a model or fills memory.
+"""
 
 import json
 import pickle
@@ -33,7 +36,10 @@ _START = struct.Struct("<8sHI")
 
 
 class Hostile:
-    """Changes what one hospital answers when it has trained; all else passes as it is. What was changed is kept."""
+    """Changes what one hospital answers when it has trained; all else passes as it is.
+
+    What was changed is kept.
+    """
 
     def __init__(self, damage: Callable[..., Any]) -> None:
         self.damage, self.honest, self.sent = damage, [], []
@@ -71,7 +77,10 @@ def silent(sent: Sent) -> bytes:
 
 
 def claims(size: int, sent: Sent) -> bytes:
-    """Return an honest record whose first tensor is said to have so many bytes, which do not come."""
+    """Return an honest record whose first tensor is said to have so many bytes.
+
+    It do not come.
+    """
     content = encode(sent.update)
     _, _, length = _START.unpack_from(content)
     begin = _START.size + length
@@ -94,7 +103,10 @@ def config(over: Any) -> ExperimentConfig:
 
 @pytest.fixture(scope="module")
 def without(over: Any, config: ExperimentConfig) -> Any:
-    """The run in which the hostile hospital's trainings fail, so that nothing of it is ever aggregated."""
+    """The run in which the hostile hospital's trainings fail.
+
+    So nothing of it is ever aggregated.
+    """
     return over.run(config, Hostile(silent))
 
 
@@ -421,7 +433,10 @@ def test_a_hospital_that_answers_after_the_deadline_disturbs_no_round_and_takes_
     over: Any, config: ExperimentConfig
 ) -> None:
     class Late(over.wires_kind):
-        """Hands one hospital its request of round 1 only while the others train in round 2; nobody waits for its answer."""
+        """Hands one hospital its request of round 1 only while the others train in round 2.
+
+        Nobody waits for its answer.
+        """
 
         def ask(
             self, verb: str, requests: dict[str, bytes], seconds: float

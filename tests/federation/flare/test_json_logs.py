@@ -101,8 +101,14 @@ def test_the_settings_are_plain_json() -> None:
 
 
 def test_two_rooms_alone_log_in_a_hospitals_process() -> None:
-    """Whoever logs in a hospital's process is read by a person first: a line could hold what must not leave a process."""
-    ours = "sorted(name for name in sys.modules if name.partition('.')[0] in ('physical', 'incremental', 'twin', 'federation'))"
+    """Whoever logs in a hospital's process is read by a person first.
+
+    A line could hold what must not leave a process.
+    """
+    ours = (
+        "sorted(name for name in sys.modules if name.partition('.')[0] in ('physical', "
+        "'incremental', 'twin', 'federation'))"
+    )
     asked = (
         f"import sys, federation.flare.hospital_site, federation.flare.json_logs; print(*{ours})"
     )

@@ -1,7 +1,10 @@
-"""Kubernetes' objects against its published schemas, and against pydantic models of the parts that are used, which are stricter.
+"""Kubernetes' objects against its published schemas.
 
-A field that is not in a model is refused, so a misspelt or unknown field of ours is found; what a real cluster says is not known. That no
-secret stands in a manifest is asked here of every file that is written, Compose's and systemd's too.
+Against pydantic models of the parts that are used, which are stricter.
+
+A field that is not in a model is refused, so a misspelt or unknown field of ours is found; what a
+real cluster says is not known. That no secret stands in a manifest is asked here of every file that
+is written, Compose's and systemd's too.
 """
 
 import re

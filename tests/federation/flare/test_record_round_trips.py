@@ -1,4 +1,7 @@
-"""Messages and methods come back from their records as they went, also where weights that the receiver holds are not sent again."""
+"""Messages and methods come back from their records as they went, also.
+
+Where weights that the receiver holds are not sent again.
+"""
 
 from collections.abc import Callable
 from dataclasses import replace

@@ -1,4 +1,7 @@
-"""What is no record, or no message of the expected kind in all its parts, is refused in words; what would be refused is not written."""
+"""What is no record, or no message of the expected kind in all its parts, is refused in words.
+
+What would be refused is not written.
+"""
 
 import io
 import pickle
@@ -78,7 +81,7 @@ def test_a_record_of_another_version_is_refused_with_what_to_do() -> None:
     header, block = parts(encode(OBSERVATION))
     with pytest.raises(
         RecordError,
-        match=f"version is 9; allowed: {RECORD_VERSION}; install the same version of fedka on server",
+        match=f"version is 9; allowed: {RECORD_VERSION}; install the same version of fedka",
     ):
         decode(Observation, built(header, block, version=9))
 

@@ -1,4 +1,7 @@
-"""What crosses a hospital's wall: no pixel; with secure aggregation no single update; on the wire nothing that can be read."""
+"""What crosses a hospital's wall: no pixel.
+
+With secure aggregation no single update; on the wire nothing that can be read.
+"""
 
 import os
 import subprocess
@@ -44,7 +47,10 @@ PIXELS = 12  # that stand in a row, and differ: so many do not come together by 
 
 
 def needles(images: np.ndarray) -> list[bytes]:
-    """Return pieces of rows of images [N, H, W, C], as whoever sent an image might have written it."""
+    """Return pieces of rows of images [N, H, W, C].
+
+    For whoever sent an image might have written it.
+    """
     rows = [
         row
         for image in images[..., 0]
@@ -134,7 +140,10 @@ def tensors_of(message: Any) -> list[torch.Tensor]:
 
 
 def pieces_of(update: TwinUpdate, broadcast: Broadcast, count: int, total: int) -> list[bytes]:
-    """Return what tells an update: pieces of its weights, its change and its share of the sum, in every type that might carry them."""
+    """Return what tells an update.
+
+    Pieces of its weights, its change and its share of the sum, in every type that might carry them.
+    """
     pieces = []
     for name, value in update.weights.items():
         if value.numel() < 8:
@@ -162,7 +171,10 @@ def pieces_of(update: TwinUpdate, broadcast: Broadcast, count: int, total: int) 
 
 
 class AskedAgain:
-    """Learns what a hospital has sealed by asking it once more, in the open: ``only_in_sum`` is off here, so it answers."""
+    """Learns what a hospital has sealed by asking it once more, in the open.
+
+    ``only_in_sum`` is off here, so it answers.
+    """
 
     def __init__(self) -> None:
         self.truth: dict[tuple[int, str], tuple[TwinUpdate, Broadcast]] = {}
@@ -320,7 +332,10 @@ def test_a_hospital_that_leaves_in_a_sum_only_does_not_answer_a_server_that_asks
 
 @pytest.fixture(scope="module")
 def wire(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, ...]:
-    """What a hospital's connections carried in a run of real processes: (deployment, up, down), one entry for each connection."""
+    """What a hospital's connections carried in a run of real processes.
+
+    (deployment, up, down), one entry for each connection.
+    """
     pytest.importorskip("nvflare")
     try:
         isolated(["true"])
@@ -369,7 +384,10 @@ def wire(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, ...]:
 
 
 def tls_records(stream: bytes) -> list[tuple[int, bytes]]:
-    """Return the type and the content of each TLS record (RFC 8446, 5.1); nothing may lie between them."""
+    """Return the type and the content of each TLS record (RFC 8446, 5.1).
+
+    Nothing may lie between them.
+    """
     records, at = [], 0
     while at + 5 <= len(stream):
         kind, version, length = (

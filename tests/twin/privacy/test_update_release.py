@@ -238,9 +238,7 @@ def test_each_round_adds_what_the_last_one_left_out(
     assert second.packed.tensors["indices"].tolist() == [4]
 
 
-def test_turning_error_feedback_off_forgets_what_was_remembered_and_leaves_the_methods_things_alone() -> (
-    None
-):
+def test_turning_error_feedback_off_forgets_residuals_and_keeps_the_methods_tensors() -> None:
     _, state = leave(
         OutgoingConfig(CompressionConfig("int8")),
         state=replace(EMPTY, kept={"control/head.bias": torch.ones(1)}),

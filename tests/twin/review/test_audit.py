@@ -292,7 +292,8 @@ def test_a_chain_rewritten_from_a_row_on_is_found(
         "DELETE FROM review_audit WHERE number = 3",
         "DELETE FROM review_audit",
         "INSERT OR REPLACE INTO review_audit SELECT * FROM review_audit WHERE number = 3",
-        f"INSERT INTO review_audit SELECT number + 90, {', '.join(COLUMNS[1:])} FROM review_audit LIMIT 1",
+        f"INSERT INTO review_audit SELECT number + 90, {', '.join(COLUMNS[1:])} FROM review_audit "
+        "LIMIT 1",
     ],
 )
 def test_the_database_itself_refuses_changes(log: AuditLog, database: Path, change: str) -> None:
@@ -380,7 +381,8 @@ def test_an_anchor_changed_without_the_key_is_a_fault(
     assert log.verify() == [
         AuditFault(
             None,
-            f"anchor of the audit log {anchor} was not written with its key; put it back from a backup",
+            f"anchor of the audit log {anchor} was not written with its key; put it back from a "
+            "backup",
         )
     ]
 

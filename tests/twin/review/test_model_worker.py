@@ -191,7 +191,8 @@ from twin.review.model_worker import ModelWorker
 if __name__ == "__main__":
     worker = ModelWorker()
     worker.load(Path(sys.argv[1]))
-    heavy = sorted({"torch", "mlflow", "pytorch_grad_cam", "incremental.network"} & set(sys.modules))
+    names = {"torch", "mlflow", "pytorch_grad_cam", "incremental.network"}
+    heavy = sorted(names & set(sys.modules))
     print(worker.pid, heavy, flush=True)
     sys.stdin.read()
 """

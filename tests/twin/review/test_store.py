@@ -162,7 +162,8 @@ def test_a_failed_audit_row_takes_its_act_with_it(
 ) -> None:
     with sqlite3.connect(database) as raw:
         raw.execute(
-            "CREATE TRIGGER no_more BEFORE INSERT ON review_audit BEGIN SELECT RAISE(ABORT, 'disk full'); END"
+            "CREATE TRIGGER no_more BEFORE INSERT ON review_audit BEGIN SELECT RAISE(ABORT, 'disk "
+            "full'); END"
         )
     raw.close()
     with pytest.raises(Exception, match="disk full"):

@@ -23,7 +23,8 @@ store = ReviewStore(url)
 print("ready", flush=True)
 sys.stdin.readline()
 try:
-    store.act(int(case_id), "name", Actor(user, Role.CLINICIAN), hospital="north", class_name=user, expected_revision=int(revision))
+    store.act(int(case_id), "name", Actor(user, Role.CLINICIAN), hospital="north",
+              class_name=user, expected_revision=int(revision))
     print("won")
 except Conflict as error:
     print("conflict:", error)

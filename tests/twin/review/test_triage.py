@@ -25,7 +25,10 @@ NEW = {"pancreas": (0, 0, 0, 1), "bladder": (1, 1, 0, 0), "kidney": (0, 1, 1, 0)
 
 
 class Eye:
-    """A model that one can calculate: features are the brightness of the four quarters, logits twelve times the first ones."""
+    """A model that one can calculate.
+
+    Features are the brightness of the four quarters, logits twelve times the first ones.
+    """
 
     def __init__(
         self, class_names: tuple[str, ...] = tuple(KNOWN), digest: str = "sha256:one"
@@ -349,7 +352,10 @@ def test_a_triage_needs_one_and_the_same_model(mirror: Mirror, store: ReviewStor
 
 
 class Dying(Eye):
-    """A model whose process is killed at its second look at unnamed images; the first was at the history."""
+    """A model whose process is killed at its second look at unnamed images.
+
+    The first was at the history.
+    """
 
     def look(self, images: Any) -> Any:
         if len(self.seen) == 2:
@@ -369,7 +375,8 @@ def test_a_triage_that_was_killed_is_finished_by_the_next(
 ) -> None:
     mirror.add(pictures("pancreas", NEW["pancreas"], 700))
     code = (
-        "import importlib.util as u, sys; spec = u.spec_from_file_location('triage_test', sys.argv[1]); module = u.module_from_spec(spec); "
+        "import importlib.util as u, sys; spec = u.spec_from_file_location('triage_test', "
+        "sys.argv[1]); module = u.module_from_spec(spec); "
         "spec.loader.exec_module(module); module.be_killed(sys.argv[2])"
     )
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[3])}

@@ -82,7 +82,10 @@ def summed(masked: list[Masked], seeds: list[bytes] | tuple[Any, ...] = ()) -> N
 
 
 def looks_random(vector: NDArray[Any]) -> bool:
-    """Chi-square of the bytes, 255 degrees of freedom: mean 255, deviation 22.6. Noise exceeds 480 once in 10^16 tests."""
+    """Chi-square of the bytes, 255 degrees of freedom: mean 255, deviation 22.6.
+
+    Noise exceeds 480 once in 10^16 tests.
+    """
     counts = np.bincount(vector.view(np.uint8), minlength=256)
     expected = counts.sum() / 256
     return ((counts - expected) ** 2 / expected).sum() < 480
