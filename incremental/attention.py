@@ -1,4 +1,4 @@
-"""Grad-CAM: where a network looks when it names a class. Knows no loss and no training.
+"""Grad-CAM: where a network looks when it names a class.
 
 Source: Selvaraju et al., Grad-CAM, ICCV 2017, eq. 1 and 2. With global average pooling and a linear
 head the gradient of a class score with respect to the last maps is the head's row divided by the

@@ -1,4 +1,4 @@
-"""Feature extractors: images in, maps out. Know neither classes nor heads.
+"""Backbones: feature extractors from images to maps (ResNet, LeNet).
 
 The stem is 3x3 with stride 1 and without max-pool, so that the last map of a 28 or 32 px image is
 4x4: an attention map needs places to attend to (a stock ResNet-18 leaves 1x1). No operation is in

@@ -1,6 +1,4 @@
-"""Convolutions that are quick in bfloat16 on a CPU.
-
-Of small maps while a network learns, and with what follows them when it does not.
+"""Fast bfloat16 convolutions on a CPU, for training small maps and for folded inference.
 
 Know no network. oneDNN's bfloat16 kernels fill the matrix units with the pixels of one row of a
 map. In the last stages of our networks a row has four or eight pixels, and they run at a tenth of

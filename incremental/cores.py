@@ -1,4 +1,4 @@
-"""The cores of this machine: how many there are for this process, and how to use them all."""
+"""CPU cores of this process: how many there are, and using them all."""
 
 import os
 from collections.abc import Iterator

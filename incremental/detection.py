@@ -1,4 +1,4 @@
-"""Does this look new? Rules that read prediction entropies and decide.
+"""Detection of new classes: rules that read prediction entropies and decide.
 
 Entropy is in nats inside this file; every threshold of a configuration is a fraction of the largest
 entropy there is, ln C for C classes, because a threshold in nats that is right for 10 classes can

@@ -1,4 +1,4 @@
-"""Where networks run: on the CPU or on a GPU. Picks one, and moves what is to be there.
+"""Device of networks: choose CPU or GPU, and move tensors there.
 
 On a GPU a twin's work is done inside ``born_on``: what it is given is moved there once, what it
 makes on the way is born there, and what leaves it is moved back. So no method names a device.

@@ -1,4 +1,4 @@
-"""Grad-CAM as people see it: by the package pytorch-grad-cam, scaled to the image and to [0, 1].
+"""Grad-CAM overlays for people, by the package pytorch-grad-cam.
 
 Source: Selvaraju et al., Grad-CAM, ICCV 2017, eq. 1 and 2. What training compares is not scaled:
 ``incremental.attention``.

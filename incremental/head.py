@@ -1,7 +1,4 @@
-"""Growing what has one row per class.
-
-Works on weights, so server and twins grow alike; knows no network object.
-"""
+"""Growing the classifier head: one row for each class, old rows keep their bits."""
 
 from math import sqrt
 

@@ -1,4 +1,4 @@
-"""A model as a folder: ``weights.safetensors`` and ``manifest.json``. Knows no registry and no run.
+"""Model files: a folder with ``weights.safetensors`` and ``manifest.json``.
 
 The manifest names the classes in the order of the head's rows, the architecture, and the SHA-256
 digest of the weights file; what else is known about the model (round, score, data set, ...) stands

@@ -1,7 +1,4 @@
-"""The MLflow store behind the registry.
-
-Its address, opening it safely, and a model in MLflow's form.
-"""
+"""MLflow store behind the registry: its address, opening it, uploading a model."""
 
 import fcntl
 import logging

@@ -1,4 +1,4 @@
-"""The network that grows: its own input normalisation, a backbone, pooling and a linear head."""
+"""Incremental network: input normalisation, backbone, pooling and a growing linear head."""
 
 from dataclasses import dataclass, replace
 from typing import Literal

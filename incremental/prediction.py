@@ -1,4 +1,4 @@
-"""What a model says about images, as people and services ask for it."""
+"""Predictions for people and services: class, probability and entropy of images."""
 
 import math
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""The proxy server: scores global models, keeps the best, and holds the old model that teaches.
+"""Proxy server: scores global models, keeps the best, and holds the old model that teaches.
 
 Source: FedKA, section 2.1 (choice of the best old model), after GLFC (Dong et al., CVPR 2022,
 section 3.4). Where public code of that line carries the best score from one task into the next, so

@@ -1,4 +1,4 @@
-"""Prototypes sent as gradients of a public network, and their recovery on the proxy server.
+"""Gradient encoding of prototypes, and its inversion on the proxy server.
 
 A twin never sends an image: it sends the gradient of a fixed random network's loss at a perturbed
 prototype (the *encoding*). The proxy server looks for the image that has this gradient (the

@@ -1,6 +1,4 @@
-"""The store of models: versions with their facts, the champion that serves, and the way back.
-
-MLflow's model registry underneath.
+"""Model registry: versions with their facts, the champion that serves, and roll-back.
 
 What MLflow lacks and this file adds: a rule for acceptance with its reason, and a history of
 champions to roll back through (MLflow keeps only where an alias points now). Everything is

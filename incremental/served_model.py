@@ -1,7 +1,5 @@
 """The model as MLflow serves it: images in, class names out.
 
-Run by MLflow as a script ("models from code"), never imported by this house.
-
 It travels to wherever the model is loaded, together with the package ``incremental`` and nothing
 else. MLflow runs it, so it may import MLflow at the top, as no other file does. No pickle is
 involved: this file is the code, safetensors are the weights.

@@ -1,4 +1,4 @@
-"""What each step of a local training sees: drawn, varied, and cut into batches."""
+"""Mini-batches of local training: drawn, augmented and cut, with cached teacher outputs."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field

@@ -1,6 +1,4 @@
-"""Updates made smaller on their way up: float16, int8 or the largest few changes.
-
-What was left out is remembered and sent later.
+"""Compression of updates: float16, int8 or top-k changes, with error feedback.
 
 Knows no twin, no method and no message: weights go in, a handful of tensors come out, and
 ``unpack`` makes weights of them again. Server and twin call the same ``unpack`` on the same

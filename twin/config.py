@@ -1,7 +1,4 @@
-"""What all twins of a federation have in common: memory, detection, network, local optimiser.
-
-Plain values; knows no twin.
-"""
+"""Configuration that all twins share: memory, detection, network and local optimiser."""
 
 from dataclasses import dataclass, field
 

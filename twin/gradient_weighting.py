@@ -1,7 +1,4 @@
-"""How much each image of a batch counts for a twin.
-
-The gradient weights of ``twin.losses``, told the twin's own tasks.
-"""
+"""Gradient weights of the images of a batch, by the twin's own tasks."""
 
 from jaxtyping import Float, Int
 from torch import Tensor

@@ -1,4 +1,4 @@
-"""A part of a twin's images that a method wants kept out of training, to fit something to."""
+"""Held-out images: a part of a twin's images that a method keeps out of training."""
 
 import numpy as np
 from numpy.typing import NDArray

@@ -1,7 +1,4 @@
-"""How a twin sees its hospital.
-
-Pixels as tensors, images through a network, labels as names and rows. Decides nothing.
-"""
+"""A twin's view of its hospital: pixels as tensors, network outputs, labels as rows."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""The only optimiser loop in the house: epochs times batches."""
+"""Local training: the one optimiser loop, epochs times batches."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager

@@ -1,4 +1,4 @@
-"""Every loss term as a pure function with its equation. Knows no method, no twin and no optimiser.
+"""Loss terms as pure functions, each with its equation.
 
 Letters: B batch, C classes of the head, C_old classes of the teacher (the first rows of the head).
 Equations without a source are those of FedKA (section 2.2.2) in the reading of the notes on

@@ -1,6 +1,4 @@
-"""A twin's exemplars: bounded, per class, chosen by herding.
-
-Holds positions in the hospital's archive, so nothing is copied.
+"""Exemplar memory of a twin: bounded, per class, chosen by herding.
 
 Source: iCaRL (Rebuffi et al., CVPR 2017, algorithms 4 and 5). A chosen image leaves the choice, so
 none is kept twice, and a class never has more exemplars than images.

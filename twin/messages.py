@@ -1,6 +1,4 @@
-"""All that may cross a hospital's wall.
-
-Nothing here holds a pixel: down go models, up go numbers, class names and weights.
+"""Messages that may cross a hospital's wall: models down; numbers, names and weights up.
 
 What a method uploads beyond weights stands in its file as ``uploads``; a test holds the wall.
 """

@@ -1,6 +1,4 @@
-"""How new images look to a twin.
-
-Entropies of what arrived and of what was held back, and what the detector makes of them.
+"""Novelty check of arrivals: entropies of new and held-back images, and the detector's verdict.
 
 Knows no training and decides nothing about tasks.
 """

@@ -1,4 +1,4 @@
-"""What a twin asks of a method, and what a method may see of a twin."""
+"""Interface between twin and method: what a method's local half provides and may see."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field

@@ -1,7 +1,4 @@
-"""All that a twin remembers between rounds, as one value that can be saved.
-
-Holds archive positions, never pixels.
-"""
+"""State of a twin between rounds, as one value that can be saved."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace

@@ -1,6 +1,4 @@
-"""The digital twin of one hospital.
-
-Mirrors its stream, looks at it with the global model, trains locally.
+"""Digital twin of one hospital: observes its image stream and trains locally.
 
 Knows no other twin and no method.
 

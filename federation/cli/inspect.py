@@ -1,4 +1,4 @@
-"""``fedka report``, ``fedka twins`` and ``fedka methods``: look at what is there. Train nothing."""
+"""``fedka report``, ``fedka twins`` and ``fedka methods``: look at runs and methods."""
 
 import json
 from pathlib import Path

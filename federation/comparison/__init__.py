@@ -1,6 +1,4 @@
-"""Many methods, many seeds, one table.
-
-What a suite compares, running it, and what the paper printed.
+"""Comparisons: many methods, many seeds, one table.
 
 Reading order: ``suite`` (what is compared), ``budget`` (under equal terms), ``runner`` (run what is
 missing), ``outcomes`` (read what ran), ``statistics``, ``published`` (the paper's numbers), then

@@ -1,4 +1,4 @@
-"""Equal terms: what every method of a comparison gets alike, and what each then cost."""
+"""Budget of a comparison: what every method gets alike, and what each then cost."""
 
 from collections.abc import Mapping
 from typing import Any

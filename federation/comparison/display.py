@@ -1,7 +1,4 @@
-"""What a person sees while a suite runs.
-
-A bar over runs, one over rounds, a line per finished run.
-"""
+"""Progress of a comparison in the terminal."""
 
 import shlex
 from collections.abc import Iterator, Sequence

@@ -1,6 +1,4 @@
-"""Accuracy by number of classes, one line per method: the form of the paper's figures 4 and 5.
-
-Reads no run.
+"""Figures of a comparison: accuracy by number of classes, one line per method.
 
 For print and for README pages: light background, drawn once as SVG and PNG. Lines differ in colour,
 dash and marker, so that fourteen of them can be told apart without colour too.

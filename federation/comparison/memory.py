@@ -1,4 +1,4 @@
-"""How much memory a run needed, looked at a few times a second from outside. Knows no run."""
+"""Peak memory of a run, sampled from outside."""
 
 import importlib.util
 import threading

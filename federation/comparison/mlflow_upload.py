@@ -1,6 +1,4 @@
-"""A comparison in MLflow: one parent run with the tables, each run of a cell a child of it.
-
-Knows the folder's format, learns nothing.
+"""Upload of a comparison to MLflow: a parent run with tables, a child for each run.
 
 Children are numbers and files alone: a method that is only compared never becomes a registered
 model.

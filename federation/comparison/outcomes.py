@@ -1,7 +1,4 @@
-"""From finished run folders to the rows of a table: read, pair, test.
-
-Runs nothing and writes nothing.
-"""
+"""Outcomes: from finished run folders to the rows of a table."""
 
 import json
 from collections.abc import Mapping, Sequence

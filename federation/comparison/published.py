@@ -1,4 +1,4 @@
-"""The numbers that the FedKA paper printed, as plain data in percent. Knows nothing of ours.
+"""Published results of the FedKA paper, as plain data in percent.
 
 Source: FedKA, hybrid knowledge distillation for heterogeneous federated class-incremental learning
 in digital twins, tables 2 to 11. One seed (2021) each; no spread is given. The averages are kept as

@@ -1,4 +1,4 @@
-"""What few seeds allow to say: mean, spread, a paired test. Knows no run and no method.
+"""Statistics over few seeds: mean, spread, paired t-test and Holm's correction.
 
 The test is Student's t on the differences of equal seeds: two methods that share a seed share
 classes, hospitals, images and first weights, so most of the spread between seeds cancels. With

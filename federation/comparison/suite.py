@@ -1,4 +1,4 @@
-"""A suite: which methods are compared on which experiments, under equal terms. Runs nothing.
+"""Suites: which methods are compared on which experiments, under equal terms.
 
 A suite is one small YAML file. Its experiments are folders as ``fedka run`` takes them, its cells
 are methods; each cell is the experiment with the cell's method and changes. Whatever cannot be run

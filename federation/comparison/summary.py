@@ -1,7 +1,4 @@
-"""Writes a comparison down: one folder with the summary, tables, figures and every number.
-
-Runs and computes nothing.
-"""
+"""Summary of a comparison: one folder with text, tables, figures and every number."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""A comparison as Markdown, CSV and LaTeX. The same cells in three notations; computes nothing."""
+"""Tables of a comparison as Markdown, CSV and LaTeX."""
 
 import csv
 import io

@@ -1,4 +1,4 @@
-"""Measures a global model on images that nobody trains on. Knows no twin and no round."""
+"""Evaluation of a global model on test images."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field

@@ -1,6 +1,4 @@
-"""Makes a hospital's kit again, by the same authority.
-
-Of one that the experiment plans, and whose kit is not here.
+"""Adds a hospital to a deployment: makes its start-up kit anew by the same authority.
 
 Who takes part, and in which order, decides what every twin draws; so a hospital that the experiment
 does not name cannot enter a run that has begun. One that comes later is planned from the beginning,

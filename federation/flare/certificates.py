@@ -1,6 +1,4 @@
-"""What a kit's certificate says and whether it may be trusted.
-
-Findings for the check, and the day on which it ends.
+"""Certificate checks of a kit: findings, expiry and permissions.
 
 A finding has the four parts of every message here: what, what was found, what is allowed, what to
 do.

@@ -1,6 +1,4 @@
-"""Looks at a kit, or at all of a deployment, before anything is started.
-
-Says what is wrong and what to do. Changes nothing.
+"""Checks a kit, or a whole deployment, before anything is started.
 
 What one machine cannot see, another site's versions or its clock, is seen as far as it shows: in
 what the kit was made with, in the dates of the certificates, and at the latest in the feed when the

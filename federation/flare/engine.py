@@ -1,4 +1,4 @@
-"""Twins behind a network: the two verbs of the round over whatever carries records.
+"""Remote engine: twins behind a network that carries records.
 
 A stage asks all hospitals at once and goes on with those that answered before the deadline. Who did
 not is suspect: it is left out, so that a dead hospital costs one deadline and not one in each

@@ -1,6 +1,4 @@
-"""What happens in a deployment, for people and machines.
-
-A feed of events, and where things stand. Holds nothing of a patient.
+"""Event feed and status file of a deployment.
 
 ``activity.jsonl`` is the feed, one event a line with its sentence; ``status.json`` is the last word
 on everything, written whole. Both are read by ``fedka status`` and by the health and metrics

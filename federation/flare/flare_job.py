@@ -1,6 +1,4 @@
-"""The two halves that NVIDIA FLARE builds in its job processes, and the link between them.
-
-No learning, no state: both lie elsewhere.
+"""FLARE components of server and hospital, and the link between them.
 
 A job carries no code and no setting: it names these two classes, which every site has installed,
 and a site's allow-list names nothing else. What is run, and what may leave, stands in each site's

@@ -1,4 +1,4 @@
-"""Deadlines for TLS handshakes of FLARE's TCP driver, which has none. Knows no message.
+"""Deadlines for TLS handshakes of FLARE's TCP driver, which has none.
 
 As it comes (2.9), whoever connects to the server and says nothing keeps everybody else from
 connecting for as long as he likes, because the server shakes hands in the one thread that accepts;

@@ -1,6 +1,4 @@
-"""Whether a run is well, for machines.
-
-``/healthz``, ``/readyz`` and ``/metrics`` over HTTP, from the status file. Nothing of a patient.
+"""Health endpoints of a run: ``/healthz``, ``/readyz`` and ``/metrics``.
 
 It answers on this machine alone unless it is told otherwise: it has no password. It runs beside
 whoever begins the sessions, and knows no FLARE and no learning.

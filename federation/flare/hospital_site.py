@@ -1,6 +1,4 @@
-"""A hospital's half of the link.
-
-Its twin answers the server's records, and where it stands lies on the hospital's own disk.
+"""Hospital site: a twin that answers the server's records, with its state on its own disk.
 
 What leaves is decided here, by the hospital's own file, whatever the server asks: which uploads are
 forbidden, whether an update may leave other than in a sum, with whom it is summed. Knows no

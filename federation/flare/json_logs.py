@@ -1,6 +1,4 @@
-"""Logs as lines of JSON, turned over when they are large.
-
-Ours from INFO, FLARE's from WARNING, the same complaint once a minute.
+"""Logs as lines of JSON with rotation.
 
 An error is logged as its kind and where it was raised, as a hospital's fault is: its own words may
 hold a file's name, and so a patient's. Messages are cut, so that nothing large is written by

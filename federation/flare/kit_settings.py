@@ -1,4 +1,4 @@
-"""What FLARE may do at a site, and where it stores: a site's own settings beside its kit.
+"""FLARE settings of a site: what FLARE may do there, and where it stores.
 
 FLARE's defaults let an operator bring code and read files, and store in a folder that all users of
 a machine share. Here a site builds two classes and nothing else, takes no code, and keeps its files

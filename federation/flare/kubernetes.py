@@ -1,6 +1,4 @@
-"""The objects by which Kubernetes runs a site.
-
-A kit's secrets are named, not written; a site keeps its folder on a volume of its own.
+"""Kubernetes objects that run a site.
 
 The server's pod holds two containers, because whoever begins sessions reads the run's folder beside
 the server. A hospital's manifest is for the hospital's own cluster and knows no other hospital.

@@ -1,7 +1,4 @@
-"""What server and hospitals say about the link itself.
-
-Who is there and holds what, and what went wrong.
-"""
+"""Messages about the link itself: greetings, lacking weights and faults."""
 
 from dataclasses import dataclass
 from os import strerror

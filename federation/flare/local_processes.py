@@ -1,4 +1,4 @@
-"""The processes of a deployment: which command runs a kit, and all of them on one machine.
+"""Processes of a deployment: the command of a kit, and all of them on one machine.
 
 On one machine everything runs in a network of its own (Linux: ``unshare``), because FLARE's server
 listens on all addresses, and in a process namespace of its own, so that nothing is left behind

@@ -1,6 +1,4 @@
-"""Writes how each site of a deployment is run as a service.
-
-Systemd units, a trial across containers, Kubernetes, alerts. Starts nothing.
+"""Service manifests of a deployment: systemd, compose, Kubernetes and alerts.
 
 A hospital's manifest names its own kit and no other's. Keys and images are mounted, never written
 into a manifest.

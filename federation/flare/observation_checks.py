@@ -1,6 +1,4 @@
-"""Whether what a hospital says of its data can be.
-
-An observation comes from outside, and the server makes means and rows of a head of it.
+"""Plausibility checks of the observations that hospitals send.
 
 Nothing here can tell a lie that could be true; it keeps out what would stop a round, or move the
 others' detection without a bound.

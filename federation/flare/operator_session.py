@@ -1,6 +1,4 @@
-"""The operator's connection to FLARE, in a process of its own.
-
-Who is alive, begin a job, what became of it.
+"""Operator's connection to FLARE, in a process of its own.
 
 FLARE's admin connection keeps threads that outlive it, and may never come back when the server dies
 under it. In a process of its own it can be given up: what is not answered in time ends the process,

@@ -1,6 +1,4 @@
-"""A deployment as folders.
-
-Provisioned start-up kits, each with its own part of the federation and nothing of the others'.
+"""Provisioning of a deployment: folders and start-up kits.
 
 FLARE's own provisioning makes keys, certificates and kits; what is ours is put beside: what FLARE
 may do at the site (``federation.flare.kit_settings``), the experiment at the server, one hospital's

@@ -1,4 +1,4 @@
-"""A frozen dataclass as plain data and tensors, and back, by the types of its fields.
+"""Dataclass fields as plain data and tensors, and back, by their types.
 
 What a field may be: int, float, str, bool, bytes, Tensor, ``Weights``, a dataclass; a tuple or a
 mapping by name of such; one of several words; any of them or none. Anything else is a mistake in

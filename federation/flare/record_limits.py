@@ -1,4 +1,4 @@
-"""What a record may be: its bounds, its JSON, its texts, and the error.
+"""Limits of records: sizes, strict JSON, texts, and the error.
 
 A record comes from another machine: it is checked as if somebody hostile had written it.
 """

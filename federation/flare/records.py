@@ -1,4 +1,4 @@
-"""Our messages as bytes that cross a network, and back. Pure functions; no transport, no pickle.
+"""Records: messages as bytes that cross a network, and back, without pickle.
 
 A record is: magic, version, length of the header (14 bytes, little-endian) · a JSON header with the
 kind and the plain fields · one safetensors block. It is read as if somebody hostile had written it:

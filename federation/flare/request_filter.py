@@ -1,6 +1,4 @@
-"""What FLARE at a site does not do, whoever asks.
-
-Built from the site's own settings when FLARE starts there.
+"""Request filter: what FLARE at a site refuses, whoever asks.
 
 FLARE's client answers its server's administrative requests: among others it runs ``cat`` with any
 path, and its check of roles is made at the server's wish, with a role that the server names. A

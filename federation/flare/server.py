@@ -1,6 +1,4 @@
-"""The server of a deployment.
-
-The experiment of its folder, run over a link from its beginning or its last finished round.
+"""Server of a deployment: runs its experiment over a link, from the beginning or resumed.
 
 A session ends when the run is finished, when too few hospitals answer, or when it is asked to pause
 so that hospitals which came back take part again. The run folder is the journal: the next session

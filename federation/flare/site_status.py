@@ -1,7 +1,4 @@
-"""What a hospital did last, in a file of its own and in its log.
-
-Verb, round, time, and a fault's kind and place. Nothing of a patient.
-"""
+"""Status file of a hospital: what it did last."""
 
 import json
 import logging

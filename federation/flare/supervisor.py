@@ -1,6 +1,4 @@
-"""Begins sessions until the run is finished.
-
-FLARE does not resume a job that failed, and a hospital that comes back does not enter one.
+"""Supervisor: begins FLARE sessions until the run is finished.
 
 A session is a job over the hospitals that are alive. When it ends unfinished, because the server or
 a hospital died or too few answered, the next one begins as soon as enough hospitals are alive

@@ -1,4 +1,4 @@
-"""The units by which systemd runs a site: a server, the one who begins its sessions, a hospital."""
+"""systemd units that run a server, its sessions and a hospital."""
 
 PROGRAM = "/opt/fedka/bin/fedka"
 HOME = (

@@ -1,4 +1,4 @@
-"""Tensors as one safetensors block, and back. Knows no message.
+"""Tensors as one safetensors block, and back.
 
 The format is that of safetensors (8 bytes of length, JSON header, data), so the library reads what
 is written here. It is read here and not by the library because a block from another machine is to

@@ -1,4 +1,4 @@
-"""Model weights known by their digest: what was sent once need not be sent again. Knows no message.
+"""Weight cache: model weights known by their digest are not sent again.
 
 A group is the weights of one model. The receiver keeps the last few groups, the sender notes which
 of them each receiver has acknowledged and leaves them out; a receiver that lacks one after all says

@@ -1,4 +1,4 @@
-"""Attention of the old and the new model, laid over the image it belongs to.
+"""Grad-CAM pictures of a report: attention of old and new model over their images.
 
 For small PNGs inside the page.
 

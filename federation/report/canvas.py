@@ -1,4 +1,4 @@
-"""From a matplotlib figure to an SVG that lives inside a page.
+"""Conversion of matplotlib figures to SVG inside a page.
 
 The text stays text (it can be searched, zoomed and read aloud), the colours follow the reader's
 theme, identifiers do not clash with those of the next figure, and nothing points outside the page.

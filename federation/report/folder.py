@@ -1,4 +1,4 @@
-"""What a run left behind, read as far as it can be read.
+"""Reader of run folders, as far as they can be read.
 
 A report is wanted most when a run went wrong, so every part of the folder may be missing or cut
 short: what cannot be read becomes a sentence in ``problems``, never an exception. This file knows

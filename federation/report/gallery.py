@@ -1,6 +1,4 @@
-"""Which figures a report has, in which order, with which words.
-
-Drawn once wide and once for a phone.
+"""Gallery of a report: which figures, in which order, with which captions.
 
 Knows every figure and its table, nothing of HTML.
 """

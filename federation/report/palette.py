@@ -1,4 +1,4 @@
-"""Colours of the report, light and dark, each with enough contrast on its own background.
+"""Colours of the report, light and dark, with enough contrast.
 
 Figures are drawn once with placeholder colours; the page's style sheet says what each means in
 either theme. The hues follow Okabe and Ito's colour-blind safe set, darkened for paper and

@@ -1,6 +1,4 @@
-"""The lines of ``records.jsonl`` as typed values.
-
-What a twin saw, what a round did, what a task brought.
+"""Typed records: the lines of ``records.jsonl`` as a report reads them.
 
 A value of the wrong kind becomes ``None`` or nothing, since a report must not fail for a NaN. Knows
 no files.

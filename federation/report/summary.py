@@ -1,4 +1,4 @@
-"""The headline numbers and what was run, in words.
+"""Summary of a report: headline numbers, and what was run.
 
 The run's own results come first; where a run has not finished, the same numbers are taken from the
 tasks that did, and the page says so. Knows the run folder, no figure and no HTML.

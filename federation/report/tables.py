@@ -1,4 +1,4 @@
-"""The tables of a report: the numbers behind each figure, and what no figure shows.
+"""Tables of a report: the numbers behind its figures.
 
 Knows the run folder, no figure and no HTML; cells are plain text, escaped when the page is made.
 """

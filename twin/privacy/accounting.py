@@ -1,7 +1,4 @@
-"""The privacy of a twin's images.
-
-Whether a setting can give it, what a round costs, and what is left.
-"""
+"""Privacy accounting: what a setting can guarantee, what a round costs, and what is left."""
 
 from collections.abc import Mapping, Sequence
 

@@ -1,6 +1,4 @@
-"""Differential privacy of a twin.
-
-Noise on its whole update, and the account of what has been spent.
+"""Differential privacy of a whole update: clipping, Gaussian noise, and spent epsilon.
 
 Noise is added here, inside the hospital, to each update by itself: the guarantee holds against the
 server and whoever reads what it is sent (local differential privacy). It is that of the Gaussian

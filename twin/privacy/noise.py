@@ -1,6 +1,4 @@
-"""Where the randomness of differential privacy comes from.
-
-A seeded generator, or the operating system.
+"""Random sources of differential privacy: a seeded generator, or the operating system.
 
 A guarantee holds against those who do not know the draws. In a simulation a run must repeat bit for
 bit, so its draws are seeded, and whoever knows the seed can take the noise out again: the server,

@@ -1,6 +1,4 @@
-"""DP-SGD: each image's gradient is clipped, their sum gets noise.
-
-A step sees images drawn by chance. Opacus is loaded here alone.
+"""DP-SGD: per-image gradients are clipped, their sum gets noise, batches are Poisson-sampled.
 
 Source: Abadi et al., Deep Learning with Differential Privacy, CCS 2016, algorithm 1. Gradients of
 single images come from Opacus' hooks (``GradSampleModule``), clipping and averaging from its

@@ -1,4 +1,4 @@
-"""What leaves a twin: the one place that every update passes, and in this order.
+"""Release of an update: policy, noise and compression, the one place every update passes.
 
 1. The hospital's policy: what it forbids does not leave (``twin.privacy.upload_policy``).
 2. Noise (``twin.privacy.differential_privacy``): the change is clipped and every coordinate gets

@@ -1,4 +1,4 @@
-"""What a hospital forbids to leave it, held on the hospital's side.
+"""Upload policy: which kinds of uploads a hospital forbids, checked on its own side.
 
 The policy belongs to the hospital's own file, not to the federation's experiment: a server cannot
 change it. It is asked twice. Before a twin trains, by what the method declares, so that a

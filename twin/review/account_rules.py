@@ -1,4 +1,4 @@
-"""What an account may be called, its role and hospital, its password. Knows no database."""
+"""Rules for accounts: allowed names, roles, hospitals and passwords."""
 
 import re
 import unicodedata

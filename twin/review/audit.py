@@ -1,4 +1,4 @@
-"""The audit log: who did what when, append-only, each row bound to the one before.
+"""Audit log: who did what when, append-only, each row chained to the one before by a hash.
 
 A row's hash is SHA-256 over the hash before it and the canonical JSON of what it says; its seal is
 a keyed hash of that. A file beside the database says how long the log is (``anchor.py``), so that

@@ -1,6 +1,4 @@
-"""What the audit log keeps outside its table.
-
-How long it is, its last hash, and the key that seals both.
+"""Seal of the audit log: its length and last hash, kept outside the database under a key.
 
 Two files of mode 0600: a random key, made once, and the anchor, replaced atomically. Whoever can
 change the table but not read the key can neither write a row nor move the anchor unnoticed. Whoever

@@ -1,7 +1,4 @@
-"""The images of cases in the database: where an image is, what is selected.
-
-Works within a transaction of the store; holds no pixels.
-"""
+"""Images of cases in the database: membership and selection."""
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence

@@ -1,7 +1,4 @@
-"""How cases are read from their tables.
-
-Works within a transaction of the store; changes nothing and holds no pixels.
-"""
+"""Queries that read cases from their tables."""
 
 from typing import Any
 

@@ -1,6 +1,4 @@
-"""What a clinician is shown of a group of images.
-
-Nearest known classes with exemplars, histograms, representatives.
+"""Evidence for clinicians about a group of images: nearest classes, histograms, examples.
 
 Makes the review store's plain values from what a model saw. Knows no database and no pixels.
 """

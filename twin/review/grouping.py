@@ -1,4 +1,4 @@
-"""Groups of images that look alike.
+"""Grouping of similar images by their features.
 
 So a clinician judges tens of groups and not thousands of images. Numpy alone.
 

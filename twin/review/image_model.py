@@ -1,6 +1,4 @@
-"""A model that looks at images.
-
-Features and logits in batches, and overlays that show where it looked.
+"""Model that shows images' features, logits and Grad-CAM overlays.
 
 Runs inside the worker process (``twin.review.model_worker``); whoever serves pages must not import
 it, as it loads torch.

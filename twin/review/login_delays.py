@@ -1,6 +1,4 @@
-"""How long somebody waits before they may try another password.
-
-Exponential, per user and per address.
+"""Login delays that grow with wrong passwords, per user and per address.
 
 The counts are in the database, so a restart forgives nothing. An unknown name counts like a known
 one. Names and addresses are kept as hashes, because people type their password where their name

@@ -1,4 +1,4 @@
-"""A child process that holds at most one model.
+"""Worker process that holds one model, so that web processes never load torch.
 
 So whoever serves pages never loads torch and a crash costs one answer.
 

@@ -1,6 +1,4 @@
-"""How new does an image look to a model? Scores, all oriented so that higher means newer.
-
-The threshold of a hospital's own history.
+"""Novelty scores of images under a model, higher is newer, and their threshold.
 
 Four scores. ``entropy`` (the default): entropy of the softmax as a fraction of ln C.
 ``max_softmax``: 1 minus the largest probability (Hendrycks and Gimpel, ICLR 2017). ``energy``: -log

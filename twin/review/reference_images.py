@@ -1,7 +1,4 @@
-"""What a hospital's images are measured by.
-
-Its own named images of classes that the model knows.
-"""
+"""Reference images: the hospital's named images of classes that the model knows."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass

@@ -1,6 +1,4 @@
-"""What triage remembers of a hospital's images, so that nothing is looked at twice.
-
-A SQLite file beside the hospital's mirror.
+"""Images that triage has judged, in a SQLite file, so that none is judged twice.
 
 It holds what one model saw under one set of rules (the frame). A new champion or other rules are
 another frame: everything is forgotten and judged again. It can be lost without harm: cases live in

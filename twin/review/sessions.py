@@ -1,4 +1,4 @@
-"""Sessions of people who are logged in, on the server's side. Only a token's hash is stored."""
+"""Login sessions on the server's side; only a token's hash is stored."""
 
 import hashlib
 import secrets

@@ -1,7 +1,4 @@
-"""What a step does to a case beside its state, and what it asks of images and of other cases.
-
-Works within a transaction of the store.
-"""
+"""Side effects of a case's transition on its images and on other cases."""
 
 from typing import Any
 

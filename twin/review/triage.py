@@ -1,6 +1,4 @@
-"""Which of a hospital's unnamed images look new, and the cases that people shall decide on.
-
-From mirror and model to the review store.
+"""Triage of unnamed images: which look new, and the cases to decide on.
 
 Each image is looked at once under a model. Those that look no newer than the hospital's own named
 images are remembered as familiar; the others join a case that they resemble, open a new one

@@ -1,4 +1,4 @@
-"""The life of a case as a pure state machine: who may do what, and what follows.
+"""Workflow of a case as a pure state machine: who may do what, and what follows.
 
 detected -> in review -> named | merged | rejected -> approved -> training -> evaluated -> released
 -> rolled back

@@ -1,4 +1,4 @@
-"""Changes of weights as integers modulo 2^64, so that sums are exact in any order.
+"""Fixed-point encoding of weight changes modulo 2^64, so that sums are exact in any order.
 
 A float is its share of the mean change in units of 2^-40 (9.1e-13), rounded to the nearest: a mean
 over K hospitals is off by at most K / 2 units, besides float64's own rounding. A change may be as

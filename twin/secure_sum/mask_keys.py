@@ -1,6 +1,4 @@
-"""Keys of secure aggregation.
-
-Streams that mask, secrets that pairs share, signatures that say whose key is whose.
+"""Keys of secure aggregation: mask streams, pairwise secrets and signatures.
 
 X25519, HKDF-SHA256, ChaCha20 and Ed25519 are those of the package cryptography, which is an extra.
 Keys and seeds come from the operating system and not from a run's seed: they are secrets, and no

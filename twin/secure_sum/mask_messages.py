@@ -1,6 +1,4 @@
-"""What crosses a hospital's wall in secure aggregation, in the order of the protocol.
-
-No pixel, and no single update.
+"""Messages of secure aggregation, in the order of the protocol.
 
 Beside ``twin.messages``, which holds all that crosses it otherwise. What each step is for stands in
 ``twin.secure_sum.masking``.

@@ -1,6 +1,4 @@
-"""The hospital's half of secure aggregation.
-
-An update leaves as a vector of random-looking numbers whose sum over hospitals is not random.
+"""Masking of updates: the hospital's half of secure aggregation.
 
 A round has three steps. *Seal*: the update stays, a fresh public key leaves. *Mask*: the server's
 roster comes; the hospital's share of the mean change, plus a mask for each pair of hospitals (one

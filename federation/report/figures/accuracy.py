@@ -1,4 +1,4 @@
-"""How well the global model knows the classes: over time, by task and by class."""
+"""Accuracy figures: over time, by task and by class."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""What the twins' detectors saw.
-
-Prediction entropy over time, the threshold, and whether a signal was right.
-"""
+"""Detection figure: prediction entropy over time, threshold and signals."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Heat maps with numbers: accuracy by task and task, and which class is taken for which."""
+"""Heat maps: accuracy by task and task, and confusion between classes."""
 
 from __future__ import annotations
 

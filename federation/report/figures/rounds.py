@@ -1,4 +1,4 @@
-"""What happened in the rounds: who trained when, how the losses went, what travelled."""
+"""Figures of rounds: participation, losses and traffic."""
 
 from __future__ import annotations
 
