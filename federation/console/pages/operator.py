@@ -1,15 +1,16 @@
-"""The federation at a glance, for operators and auditors: counts and names, no image."""
+"""The overview of the federation for operators and auditors, without images."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from fastapi import Request
 from fastapi.responses import Response
 
 from federation.console.job_queue import Job
-from federation.console.pages.training import named
+from federation.console.pages.training import training_row
 from federation.console.rendering import render
 from federation.console.security.guard import page_router
-from federation.console.services import Asked, Asking
+from federation.console.services import ServicesDep, VisitorDep
 from federation.console.twin_view import TwinView
 from federation.console.views.overview import operator_view
 from twin.review.workflow import CLOSED, Role
@@ -21,7 +22,6 @@ _KINDS = {
     "register": "Registration",
     "release": "Release",
     "roll_back": "Roll-back",
-    "fetch": "Fetching the model",
 }
 
 
@@ -36,15 +36,15 @@ class HospitalRow:
 
 @dataclass(frozen=True)
 class JobRow:
-    """One piece of work in the queue."""
+    """One job in a list."""
 
     job: Job
-    words: str
+    label: str
 
 
 @router.get("/operator")
-def operator(request: Request, services: Asked, visitor: Asking) -> Response:
-    """Show the federation."""
+def operator(request: Request, services: ServicesDep, visitor: VisitorDep) -> Response:
+    """Show the overview."""
     view = operator_view(services, visitor)
     hospitals = [
         HospitalRow(
@@ -54,20 +54,21 @@ def operator(request: Request, services: Asked, visitor: Asking) -> Response:
         )
         for twin in view.hospitals
     ]
-    queue = [job for job in services.jobs.jobs() if job.is_open]
     return render(
         request,
         "operator.html",
         hospitals=hospitals,
         may_open=visitor.role is Role.OPERATOR,
-        trainings=[named(each) for each in view.trainings[:_MOST_TRAININGS]],
+        trainings=[training_row(each) for each in view.trainings[:_MOST_TRAININGS]],
         versions=view.versions,
         champion=view.champion,
         counts=[(state, number) for state, number in view.counts.items() if number],
-        queue=[JobRow(job, _KINDS.get(job.kind, job.kind)) for job in queue],
-        releases=[
-            JobRow(job, _KINDS.get(job.kind, job.kind)) for job in view.releases[:_MOST_TRAININGS]
-        ],
+        queue=_job_rows(job for job in services.jobs.find() if job.is_open),
+        releases=_job_rows(view.releases[:_MOST_TRAININGS]),
         largest=max((len(each.class_names) for each in view.versions), default=1),
         now=services.clock(),
     )
+
+
+def _job_rows(jobs: Iterable[Job]) -> list[JobRow]:
+    return [JobRow(job, _KINDS.get(job.kind, job.kind)) for job in jobs]

@@ -1,4 +1,4 @@
-"""Cases as their pages show them: one with what may be done with it, the list of them, and a page of images."""
+"""View models of cases: the list, one case with its possible actions, and a page of its images."""
 
 from dataclasses import dataclass
 
@@ -9,9 +9,8 @@ from twin.review.cases import Case, CaseImage, CaseRow, Decision, Page
 from twin.review.workflow import CaseState, allowed_actions
 
 PER_PAGE, IMAGES_PER_PAGE = 25, 60
-HIDDEN_ACTIONS = frozenset(
-    {"finish_training", "fail_training", "release", "roll_back"}
-)  # the system's, or on the page of the comparison
+# Actions of the system, and those on the page of the comparison.
+HIDDEN_ACTIONS = frozenset({"finish_training", "fail_training", "release", "roll_back"})
 
 
 @dataclass(frozen=True)
@@ -20,13 +19,13 @@ class CaseView:
 
     Args:
         case: The case.
-        actions: What this visitor may do now.
-        decisions: Oldest first.
-        counts_by_day: (day, images that came), earliest first.
-        training: The training it is part of.
-        known_classes: What the model that serves can name.
-        catalogue: The federation's class names.
-        champion_version: Of the model that serves; none before the first.
+        actions: Actions that this visitor may do now.
+        decisions: Past decisions, oldest first.
+        counts_by_day: (day, images that arrived), earliest first.
+        training: The training that the case is part of.
+        known_classes: Classes that the serving model can predict.
+        catalogue: Class names of the federation.
+        champion_version: Version of the serving model; None before the first.
     """
 
     case: Case
@@ -50,7 +49,7 @@ def case_view(services: Services, visitor: Visitor, case_id: int) -> CaseView:
     """Return one case.
 
     Raises:
-        CaseNotFound: If there is none, or it is another hospital's.
+        CaseNotFound: If there is none, or it belongs to another hospital.
     """
     case = services.store.case(visitor.hospital, case_id)
     offered = allowed_actions(case.state, visitor.role, visitor.user, case.named_by)
@@ -73,13 +72,13 @@ def case_images(
     """Return a page of a case's images.
 
     Raises:
-        CaseNotFound: If there is no such case, or it is another hospital's.
+        CaseNotFound: If there is none, or it belongs to another hospital.
     """
     return services.store.images(case_id, page, IMAGES_PER_PAGE, order, hospital=visitor.hospital)
 
 
 def _job_if_any(services: Services, training_id: str | None) -> Job | None:
     try:
-        return services.jobs.job(training_id) if training_id else None
+        return services.jobs.get(training_id) if training_id else None
     except JobError:
         return None

@@ -129,7 +129,7 @@ def _serve_a_model(services: Services) -> None:
             "facts": {},
         }
     ]
-    services.registry.keep(versions)
+    services.registry.save_versions(versions)
     place = services.settings.models_folder
     (place / "current.json").write_text(
         json.dumps({"version": "1", "folder": str(place / "version-1")})
@@ -315,7 +315,7 @@ def world_with(first_world: World, tmp_path: Path) -> Iterator[Callable[..., Wor
 
 def close(world: World) -> World:
     """Let go of files, so that nothing is left open."""
-    world.services.looks.close()
+    world.services.model_answers.close()
     for mirror in world.services.mirrors.values():
         mirror.close()
     return world

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from federation.catalogue.class_names import CatalogueError
-from federation.console.case_actions import Done, act_on_case, decide_release
+from federation.console.case_actions import ActionResult, act_on_case, decide_release
 from federation.console.class_name_actions import NameSuggested, Proposal, propose_class
 from federation.console.errors import ActionRefused, NotForRole
 from federation.console.job_queue import JobError
 from federation.console.services import Visitor
-from federation.console.trainings import Trainings
+from federation.console.training_jobs import TrainingJobs
 from federation.console.views.cases import case_view
 from federation.console.views.overview import home_view
 from federation.console.views.trainings import comparison_view, training_view
@@ -24,13 +24,15 @@ def visitor(world: Any, user: str) -> Visitor:
     return Visitor(account.user, account.role, account.hospital, "")
 
 
-def act(world: Any, user: str, action: str, case: str = "north", **more: Any) -> Done | None:
+def act(
+    world: Any, user: str, action: str, case: str = "north", **more: Any
+) -> ActionResult | None:
     return act_on_case(world.services, visitor(world, user), world.cases[case], action, **more)
 
 
 def name_case(
     world: Any, name: str = "kidney", case: str = "north", user: str = "ada", **more: Any
-) -> Done:
+) -> ActionResult:
     act(world, user, "open", case)
     return act(world, user, "name", case, class_name=name, **more)
 
@@ -205,9 +207,9 @@ def test_only_what_was_released_and_serves_can_be_rolled_back(world: Any) -> Non
         decide_release(world.services, visitor(world, "olu"), "nothing", "roll_back", "wrong")
 
 
-def trainings(world: Any) -> Trainings:
+def trainings(world: Any) -> TrainingJobs:
     each = world.services
-    return Trainings(world.settings, each.store, each.catalogue, each.mirrors, each.registry)
+    return TrainingJobs(world.settings, each.store, each.catalogue, each.mirrors, each.registry)
 
 
 def test_the_file_of_a_training_is_one_that_its_process_takes(world: Any) -> None:

@@ -72,13 +72,13 @@ def first_model(world: Any) -> None:
         config=ADDITION,
         rules=settings.release_rules,
     )
-    world.services.registry.keep(made["versions"])
+    world.services.registry.save_versions(made["versions"])
 
 
 def run_jobs(world: Any) -> None:
     """Let the queue run; each look waits for the process that is under way."""
-    while world.services.jobs.step():
-        for job in world.services.jobs.jobs():
+    while world.services.jobs.run_once():
+        for job in world.services.jobs.find():
             if job.state == "running":
                 os.waitid(os.P_PID, job.pid, os.WEXITED | os.WNOWAIT)
 

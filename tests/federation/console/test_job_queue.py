@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from federation.console.background_job import Job
-from federation.console.job_queue import JobError, Jobs
+from federation.console.job_queue import JobError, JobQueue
 
 # What a child does is what its job file says; it ends when somebody writes into the pipe that the file names.
 CHILD = """
@@ -36,7 +36,7 @@ class Queue:
         self.folder, self.does, self.settled = folder, does, []
         self.child = folder.parent / "child.py"
         self.child.write_text(CHILD)
-        self.jobs = Jobs(
+        self.jobs = JobQueue(
             folder,
             self.prepare,
             lambda job, result, jobs: self.settled.append((job.kind, job.state, result)),
@@ -57,8 +57,8 @@ class Queue:
 
     def run(self) -> None:
         """Step until nothing is waiting or running; each step waits for the process that it started."""
-        while self.jobs.step():
-            for job in self.jobs.jobs():
+        while self.jobs.run_once():
+            for job in self.jobs.find():
                 if job.state == "running":
                     wait_for(job.pid)
 
@@ -77,7 +77,7 @@ def queue(tmp_path: Path) -> Any:
 def test_a_job_runs_and_is_settled_with_its_result(queue: Any) -> None:
     job = queue.jobs.add("training", "ben", "approver")
     queue.run()
-    done = queue.jobs.job(job.job_id)
+    done = queue.jobs.get(job.job_id)
     assert (done.state, done.error, done.subject, done.settled) == ("done", "", job.job_id, True)
     assert queue.settled == [("training", "done", GOOD["result"])]
     assert queue.jobs.progress(job.job_id) == [
@@ -103,20 +103,20 @@ def test_a_job_that_fails_says_why(
     queue = Queue(tmp_path / "jobs", does)
     job = queue.jobs.add("training", "ben", "approver")
     queue.run()
-    assert (queue.jobs.job(job.job_id).state, queue.jobs.job(job.job_id).error) == ("failed", error)
+    assert (queue.jobs.get(job.job_id).state, queue.jobs.get(job.job_id).error) == ("failed", error)
     assert queue.settled[0][:2] == ("training", "failed")
 
 
 def test_a_job_that_is_killed_says_so(tmp_path: Path) -> None:
     queue, gate = waiting_queue(tmp_path)
     job = queue.jobs.add("training", "ben", "approver")
-    queue.jobs.step()
-    pid = queue.jobs.job(job.job_id).pid
+    queue.jobs.run_once()
+    pid = queue.jobs.get(job.job_id).pid
     os.kill(pid, 9)
     wait_for(pid)
-    queue.jobs.step()
+    queue.jobs.run_once()
     assert (
-        queue.jobs.job(job.job_id).error == "its process was ended by signal 9 and left no result"
+        queue.jobs.get(job.job_id).error == "its process was ended by signal 9 and left no result"
     )
     assert gate.exists()
 
@@ -124,18 +124,18 @@ def test_a_job_that_is_killed_says_so(tmp_path: Path) -> None:
 def test_trainings_run_one_after_another_and_a_roll_back_waits_for_none(tmp_path: Path) -> None:
     queue, gate = waiting_queue(tmp_path)
     first, second = (queue.jobs.add("training", "ben", "approver") for _ in range(2))
-    queue.jobs.step()
+    queue.jobs.run_once()
     queue.does = GOOD
     back = queue.jobs.add("roll_back", "ben", "approver", first.job_id, version="3")
-    queue.jobs.step()
-    assert [queue.jobs.job(each.job_id).state for each in (first, second, back)] == [
+    queue.jobs.run_once()
+    assert [queue.jobs.get(each.job_id).state for each in (first, second, back)] == [
         "running",
         "waiting",
         "running",
     ]
     open_gate(gate)
     queue.run()
-    assert [queue.jobs.job(each.job_id).state for each in (first, second, back)] == [
+    assert [queue.jobs.get(each.job_id).state for each in (first, second, back)] == [
         "done",
         "done",
         "done",
@@ -145,63 +145,63 @@ def test_trainings_run_one_after_another_and_a_roll_back_waits_for_none(tmp_path
 def test_a_running_job_is_found_again_by_the_next_web_process(tmp_path: Path) -> None:
     queue, gate = waiting_queue(tmp_path)
     job = queue.jobs.add("training", "ben", "approver")
-    queue.jobs.step()
-    pid = queue.jobs.job(job.job_id).pid
+    queue.jobs.run_once()
+    pid = queue.jobs.get(job.job_id).pid
     later = Queue(tmp_path / "jobs")
-    assert later.jobs.step()
-    assert (later.jobs.job(job.job_id).state, later.jobs.job(job.job_id).pid) == ("running", pid)
+    assert later.jobs.run_once()
+    assert (later.jobs.get(job.job_id).state, later.jobs.get(job.job_id).pid) == ("running", pid)
     open_gate(gate)
     wait_for(pid)
-    later.jobs.step()
-    assert (later.jobs.job(job.job_id).state, later.jobs.job(job.job_id).attempts) == ("done", 1)
+    later.jobs.run_once()
+    assert (later.jobs.get(job.job_id).state, later.jobs.get(job.job_id).attempts) == ("done", 1)
     assert later.settled == [("training", "done", GOOD["result"])]
-    queue.jobs.step()  # the process was a child of this one too
+    queue.jobs.run_once()  # the process was a child of this one too
 
 
 def test_a_job_whose_process_died_while_nobody_looked_is_started_again(queue: Any) -> None:
     job = queue.jobs.add("training", "ben", "approver")
     forget(queue, job, pid=2**22 + 1, attempts=1)
     queue.run()
-    assert (queue.jobs.job(job.job_id).state, queue.jobs.job(job.job_id).attempts) == ("done", 2)
+    assert (queue.jobs.get(job.job_id).state, queue.jobs.get(job.job_id).attempts) == ("done", 2)
 
 
 def test_a_process_id_that_belongs_to_somebody_else_by_now_is_not_ours(queue: Any) -> None:
     job = queue.jobs.add("training", "ben", "approver")
     forget(queue, job, pid=os.getpid(), process_started=1.0, attempts=1)
     queue.run()
-    assert queue.jobs.job(job.job_id).state == "done"
+    assert queue.jobs.get(job.job_id).state == "done"
 
 
 def test_a_job_whose_process_dies_again_and_again_is_given_up(queue: Any) -> None:
     job = queue.jobs.add("training", "ben", "approver")
     forget(queue, job, pid=2**22 + 1, attempts=3)
     queue.run()
-    assert queue.jobs.job(job.job_id).error == "its process died 3 times"
+    assert queue.jobs.get(job.job_id).error == "its process died 3 times"
 
 
 def test_an_end_that_was_not_settled_is_settled_by_the_next_web_process(queue: Any) -> None:
     job = queue.jobs.add("training", "ben", "approver")
     queue.run()
-    save(queue, replace(queue.jobs.job(job.job_id), settled=False))
+    save(queue, replace(queue.jobs.get(job.job_id), settled=False))
     later = Queue(queue.folder)
-    later.jobs.step()
+    later.jobs.run_once()
     assert later.settled == [("training", "done", GOOD["result"])]
 
 
 def test_an_end_that_cannot_be_settled_does_not_hold_up_the_others(
     queue: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def settle(job: Job, result: dict[str, Any], jobs: Jobs) -> None:
+    def settle(job: Job, result: dict[str, Any], jobs: JobQueue) -> None:
         if job.kind == "training":
             raise ValueError("the catalogue is locked")
         queue.settled.append(job.kind)
 
-    queue.jobs = Jobs(queue.folder, queue.prepare, settle, queue.now, queue.command)
+    queue.jobs = JobQueue(queue.folder, queue.prepare, settle, queue.now, queue.command)
     job = queue.jobs.add("training", "ben", "approver")
     queue.run()
     queue.jobs.add("release", "ben", "approver", job.job_id)
     queue.run()
-    assert queue.settled == ["release"] and not queue.jobs.job(job.job_id).settled
+    assert queue.settled == ["release"] and not queue.jobs.get(job.job_id).settled
     assert len(caplog.records) == 1
 
 
@@ -210,7 +210,7 @@ def test_a_damaged_job_does_not_hold_up_the_others(queue: Any) -> None:
     (queue.folder / damaged.job_id / "state.json").write_text("{ half")
     job = queue.jobs.add("training", "ben", "approver")
     queue.run()
-    assert [each.job_id for each in queue.jobs.jobs()] == [job.job_id]
+    assert [each.job_id for each in queue.jobs.find()] == [job.job_id]
 
 
 def test_of_two_web_processes_one_looks_after_the_jobs(queue: Any, tmp_path: Path) -> None:
@@ -219,7 +219,7 @@ def test_of_two_web_processes_one_looks_after_the_jobs(queue: Any, tmp_path: Pat
     queue.jobs.add("training", "ben", "approver")
     with (queue.folder / ".lock").open("a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        assert not queue.jobs.step()
+        assert not queue.jobs.run_once()
     queue.run()
     assert queue.settled
 
@@ -228,7 +228,7 @@ def test_the_watcher_runs_a_job_by_itself(queue: Any) -> None:
     import threading
 
     ended = threading.Event()
-    queue.jobs = Jobs(
+    queue.jobs = JobQueue(
         queue.folder, queue.prepare, lambda job, result, jobs: ended.set(), queue.now, queue.command
     )
     queue.jobs.watch()
@@ -249,7 +249,7 @@ def test_the_watcher_runs_a_job_by_itself(queue: Any) -> None:
     ],
 )
 def test_a_name_that_is_no_job_is_refused(queue: Any, name: str) -> None:
-    for ask in (queue.jobs.job, queue.jobs.progress, queue.jobs.result):
+    for ask in (queue.jobs.get, queue.jobs.progress, queue.jobs.result):
         with pytest.raises(JobError, match="there is no job"):
             ask(name)
 
@@ -257,8 +257,8 @@ def test_a_name_that_is_no_job_is_refused(queue: Any, name: str) -> None:
 def test_settled_jobs_of_which_nobody_asks_can_be_forgotten(queue: Any) -> None:
     queue.jobs.add("versions", "system", "system")
     queue.run()
-    queue.jobs.forget("versions")
-    assert queue.jobs.jobs() == []
+    queue.jobs.remove_settled("versions")
+    assert queue.jobs.find() == []
 
 
 def waiting_queue(tmp_path: Path) -> tuple[Any, ...]:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from PIL.PngImagePlugin import PngImageFile
 
-from federation.console.model_answers import Looks, LooksUnavailable, draw_heat, draw_image
+from federation.console.model_answers import ModelAnswers, ModelUnavailable, draw_heat, draw_image
 from federation.console.registry_view import RegistryView
 
 
@@ -40,8 +40,8 @@ def test_a_map_is_transparent_where_there_is_nothing_and_lighter_where_there_is_
 
 def test_without_a_model_the_pages_say_so(world: Any) -> None:
     (world.settings.models_folder / "current.json").unlink()
-    with pytest.raises(LooksUnavailable, match="no model"):
-        world.services.looks.predict("north", ["dnorth0"])
+    with pytest.raises(ModelUnavailable, match="no model"):
+        world.services.model_answers.predict("north", ["dnorth0"])
     answer = world.client("ada").get("/overlays/north/dnorth0.png?class=liver")
     assert answer.status_code in {404, 503}
 
@@ -87,7 +87,7 @@ def test_many_who_ask_for_a_new_models_overlays_at_once_all_get_theirs(
     world: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("federation.console.model_answers.ModelWorker", OneMap)
-    looks = Looks(
+    looks = ModelAnswers(
         world.settings,
         RegistryView(tmp_path / "registry.json", world.settings.models_folder),
         world.services.mirrors,

@@ -3,7 +3,7 @@ from typing import Any
 import pytest
 
 from federation.console.roles import ANYBODY, ROUTES
-from federation.console.security.guard import RouteTableError, check_table, page_router
+from federation.console.security.guard import RouteTableError, check_route_table, page_router
 
 PEOPLE_BY_ROLE = {"clinician": "ada", "approver": "ben", "operator": "olu", "auditor": "aud"}
 TABLE = [
@@ -124,9 +124,9 @@ def test_a_route_without_a_row_stops_the_program() -> None:
     router = page_router()
     router.get("/secret")(lambda: None)
     with pytest.raises(RouteTableError, match="without a row in ROUTES: GET /secret"):
-        check_table([router])
+        check_route_table([router])
 
 
 def test_a_row_without_a_route_stops_the_program() -> None:
     with pytest.raises(RouteTableError, match="without a route"):
-        check_table([])
+        check_route_table([])

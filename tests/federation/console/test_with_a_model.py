@@ -92,7 +92,7 @@ def test_a_hospitals_loop_takes_images_in_and_reports_what_its_twin_is_like(
     inbox = world.settings.hospital("north").inbox
     Image.fromarray(np.full((20, 20), 90, np.uint8)).save(inbox / "one.png")
     (inbox / "two.png").write_bytes(b"\x89PNG\r\n\x1a\n broken")
-    assert loop.step()
+    assert loop.run_once()
     after = twin_view(world.services, "north")
     assert (after.num_images, after.quarantine) == (
         before.num_images + 1,
@@ -107,4 +107,4 @@ def test_a_hospitals_loop_takes_images_in_and_reports_what_its_twin_is_like(
     assert [each.what for each in after.events] == ["look", "model", "quarantine", "images"]
     assert "history" in after.events[0].text  # too few named images to judge by
     assert len(after.entropy) == 1 and 0 <= after.entropy[0][1] <= 1
-    assert not loop.step()
+    assert not loop.run_once()

@@ -343,7 +343,7 @@ def desk(tmp_path: Path) -> Iterator[Desk]:
             for k in range(4)
         ]
     )
-    services.registry.keep(
+    services.registry.save_versions(
         [
             {
                 "version": 1,
@@ -358,4 +358,4 @@ def desk(tmp_path: Path) -> Iterator[Desk]:
     for user, (role, hospital) in PEOPLE.items():
         services.accounts.add(user, PASSWORD, role, hospital)
     yield Desk(services, make_app(settings, services))
-    services.looks.close()
+    services.model_answers.close()

@@ -10,7 +10,7 @@ import pytest
 from httpx import Response
 from PIL import Image
 
-from federation.console.security.limits import SMALL_BODY, too_large
+from federation.console.security.body_limit import SMALL_BODY, too_large
 
 
 def png(side: int = 20) -> bytes:

@@ -1,10 +1,10 @@
-"""Errors as answers: for people a page, for programs JSON; a sentence, never a trace. One table says which error is which status."""
+"""Error responses: an HTML page for people, JSON for programs, and one table of error -> status."""
 
-import logging
 from http import HTTPStatus
 from typing import Any, Final
 
 from fastapi import FastAPI, Request
+from fastapi.encoders import jsonable_encoder
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse, RedirectResponse
 from jinja2 import TemplateNotFound
@@ -13,24 +13,22 @@ from starlette.responses import Response
 
 from federation.catalogue.class_names import CatalogueError
 from federation.console.class_name_actions import NameSuggested
-from federation.console.errors import ActionRefused, NotForRole, NotHere
+from federation.console.errors import ActionRefused, NotForRole, NotFound
 from federation.console.job_queue import JobError
-from federation.console.model_answers import LooksUnavailable
+from federation.console.model_answers import ModelUnavailable
 from federation.console.rendering import render
-from federation.console.security.guard import Refused, wants_html
-from federation.console.security.sessions import SignInRefused
+from federation.console.security.guard import wants_html
 from physical.mirror import MirrorError
 from twin.review.accounts import AccountError
 from twin.review.store import CaseNotFound, Conflict, StoreError
 from twin.review.workflow import NotAllowed, WorkflowError
 
-_log = logging.getLogger("fedka.console")
-
+# The first class that an error is an instance of decides, so subclasses come first.
 STATUS_OF: Final[dict[type[Exception], int]] = {
     CaseNotFound: 404,
     MirrorError: 404,
     JobError: 404,
-    NotHere: 404,
+    NotFound: 404,
     Conflict: 409,
     NotAllowed: 403,
     NotForRole: 403,
@@ -40,7 +38,7 @@ STATUS_OF: Final[dict[type[Exception], int]] = {
     ActionRefused: 409,
     CatalogueError: 409,
     AccountError: 409,
-    LooksUnavailable: 503,
+    ModelUnavailable: 503,
 }
 _CODES: Final = {
     400: "bad_request",
@@ -49,8 +47,11 @@ _CODES: Final = {
     404: "not_found",
     405: "method_not_allowed",
     409: "conflict",
+    413: "too_large",
+    422: "not_allowed",
+    429: "wait",
+    503: "unavailable",
 }
-_CODES_MORE: Final = {413: "too_large", 422: "not_allowed", 429: "wait", 503: "unavailable"}
 _ADVICE: Final = {
     403: "If you need it for your work, ask an operator.",
     404: "Go back to the list and choose one that is there.",
@@ -60,36 +61,35 @@ _ADVICE: Final = {
 }
 
 
-def add_answers(app: FastAPI) -> None:
-    """Teach an app to answer errors."""
+def add_error_handlers(app: FastAPI) -> None:
+    """Register the handlers of all errors that a request may raise."""
     for kind in STATUS_OF:
-        app.add_exception_handler(kind, _known)
-    app.add_exception_handler(Refused, _refused)
-    app.add_exception_handler(SignInRefused, _sign_in_refused)
-    app.add_exception_handler(RequestValidationError, _not_valid)
-    app.add_exception_handler(HTTPException, _http)
+        app.add_exception_handler(kind, _known_error)
+    app.add_exception_handler(RequestValidationError, _validation_error)
+    app.add_exception_handler(HTTPException, _http_error)
 
 
-def answer(
+def error_response(
     request: Request, status: int, message: str, headers: dict[str, str] | None = None, **more: Any
 ) -> Response:
-    """Return an error.
+    """Return an error as a page or as JSON.
 
     Args:
-        request: What it answers.
-        status: Of the answer.
-        message: For people.
-        headers: Further ones.
+        request: The request that it answers.
+        status: HTTP status.
+        message: A sentence for users.
+        headers: Further headers.
         more: Further fields of the JSON form.
     """
     if not wants_html(request):
-        code = (_CODES | _CODES_MORE).get(status, "error")
+        code = _CODES.get(status, "error")
         return JSONResponse(
             {"error": {"code": code, "message": message, "fields": [], "suggestions": [], **more}},
             status,
             headers,
         )
     title = HTTPStatus(status).phrase
+    advice = _ADVICE.get(status, "")
     try:
         return render(
             request,
@@ -98,55 +98,36 @@ def answer(
             headers,
             title=title,
             message=message,
-            what_to_do=_ADVICE.get(status, ""),
+            what_to_do=advice,
         )
     except TemplateNotFound:
         return PlainTextResponse(f"{status} {title}\n{message}\n", status, headers)
 
 
-async def _known(request: Request, error: Exception) -> Response:
+async def _known_error(request: Request, error: Exception) -> Response:
     status = next(status for kind, status in STATUS_OF.items() if isinstance(error, kind))
     if isinstance(error, NameSuggested):
-        from fastapi.encoders import jsonable_encoder
-
-        return answer(request, status, str(error), suggestions=jsonable_encoder(error.suggestions))
-    return answer(request, status, str(error))
-
-
-async def _refused(request: Request, error: Exception) -> Response:
-    assert isinstance(error, Refused)
-    if error.location is not None:
-        return RedirectResponse(error.location, 302)
-    return answer(
-        request,
-        error.status,
-        error.message,
-        {"WWW-Authenticate": "Bearer"} if error.status == HTTPStatus.UNAUTHORIZED else None,
-    )
+        suggestions = jsonable_encoder(error.suggestions)
+        return error_response(request, status, str(error), suggestions=suggestions)
+    return error_response(request, status, str(error))
 
 
-async def _sign_in_refused(request: Request, error: Exception) -> Response:
-    assert isinstance(error, SignInRefused)
-    return answer(request, error.status, error.message, error.headers)
-
-
-async def _not_valid(request: Request, error: Exception) -> Response:
+async def _validation_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     problems = [(".".join(map(str, each["loc"])), str(each["msg"])) for each in error.errors()]
     if wants_html(request) and any(place.startswith("path.") for place, _ in problems):
-        return answer(request, 404, "There is no such page.")
-    told = "; ".join(f"{place}: {message}" for place, message in problems[:5])
-    return answer(
-        request,
-        422,
-        f"The request is not allowed: {told}",
-        fields=[place for place, _ in problems[:20]],
-    )
+        return error_response(request, 404, "There is no such page.")
+    listed = "; ".join(f"{place}: {message}" for place, message in problems[:5])
+    fields = [place for place, _ in problems[:20]]
+    return error_response(request, 422, f"The request is not allowed: {listed}", fields=fields)
 
 
-async def _http(request: Request, error: Exception) -> Response:
+async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
+    headers = dict(error.headers or {})
+    if error.status_code == HTTPStatus.FOUND:  # the guard sends a visitor to the login page
+        return RedirectResponse(headers["location"], error.status_code)
     message = (
-        error.detail if error.status_code != HTTPStatus.NOT_FOUND else "There is no such page."
+        "There is no such page." if error.status_code == HTTPStatus.NOT_FOUND else error.detail
     )
-    return answer(request, error.status_code, message, dict(error.headers or {}))
+    return error_response(request, error.status_code, message, headers)
