@@ -17,6 +17,7 @@ from fastapi import Query, Request
 from fastapi.responses import HTMLResponse, RedirectResponse
 
 from federation.console.security.cookies import (
+    ANONYMOUS,
     FLASH,
     THEME,
     cookie_name,
@@ -90,7 +91,7 @@ def render(
     services = get_services(request)
     visitor = optional_visitor(request)
     flashes = _read_flashes(request)
-    token, new_cookie = token_for_page(request, services, visitor)
+    token, anonymous = token_for_page(request, services, visitor)
     common = {
         "visitor": visitor,
         "csrf_token": token,
@@ -103,8 +104,8 @@ def render(
     environment: jinja2.Environment = request.app.state.templates
     text = environment.get_template(template).render({**common, **context})
     response = HTMLResponse(text, status, dict(headers or {}))
-    if new_cookie is not None:
-        set_cookie(response, services.settings, new_cookie.name, new_cookie.value)
+    if anonymous is not None:
+        set_cookie(response, services.settings, ANONYMOUS, anonymous)
     if flashes:
         delete_cookie(response, services.settings, FLASH)
     return response

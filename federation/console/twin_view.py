@@ -11,7 +11,7 @@ from typing import Any
 from federation.console.files import json_lines
 from federation.console.services import Services
 from physical.mirror import DayCount
-from twin.review.workflow import CaseState
+from twin.review.workflow import CLOSED, CaseState
 
 LOG_FILE = "twin.jsonl"
 _MOST_LOG_BYTES = 512 * 1024
@@ -72,6 +72,16 @@ class TwinView:
     cases: Mapping[CaseState, int]
     quarantine: Mapping[str, int]
     events: tuple[TwinEvent, ...]
+
+    @property
+    def num_open_cases(self) -> int:
+        """Cases that wait for an action."""
+        return sum(number for state, number in self.cases.items() if state not in CLOSED)
+
+    @property
+    def num_quarantined(self) -> int:
+        """Files in quarantine."""
+        return sum(self.quarantine.values())
 
 
 def twin_view(services: Services, hospital: str) -> TwinView:

@@ -8,7 +8,7 @@ from fastapi.responses import Response
 from federation.console.case_actions import decide_release
 from federation.console.errors import ActionRefused, NotForRole
 from federation.console.pages.comparison_numbers import summarize_comparison
-from federation.console.pages.progress import training_cases, training_title
+from federation.console.pages.wording import training_title
 from federation.console.rendering import redirect, render
 from federation.console.security.guard import page_router
 from federation.console.services import Services, ServicesDep, Visitor, VisitorDep
@@ -68,7 +68,8 @@ def _show(
         training=view.training.job,
         title=training_title(view.training.class_names),
         comparison=summarize_comparison(view.comparison),
-        cases=training_cases(view.training.cases, readable=visitor.role is not Role.AUDITOR),
+        cases=view.training.cases,
+        readable=visitor.role is not Role.AUDITOR,
         examples=view.examples[:_MOST_EXAMPLES],
         actions=view.actions,
         no_decision=_no_decision(view),

@@ -23,16 +23,6 @@ _LEAST_RANGE = 5.0  # points for half a bar at least, so that small differences 
 
 
 @dataclass(frozen=True)
-class ModelMetrics:
-    """Overall metrics of one model."""
-
-    accuracy: float
-    macro_f1: float
-    calibration_error: float
-    num_images: int
-
-
-@dataclass(frozen=True)
 class RuleLight:
     """One rule of the release with its light."""
 
@@ -66,8 +56,8 @@ class ComparisonSummary:
     overall: str
     headline: str
     subline: str
-    candidate: ModelMetrics
-    champion: ModelMetrics | None
+    candidate: Mapping[str, Any]
+    champion: Mapping[str, Any] | None
     lights: tuple[RuleLight, ...]
     classes: tuple[AccuracyChange, ...]
     hospitals: tuple[AccuracyChange, ...]
@@ -99,23 +89,14 @@ def summarize_comparison(comparison: Mapping[str, Any]) -> ComparisonSummary:
         overall=overall,
         headline=headline,
         subline=subline,
-        candidate=_metrics(comparison["candidate"]),
-        champion=_metrics(comparison["champion"]) if comparison["champion"] else None,
+        candidate=comparison["candidate"],
+        champion=comparison["champion"] or None,
         lights=tuple(_light(each) for each in lights),
         classes=_changes(comparison["classes"], "class_name"),
         hospitals=_changes(comparison.get("hospitals", ()), "hospital"),
         num_changed=int(comparison.get("num_changed", 0)),
         num_mended=int(comparison.get("num_mended", 0)),
         num_broken=int(comparison.get("num_broken", 0)),
-    )
-
-
-def _metrics(plain: Mapping[str, Any]) -> ModelMetrics:
-    return ModelMetrics(
-        float(plain["accuracy"]),
-        float(plain["macro_f1"]),
-        float(plain["calibration_error"]),
-        int(plain["num_images"]),
     )
 
 

@@ -4,7 +4,6 @@ from fastapi import Request
 from fastapi.responses import Response
 
 from federation.console.pages.recent_events import recent_events
-from federation.console.pages.training import training_row
 from federation.console.rendering import render
 from federation.console.security.guard import page_router
 from federation.console.services import ServicesDep, VisitorDep
@@ -43,7 +42,7 @@ def home(request: Request, services: ServicesDep, visitor: VisitorDep) -> Respon
         nothing=_NOTHING.get(visitor.role, ""),
         counts=[(state, number) for state, number in view.counts.items() if number],
         waits=None if is_auditor else view.todo,
-        trainings=[training_row(each) for each in view.trainings],
+        trainings=view.trainings,
         champion=view.champion,
         events=recent_events(entries, opens_cases=not is_auditor),
         now=services.clock(),

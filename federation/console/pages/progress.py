@@ -3,7 +3,7 @@
 All of it comes from the lines that the training's process has reported.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import isfinite
 from typing import Any
@@ -27,25 +27,11 @@ class Event:
 
 
 @dataclass(frozen=True)
-class TrainingCase:
-    """A case of a training; ``href`` is empty if the visitor may not open it."""
-
-    case_id: int
-    href: str
-    class_name: str
-    hospital: str
-    num_selected: int
-    state: CaseState
-    named_by: str | None
-
-
-@dataclass(frozen=True)
 class TrainingPage:
     """The page of a training.
 
     Args:
         job: Its job.
-        title: Title with the classes that it teaches.
         status: Progress in one sentence.
         remaining: Remaining time in words; may be empty.
         share: Finished share, in [0, 1].
@@ -58,13 +44,12 @@ class TrainingPage:
     """
 
     job: Job
-    title: str
     status: str
     remaining: str
     share: float
     accuracy: Chart | None
     loss: Chart | None
-    cases: tuple[TrainingCase, ...]
+    cases: tuple[Case, ...]
     num_other_cases: int
     events: tuple[Event, ...]
     retry: bool
@@ -86,7 +71,6 @@ def training_page(view: TrainingView, readable: bool) -> TrainingPage:
     last = steps[-1] if steps else {}
     return TrainingPage(
         job=job,
-        title=training_title(view.class_names),
         status=_status(job, last),
         remaining=_remaining(job, last),
         share=1.0 if job.state == "done" else _share(last, planned),
@@ -94,7 +78,7 @@ def training_page(view: TrainingView, readable: bool) -> TrainingPage:
             [("accuracy", "line-green", accuracies)], "share named rightly", planned, percent=True
         ),
         loss=rounds_chart([("loss", "line-vermilion", losses)], "loss", planned, percent=False),
-        cases=training_cases(view.cases, readable),
+        cases=view.cases,
         num_other_cases=view.num_other_cases,
         events=tuple(
             Event(str(line["at"]), str(line.get("text") or line.get("step")))
@@ -105,29 +89,6 @@ def training_page(view: TrainingView, readable: bool) -> TrainingPage:
         and readable
         and all(case.state is CaseState.APPROVED for case in view.cases),
     )
-
-
-def training_cases(cases: Sequence[Case], readable: bool) -> tuple[TrainingCase, ...]:
-    """Return the cases of a training for a list, with links if they are readable."""
-    return tuple(
-        TrainingCase(
-            each.case_id,
-            f"/cases/{each.case_id}" if readable else "",
-            each.class_name or "–",
-            each.hospital,
-            each.num_selected,
-            each.state,
-            each.named_by,
-        )
-        for each in cases
-    )
-
-
-def training_title(class_names: Sequence[str]) -> str:
-    """Return the title of a training, made of the classes that it teaches."""
-    *others, last = sorted(set(class_names)) or [""]
-    listed = f"{', '.join(others)} and {last}" if others else last
-    return f"Training of {listed}" if listed else "Training"
 
 
 def _status(job: Job, last: Mapping[str, Any]) -> str:

@@ -4,7 +4,7 @@ Every state has an icon, a colour and a word, so that none depends on colour alo
 a label here is shown as it is, with spaces for underscores.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -69,6 +69,10 @@ _PAST_TENSE: Final[Mapping[str, str]] = {
     "release": "released the model",
     "roll_back": "rolled the model back",
 }
+_JOB_KINDS: Final[Mapping[str, str]] = {
+    "register": "Registration",
+    "roll_back": "Roll-back",
+}
 _PATH: Final = ("detected", "in_review", "named", "approved", "training", "evaluated", "released")
 
 
@@ -117,6 +121,18 @@ def state_word(value: object) -> str:
 def job_state(value: object) -> StatusBadge:
     """Return the badge of a job's state."""
     return _badge(JOBS, value)
+
+
+def job_kind(kind: object) -> str:
+    """Return the label of a job's kind."""
+    return _JOB_KINDS.get(str(kind), spaced(kind))
+
+
+def training_title(class_names: Sequence[str]) -> str:
+    """Return the title of a training, made of the classes that it teaches."""
+    *others, last = sorted(set(class_names)) or [""]
+    listed = f"{', '.join(others)} and {last}" if others else last
+    return f"Training of {listed}" if listed else "Training"
 
 
 def light(value: object) -> StatusBadge:
@@ -211,7 +227,8 @@ def plural(value: int, one: str, many: str = "") -> str:
 
 
 _FUNCTIONS: Final[tuple[Callable[..., Any], ...]] = (
-    *(state, state_word, case_path, job_state, light, past_tense, spaced, capital, detail),
-    *(iso, full_time, time_ago, length_of_time, percent, fraction, signed, thousands, plural),
+    *(state, state_word, case_path, job_state, job_kind, training_title, light, past_tense),
+    *(spaced, capital, detail, iso, full_time, time_ago, length_of_time),
+    *(percent, fraction, signed, thousands, plural),
 )
 FILTERS: Final[dict[str, Callable[..., Any]]] = {each.__name__: each for each in _FUNCTIONS}

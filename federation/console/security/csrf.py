@@ -7,7 +7,6 @@ a browser in under another name.
 
 import hmac
 import secrets
-from dataclasses import dataclass
 from hashlib import sha256
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -20,14 +19,6 @@ if TYPE_CHECKING:
     from federation.console.services import Services, Visitor
 
 FIELD, HEADER = "csrf_token", "X-CSRF-Token"
-
-
-@dataclass(frozen=True)
-class NewCookie:
-    """A cookie that the response must set."""
-
-    name: str
-    value: str
 
 
 def csrf_token(secret: bytes, bound_to: str) -> str:
@@ -65,15 +56,15 @@ def is_same_origin(request: Request) -> bool:
 
 def token_for_page(
     request: Request, services: "Services", visitor: "Visitor | None"
-) -> tuple[str, NewCookie | None]:
-    """Return the token for the forms of a page, and before login the cookie that it needs."""
+) -> tuple[str, str | None]:
+    """Return the token for the forms of a page, and a new anonymous cookie if it needs one."""
     if visitor is not None:
         return visitor.csrf_token, None
     anonymous = request.cookies.get(cookie_name(services.settings, ANONYMOUS), "")
     if anonymous:
         return csrf_token(services.secret, anonymous), None
-    new = NewCookie(ANONYMOUS, secrets.token_urlsafe(32))
-    return csrf_token(services.secret, new.value), new
+    anonymous = secrets.token_urlsafe(32)
+    return csrf_token(services.secret, anonymous), anonymous
 
 
 def _equal(expected: str, given: str) -> bool:

@@ -6,8 +6,7 @@ from typing import Any, Final
 from fastapi import FastAPI, Request
 from fastapi.encoders import jsonable_encoder
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, PlainTextResponse, RedirectResponse
-from jinja2 import TemplateNotFound
+from fastapi.responses import JSONResponse, RedirectResponse
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
@@ -88,20 +87,15 @@ def error_response(
             status,
             headers,
         )
-    title = HTTPStatus(status).phrase
-    advice = _ADVICE.get(status, "")
-    try:
-        return render(
-            request,
-            "error.html",
-            status,
-            headers,
-            title=title,
-            message=message,
-            what_to_do=advice,
-        )
-    except TemplateNotFound:
-        return PlainTextResponse(f"{status} {title}\n{message}\n", status, headers)
+    return render(
+        request,
+        "error.html",
+        status,
+        headers,
+        title=HTTPStatus(status).phrase,
+        message=message,
+        what_to_do=_ADVICE.get(status, ""),
+    )
 
 
 async def _known_error(request: Request, error: Exception) -> Response:

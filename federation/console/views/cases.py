@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 from federation.catalogue.entries import Entry
-from federation.console.job_queue import Job, JobError
 from federation.console.services import Services, Visitor
 from twin.review.cases import Case, CaseImage, CaseRow, Decision, Page
 from twin.review.workflow import CaseState, allowed_actions
@@ -22,20 +21,16 @@ class CaseView:
         actions: Actions that this visitor may do now.
         decisions: Past decisions, oldest first.
         counts_by_day: (day, images that arrived), earliest first.
-        training: The training that the case is part of.
         known_classes: Classes that the serving model can predict.
         catalogue: Class names of the federation.
-        champion_version: Version of the serving model; None before the first.
     """
 
     case: Case
     actions: tuple[str, ...]
     decisions: tuple[Decision, ...]
     counts_by_day: tuple[tuple[str, int], ...]
-    training: Job | None
     known_classes: tuple[str, ...]
     catalogue: tuple[Entry, ...]
-    champion_version: str | None
 
 
 def case_list(
@@ -53,16 +48,13 @@ def case_view(services: Services, visitor: Visitor, case_id: int) -> CaseView:
     """
     case = services.store.case(visitor.hospital, case_id)
     offered = allowed_actions(case.state, visitor.role, visitor.user, case.named_by)
-    champion = services.registry.champion()
     return CaseView(
         case,
         tuple(name for name in offered if name not in HIDDEN_ACTIONS),
         tuple(services.store.decisions(case_id, hospital=visitor.hospital)),
         tuple(services.store.days(case_id, hospital=visitor.hospital)),
-        _job_if_any(services, case.training_id),
         services.registry.champion_classes(),
         tuple(services.catalogue.entries()),
-        champion.version if champion else None,
     )
 
 
@@ -75,10 +67,3 @@ def case_images(
         CaseNotFound: If there is none, or it belongs to another hospital.
     """
     return services.store.images(case_id, page, IMAGES_PER_PAGE, order, hospital=visitor.hospital)
-
-
-def _job_if_any(services: Services, training_id: str | None) -> Job | None:
-    try:
-        return services.jobs.get(training_id) if training_id else None
-    except JobError:
-        return None
