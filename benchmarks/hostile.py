@@ -31,9 +31,9 @@ import torch
 from torch import Tensor
 
 from benchmarks.measuring import table, tell
-from federation.aggregation.means import parameters_of
 from federation.aggregation.robust import RobustConfig
 from federation.aggregation.screening import parameter_norm
+from federation.aggregation.weight_tensors import parameters_of
 from federation.engines.sequential import SequentialEngine
 from federation.engines.simulated_hospitals import Hospitals, SimulatedHospitals
 from federation.experiment.config import ExperimentConfig
@@ -229,7 +229,7 @@ class HostileEngine:
 
     def observe(self, model: GlobalModel, twin_ids: Sequence[str]) -> Sequence[Observation]:
         """Let these twins look."""
-        return self._engine.observe(model, twin_ids)
+        return list(self._engine.observe(model, twin_ids))
 
     def train(self, method: Method, broadcasts: Mapping[str, Broadcast]) -> Sequence[TwinUpdate]:
         """Let these twins train, and one of them lie; an answer that cannot be read is none."""
@@ -268,12 +268,12 @@ def round_without_defence(
     server: ServerState, engine: HostileEngine, method: Method
 ) -> ServerState:
     """Run a round that takes the method's mean of whatever comes back."""
-    observations = engine.observe(server.model, engine.present(server.round))
+    observations = list(engine.observe(server.model, engine.present(server.round)))
     server, _ = grow_for_new_classes(server, observations)
-    updates = engine.train(
-        method,
-        {each.twin_id: method.broadcast(server, None, each.twin_id) for each in observations},
-    )
+    broadcasts = {
+        each.twin_id: method.broadcast(server, None, each.twin_id) for each in observations
+    }
+    updates = list(engine.train(method, broadcasts))
     return replace(method.aggregate(server, updates), round=server.round + 1)
 
 
@@ -335,7 +335,7 @@ def run(
         Misled(hospitals, HOSTILE) if kind.flips else hospitals, kind.damage, trained=trained
     )
     server, proxy, records = (
-        new_server(config.network, config.seed),
+        new_server(config.network, config.seed, config.federation.settle_rounds),
         ProxyServer(config.proxy),
         list[RoundRecord](),
     )

@@ -13,7 +13,8 @@ import numpy as np
 from benchmarks.measuring import tell, use_threads
 from benchmarks.reference_round import Stages
 from benchmarks.watched import Watched, WatchedEngine
-from federation.engines.sequential import TwinEngine, make_engine
+from federation.engines.choice import make_engine
+from federation.engines.engine import TwinEngine
 from federation.engines.simulated_hospitals import SimulatedHospitals
 from federation.experiment.config import ExperimentConfig, load_experiment
 from federation.experiment.setup import prepare_experiment
@@ -135,7 +136,11 @@ def snapshots(world: World) -> dict[str, Snapshot]:
         method, reconstruction=replace(method.reconstruction, perturb_steps=2, invert_steps=3)
     )
     other = World(config, world.hospitals, hurried, world.threads)
-    at = Snapshot(new_server(config.network, config.seed), ProxyServer(config.proxy), {})
+    at = Snapshot(
+        new_server(config.network, config.seed, config.federation.settle_rounds),
+        ProxyServer(config.proxy),
+        {},
+    )
     found: dict[str, Snapshot] = {}
     try:
         for number in range(ROUNDS_BEFORE + MIDDLE + 1):

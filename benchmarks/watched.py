@@ -5,7 +5,8 @@ from time import perf_counter
 from typing import Any
 
 from benchmarks.reference_round import Stages
-from federation.engines.sequential import SequentialEngine, TwinEngine
+from federation.engines.engine import TwinEngine
+from federation.engines.sequential import SequentialEngine
 from twin.messages import Broadcast, GlobalModel
 from twin.state import TwinState
 
@@ -57,7 +58,7 @@ class WatchedEngine:
     def observe(self, model: GlobalModel, twin_ids: Sequence[str]) -> Any:
         """Let these twins look."""
         started = perf_counter()
-        observations = self.inner.observe(model, twin_ids)
+        observations = list(self.inner.observe(model, twin_ids))
         self._seconds["observe"] = perf_counter() - started
         self.after_observing = dict(self.inner.states)
         return observations
@@ -69,7 +70,7 @@ class WatchedEngine:
         if isinstance(self.inner, SequentialEngine):  # into a worker process no clock can be sent
             objective = Watched(objective, ("finish_local",), own)
         started = perf_counter()
-        updates = self.inner.train(objective, broadcasts)
+        updates = list(self.inner.train(objective, broadcasts))
         self._seconds["prototypes"] = own["finish_local"]
         self._seconds["train"] = perf_counter() - started - own["finish_local"]
         return updates

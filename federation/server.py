@@ -1,4 +1,9 @@
-"""What the server knows between rounds, and how its head grows. Knows no twin's data and no method."""
+"""Server state between rounds: global model, class list, and when a task began.
+
+Nobody tells the federation a task number. A task begins when twins announce a class that the
+server does not know, unless the open task began only a few rounds ago: then the class is a
+latecomer of that task. Learning rate, proxy server, prototypes and twins all follow this one rule.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -12,6 +17,8 @@ from incremental.head import Weights, grow_head
 from incremental.network import NetworkConfig, initial_weights
 from twin.messages import GlobalModel, Observation
 
+SETTLE_ROUNDS = 2  # default of ServerState.settle_rounds
+
 
 @dataclass(frozen=True)
 class ServerState:
@@ -19,52 +26,75 @@ class ServerState:
 
     Args:
         weights: The global model.
-        class_names: One per row of its head.
-        network: What the weights belong to.
+        class_names: One for each row of its head.
+        network: The network of the weights.
         seed: The run's seed.
-        round: Rounds that are over.
-        growth_rounds: Rounds in which the head grew; their number is the server's own count of tasks.
-        kept: What the method's server half keeps.
+        settle_rounds: Classes announced up to this many rounds after a task began belong to it.
+        round: Number of finished rounds.
+        task_begins: Rounds in which a task began, from 0; their number is the server's own count
+            of tasks.
+        kept: Tensors that the method's server half keeps.
         usual_entropy: Mean over twins of the quantiles of entropies of known images [nats].
-        usual_images: Images behind them.
+        usual_images: Number of images behind ``usual_entropy``.
     """
 
     weights: Weights
     class_names: tuple[str, ...]
     network: NetworkConfig
     seed: int
+    settle_rounds: int = SETTLE_ROUNDS
     round: int = 0
-    growth_rounds: tuple[int, ...] = ()
+    task_begins: tuple[int, ...] = ()
     kept: Mapping[str, Tensor] = field(default_factory=dict)
     usual_entropy: tuple[float, ...] | None = None
     usual_images: int = 0
 
     @property
-    def model(self) -> GlobalModel:
-        """The message by which twins look at their data."""
-        return GlobalModel(
-            self.weights, self.class_names, self.round, self.usual_entropy, self.usual_images
-        )
+    def task(self) -> int:
+        """Number of the open task, from 1; 0 before the first class."""
+        return len(self.task_begins)
 
     @property
-    def rounds_since_growth(self) -> int:
-        """Rounds since the head last grew."""
-        return self.round - self.growth_rounds[-1] if self.growth_rounds else self.round
+    def rounds_since_task_began(self) -> int:
+        """Rounds since the open task began."""
+        return self.round - self.task_begins[-1] if self.task_begins else self.round
+
+    @property
+    def task_of_new_classes(self) -> int:
+        """Number of the task of classes that are announced in this round: the open or the next."""
+        joins = bool(self.task_begins) and self.rounds_since_task_began <= self.settle_rounds
+        return self.task if joins else self.task + 1
+
+    @property
+    def model(self) -> GlobalModel:
+        """The message with which twins observe their data."""
+        return GlobalModel(
+            self.weights,
+            self.class_names,
+            self.round,
+            self.usual_entropy,
+            self.usual_images,
+            task=self.task,
+            task_of_new_classes=self.task_of_new_classes,
+        )
 
 
-def new_server(network: NetworkConfig, seed: int) -> ServerState:
+def new_server(
+    network: NetworkConfig, seed: int, settle_rounds: int = SETTLE_ROUNDS
+) -> ServerState:
     """Return a server whose model knows no class."""
-    return ServerState(initial_weights(network, seed_for(seed, "weights")), (), network, seed)
+    weights = initial_weights(network, seed_for(seed, "weights"))
+    return ServerState(weights, (), network, seed, settle_rounds)
 
 
 def grow_for_new_classes(
     server: ServerState, observations: Sequence[Observation]
 ) -> tuple[ServerState, tuple[str, ...]]:
-    """Add a row for each class that twins announced, before anyone trains: one shape per round.
+    """Add a head row for each class that twins announced, and begin a task where it is time.
 
     Args:
         server: With the old head.
-        observations: In the order of the twins; the order of announcement is the order of the rows.
+        observations: In the order of the twins; the order of announcement is that of the rows.
 
     Returns:
         The server, and the names that were added.
@@ -74,17 +104,21 @@ def grow_for_new_classes(
     if not added:
         return server, ()
     generator = torch.Generator().manual_seed(seed_for(server.seed, "head", *added))
+    begins = (server.round,) if server.task_of_new_classes > server.task else ()
     grown = replace(
         server,
         weights=grow_head(server.weights, len(added), generator),
         class_names=(*server.class_names, *added),
-        growth_rounds=(*server.growth_rounds, server.round),
+        task_begins=(*server.task_begins, *begins),
     )
     return grown, added
 
 
 def with_usual_entropy(server: ServerState, observations: Sequence[Observation]) -> ServerState:
-    """Return the server with the mean over twins of the quantiles they reported, each counted by its images; unchanged without reports."""
+    """Return the server with the mean over twins of the entropy quantiles they reported.
+
+    Each twin counts by its images; without reports the server is unchanged.
+    """
     reports = [
         (each.usual_entropy, each.num_held_back)
         for each in observations

@@ -18,17 +18,11 @@ class ProxyConfig:
     """How the old model is chosen.
 
     Args:
-        teacher: ``proxy``: the model with the best score of the task, ties to the latest; ``last_global``: the task's last one.
-        settle_rounds: Growth within this many rounds after a growth is a latecomer's and belongs to the same task; the old model stays.
+        teacher: ``proxy``: the model with the best score of the task, ties to the latest;
+            ``last_global``: the task's last one.
     """
 
     teacher: Literal["proxy", "last_global"] = "proxy"
-    settle_rounds: int = 2
-
-    def __post_init__(self) -> None:
-        """Check the range."""
-        if self.settle_rounds < 0:
-            raise ValueError(f"settle_rounds is {self.settle_rounds}; allowed: 0 or more")
 
 
 @dataclass(frozen=True)
@@ -72,7 +66,6 @@ class ProxyServer:
         self.config = config
         self.best: StoredModel | None = None
         self.old_model: StoredModel | None = None
-        self.last_closed_round = -1
 
     def consider(self, candidate: StoredModel) -> None:
         """Keep the candidate if it is the best of the open task so far.
@@ -92,24 +85,17 @@ class ProxyServer:
         ):
             self.best = candidate
 
-    def close_task(self, round_number: int) -> StoredModel | None:
-        """End the open task: its best model becomes the old model and its score is forgotten.
-
-        Args:
-            round_number: The round in which the head grew.
+    def close_task(self) -> StoredModel | None:
+        """End the open task: its best model becomes the old model, and its score is forgotten.
 
         Returns:
-            The new old model; none where nothing was kept or the growth belongs to a task that has only just begun.
+            The new old model; none where nothing was kept.
         """
-        latecomer = (
-            self.last_closed_round >= 0
-            and round_number - self.last_closed_round <= self.config.settle_rounds
-        )
-        if latecomer:
-            self.best = None  # it was measured before its task was complete
-            return None
-        self.last_closed_round = round_number
         closed, self.best = self.best, None
         if closed is not None:
             self.old_model = closed
         return closed
+
+    def forget_best(self) -> None:
+        """Forget the best model of the open task: it was measured before the task was complete."""
+        self.best = None

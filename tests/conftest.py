@@ -80,9 +80,7 @@ def tiny_setting(tiny_network: "NetworkConfig") -> "TwinSetting":
         schedule="constant",
         augmentation=AugmentationConfig(crop_padding_pixels=0, brightness=0.0),
     )
-    twin = TwinConfig(
-        memory_capacity=12, settle_rounds=0, detection=DetectionConfig(jump_fraction=0.05)
-    )
+    twin = TwinConfig(memory_capacity=12, detection=DetectionConfig(jump_fraction=0.05))
     return TwinSetting(twin, tiny_network, training, rounds_per_task=2)
 
 

@@ -17,7 +17,6 @@ class TwinConfig:
 
     Args:
         memory_capacity: Most exemplars (paper: 2000 for CIFAR-100, 1000 for the organs, each per twin).
-        settle_rounds: Classes that a twin notices within this many rounds after its task began belong to that task.
         held_back_fraction: Share of arrivals that is never trained on: the calibrated detector's reference and the reported accuracy's
             test.
         detection: When new classes count as noticed.
@@ -25,7 +24,6 @@ class TwinConfig:
     """
 
     memory_capacity: int = 2000
-    settle_rounds: int = 2
     held_back_fraction: float = 0.0
     detection: DetectionConfig = Field(default_factory=DetectionConfig)
     watched: tuple[DetectionConfig, ...] = ()
@@ -36,8 +34,6 @@ class TwinConfig:
             raise ValueError(
                 f"memory_capacity is {self.memory_capacity}; allowed: 0 or more exemplars"
             )
-        if self.settle_rounds < 0:
-            raise ValueError(f"settle_rounds is {self.settle_rounds}; allowed: 0 or more")
         if not 0 <= self.held_back_fraction <= 0.5:
             raise ValueError(f"held_back_fraction is {self.held_back_fraction}; allowed: 0 to 0.5")
         if self.detection.rule == "calibrated" and not self.held_back_fraction:

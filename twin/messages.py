@@ -23,6 +23,9 @@ class GlobalModel:
         round: The federation's clock.
         usual_entropy: Quantiles of entropies of known images over the federation [nats], shape [19]; none while nobody reported.
         usual_images: Images behind them.
+        task: Number of the federation's open task, from 1; 0 before the first class.
+        task_of_new_classes: Number of the task of classes that are announced in this round: the
+            open task while it is young, else the next.
     """
 
     weights: Weights
@@ -30,6 +33,8 @@ class GlobalModel:
     round: int
     usual_entropy: tuple[float, ...] | None = None
     usual_images: int = 0
+    task: int = 0
+    task_of_new_classes: int = 1
 
 
 @dataclass(frozen=True)
@@ -75,7 +80,7 @@ class Broadcast:
         weights: The global model, its head grown.
         class_names: One per row of the head.
         round: The federation's clock.
-        rounds_since_growth: Rounds since the head last grew; the learning rate is a function of it.
+        rounds_since_task_began: Rounds since the open task began; sets the learning rate.
         seed: Seeds all that is random in this twin's training of this round.
         old_model: The teacher; none in the first task or where a method needs none.
         extras: What a method sends besides, by name.
@@ -84,7 +89,7 @@ class Broadcast:
     weights: Weights
     class_names: tuple[str, ...]
     round: int
-    rounds_since_growth: int
+    rounds_since_task_began: int
     seed: int
     old_model: StoredModel | None = None
     extras: Mapping[str, Tensor] = field(default_factory=dict)

@@ -125,11 +125,6 @@ class LocalObjective(Protocol):
         """Exemplars are trained on beside the current task."""
         ...
 
-    @property
-    def held_out_fraction(self) -> float:
-        """Share of the images of each class that is kept out of training once there is a teacher, 0 to 0.5."""
-        ...
-
     def local_loss(
         self, network: IncrementalNetwork, batch: TrainingBatch, context: LocalContext
     ) -> Terms:
@@ -140,4 +135,14 @@ class LocalObjective(Protocol):
         self, network: IncrementalNetwork, context: LocalContext
     ) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor]]:
         """Return what to upload besides the weights, and what to keep on the twin."""
+        ...
+
+
+@runtime_checkable
+class HoldsOut(Protocol):
+    """A method that fits something to images which a twin keeps out of training."""
+
+    @property
+    def held_out_fraction(self) -> float:
+        """Share of each class's images, 0 to 0.5, kept out of training once there is a teacher."""
         ...

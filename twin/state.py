@@ -28,6 +28,7 @@ class TwinState:
         held_back: Images of the task being learned that are never trained on.
         current_names: Classes of that task.
         began_round: When that task began; -1 before the first.
+        task: The federation's number of that task; 0 before the first.
         finished: Classes of each finished task, oldest first.
         previous_mean: Mean entropy at the last look [nats].
         fresh_task: A new task began and the twin has not trained since.
@@ -46,6 +47,7 @@ class TwinState:
     held_back: Positions = field(default_factory=lambda: NOTHING)
     current_names: tuple[str, ...] = ()
     began_round: int = -1
+    task: int = 0
     finished: tuple[tuple[str, ...], ...] = ()
     previous_mean: float | None = None
     fresh_task: bool = False
@@ -75,6 +77,7 @@ def to_plain(state: TwinState) -> tuple[dict[str, Any], dict[str, Tensor]]:
         "observed_until": state.observed_until,
         "current_names": list(state.current_names),
         "began_round": state.began_round,
+        "task": state.task,
         "finished": [list(names) for names in state.finished],
         "previous_mean": state.previous_mean,
         "fresh_task": state.fresh_task,
@@ -108,6 +111,7 @@ def from_plain(plain: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> TwinS
         held_back=tensors["held_back"].numpy(),
         current_names=tuple(plain["current_names"]),
         began_round=plain["began_round"],
+        task=plain["task"],
         finished=tuple(tuple(names) for names in plain["finished"]),
         previous_mean=plain["previous_mean"],
         fresh_task=plain["fresh_task"],

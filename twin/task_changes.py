@@ -1,7 +1,8 @@
-"""How a twin's life falls into tasks: what it takes in, when a new task begins, and what stays of the last one. State in, state out.
+"""Tasks of a twin: take in arrivals, begin a task, archive the one before it.
 
-A twin that detects new classes archives its present task and begins the next one; so does one that finds its arrivals' classes on the
-federation's list. Nobody tells it a task's number. Knows no server and no training.
+A twin that detects new classes archives its present task and begins the next one; so does a twin
+whose arrivals have classes on the federation's list that are new to the twin. Which classes belong
+to one task is the federation's rule (``federation.server``), which arrives with the global model.
 """
 
 from dataclasses import replace
@@ -12,6 +13,7 @@ from incremental.network import IncrementalNetwork
 from twin.config import TwinConfig
 from twin.hospital_view import HospitalView
 from twin.memory import herd
+from twin.messages import GlobalModel
 from twin.state import NOTHING, TwinState
 
 
@@ -20,30 +22,29 @@ def take_in(
     view: HospitalView,
     config: TwinConfig,
     network: IncrementalNetwork,
-    round_number: int,
-    class_names: tuple[str, ...],
+    model: GlobalModel,
     announced: tuple[str, ...],
 ) -> TwinState:
-    """Move from the inbox what the federation knows or is being told about; begin a new task where its classes are new to the twin.
+    """Move images of known and announced classes from the inbox into the current task.
+
+    Begins a task where a class is new to the twin.
 
     Args:
         state: The twin's.
         view: Of its hospital.
-        config: How long a task is young, and what share of it is held back.
+        config: Says what share of the images is held back.
         network: The global model, which picks the exemplars of the task that ends.
-        round_number: When.
-        class_names: What the federation knows.
-        announced: What this twin asks it to add.
+        model: Message of the global model: class names, round and task.
+        announced: Classes that this twin asks the federation to add.
     """
-    accepted = view.known(state.inbox, (*class_names, *announced))
+    accepted = view.known(state.inbox, (*model.class_names, *announced))
     taken, waiting = state.inbox[accepted], state.inbox[~accepted]
     if not len(taken):
         return state
     if not set(view.names(taken)) <= set(state.current_names):
-        state = begin_task(state, view, config, network, round_number, view.names(taken), announced)
-    taken = taken[
-        np.argsort(view.hospital.labels(taken), kind="stable")
-    ]  # so that each class is held back alike
+        state = begin_task(state, view, network, model, view.names(taken), announced)
+    # Sorted by class, so that the same share of each class is held back.
+    taken = taken[np.argsort(view.hospital.labels(taken), kind="stable")]
     steps = np.floor(np.arange(len(taken) + 1) * config.held_back_fraction + 1e-9)
     held = np.diff(steps) > 0
     return replace(
@@ -57,31 +58,33 @@ def take_in(
 def begin_task(
     state: TwinState,
     view: HospitalView,
-    config: TwinConfig,
     network: IncrementalNetwork,
-    round_number: int,
+    model: GlobalModel,
     names: tuple[str, ...],
     announced: tuple[str, ...],
 ) -> TwinState:
-    """Archive the present task and begin one with these classes; a task that has only just begun takes them in instead.
+    """Archive the current task and begin one with these classes.
 
-    Classes of one task may be noticed a round or two apart: archiving between would leave exemplars of images hardly learned from.
+    Classes of the federation's open task join the current task instead, if that is the same one:
+    archiving between them would leave exemplars of images that were hardly trained on.
     """
-    young = bool(state.current_names) and round_number - state.began_round <= config.settle_rounds
-    archived = state if young else archive(state, view, network, round_number)
+    task = model.task_of_new_classes if announced else model.task
+    joins = bool(state.current_names) and task == state.task
+    archived = state if joins else archive(state, view, network, model.round)
     how = (
         f"detected {', '.join(announced)}"
         if announced
         else "learned from the class list of others' detection"
     )
     noted = archived.noted(
-        round_number, f"{'task grows' if young else 'new task'}: {', '.join(names)} ({how})"
+        model.round, f"{'task grows' if joins else 'new task'}: {', '.join(names)} ({how})"
     )
     return replace(
         noted,
         current_names=tuple(dict.fromkeys((*noted.current_names, *names))),
-        began_round=state.began_round if young else round_number,
-        fresh_task=bool(announced) or (young and state.fresh_task),
+        began_round=state.began_round if joins else model.round,
+        task=task,
+        fresh_task=bool(announced) or (joins and state.fresh_task),
     )
 
 

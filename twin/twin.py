@@ -26,7 +26,7 @@ from twin.local_training import LocalResult, learning_rate, train_locally
 from twin.memory import ExemplarMemory
 from twin.messages import Broadcast, GlobalModel, Observation, TwinUpdate
 from twin.novelty_check import fraction, look, usual_quantiles
-from twin.objective import LocalContext, LocalObjective
+from twin.objective import HoldsOut, LocalContext, LocalObjective
 from twin.privacy.accounting import (
     affords,
     check_fits,
@@ -101,9 +101,7 @@ class DigitalTwin:
         announced = unknown if detection.signal else ()
         rows = self._view.rows(state.held_back, model.class_names)
         num_correct = int((held_back.argmax(1) == rows).sum()) if held_back.size else 0
-        self.state = take_in(
-            state, self._view, config, network, model.round, model.class_names, announced
-        )
+        self.state = take_in(state, self._view, config, network, model, announced)
         return Observation(
             twin_id=self.twin_id,
             round=model.round,
@@ -144,7 +142,9 @@ class DigitalTwin:
             raise ValueError(
                 f"twin {self.twin_id} was asked to train in round {broadcast.round} and has no image of a known class"
             )
-        share = objective.held_out_fraction if broadcast.old_model is not None else 0.0
+        share = 0.0
+        if isinstance(objective, HoldsOut) and broadcast.old_model is not None:
+            share = objective.held_out_fraction
         kept_out = hold_out(positions, self._hospital.labels(positions), share)
         held_out, positions = positions[kept_out], positions[~kept_out]
         privacy = pay(self._setting, self.state.privacy, len(positions))
@@ -187,7 +187,7 @@ class DigitalTwin:
         training = self._setting.training
         rates = tuple(
             learning_rate(
-                training, broadcast.rounds_since_growth, epoch, self._setting.rounds_per_task
+                training, broadcast.rounds_since_task_began, epoch, self._setting.rounds_per_task
             )
             for epoch in range(training.epochs)
         )

@@ -67,7 +67,7 @@ def watch(config: ExperimentConfig, data: ImageDataset, method: Method | None = 
     engine, proxy, server = (
         SequentialEngine(setup.hospitals()),
         ProxyServer(config.proxy),
-        new_server(config.network, config.seed),
+        new_server(config.network, config.seed, config.federation.settle_rounds),
     )
     servers, records = [], []
     trained: dict[str, NDArray[np.int64]] = {}

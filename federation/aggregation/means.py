@@ -1,31 +1,104 @@
-"""Means over twins' weights, and what methods share that keep weight-shaped things: pure functions. Know no round and no method."""
+"""Weighted means of model weights, with head rows matched by class name."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 
-from incremental.head import HEAD_ROWS, Weights, pad_rows
+from incremental.head import HEAD_ROWS, Weights
 from twin.messages import TwinUpdate
 
-Mean = Literal[
-    "by_images", "equal"
-]  # each twin counts by its images (McMahan et al.), or all alike (public code of GLFC and LGA)
+# Shares of twins in a mean: by their images (McMahan et al.) or equal (public code of GLFC and LGA).
+Mean = Literal["by_images", "equal"]
 
 
-def mean_of_updates(updates: Sequence[TwinUpdate], mean: Mean) -> Weights:
-    """Return the mean of twins' models: counted by their images or all alike."""
-    return weighted_mean(
-        [each.weights for each in updates],
-        [each.num_images if mean == "by_images" else 1 for each in updates],
-    )
+@dataclass(frozen=True)
+class Arrived:
+    """An update as a topology hands it to a method.
+
+    Args:
+        update: The update. Where it was trained from an older model, the topology has rebased it:
+            its weights are the receiver's weights plus the change that the twin made.
+        age: Versions of the receiver's model since the one it was trained from; 0 in a
+            synchronous round.
+        weight: Factor on its share in the mean; 1 in a synchronous round.
+    """
+
+    update: TwinUpdate
+    age: int = 0
+    weight: float = 1.0
+
+
+def mean_of_arrived(
+    own: Weights, class_names: tuple[str, ...], arrived: Sequence[Arrived], mean: Mean
+) -> Weights:
+    """Return the mean of the models that arrived, in the rows of the receiver's head.
+
+    Args:
+        own: The receiver's weights.
+        class_names: One for each row of its head.
+        arrived: At least one update.
+        mean: How updates count, before their own ``weight``.
+
+    Raises:
+        ValueError: If an update has a class that the receiver does not know, or no share is
+            positive.
+    """
+    updates = matched_updates(own, class_names, arrived)
+    counts = [each.num_images if mean == "by_images" else 1 for each in updates]
+    shares = [each.weight * count for each, count in zip(arrived, counts, strict=True)]
+    return weighted_mean([each.weights for each in updates], shares)
+
+
+def matched_updates(
+    own: Weights, class_names: tuple[str, ...], arrived: Sequence[Arrived]
+) -> list[TwinUpdate]:
+    """Return the updates that arrived, each with its head rows as ``matched_rows`` gives them."""
+    return [
+        replace(
+            each.update,
+            weights=matched_rows(each.update, own, class_names),
+            class_names=class_names,
+        )
+        for each in arrived
+    ]
+
+
+def matched_rows(update: TwinUpdate, own: Weights, class_names: tuple[str, ...]) -> Weights:
+    """Return an update's weights with its head rows in the receiver's order.
+
+    A row of a class that the update does not know has no change: it is the receiver's row.
+
+    Args:
+        update: Its ``class_names`` name its rows.
+        own: The receiver's weights.
+        class_names: One for each row of the receiver's head.
+
+    Raises:
+        ValueError: If the update has a class that the receiver does not know.
+    """
+    if update.class_names == class_names:
+        return update.weights
+    unknown = [name for name in update.class_names if name not in class_names]
+    if unknown:
+        raise ValueError(
+            f"the update of {update.twin_id} has the classes {', '.join(unknown)}; allowed: those "
+            f"of the receiver, {', '.join(class_names)}; let the receiver grow first"
+        )
+    rows = torch.tensor([class_names.index(name) for name in update.class_names], dtype=torch.int64)
+    return {
+        name: own[name].index_copy(0, rows, value) if name in HEAD_ROWS else value
+        for name, value in update.weights.items()
+    }
 
 
 def weighted_mean(weights: Sequence[Weights], shares: Sequence[float | int]) -> Weights:
     """Return the mean of weights, each counted by its share.
 
-    Source: McMahan et al., Communication-Efficient Learning of Deep Networks from Decentralized Data, AISTATS 2017, algorithm 1. Sums
-    are in float64 and in the order given; integer tensors (counters of batch normalisation) are rounded and stay integers.
+    Source: McMahan et al., Communication-Efficient Learning of Deep Networks from Decentralized
+    Data, AISTATS 2017, algorithm 1. Sums are in float64 and in the order given. Integer tensors
+    (counters of batch normalisation) are rounded and stay integers.
 
     Args:
         weights: Same names and shapes.
@@ -37,51 +110,16 @@ def weighted_mean(weights: Sequence[Weights], shares: Sequence[float | int]) -> 
     total = float(sum(shares))
     if not weights or total <= 0:
         raise ValueError(
-            f"a mean of {len(weights)} updates with shares {list(shares)} does not exist; at least one positive share is needed"
+            f"a mean of {len(weights)} updates with shares {list(shares)} does not exist; "
+            "at least one positive share is needed"
         )
-    return {
-        name: _mean([each[name] for each in weights], [share / total for share in shares])
-        for name in weights[0]
-    }
+    fractions = [share / total for share in shares]
+    return {name: _mean([each[name] for each in weights], fractions) for name in weights[0]}
 
 
 def _mean(tensors: Sequence[torch.Tensor], shares: Sequence[float]) -> torch.Tensor:
     mean = torch.zeros(tensors[0].shape, dtype=torch.float64)
     for tensor, share in zip(tensors, shares, strict=True):
         mean += share * tensor.double()
-    return (
-        mean.to(tensors[0].dtype)
-        if tensors[0].is_floating_point()
-        else mean.round().to(tensors[0].dtype)
-    )
-
-
-def parameters_of(weights: Weights) -> Weights:
-    """Return what training moves: weights without the statistics and counters of batch normalisation, which follow the data."""
-    return {
-        name: value
-        for name, value in weights.items()
-        if value.is_floating_point() and "running_" not in name
-    }
-
-
-def padded(values: Mapping[str, torch.Tensor], rows: int) -> Weights:
-    """Return weight-shaped values with zeros for the rows by which the head has grown since they were made."""
-    return {
-        name: pad_rows(value, rows) if name in HEAD_ROWS else value
-        for name, value in values.items()
-    }
-
-
-def labelled(label: str, values: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Return values under ``label/name``, so that several weight-shaped things travel in one message."""
-    return {f"{label}/{name}": value for name, value in values.items()}
-
-
-def with_label(label: str, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Return the values that ``labelled`` put under a label, by their own names."""
-    return {
-        name.removeprefix(f"{label}/"): value
-        for name, value in tensors.items()
-        if name.startswith(f"{label}/")
-    }
+    dtype = tensors[0].dtype
+    return mean.to(dtype) if tensors[0].is_floating_point() else mean.round().to(dtype)

@@ -14,7 +14,7 @@ import torch
 from pydantic import ConfigDict
 from torch import Tensor
 
-from federation.aggregation.means import parameters_of
+from federation.aggregation.weight_tensors import parameters_of
 from federation.server import ServerState
 from incremental.head import Weights
 from twin.messages import TwinUpdate, num_bytes

@@ -154,9 +154,7 @@ def add_classes(
     new = tuple(name for name in plan.approved_names() if name not in server.class_names)
     vocabulary = (*server.class_names, *new)
     _check_flip(config, vocabulary)
-    twin = TwinConfig(
-        config.memory_capacity, settle_rounds=0, detection=DetectionConfig(rule="by_name")
-    )
+    twin = TwinConfig(config.memory_capacity, detection=DetectionConfig(rule="by_name"))
     hospitals = open_hospitals(
         plan, vocabulary, TwinSetting(twin, server.network, config.training, config.rounds)
     )
@@ -204,12 +202,12 @@ def _start(
     champion: Path | None, config: AdditionConfig, seed: int
 ) -> tuple[StoredModel | None, ServerState, Mapping[str, Any]]:
     if champion is None:
-        return None, new_server(config.network, seed), {}
+        return None, new_server(config.network, seed, settle_rounds=0), {}
     network, manifest = load_model(champion)
     weights, names = weights_of(network), tuple(manifest["class_names"])
     return (
         StoredModel(weights, names, 0, None),
-        ServerState(weights, names, network.config, seed),
+        ServerState(weights, names, network.config, seed, settle_rounds=0),
         manifest,
     )
 

@@ -1,10 +1,18 @@
-"""Twins in worker processes. Knows no method and no metric.
+"""Process engine: twins in worker processes of this machine.
 
-The archive is shared memory, a message's tensors are shared memory (``federation.engines.shared_memory``), and a worker reads and writes the state of
-the twin it runs: through the pipes go names and numbers.
+The archive and the tensors of messages are shared memory (``federation.engines.shared_memory``),
+and a worker reads the state of the twin that it runs; names and numbers go through the pipes.
+A worker that dies (killed, out of memory) is noticed at once: its twin runs once more in a new
+worker. A worker never replaces a twin's state: it writes the new state beside the old one and the
+parent puts it in place with the answer, so that a twin which is repeated starts from the state it
+had.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import multiprocessing
+import signal
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,9 +23,10 @@ import torch
 import torch.multiprocessing
 from numpy.typing import NDArray
 
+from federation.engines.engine import TwinDone, ignore_twin_done
 from federation.engines.shared_memory import SharedMessage, pack, unpack
 from federation.engines.simulated_hospitals import SimulatedHospitals
-from federation.engines.twin_states import StateFolder
+from federation.engines.twin_states import StagedState, StateFolder
 from incremental.network import IncrementalNetwork, looking_network
 from physical.batch import Batch
 from physical.hospital import Arrival
@@ -25,19 +34,23 @@ from twin.config import TwinSetting
 from twin.messages import Broadcast, GlobalModel, Observation, TwinUpdate
 from twin.objective import LocalObjective
 
-Listener = Callable[[str, str], None]  # (stage, twin id), called when a twin is done
 Answer = TypeVar("Answer")
+
+
+class WorkerLostError(RuntimeError):
+    """A twin's worker process died twice: which twin, in which stage, what to do."""
 
 
 class ProcessEngine:
     """Twins in worker processes.
 
     Args:
-        hospitals: The hospitals.
-        states: Where their states rest: on disk, where workers find them; none: in a temporary folder that goes with the engine.
+        hospitals: The hospitals of the twins.
+        states: Where the twins' states rest: on disk, where workers find them; none: in a temporary
+            folder that goes with the engine.
         workers: How many processes.
-        threads: Of each.
-        listener: Told when a twin is done.
+        threads: Threads of each.
+        twin_done: Called when a twin is done.
     """
 
     def __init__(
@@ -46,7 +59,7 @@ class ProcessEngine:
         states: StateFolder | None,
         workers: int,
         threads: int,
-        listener: Listener = lambda stage, twin_id: None,
+        twin_done: TwinDone = ignore_twin_done,
     ) -> None:
         self._temporary: TemporaryDirectory[str] | None = None
         if states is None:
@@ -54,41 +67,35 @@ class ProcessEngine:
             states = StateFolder(Path(self._temporary.name))
         self.states = states
         self._hospitals = hospitals
-        self._listener = listener
+        self._twin_done = twin_done
+        self._workers = workers
         self._num_messages = 0
-        torch.multiprocessing.set_sharing_strategy("file_system")  # type: ignore[no-untyped-call]  # no file descriptor kept open
-        context = torch.multiprocessing.get_context("spawn")
-        self._pool = context.Pool(workers, _start_worker, (_share(hospitals), self.states, threads))
+        # A file for each block of shared memory, not a descriptor that stays open.
+        torch.multiprocessing.set_sharing_strategy("file_system")  # type: ignore[no-untyped-call]  # torch has no annotation for it
+        self._start = (_share(hospitals), states, threads)
+        self._pool = self._new_pool()
 
     def present(self, round_number: int) -> Sequence[str]:
-        """Return who takes part in a round."""
+        """Return the twins that take part in a round."""
         return self._hospitals.present(round_number)
 
-    def observe(self, model: GlobalModel, twin_ids: Sequence[str]) -> Sequence[Observation]:
-        """Let these twins look at their data."""
-        jobs = self._jobs(twin_ids, model)
-        return [
-            observation
-            for _, observation in self._collect(
-                "observe", self._pool.imap(_observe_in_worker, jobs)
-            )
-        ]
+    def observe(self, model: GlobalModel, twin_ids: Sequence[str]) -> Iterator[Observation]:
+        """Let these twins observe their data, several at a time; answers come as they are done."""
+        yield from self._run("observe", _observe_in_worker, twin_ids, model)
 
     def train(
         self, method: LocalObjective, broadcasts: Mapping[str, Broadcast]
-    ) -> Sequence[TwinUpdate]:
-        """Let these twins train, several at a time."""
-        longest_first = sorted(
-            broadcasts, key=lambda twin_id: (-self._images(twin_id), twin_id)
-        )  # so that no worker waits for one
-        jobs = self._jobs(longest_first, (method, dict(broadcasts)))
-        answers = dict(self._collect("train", self._pool.imap_unordered(_train_in_worker, jobs)))
-        return [unpack(answers[twin_id]) for twin_id in broadcasts]
+    ) -> Iterator[TwinUpdate]:
+        """Let these twins train, several at a time; answers come as they are done."""
+        # The longest first, so that no worker waits for one at the end.
+        longest_first = sorted(broadcasts, key=lambda twin_id: (-self._images(twin_id), twin_id))
+        message = (method, dict(broadcasts))
+        for answer in self._run("train", _train_in_worker, longest_first, message):
+            yield unpack(answer)
 
     def close(self) -> None:
-        """End the workers."""
-        self._pool.terminate()
-        self._pool.join()
+        """End the workers, also those that are at work."""
+        self._end_pool()
         if self._temporary is not None:
             self._temporary.cleanup()
 
@@ -96,18 +103,86 @@ class ProcessEngine:
         state = self.states.get(twin_id)
         return 0 if state is None else len(state.current) + len(state.memory)
 
-    def _jobs(self, twin_ids: Sequence[str], message: Any) -> list["_Job"]:
+    def _run(
+        self,
+        stage: str,
+        work: Callable[["_Job"], tuple[StagedState, Answer]],
+        twin_ids: Sequence[str],
+        message: Any,
+    ) -> Iterator[Answer]:
+        """Give each twin to a worker, at most one twin a worker, and yield answers as they come."""
         self._num_messages += 1
-        parcel = pack(message)
-        return [_Job(twin_id, self._num_messages, parcel) for twin_id in twin_ids]
+        packed = pack(message)
+        waiting = [_Job(twin_id, self._num_messages, packed) for twin_id in reversed(twin_ids)]
+        running: dict[Future[tuple[StagedState, Answer]], _Job] = {}
+        lost: set[str] = set()
+        try:
+            while waiting or running:
+                # A twin whose worker died runs alone, so that it is known who dies again.
+                alone = any(job.twin_id in lost for job in running.values())
+                while waiting and not alone and len(running) < self._workers:
+                    alone = waiting[-1].twin_id in lost
+                    if alone and running:
+                        break
+                    job = waiting.pop()
+                    running[self._submit(work, job)] = job
+                done, _ = wait(running, return_when=FIRST_COMPLETED)
+                for future in done:
+                    job = running.pop(future)
+                    try:
+                        staged, answer = future.result()
+                    except BrokenProcessPool:
+                        victims = [job, *running.values()]
+                        running.clear()
+                        self._replace_pool(stage, victims, lost)
+                        waiting.extend(victims)
+                        break
+                    self.states.put_in_place(staged)
+                    self._twin_done(stage, job.twin_id)
+                    yield answer
+        finally:
+            for future in running:
+                future.cancel()
 
-    def _collect(
-        self, stage: str, answers: Iterable[tuple[str, Answer]]
-    ) -> Iterator[tuple[str, Answer]]:
-        for twin_id, answer in answers:
-            self.states.changed(twin_id)
-            self._listener(stage, twin_id)
-            yield twin_id, answer
+    def _submit(
+        self, work: Callable[["_Job"], tuple[StagedState, Answer]], job: "_Job"
+    ) -> Future[tuple[StagedState, Answer]]:
+        try:
+            return self._pool.submit(work, job)
+        except BrokenProcessPool as error:  # a worker died while none was at work
+            broken: Future[tuple[StagedState, Answer]] = Future()
+            broken.set_exception(error)
+            return broken
+
+    def _replace_pool(self, stage: str, victims: Sequence["_Job"], lost: set[str]) -> None:
+        """Start new workers, unless a twin's worker has died for the second time."""
+        self._end_pool()
+        again = sorted({job.twin_id for job in victims} & lost)
+        if again:
+            raise WorkerLostError(
+                f"the worker process of twin {again[0]} died twice in stage {stage} without an "
+                "answer (killed from outside, or out of memory); nothing is lost: go on with "
+                "--resume, with fewer workers (--set engine.workers=1) if memory was short"
+            )
+        lost.update(job.twin_id for job in victims)
+        self._pool = self._new_pool()
+
+    def _new_pool(self) -> ProcessPoolExecutor:
+        context = torch.multiprocessing.get_context("spawn")
+        return ProcessPoolExecutor(self._workers, context, _start_worker, self._start)
+
+    def _end_pool(self) -> None:
+        workers = _processes_of(self._pool)
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        for worker in workers:
+            worker.terminate()
+        for worker in workers:
+            worker.join()
+
+
+def _processes_of(pool: ProcessPoolExecutor) -> list[multiprocessing.Process]:
+    """Return the workers of a pool: before Python 3.14 nothing public ends one that is at work."""
+    return list((getattr(pool, "_processes", None) or {}).values())
 
 
 @dataclass(frozen=True)
@@ -121,7 +196,7 @@ class _Job:
 
 @dataclass(frozen=True)
 class _SharedHospitals:
-    """The hospitals on their way to a worker: pixels as a shared tensor, all else as it is."""
+    """The hospitals on their way to a worker, their pixels as a shared tensor."""
 
     images: torch.Tensor
     labels: NDArray[np.int64]
@@ -137,11 +212,12 @@ class _SharedHospitals:
 
 
 def _share(hospitals: SimulatedHospitals) -> _SharedHospitals:
-    images = torch.from_numpy(hospitals.archive.images).share_memory_()  # type: ignore[no-untyped-call]
+    archive = hospitals.archive
+    images = torch.from_numpy(archive.images).share_memory_()  # type: ignore[no-untyped-call]  # torch has no annotation for it
     return _SharedHospitals(
         images,
-        hospitals.archive.labels,
-        hospitals.archive.vocabulary,
+        archive.labels,
+        archive.vocabulary,
         hospitals.arrivals,
         hospitals.joins,
         hospitals.setting,
@@ -151,7 +227,7 @@ def _share(hospitals: SimulatedHospitals) -> _SharedHospitals:
 
 @dataclass
 class _Worker:
-    """What a worker process has: its own view of the hospitals and states, and the message of the stage under way."""
+    """What a worker process has: its view of hospitals and states, and the stage's message."""
 
     hospitals: SimulatedHospitals
     states: StateFolder
@@ -160,45 +236,40 @@ class _Worker:
     network: IncrementalNetwork | None = None
 
     def open(self, job: _Job) -> Any:
-        """Return the message of a job, opened once for all of a stage's jobs."""
+        """Return the message of a job, opened once for all jobs of a stage."""
         if self.number != job.number:
             self.number, self.message, self.network = job.number, unpack(job.message), None
         return self.message
 
 
-# Set once when a worker starts: the one global of the project, because a pool's tasks have no other place for it.
+# Set when a worker starts. The one global: a pool's tasks have no other place for it.
 _worker: _Worker | None = None
 
 
 def _start_worker(shared: _SharedHospitals, states: StateFolder, threads: int) -> None:
     global _worker  # noqa: PLW0603
-    import signal
-
-    signal.signal(
-        signal.SIGINT, signal.SIG_IGN
-    )  # Ctrl-C is the parent's: it ends the round and the workers
-    torch.multiprocessing.set_sharing_strategy("file_system")  # type: ignore[no-untyped-call]
+    # Ctrl-C is for the parent, which ends the round and the workers.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    torch.multiprocessing.set_sharing_strategy("file_system")  # type: ignore[no-untyped-call]  # torch has no annotation for it
     torch.set_num_threads(threads)
     _worker = _Worker(shared.open(), states)
 
 
-def _observe_in_worker(job: _Job) -> tuple[str, Observation]:
+def _observe_in_worker(job: _Job) -> tuple[StagedState, Observation]:
     assert _worker is not None
     model: GlobalModel = _worker.open(job)
+    hospitals = _worker.hospitals
     if _worker.network is None:
-        _worker.network = looking_network(
-            _worker.hospitals.setting.network, model.weights, _worker.hospitals.device
-        )
-    twin = _worker.hospitals.twin(job.twin_id, _worker.states.get(job.twin_id))
+        network = hospitals.setting.network
+        _worker.network = looking_network(network, model.weights, hospitals.device)
+    twin = hospitals.twin(job.twin_id, _worker.states.get(job.twin_id))
     observation = twin.observe(model, _worker.network)
-    _worker.states[job.twin_id] = twin.state
-    return job.twin_id, observation
+    return _worker.states.stage(job.twin_id, twin.state), observation
 
 
-def _train_in_worker(job: _Job) -> tuple[str, SharedMessage]:
+def _train_in_worker(job: _Job) -> tuple[StagedState, SharedMessage]:
     assert _worker is not None
     method, broadcasts = _worker.open(job)
     twin = _worker.hospitals.twin(job.twin_id, _worker.states.get(job.twin_id))
     update = twin.train(broadcasts[job.twin_id], method)
-    _worker.states[job.twin_id] = twin.state
-    return job.twin_id, pack(update)
+    return _worker.states.stage(job.twin_id, twin.state), pack(update)

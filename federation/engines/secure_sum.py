@@ -4,16 +4,16 @@ For simulations: both halves of the protocol run in this process, so it protects
 aggregation would learn, and costs. In a deployment the hospitals' halves run at the hospitals.
 """
 
-from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
 from functools import partial
 from typing import Any
 
 from federation.aggregation.means import Mean
 from federation.aggregation.secure_sum import SecureAggregationConfig, SecureSum, Verb, secure_sum
-from federation.engines.sequential import TwinEngine
+from federation.engines.engine import TwinEngine
+from federation.method import Method
 from federation.round import RoundConfig
 from twin.messages import Broadcast, GlobalModel, Observation, TwinUpdate
-from twin.objective import LocalObjective
 from twin.secure_sum.masking import Masker, MaskingConfig
 from twin.state import TwinState
 
@@ -51,13 +51,11 @@ class SecureEngine:
         """Return who takes part in a round."""
         return self._engine.present(round_number)
 
-    def observe(self, model: GlobalModel, twin_ids: Sequence[str]) -> Sequence[Observation]:
+    def observe(self, model: GlobalModel, twin_ids: Sequence[str]) -> Iterable[Observation]:
         """Let these twins look at their data."""
         return self._engine.observe(model, twin_ids)
 
-    def train(
-        self, method: LocalObjective, broadcasts: Mapping[str, Broadcast]
-    ) -> Sequence[TwinUpdate]:
+    def train(self, method: Method, broadcasts: Mapping[str, Broadcast]) -> Iterable[TwinUpdate]:
         """Let these twins train, and return the mean of their models; what became of each stands in ``last``."""
         self.last = secure_sum(broadcasts, self._mean, self._config, partial(self._ask, method))
         return [] if self.last.update is None else [self.last.update]
@@ -66,11 +64,9 @@ class SecureEngine:
         """Let go of what the engine holds."""
         self._engine.close()
 
-    def _ask(
-        self, method: LocalObjective, verb: Verb, messages: Mapping[str, Any]
-    ) -> Mapping[str, Any]:
+    def _ask(self, method: Method, verb: Verb, messages: Mapping[str, Any]) -> Mapping[str, Any]:
         if verb == "seal":
-            updates = self._engine.train(method, messages)
+            updates = list(self._engine.train(method, messages))
             self._maskers = {each.twin_id: Masker(each.twin_id, self._masking) for each in updates}
             return {
                 each.twin_id: _answer(

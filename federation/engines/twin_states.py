@@ -16,7 +16,7 @@ import shutil
 from collections.abc import Iterator, MutableMapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from uuid import uuid4
 
@@ -60,23 +60,52 @@ class StateFolder(MutableMapping[str, TwinState]):
         return _read(self.path / twin_id, max(rounds))
 
     def __setitem__(self, twin_id: str, state: TwinState) -> None:
+        self.put_in_place(self.stage(twin_id, state))
+
+    def stage(self, twin_id: str, state: TwinState) -> "StagedState":
+        """Write a twin's state beside the one it has, which stays the twin's state.
+
+        Raises:
+            StateError: If it cannot be written; nothing is left of it then.
+        """
         folder, number = self.path / twin_id, state.last_round
+        number_of_kept = state.model_round
         plain, tensors = to_plain(state)
         kept = {name: value for name, value in tensors.items() if name.startswith("kept/")}
         own = {name: value for name, value in tensors.items() if name not in kept}
-        place_of_kept = _place(folder, state.model_round, _KEPT)
+        place_of_kept = _place(folder, number_of_kept, _KEPT)
+        files = []
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            if kept and (number == state.model_round or not place_of_kept.exists()):
-                _write(place_of_kept, kept, "")
-            _write(_place(folder, number, _STATE), own, json.dumps({**plain, "kept": list(kept)}))
+            if kept and (number == number_of_kept or not place_of_kept.exists()):
+                files.append((_write_beside(place_of_kept, kept, ""), place_of_kept))
+            place, facts = _place(folder, number, _STATE), json.dumps({**plain, "kept": list(kept)})
+            files.append((_write_beside(place, own, facts), place))
         except (OSError, SafetensorError) as error:
-            raise StateError(
-                f"the state of twin {twin_id} could not be written below {self.path}: {error}; the last checkpoint is whole; make room and "
-                "go on with --resume"
-            ) from error
-        self._delete_what_no_checkpoint_needs(twin_id, number)
-        self.changed(twin_id)
+            for beside, _ in files:
+                beside.unlink(missing_ok=True)
+            raise self._not_written(twin_id, error) from error
+        return StagedState(twin_id, number, tuple(files))
+
+    def put_in_place(self, staged: "StagedState") -> None:
+        """Make a staged state the twin's state.
+
+        Raises:
+            StateError: If it cannot be.
+        """
+        try:
+            for beside, place in staged.files:
+                beside.replace(place)
+        except OSError as error:
+            raise self._not_written(staged.twin_id, error) from error
+        self._delete_what_no_checkpoint_needs(staged.twin_id, staged.round)
+        self._fresh.add(staged.twin_id)
+
+    def _not_written(self, twin_id: str, error: Exception) -> "StateError":
+        return StateError(
+            f"the state of twin {twin_id} could not be written below {self.path}: {error}; the last "
+            "checkpoint is whole; make room and go on with --resume"
+        )
 
     def __delitem__(self, twin_id: str) -> None:
         shutil.rmtree(self.path / twin_id)
@@ -92,10 +121,6 @@ class StateFolder(MutableMapping[str, TwinState]):
 
     def __len__(self) -> int:
         return sum(1 for _ in self)
-
-    def changed(self, twin_id: str) -> None:
-        """Take note that a twin's state was written, here or by a worker."""
-        self._fresh.add(twin_id)
 
     def flush(self) -> None:
         """Make sure that what was written since the last call is on the disk: a checkpoint may count on it now."""
@@ -186,6 +211,21 @@ class StateFolder(MutableMapping[str, TwinState]):
                     _place(folder, outdated, kind).unlink()
 
 
+@dataclass(frozen=True)
+class StagedState:
+    """A twin's state that is written and not yet in its place.
+
+    Args:
+        twin_id: Whose.
+        round: Round that wrote it.
+        files: Each file as it was written, and its place.
+    """
+
+    twin_id: str
+    round: int
+    files: tuple[tuple[Path, Path], ...]
+
+
 class StateError(ValueError):
     """A twin's state that cannot be written or read: what, what to do."""
 
@@ -212,24 +252,20 @@ def _number(name: str) -> int | None:
     return None if name.startswith(".") else int(name.partition(".")[0])
 
 
-def _write(place: Path, tensors: dict[str, Tensor], plain: str) -> None:
+def _write_beside(place: Path, tensors: dict[str, Tensor], plain: str) -> Path:
+    """Write a file beside its place, under a name that counts for nothing, and return that."""
     beside = place.with_name(f".{place.name}.{uuid4().hex}")
+    dense = {name: value.contiguous().clone() for name, value in tensors.items()}
     try:
-        save_file(
-            {name: value.contiguous().clone() for name, value in tensors.items()},
-            beside,
-            {"state": plain},
-        )
-        beside.replace(place)
-    except SafetensorError as error:
-        number = re.search(
-            r"os error (\d+)", str(error)
-        )  # a full disk, say: what the system means is told on, words are not
-        if number is None:
+        save_file(dense, beside, {"state": plain})
+    except BaseException as error:
+        beside.unlink(missing_ok=True)
+        # A full disk, say: the library gives the system's number in words alone.
+        number = re.search(r"os error (\d+)", str(error))
+        if not isinstance(error, SafetensorError) or number is None:
             raise
         raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
-    finally:
-        beside.unlink(missing_ok=True)
+    return beside
 
 
 def _read(folder: Path, number: int) -> TwinState:

@@ -37,7 +37,6 @@ class Checkpoint:
         server: The server.
         best: The proxy server's best model of the open task.
         old_model: The proxy server's old model.
-        last_closed_round: When its last task closed.
         states_until: Last round whose twins' states belong to it; they lie beside the checkpoints (``federation.engines.twin_states``).
         progress: Plain data of the experiment: seconds, images trained, number of records written.
     """
@@ -45,17 +44,12 @@ class Checkpoint:
     server: ServerState
     best: StoredModel | None
     old_model: StoredModel | None
-    last_closed_round: int
     states_until: int
     progress: Mapping[str, Any]
 
     def restore(self, proxy: ProxyServer) -> None:
         """Put the proxy server where it was."""
-        proxy.best, proxy.old_model, proxy.last_closed_round = (
-            self.best,
-            self.old_model,
-            self.last_closed_round,
-        )
+        proxy.best, proxy.old_model = self.best, self.old_model
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
@@ -149,7 +143,8 @@ def _take_apart(checkpoint: Checkpoint) -> tuple[dict[str, Any], dict[str, Tenso
     plain = {
         "round": server.round,
         "class_names": server.class_names,
-        "growth_rounds": server.growth_rounds,
+        "task_begins": server.task_begins,
+        "settle_rounds": server.settle_rounds,
         "seed": server.seed,
         "usual_entropy": server.usual_entropy,
         "usual_images": server.usual_images,
@@ -157,7 +152,6 @@ def _take_apart(checkpoint: Checkpoint) -> tuple[dict[str, Any], dict[str, Tenso
             name: getattr(server.network, name) for name in server.network.__dataclass_fields__
         },
         "models": {name: _describe(model) for name, model in models.items()},
-        "last_closed_round": checkpoint.last_closed_round,
         "states_until": checkpoint.states_until,
         "progress": dict(checkpoint.progress),
     }
@@ -172,7 +166,8 @@ def _put_together(plain: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Ch
         network=NetworkConfig(**plain["network"]),
         seed=plain["seed"],
         round=plain["round"],
-        growth_rounds=tuple(plain["growth_rounds"]),
+        task_begins=tuple(plain["task_begins"]),
+        settle_rounds=plain["settle_rounds"],
         kept=_under("server/kept", tensors),
         usual_entropy=None if usual is None else tuple(usual),
         usual_images=plain["usual_images"],
@@ -182,7 +177,6 @@ def _put_together(plain: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Ch
         server,
         models["best"],
         models["old_model"],
-        plain["last_closed_round"],
         plain["states_until"],
         plain["progress"],
     )

@@ -20,9 +20,9 @@ from pydantic import ConfigDict, Field
 from federation.aggregation.robust import RobustConfig
 from federation.aggregation.screening import ScreeningConfig
 from federation.aggregation.secure_sum import check_secure_aggregation
-from federation.engines.sequential import EngineConfig
+from federation.engines.choice import EngineConfig
 from federation.experiment.config_file import ConfigError, build, explained, read_yaml, suggestion
-from federation.method import Method
+from federation.method import Method, NeedsExactWeights
 from federation.methods import METHODS
 from federation.round import RoundConfig
 from federation.tracking import TrackingConfig
@@ -142,7 +142,7 @@ class ExperimentConfig:
                 "mirrored image would carry the wrong name; set it to false"
             )
 
-        if self.outgoing.changes_weights and self.method.needs_exact_weights:
+        if self.outgoing.changes_weights and isinstance(self.method, NeedsExactWeights):
             raise ValueError(
                 f"method is {method_name(self.method)} and outgoing changes the weights on their way up: this method's twins keep sums of "
                 "their own weights, which the server's sums would no longer match; remove outgoing, or choose another method"
@@ -150,7 +150,7 @@ class ExperimentConfig:
 
         check_fits(self.network, self.training, self.outgoing.noise, self.method)
 
-        if not self.federation.robust.is_off and self.method.needs_exact_weights:
+        if not self.federation.robust.is_off and isinstance(self.method, NeedsExactWeights):
             raise ValueError(
                 f"method is {method_name(self.method)} and federation.robust changes what is aggregated: this method's twins keep sums "
                 "of their own weights, which the server's sums would no longer match; remove federation.robust, or choose another method"

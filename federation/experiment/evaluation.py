@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from federation.experiment import metrics
-from federation.method import Answer
+from federation.method import Classifier
 from incremental.attention import attention
 from incremental.cores import all_cores
 from incremental.device import CPU
@@ -99,24 +99,31 @@ class Evaluator:
         """
         network = looking_network(self._network, weights, self._device)
         with all_cores():  # while a model is measured no twin trains; what an image's logits are does not depend on it
-            return self.evaluate_answers(
+            return self.evaluate_classifier(
                 lambda images: logits_of(network, images, _AT_ONCE).argmax(1),
                 class_names,
                 task,
                 most,
             )
 
-    def evaluate_answers(
-        self, answer: Answer, class_names: Sequence[str], task: int, most: int | None = None
+    def evaluate_classifier(
+        self, classify: Classifier, class_names: Sequence[str], task: int, most: int | None = None
     ) -> Evaluation:
-        """Measure whatever names images: given 8-bit images [N, C, H, W], ``answer`` returns an index into ``class_names`` for each."""
+        """Measure whatever classifies images.
+
+        Args:
+            classify: Returns an index into ``class_names`` for each 8-bit image [N, C, H, W].
+            class_names: One for each index.
+            task: Last task whose classes count as seen.
+            most: Measure this many images only; none: all.
+        """
         seen = [name for names in self.tasks[: task + 1] for name in names]
         end = sum(self.num_images()[: task + 1])
         chosen = np.linspace(0, end - 1, min(most or end, end)).astype(np.int64)
         images, truth = self._images[torch.from_numpy(chosen)], self._truth[chosen]
         if class_names:
             column = torch.tensor([self._order.get(name, len(self._order)) for name in class_names])
-            predicted = column[answer(images)].numpy()
+            predicted = column[classify(images)].numpy()
         else:
             predicted = np.full(len(truth), -1)
         starts = np.searchsorted(

@@ -7,10 +7,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
+from federation.engines.choice import make_engine
+from federation.engines.engine import ClosableEngine, TwinEngine
 from federation.engines.secure_sum import secured
-from federation.engines.sequential import TwinEngine, make_engine
 from federation.engines.twin_states import StateFolder
 from federation.experiment.checkpoint import KEPT, Checkpoint, load_checkpoint, save_checkpoint
 from federation.experiment.config import ExperimentConfig
@@ -23,8 +24,11 @@ from federation.experiment.records import (
 )
 from federation.experiment.run_folder import RunFolder, environment
 from federation.experiment.setup import ExperimentSetup, prepare_experiment
-from federation.round import Engine, consider, observe, run_round
+from federation.method import SecondClassifier
+from federation.round import consider, observe
 from federation.server import new_server
+from federation.topologies.synchronous import Synchronous
+from federation.topologies.topology import Topology
 from incremental.model_file import save_model
 from incremental.proxy import ProxyServer, StoredModel
 from physical.scenario import Scenario
@@ -32,15 +36,6 @@ from physical.scenario import Scenario
 
 class ExperimentError(ValueError):
     """A run that cannot be started or resumed: what, got, what to do."""
-
-
-@runtime_checkable
-class ClosableEngine(Engine, Protocol):
-    """Where twins run, until the run lets it go."""
-
-    def close(self) -> None:
-        """Let go of what the engine holds."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -114,8 +109,9 @@ class _Run:
     ) -> None:
         config = setup.config
         self.setup, self.folder, self.callbacks = setup, folder, callbacks
-        self.server = new_server(config.network, config.seed)
+        self.server = new_server(config.network, config.seed, config.federation.settle_rounds)
         self.proxy = ProxyServer(config.proxy)
+        self.topology: Topology = Synchronous(config.federation)
         self.states = StateFolder(folder.twins, KEPT)
         self.engine: ClosableEngine = (
             self._engine_here() if engine_for is None else engine_for(setup)
@@ -161,8 +157,8 @@ class _Run:
         """Run, measure, record and save one round."""
         started = perf_counter()
         setup, known = self.setup, self.server.class_names
-        self.server, record = run_round(
-            self.server, self.engine, setup.config.method, self.proxy, setup.config.federation
+        self.server, record = self.topology.advance(
+            self.server, self.engine, setup.config.method, self.proxy
         )
         task = setup.scenario.task_at(record.round)
         if record.closed is not None:
@@ -205,15 +201,15 @@ class _Run:
         return results
 
     def _second_answer(self, task: int, most: int | None) -> dict[str, Any] | None:
-        """Measure the method's other way to classify; nothing where it has none, or not yet."""
+        """Measure the method's second classifier; none where it has none, or not yet."""
         method = self.setup.config.method
-        answer = method.answer_otherwise(self.server)
-        if answer is None:
+        classify = method.classify(self.server) if isinstance(method, SecondClassifier) else None
+        if classify is None or not isinstance(method, SecondClassifier):
             return None
-        evaluation = self.setup.evaluator.evaluate_answers(
-            answer, self.server.class_names, task, most
+        evaluation = self.setup.evaluator.evaluate_classifier(
+            classify, self.server.class_names, task, most
         )
-        return second_answer_record(method, evaluation)
+        return second_answer_record(method.second_classifier, evaluation)
 
     def _keep_model(self, model: StoredModel) -> None:
         """Save a task's best model, with what it scores on the test images of the classes that had appeared by then."""
@@ -255,7 +251,7 @@ class _Run:
     def _save(self, states_until: int) -> None:
         self.states.flush()
         proxy = self.proxy
-        state = (proxy.best, proxy.old_model, proxy.last_closed_round, states_until, self.progress)
+        state = (proxy.best, proxy.old_model, states_until, self.progress)
         save_checkpoint(self.folder.checkpoints, Checkpoint(self.server, *state))
 
 

@@ -11,7 +11,6 @@ from federation.experiment.config import method_name
 from federation.experiment.evaluation import Evaluation
 from federation.experiment.run_folder import code_version
 from federation.experiment.setup import ExperimentSetup
-from federation.method import Method
 from federation.round import RoundRecord
 from incremental.proxy import StoredModel
 from twin.privacy.accounting import EPSILON
@@ -113,10 +112,10 @@ def task_record(
     }
 
 
-def second_answer_record(method: Method, evaluation: Evaluation) -> dict[str, Any]:
-    """Return what a method's other way to classify measured at the end of a task, as plain data."""
+def second_answer_record(name: str, evaluation: Evaluation) -> dict[str, Any]:
+    """Return the measures of a method's second classifier at the end of a task, as plain data."""
     return {
-        "name": method.second_answer,
+        "name": name,
         "accuracy": evaluation.accuracy,
         "macro_f1": evaluation.macro_f1,
         "accuracy_row": list(evaluation.by_task),

@@ -22,7 +22,7 @@ from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from federation.aggregation.means import mean_of_updates
+from federation.aggregation.means import Arrived
 from federation.method import Method
 from federation.server import ServerState
 from incremental.head import num_rows, pad_rows
@@ -116,22 +116,22 @@ class Analytic(Method):
             else message
         )
 
-    def aggregate(self, server: ServerState, updates: Sequence[TwinUpdate]) -> ServerState:
-        """Return the server with the mean of the models in the warm-up, and afterwards with the head solved anew; all else stays."""
-        if not self._is_frozen(server):
-            return replace(server, weights=mean_of_updates(updates, "by_images"))
-        sums = _collected(server, updates)
+    def merge(self, own: ServerState, arrived: Sequence[Arrived]) -> ServerState:
+        """Return the mean of the models in the warm-up; afterwards own weights with a new head."""
+        if not self._is_frozen(own):
+            return super().merge(own, arrived)
+        sums = _collected(own, [each.update for each in arrived])
         if not sums.class_sums.any():
-            return server
+            return own
         solution = self.scaled_solution(sums)
         head = {
             "head.weight": solution[:-1].T.float().contiguous(),
             "head.bias": solution[-1].float(),
         }
         return replace(
-            server,
-            weights={**server.weights, **head},
-            kept={**server.kept, _GRAM: sums.gram, _SUMS: sums.class_sums},
+            own,
+            weights={**own.weights, **head},
+            kept={**own.kept, _GRAM: sums.gram, _SUMS: sums.class_sums},
         )
 
     def scaled_solution(self, sums: "FeatureSums") -> Float[Tensor, "E C"]:

@@ -25,7 +25,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 from torch.nn import functional
 
-from federation.aggregation.means import Mean, mean_of_updates
+from federation.aggregation.means import Arrived, Mean
 from federation.method import Method
 from federation.server import ServerState
 from incremental.head import Weights, num_rows
@@ -33,7 +33,6 @@ from incremental.inference import logits_of
 from incremental.network import IncrementalNetwork
 from twin import losses
 from twin.batches import TrainingBatch
-from twin.messages import TwinUpdate
 from twin.objective import LocalContext, Terms
 from twin.privacy.upload_policy import UploadKinds
 
@@ -57,7 +56,7 @@ class BiC(Method):
     )
 
     temperature: float = 2.0
-    held_out_fraction: float = 0.1  # type: ignore[misc]
+    held_out_fraction: float = 0.1
     penalty: float = 0.01
     head_loss: losses.HeadLoss = "ce"
     mean: Mean = "by_images"
@@ -82,11 +81,6 @@ class BiC(Method):
             {"bias_correction": ("bias_correction",), "bias_support": ("bias_correction",)},
             unless="held_out_fraction: 0",
         )
-
-    @property
-    def sums(self) -> Mean | None:
-        """How twins count in the mean; none where twins upload a correction beside their weights."""
-        return None if self.held_out_fraction else self.mean
 
     @property
     def teaches(self) -> bool:
@@ -131,13 +125,13 @@ class BiC(Method):
             "bias_support": support,
         }, context.kept
 
-    def aggregate(self, server: ServerState, updates: Sequence[TwinUpdate]) -> ServerState:
-        """Return the server with the mean of the local models, the mean correction folded into its new rows."""
-        weights = mean_of_updates(updates, self.mean)
-        correction = mean_correction([each.upload for each in updates], num_rows(weights))
-        return replace(
-            server, weights=weights if correction is None else fold_correction(weights, *correction)
-        )
+    def merge(self, own: ServerState, arrived: Sequence[Arrived]) -> ServerState:
+        """Return the mean of the local models with the mean correction folded into new rows."""
+        weights = self.merged_weights(own, arrived)
+        correction = mean_correction([each.update.upload for each in arrived], num_rows(weights))
+        if correction is not None:
+            weights = fold_correction(weights, *correction)
+        return replace(own, weights=weights)
 
 
 def fit_correction(

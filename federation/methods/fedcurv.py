@@ -20,22 +20,16 @@ from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from federation.aggregation.means import (
-    Mean,
-    labelled,
-    mean_of_updates,
-    padded,
-    parameters_of,
-    with_label,
-)
-from federation.method import Method
+from federation.aggregation.means import Arrived, matched_updates
+from federation.aggregation.weight_tensors import labelled, padded, parameters_of, with_label
+from federation.methods.averaging import AveragingMethod
 from federation.server import ServerState
 from incremental.head import Weights, num_rows
 from incremental.network import IncrementalNetwork
 from incremental.proxy import StoredModel
 from twin import losses
 from twin.batches import TrainingBatch
-from twin.messages import Broadcast, TwinUpdate
+from twin.messages import Broadcast
 from twin.objective import LocalContext, Terms
 from twin.privacy.upload_policy import UploadKinds
 
@@ -45,30 +39,23 @@ _DISTINGUISHABLE = (
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
-class FedCurv(Method):
+class FedCurv(AveragingMethod):
     """FedCurv.
 
     Args:
         curvature_weight: lambda, weight of the others' curvature.
         fisher_images: Most images from which a twin estimates its Fisher information; one backward pass each.
-        head_loss: ``ce``: softmax cross-entropy; ``bce``: binary cross-entropy over the classes. The curvature is that of the same loss.
-        memory: Train on exemplars of finished tasks as well.
-        mean: ``by_images`` or ``equal`` (every twin counts the same).
     """
 
     uploads: ClassVar[tuple[str, ...]] = (
         "the mean squared gradient of each weight over some of the twin's images (diagonal of the Fisher information)",
     )
 
-    needs_exact_weights: ClassVar[bool] = (
-        True  # a twin takes its own share, made of its weights, out of the server's sum of shares
-    )
+    # A twin takes its own share, made of its weights, out of the server's sums.
+    needs_exact_weights: ClassVar[bool] = True
 
     curvature_weight: float = 1.0
     fisher_images: int = 200
-    head_loss: losses.HeadLoss = "ce"
-    memory: bool = False
-    mean: Mean = "by_images"
 
     def __post_init__(self) -> None:
         """Check the ranges."""
@@ -85,16 +72,6 @@ class FedCurv(Method):
         if not self.curvature_weight:
             return UploadKinds()
         return UploadKinds({"fisher": ("fisher_information",)}, unless="curvature_weight: 0")
-
-    @property
-    def sums(self) -> Mean | None:
-        """How twins count in the mean; none where the server sums up what each twin's weights pull at."""
-        return None if self.curvature_weight else self.mean
-
-    @property
-    def replays(self) -> bool:
-        """Whether exemplars are trained on."""
-        return self.memory
 
     def local_loss(
         self, network: IncrementalNetwork, batch: TrainingBatch, context: LocalContext
@@ -157,33 +134,26 @@ class FedCurv(Method):
             },
         )
 
-    def aggregate(self, server: ServerState, updates: Sequence[TwinUpdate]) -> ServerState:
-        """Return the server with the mean of the models and the sums of what fits; where nothing does, the sums stay."""
-        like = parameters_of(server.weights)
+    def merge(self, own: ServerState, arrived: Sequence[Arrived]) -> ServerState:
+        """Return the mean of the models, and the sums of the uploads that fit; else the sums stay."""
+        like = parameters_of(own.weights)
         fitting = {
-            each.twin_id: (with_label("fisher", each.upload), each.weights) for each in updates
+            each.twin_id: (with_label("fisher", each.upload), each.weights)
+            for each in matched_updates(own.weights, own.class_names, arrived)
         }
         fitting = {twin_id: pair for twin_id, pair in fitting.items() if _fits(pair[0], like)}
-        kept: Mapping[str, Tensor] = server.kept
-        if fitting:
-            sums = {
-                "fisher": {
-                    name: _sum([fisher[name] for fisher, _ in fitting.values()]) for name in like
-                },
-                "pull": {
-                    name: _sum(
-                        [fisher[name] * weights[name] for fisher, weights in fitting.values()]
-                    )
-                    for name in like
-                },
-            }
-            members = {f"summed/{twin_id}": torch.tensor(server.round) for twin_id in fitting}
-            kept = {
-                **labelled("fisher", sums["fisher"]),
-                **labelled("pull", sums["pull"]),
-                **members,
-            }
-        return replace(server, weights=mean_of_updates(updates, self.mean), kept=kept)
+        merged = super().merge(own, arrived)
+        if not fitting:
+            return merged
+        pairs = list(fitting.values())
+        fisher = {name: _sum([each[name] for each, _ in pairs]) for name in like}
+        pull = {
+            name: _sum([each[name] * weights[name] for each, weights in pairs]) for name in like
+        }
+        members = {f"summed/{twin_id}": torch.tensor(own.round) for twin_id in fitting}
+        return replace(
+            merged, kept={**labelled("fisher", fisher), **labelled("pull", pull), **members}
+        )
 
 
 def curvature_of_others(context: LocalContext) -> tuple[Weights, Weights] | None:

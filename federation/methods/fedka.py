@@ -6,7 +6,6 @@ Reduces to FedAvg, bit for bit, with ``head_loss: ce``, ``weighting: none``, ``c
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import ClassVar, Literal
 
@@ -15,8 +14,9 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from federation.aggregation.means import Mean, mean_of_updates
+from federation.aggregation.means import Arrived, Mean
 from federation.method import Method
+from federation.methods import prototypes
 from federation.methods.prototypes import collect_prototypes, encode_prototypes, score_on_prototypes
 from federation.server import ServerState
 from incremental.attention import AttentionLayer, attention
@@ -26,7 +26,7 @@ from incremental.reconstruction import ReconstructionConfig
 from twin import losses
 from twin.batches import TrainingBatch
 from twin.gradient_weighting import gradient_weights
-from twin.messages import Observation, TwinUpdate
+from twin.messages import Observation
 from twin.objective import LocalContext, Terms
 from twin.privacy.upload_policy import UploadKinds
 
@@ -50,10 +50,7 @@ class FedKA(Method):
             images that twins hold back judge the models.
     """
 
-    uploads: ClassVar[tuple[str, ...]] = (
-        "gradients of a public random network at one perturbed prototype image per new class, once per task; "
-        "the proxy server can reconstruct a likeness of the prototype from them",
-    )
+    uploads: ClassVar[tuple[str, ...]] = prototypes.UPLOADS
 
     classification_weight: float = 2.0
     semantic_weight: float = 1.0
@@ -72,18 +69,7 @@ class FedKA(Method):
         """Of what kind its uploads are."""
         if self.reconstruction is None:
             return UploadKinds()
-        return UploadKinds(
-            {
-                "prototype_gradients": ("prototype_gradients",),
-                "prototype_shape": ("prototype_gradients",),
-            },
-            unless="reconstruction: null",
-        )
-
-    @property
-    def sums(self) -> Mean | None:
-        """How twins count in the mean; none where twins upload prototypes, each to be reconstructed."""
-        return self.mean if self.reconstruction is None else None
+        return UploadKinds(prototypes.UPLOAD_KINDS, unless="reconstruction: null")
 
     @property
     def teaches(self) -> bool:
@@ -157,22 +143,18 @@ class FedKA(Method):
         )
         return uploads, context.kept
 
-    def aggregate(self, server: ServerState, updates: Sequence[TwinUpdate]) -> ServerState:
-        """Return the server with the mean of the local models and with the prototypes it could reconstruct."""
-        server = replace(server, weights=mean_of_updates(updates, self.mean))
-        return (
-            server
-            if self.reconstruction is None
-            else collect_prototypes(server, updates, self.reconstruction)
-        )
+    def merge(self, own: ServerState, arrived: Sequence[Arrived]) -> ServerState:
+        """Return the mean of the local models, and the prototypes that could be reconstructed."""
+        merged = super().merge(own, arrived)
+        if self.reconstruction is None:
+            return merged
+        return collect_prototypes(merged, arrived, self.reconstruction)
 
     def score(self, server: ServerState, observations: Sequence[Observation]) -> Score | None:
-        """Return the accuracy on the reconstructed prototypes, or without them on images that twins hold back."""
-        return (
-            Method.score(self, server, observations)
-            if self.reconstruction is None
-            else score_on_prototypes(server)
-        )
+        """Return the accuracy on reconstructed prototypes; without them, on held-back images."""
+        if self.reconstruction is None:
+            return super().score(server, observations)
+        return score_on_prototypes(server)
 
 
 def classes_known_to_teacher(rows: Tensor, old_logits: Tensor) -> Tensor:

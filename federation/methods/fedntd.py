@@ -6,39 +6,27 @@ take part: the global model does not know them yet, and every twin holds on to t
 Reduces to FedAvg, bit for bit, at ``distillation_weight: 0``.
 """
 
-from collections.abc import Sequence
-from dataclasses import replace
-
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
-from federation.aggregation.means import Mean, mean_of_updates
-from federation.method import Method
-from federation.server import ServerState
+from federation.methods.averaging import AveragingMethod
 from incremental.network import IncrementalNetwork, build_network, freeze
 from twin import losses
 from twin.batches import TrainingBatch
-from twin.messages import TwinUpdate
 from twin.objective import LocalContext, Terms
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
-class FedNTD(Method):
+class FedNTD(AveragingMethod):
     """FedNTD.
 
     Args:
         distillation_weight: beta, weight of the not-true distillation.
         temperature: tau of both softmaxes; the term is multiplied by its square.
-        head_loss: ``ce``: softmax cross-entropy; ``bce``: binary cross-entropy over the classes. The distillation is the same for both.
-        memory: Train on exemplars of finished tasks as well.
-        mean: ``by_images`` or ``equal`` (every twin counts the same).
     """
 
     distillation_weight: float = 1.0
     temperature: float = 1.0
-    head_loss: losses.HeadLoss = "ce"
-    memory: bool = False
-    mean: Mean = "by_images"
 
     def __post_init__(self) -> None:
         """Check the ranges."""
@@ -48,16 +36,6 @@ class FedNTD(Method):
             )
         if not self.temperature > 0:
             raise ValueError(f"temperature is {self.temperature}; allowed: above 0")
-
-    @property
-    def sums(self) -> Mean | None:
-        """How twins count in the mean, which is all that the server makes of their updates."""
-        return self.mean
-
-    @property
-    def replays(self) -> bool:
-        """Whether exemplars are trained on."""
-        return self.memory
 
     @property
     def per_sample_loss(self) -> bool:
@@ -81,7 +59,3 @@ class FedNTD(Method):
             )
             terms["distillation"] = self.distillation_weight * distillation
         return terms
-
-    def aggregate(self, server: ServerState, updates: Sequence[TwinUpdate]) -> ServerState:
-        """Return the server with the mean of the local models."""
-        return replace(server, weights=mean_of_updates(updates, self.mean))

@@ -5,53 +5,31 @@ squared and goes over the parameters; statistics of batch normalisation are no p
 Reduces to FedAvg, bit for bit, at ``mu: 0``.
 """
 
-from collections.abc import Sequence
-from dataclasses import replace
-
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from federation.aggregation.means import Mean, mean_of_updates
-from federation.method import Method
-from federation.server import ServerState
+from federation.methods.averaging import AveragingMethod
 from incremental.network import IncrementalNetwork
 from twin import losses
 from twin.batches import TrainingBatch
-from twin.messages import TwinUpdate
 from twin.objective import LocalContext, Terms
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
-class FedProx(Method):
+class FedProx(AveragingMethod):
     """FedProx.
 
     Args:
         mu: Weight of the proximal term; the paper tries 0.001 to 1.
-        head_loss: ``ce``: softmax cross-entropy; ``bce``: binary cross-entropy over the classes.
-        memory: Train on exemplars of finished tasks as well.
-        mean: ``by_images`` or ``equal`` (every twin counts the same).
     """
 
     mu: float = 0.01
-    head_loss: losses.HeadLoss = "ce"
-    memory: bool = False
-    mean: Mean = "by_images"
 
     def __post_init__(self) -> None:
         """Check the range."""
         if not self.mu >= 0:
             raise ValueError(f"mu is {self.mu}; allowed: 0 or more (0 is FedAvg)")
-
-    @property
-    def sums(self) -> Mean | None:
-        """How twins count in the mean, which is all that the server makes of their updates."""
-        return self.mean
-
-    @property
-    def replays(self) -> bool:
-        """Whether exemplars are trained on."""
-        return self.memory
 
     @property
     def per_sample_loss(self) -> bool:
@@ -70,7 +48,3 @@ class FedProx(Method):
                 self.mu / 2 * losses.squared_distance(parameters, context.global_weights)
             )
         return terms
-
-    def aggregate(self, server: ServerState, updates: Sequence[TwinUpdate]) -> ServerState:
-        """Return the server with the mean of the local models."""
-        return replace(server, weights=mean_of_updates(updates, self.mean))

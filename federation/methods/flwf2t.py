@@ -20,37 +20,32 @@ from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from federation.aggregation.means import Mean, labelled, mean_of_updates, with_label
-from federation.method import Method
+from federation.aggregation.means import Arrived
+from federation.aggregation.weight_tensors import labelled, with_label
+from federation.methods.averaging import AveragingMethod
 from federation.server import ServerState
 from incremental.head import Weights, num_rows
 from incremental.network import IncrementalNetwork, build_network, freeze, weights_of
 from incremental.proxy import StoredModel
 from twin import losses
 from twin.batches import TrainingBatch
-from twin.messages import Broadcast, TwinUpdate
+from twin.messages import Broadcast
 from twin.objective import LocalContext, Terms
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
-class FLwF2T(Method):
+class FLwF2T(AveragingMethod):
     """FLwF-2T.
 
     Args:
         classification_weight: alpha, share of the classification.
         own_weight: beta, share of the twin's own teacher; what is left to 1 is the server's.
         temperature: T of both distillations (none with ``bce``).
-        head_loss: ``ce``: softmax cross-entropy; ``bce``: binary cross-entropy over the classes, distillation likewise.
-        memory: Train on exemplars of finished tasks as well.
-        mean: ``by_images`` or ``equal`` (every twin counts the same).
     """
 
     classification_weight: float = 0.5
     own_weight: float = 0.25
     temperature: float = 2.0
-    head_loss: losses.HeadLoss = "ce"
-    memory: bool = False
-    mean: Mean = "by_images"
 
     def __post_init__(self) -> None:
         """Check the ranges."""
@@ -64,16 +59,6 @@ class FLwF2T(Method):
             )
         if not self.temperature > 0:
             raise ValueError(f"temperature is {self.temperature}; allowed: above 0")
-
-    @property
-    def sums(self) -> Mean | None:
-        """How twins count in the mean, which is all that the server makes of their updates."""
-        return self.mean
-
-    @property
-    def replays(self) -> bool:
-        """Whether exemplars are trained on."""
-        return self.memory
 
     @property
     def server_weight(self) -> float:
@@ -142,10 +127,10 @@ class FLwF2T(Method):
         )
         return replace(message, extras=taught)
 
-    def aggregate(self, server: ServerState, updates: Sequence[TwinUpdate]) -> ServerState:
-        """Return the server with the mean of the local models, all of whose rows have now been taught."""
-        kept = {**server.kept, "taught_rows": torch.tensor(num_rows(server.weights))}
-        return replace(server, weights=mean_of_updates(updates, self.mean), kept=kept)
+    def merge(self, own: ServerState, arrived: Sequence[Arrived]) -> ServerState:
+        """Return the mean of the local models; all of its rows can teach from now on."""
+        taught = {"taught_rows": torch.tensor(num_rows(own.weights))}
+        return replace(super().merge(own, arrived), kept={**own.kept, **taught})
 
     def _distil(self, logits: Tensor, known: Tensor) -> Tensor:
         return losses.old_class_distillation(logits, known, self.temperature, self.head_loss)

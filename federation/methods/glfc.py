@@ -9,7 +9,6 @@ Reduces, bit for bit: without an old model and before a twin's first finished ta
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import ClassVar
 
 import torch
@@ -17,8 +16,9 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from federation.aggregation.means import Mean, mean_of_updates
+from federation.aggregation.means import Arrived, Mean
 from federation.method import Method
+from federation.methods import prototypes
 from federation.methods.prototypes import collect_prototypes, encode_prototypes, score_on_prototypes
 from federation.server import ServerState
 from incremental.network import IncrementalNetwork
@@ -26,7 +26,7 @@ from incremental.proxy import Score
 from incremental.reconstruction import ReconstructionConfig
 from twin import losses
 from twin.batches import TrainingBatch
-from twin.messages import Observation, TwinUpdate
+from twin.messages import Observation
 from twin.objective import LocalContext, Terms
 from twin.privacy.upload_policy import UploadKinds
 
@@ -43,10 +43,7 @@ class GLFC(Method):
         reconstruction: How prototypes are perturbed and recovered.
     """
 
-    uploads: ClassVar[tuple[str, ...]] = (
-        "gradients of a public random network at one perturbed prototype image per new class, once per task; "
-        "the proxy server can reconstruct a likeness of the prototype from them",
-    )
+    uploads: ClassVar[tuple[str, ...]] = prototypes.UPLOADS
 
     distillation_share: float = 0.5
     weighted: bool = True
@@ -64,12 +61,7 @@ class GLFC(Method):
     @property
     def upload_kinds(self) -> UploadKinds:
         """Of what kind its uploads are."""
-        return UploadKinds(
-            {
-                "prototype_gradients": ("prototype_gradients",),
-                "prototype_shape": ("prototype_gradients",),
-            }
-        )
+        return UploadKinds(prototypes.UPLOAD_KINDS)
 
     @property
     def teaches(self) -> bool:
@@ -105,13 +97,9 @@ class GLFC(Method):
         """Upload the encoded prototypes of a task that this twin has just detected."""
         return encode_prototypes(network, context, self.reconstruction), context.kept
 
-    def aggregate(self, server: ServerState, updates: Sequence[TwinUpdate]) -> ServerState:
-        """Return the server with the mean of the local models and with the prototypes it could reconstruct."""
-        return collect_prototypes(
-            replace(server, weights=mean_of_updates(updates, self.mean)),
-            updates,
-            self.reconstruction,
-        )
+    def merge(self, own: ServerState, arrived: Sequence[Arrived]) -> ServerState:
+        """Return the mean of the local models, and the prototypes that could be reconstructed."""
+        return collect_prototypes(super().merge(own, arrived), arrived, self.reconstruction)
 
     def score(self, server: ServerState, observations: Sequence[Observation]) -> Score | None:
         """Return the accuracy on the reconstructed prototypes."""

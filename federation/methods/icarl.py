@@ -23,15 +23,14 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 from torch.nn import functional
 
-from federation.aggregation.means import Mean, mean_of_updates
-from federation.method import Answer, Method
+from federation.aggregation.means import Arrived, Mean
+from federation.method import Classifier, Method
 from federation.server import ServerState
 from incremental.head import num_rows, pad_rows
 from incremental.inference import features_of
 from incremental.network import IncrementalNetwork, looking_network
 from twin import losses
 from twin.batches import TrainingBatch
-from twin.messages import TwinUpdate
 from twin.objective import LocalContext, Terms
 from twin.privacy.upload_policy import UploadKinds
 
@@ -67,7 +66,7 @@ class ICaRL(Method):
         "a mean of few images says much about each (least_images)",
     )
 
-    second_answer: ClassVar[str | None] = "nearest mean"
+    second_classifier: ClassVar[str] = "nearest mean"
 
     distillation_weight: float = 1.0
     head_loss: losses.HeadLoss = "bce"
@@ -96,11 +95,6 @@ class ICaRL(Method):
             {"class_means": ("feature_statistics",), "class_counts": ("class_counts",)},
             unless="sends_class_means: false",
         )
-
-    @property
-    def sums(self) -> Mean | None:
-        """How twins count in the mean; none where twins upload class means beside their weights."""
-        return None if self.sends_class_means else self.mean
 
     @property
     def teaches(self) -> bool:
@@ -145,14 +139,14 @@ class ICaRL(Method):
         means = torch.where(enough[:, None], sums / counts.clamp_min(1)[:, None], 0.0)
         return {"class_means": means, "class_counts": torch.where(enough, counts, 0)}, context.kept
 
-    def aggregate(self, server: ServerState, updates: Sequence[TwinUpdate]) -> ServerState:
-        """Return the server with the mean of the local models and the newest mean of each class."""
-        averaged = replace(server, weights=mean_of_updates(updates, self.mean))
-        return collect_class_means(averaged, [each.upload for each in updates])
+    def merge(self, own: ServerState, arrived: Sequence[Arrived]) -> ServerState:
+        """Return the mean of the local models, and the newest mean of each class."""
+        merged = super().merge(own, arrived)
+        return collect_class_means(merged, [each.update.upload for each in arrived])
 
-    def answer_otherwise(self, server: ServerState) -> Answer | None:
+    def classify(self, server: ServerState) -> Classifier | None:
         """Return the nearest mean of exemplars, once means have arrived."""
-        return nearest_mean_answer(server)
+        return nearest_mean_classifier(server)
 
 
 def sums_by_class(
@@ -218,7 +212,7 @@ def nearest_mean(features: Float[Tensor, "N D"], means: ClassMeans) -> Int[Tenso
     return distance.masked_fill(~means.known, torch.inf).argmin(1)
 
 
-def nearest_mean_answer(server: ServerState) -> Answer | None:
+def nearest_mean_classifier(server: ServerState) -> Classifier | None:
     """Return what names images by the global model's features and the class means; none before any mean arrived."""
     means = class_means(server)
     if means is None:

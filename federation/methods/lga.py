@@ -22,8 +22,9 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from federation.aggregation.means import Mean, mean_of_updates
+from federation.aggregation.means import Arrived, Mean
 from federation.method import Method
+from federation.methods import prototypes
 from federation.methods.prototypes import (
     collect_prototypes,
     encode_prototypes,
@@ -36,7 +37,7 @@ from incremental.reconstruction import ReconstructionConfig
 from twin import losses
 from twin.batches import TrainingBatch
 from twin.gradient_weighting import gradient_weights
-from twin.messages import Observation, TwinUpdate
+from twin.messages import Observation
 from twin.objective import LocalContext, Terms
 from twin.privacy.upload_policy import UploadKinds
 
@@ -56,10 +57,7 @@ class LGA(Method):
         reconstruction: How prototypes are perturbed and recovered.
     """
 
-    uploads: ClassVar[tuple[str, ...]] = (
-        "gradients of a public random network at one perturbed prototype image per new class, once per task; "
-        "the proxy server can reconstruct a likeness of the prototype from them",
-    )
+    uploads: ClassVar[tuple[str, ...]] = prototypes.UPLOADS
 
     lam: float = 1.0
     weighting: losses.Weighting = "lga_cumulative_clamped"
@@ -84,12 +82,7 @@ class LGA(Method):
     @property
     def upload_kinds(self) -> UploadKinds:
         """Of what kind its uploads are."""
-        return UploadKinds(
-            {
-                "prototype_gradients": ("prototype_gradients",),
-                "prototype_shape": ("prototype_gradients",),
-            }
-        )
+        return UploadKinds(prototypes.UPLOAD_KINDS)
 
     @property
     def teaches(self) -> bool:
@@ -124,17 +117,13 @@ class LGA(Method):
         """Upload the encoded prototypes of a task that this twin has just detected."""
         return encode_prototypes(network, context, self.reconstruction), context.kept
 
-    def aggregate(self, server: ServerState, updates: Sequence[TwinUpdate]) -> ServerState:
-        """Return the server with the mean of the local models and with the prototypes it could reconstruct."""
-        return collect_prototypes(
-            replace(server, weights=mean_of_updates(updates, self.mean)),
-            updates,
-            self.reconstruction,
-        )
+    def merge(self, own: ServerState, arrived: Sequence[Arrived]) -> ServerState:
+        """Return the mean of the local models, and the prototypes that could be reconstructed."""
+        return collect_prototypes(super().merge(own, arrived), arrived, self.reconstruction)
 
     def score(self, server: ServerState, observations: Sequence[Observation]) -> Score | None:
         """Return the accuracy on perturbed features of the reconstructed prototypes; 0 in a task's first rounds."""
         score = score_on_perturbed_prototypes(server, self.radius, self.copies)
-        if score is None or server.rounds_since_growth > self.warm_up_rounds:
+        if score is None or server.rounds_since_task_began > self.warm_up_rounds:
             return score
         return replace(score, value=0.0)  # ties go to the later model

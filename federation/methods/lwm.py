@@ -7,8 +7,6 @@ implementation best known detaches it, so that its attention loss trains nothing
 Reduces to FedAvg, bit for bit, with ``distillation_weight: 0`` and ``attention_weight: 0``.
 """
 
-from collections.abc import Sequence
-from dataclasses import replace
 from functools import partial
 from typing import Literal
 
@@ -16,14 +14,12 @@ from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from federation.aggregation.means import Mean, mean_of_updates
+from federation.aggregation.means import Mean
 from federation.method import Method
-from federation.server import ServerState
 from incremental.attention import AttentionLayer, attention
 from incremental.network import IncrementalNetwork
 from twin import losses
 from twin.batches import TrainingBatch
-from twin.messages import TwinUpdate
 from twin.objective import LocalContext, Terms
 
 
@@ -56,11 +52,6 @@ class LwM(Method):
                 raise ValueError(f"{name} is {getattr(self, name)}; allowed: 0 or more")
         if not self.temperature > 0:
             raise ValueError(f"temperature is {self.temperature}; allowed: above 0")
-
-    @property
-    def sums(self) -> Mean | None:
-        """How twins count in the mean, which is all that the server makes of their updates."""
-        return self.mean
 
     @property
     def replays(self) -> bool:
@@ -116,7 +107,3 @@ class LwM(Method):
         return outputs.logits, attention(
             teacher, outputs, outputs.logits.argmax(1), self.attention_layer
         )
-
-    def aggregate(self, server: ServerState, updates: Sequence[TwinUpdate]) -> ServerState:
-        """Return the server with the mean of the local models."""
-        return replace(server, weights=mean_of_updates(updates, self.mean))

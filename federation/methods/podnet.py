@@ -9,21 +9,17 @@ over the two stages whose maps a forward pass gives (the last and the one before
 Reduces to FedAvg with memory, bit for bit, with ``spatial_weight: 0`` and ``flat_weight: 0``, and while there is no old model.
 """
 
-from collections.abc import Sequence
-from dataclasses import replace
 from math import sqrt
 
 import torch
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
-from federation.aggregation.means import Mean, mean_of_updates
+from federation.aggregation.means import Mean
 from federation.method import Method
-from federation.server import ServerState
 from incremental.network import IncrementalNetwork
 from twin import losses
 from twin.batches import TrainingBatch
-from twin.messages import TwinUpdate
 from twin.objective import LocalContext, Terms
 
 
@@ -48,11 +44,6 @@ class PODNet(Method):
         for name in ("spatial_weight", "flat_weight"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; allowed: 0 or more")
-
-    @property
-    def sums(self) -> Mean | None:
-        """How twins count in the mean, which is all that the server makes of their updates."""
-        return self.mean
 
     @property
     def teaches(self) -> bool:
@@ -93,7 +84,3 @@ class PODNet(Method):
                 * losses.feature_distillation(outputs.features, old.features)
             )
         return terms
-
-    def aggregate(self, server: ServerState, updates: Sequence[TwinUpdate]) -> ServerState:
-        """Return the server with the mean of the local models."""
-        return replace(server, weights=mean_of_updates(updates, self.mean))

@@ -10,6 +10,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from federation.aggregation.means import Arrived
 from federation.seeding import seed_for
 from federation.server import ServerState
 from incremental.cores import all_cores
@@ -25,9 +26,17 @@ from incremental.reconstruction import (
     perturb,
 )
 from physical.transforms import AugmentationConfig, augment
-from twin.messages import TwinUpdate
 from twin.objective import LocalContext
+from twin.privacy.upload_policy import UploadKind
 
+UPLOADS = (
+    "gradients of a public random network at one perturbed prototype image per new class, once per "
+    "task; the proxy server can reconstruct a likeness of the prototype from them",
+)
+UPLOAD_KINDS: Mapping[str, tuple[UploadKind, ...]] = {
+    "prototype_gradients": ("prototype_gradients",),
+    "prototype_shape": ("prototype_gradients",),
+}
 _VARIED = AugmentationConfig(crop_padding_pixels=2, brightness=0.1)
 _SIDES = (8, 256)  # smallest and largest side of an image that the proxy server reconstructs [px]
 _VARIANTS = 4  # augmented copies of each reconstruction in the test
@@ -51,22 +60,19 @@ def encode_prototypes(
 
 
 def collect_prototypes(
-    server: ServerState, updates: Sequence[TwinUpdate], config: ReconstructionConfig
+    server: ServerState, arrived: Sequence[Arrived], config: ReconstructionConfig
 ) -> ServerState:
     """Reconstruct what arrived, in one batch, and add it to the present task's test; a new task starts with an empty one.
 
     Uploads that do not have the public network's size are left out: they cannot be inverted.
     """
-    task = len(server.growth_rounds)
+    task = server.task
     kept = dict(server.kept)
     if int(kept.get("prototype_task", torch.tensor(-1))) != task:
         kept = {name: value for name, value in kept.items() if not name.startswith("prototype_")}
         kept["prototype_task"] = torch.tensor(task)
-    sent = [
-        each.upload
-        for each in updates
-        if "prototype_gradients" in each.upload and "prototype_shape" in each.upload
-    ]
+    uploads = [each.update.upload for each in arrived]
+    sent = [each for each in uploads if {"prototype_gradients", "prototype_shape"} <= each.keys()]
     classes = num_rows(server.weights)
     shapes = [shape for shape in (_shape_of(each, classes) for each in sent) if shape is not None]
     if shapes:

@@ -19,15 +19,9 @@ from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from federation.aggregation.means import (
-    Mean,
-    labelled,
-    mean_of_updates,
-    padded,
-    parameters_of,
-    with_label,
-)
-from federation.method import Method
+from federation.aggregation.means import Arrived, Mean, matched_updates
+from federation.aggregation.weight_tensors import labelled, padded, parameters_of, with_label
+from federation.methods.averaging import AveragingMethod
 from federation.server import ServerState
 from incremental.head import Weights, num_rows
 from incremental.network import IncrementalNetwork
@@ -42,14 +36,12 @@ _ZERO = torch.zeros(())
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
-class SCAFFOLD(Method):
+class SCAFFOLD(AveragingMethod):
     """SCAFFOLD.
 
     Args:
         num_twins: N of the paper: all twins, so that c moves by the share of those that took part. 0: those whose updates have been
             accepted so far, which keeps c the mean of their c_i while hospitals join; never less than those.
-        head_loss: ``ce``: softmax cross-entropy; ``bce``: binary cross-entropy over the classes.
-        memory: Train on exemplars of finished tasks as well.
         mean: Of the models: ``equal`` (the paper) or ``by_images``. Control variates always count the same.
     """
 
@@ -58,8 +50,6 @@ class SCAFFOLD(Method):
     )
 
     num_twins: int = 0
-    head_loss: losses.HeadLoss = "ce"
-    memory: bool = False
     mean: Mean = "equal"
 
     def __post_init__(self) -> None:
@@ -73,11 +63,6 @@ class SCAFFOLD(Method):
     def upload_kinds(self) -> UploadKinds:
         """Of what kind its uploads are."""
         return UploadKinds({"total_step": ("control_variates",)})
-
-    @property
-    def replays(self) -> bool:
-        """Whether exemplars are trained on."""
-        return self.memory
 
     def local_loss(
         self, network: IncrementalNetwork, batch: TrainingBatch, context: LocalContext
@@ -118,25 +103,30 @@ class SCAFFOLD(Method):
             super().broadcast(server, old_model, twin_id), extras=labelled("control", control)
         )
 
-    def aggregate(self, server: ServerState, updates: Sequence[TwinUpdate]) -> ServerState:
-        """Return the server with the mean of the models, and with c moved by what each c_i moved; unreadable uploads move nothing."""
-        usable = [each for each in updates if _is_step(each.upload.get("total_step"))]
-        seen = {name for name in server.kept if name.startswith("seen/")}
+    def merge(self, own: ServerState, arrived: Sequence[Arrived]) -> ServerState:
+        """Return the mean of the models, with c moved by what each c_i moved.
+
+        An upload that is no step moves nothing.
+        """
+        usable = [
+            each
+            for each in matched_updates(own.weights, own.class_names, arrived)
+            if _is_step(each.upload.get("total_step"))
+        ]
+        seen = {name for name in own.kept if name.startswith("seen/")}
         now_seen = sorted(seen | {f"seen/{each.twin_id}" for each in usable})
         kept: dict[str, Tensor] = dict.fromkeys(now_seen, torch.tensor(True))
         if usable:
             kept |= labelled(
                 "control",
                 self._moved(
-                    server,
+                    own,
                     usable,
                     max(len(seen), self.num_twins),
                     max(len(now_seen), self.num_twins),
                 ),
             )
-        return replace(
-            server, weights=mean_of_updates(updates, self.mean), kept={**server.kept, **kept}
-        )
+        return replace(super().merge(own, arrived), kept={**own.kept, **kept})
 
     def _moved(
         self, server: ServerState, updates: Sequence[TwinUpdate], before: int, after: int

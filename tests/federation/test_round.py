@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from federation.engines.choice import EngineConfig, make_engine
 from federation.engines.processes import ProcessEngine
-from federation.engines.sequential import EngineConfig, SequentialEngine, make_engine
+from federation.engines.sequential import SequentialEngine
 from federation.engines.simulated_hospitals import SimulatedHospitals
 from federation.engines.twin_states import StateFolder
 from federation.methods.fedavg import FedAvg
@@ -65,8 +66,8 @@ def play(
 ) -> tuple[Any, ...] | None:
     engine = engine or SequentialEngine(hospitals)
     server, proxy, records = (
-        new_server(NETWORK, seed=3),
-        ProxyServer(ProxyConfig(settle_rounds=0)),
+        new_server(NETWORK, seed=3, settle_rounds=0),
+        ProxyServer(ProxyConfig()),
         [],
     )
     for _ in range(rounds):
@@ -91,7 +92,7 @@ class Poisoned:
         return self.engine.present(round_number)
 
     def observe(self, model: GlobalModel, twin_ids: tuple[str, ...]) -> list[Observation]:
-        return self.engine.observe(model, twin_ids)
+        return list(self.engine.observe(model, twin_ids))
 
     def train(self, method: FedAvg, broadcasts: dict[str, Broadcast]) -> list[TwinUpdate]:
         return [
@@ -118,7 +119,7 @@ def test_growth_is_driven_by_detection_and_closes_the_task(hospitals: SimulatedH
     assert set(records[3].grew) == {"spleen", "bladder"}
     assert records[3].closed is not None and proxy.old_model is records[3].closed
     assert set(proxy.old_model.class_names) == {"liver", "heart"}
-    assert server.growth_rounds == (0, 3)
+    assert server.task_begins == (0, 3)
     assert {"semantic", "attention"} <= records[4].accepted[0].metrics.keys()
 
 
@@ -223,7 +224,11 @@ def test_a_round_without_any_good_update_keeps_the_model(hospitals: SimulatedHos
         replace(each, round=99) for each in engine.engine.train(method, broadcasts)
     ]
     server, record = run_round(
-        new_server(NETWORK, 3), engine, FedAvg(), ProxyServer(ProxyConfig()), RoundConfig()
+        new_server(NETWORK, 3, settle_rounds=0),
+        engine,
+        FedAvg(),
+        ProxyServer(ProxyConfig()),
+        RoundConfig(),
     )
     assert len(record.rejected) == 3 and server.round == 1
     assert server.weights["head.weight"].shape == grown.weights["head.weight"].shape
@@ -233,15 +238,17 @@ def test_only_twins_with_something_to_learn_are_drawn_and_none_twice() -> None:
     observations = [
         Observation(f"t{index}", 0, 0, False, num_trainable=index % 2) for index in range(20)
     ]
-    chosen = choose_twins(observations, new_server(NETWORK, 1), RoundConfig(twins_per_round=6))
+    chosen = choose_twins(
+        observations, new_server(NETWORK, 1, settle_rounds=0), RoundConfig(twins_per_round=6)
+    )
     assert len(set(chosen)) == 6 and all(int(name[1:]) % 2 for name in chosen)
     assert chosen == choose_twins(
-        observations, new_server(NETWORK, 1), RoundConfig(twins_per_round=6)
+        observations, new_server(NETWORK, 1, settle_rounds=0), RoundConfig(twins_per_round=6)
     )
 
 
 def test_every_twin_looks_unless_some_are_drawn_in_the_order_of_the_twins() -> None:
-    present, server = [f"t{index}" for index in range(20)], new_server(NETWORK, 1)
+    present, server = [f"t{index}" for index in range(20)], new_server(NETWORK, 1, settle_rounds=0)
     for observers in (None, 20, 30):
         assert (
             choose_observers(present, server, RoundConfig(observers_per_round=observers)) == present

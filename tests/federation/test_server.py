@@ -22,7 +22,7 @@ def server(tiny_network: NetworkConfig) -> ServerState:
 def test_a_new_server_knows_no_class(server: ServerState) -> None:
     assert server.class_names == ()
     assert len(server.weights["head.bias"]) == 0
-    assert (server.round, server.growth_rounds, server.rounds_since_growth) == (0, (), 0)
+    assert (server.round, server.task_begins, server.rounds_since_task_began) == (0, (), 0)
 
 
 def test_servers_of_one_seed_are_equal(tiny_network: NetworkConfig, server: ServerState) -> None:
@@ -50,9 +50,9 @@ def test_growing_keeps_the_rows_of_known_classes_bit_for_bit(server: ServerState
     assert second.class_names == ("liver", "lung", "heart")
     for name in HEAD_ROWS:
         assert torch.equal(second.weights[name][:2], first.weights[name])
-    assert second.growth_rounds == (0, 5)
-    assert (second.round, second.rounds_since_growth) == (5, 0)
-    assert replace(second, round=8).rounds_since_growth == 3
+    assert second.task_begins == (0, 5)
+    assert (second.round, second.rounds_since_task_began) == (5, 0)
+    assert replace(second, round=8).rounds_since_task_began == 3
 
 
 @pytest.mark.parametrize("observations", [[], [saw()], [saw("liver")]])
@@ -116,3 +116,27 @@ def test_usual_entropies_are_a_mean_over_twins_counted_by_their_images(server: S
 def test_without_reports_usual_entropies_stay_what_they_were(server: ServerState) -> None:
     told = replace(server, usual_entropy=(0.1,), usual_images=3)
     assert with_usual_entropy(told, [saw(), saw("liver")]) is told
+
+
+def test_a_late_class_joins_the_open_task_and_does_not_restart_its_clock(
+    server: ServerState,
+) -> None:
+    first, _ = grow_for_new_classes(server, [saw("liver")])
+    late, added = grow_for_new_classes(replace(first, round=2), [saw("lung")])
+    assert added == ("lung",)
+    assert (late.task, late.task_begins, late.rounds_since_task_began) == (1, (0,), 2)
+    later, _ = grow_for_new_classes(replace(late, round=3), [saw("heart")])
+    assert (later.task, later.task_begins, later.rounds_since_task_began) == (2, (0, 3), 0)
+
+
+@pytest.mark.parametrize(
+    ("settle_rounds", "round_number", "task"), [(0, 1, 2), (1, 1, 1), (1, 2, 2), (2, 2, 1)]
+)
+def test_twins_are_told_the_task_of_classes_that_they_announce(
+    tiny_network: NetworkConfig, settle_rounds: int, round_number: int, task: int
+) -> None:
+    server, _ = grow_for_new_classes(new_server(tiny_network, 1, settle_rounds), [saw("liver")])
+    message = replace(server, round=round_number).model
+    assert (message.task, message.task_of_new_classes) == (1, task)
+    grown, _ = grow_for_new_classes(replace(server, round=round_number), [saw("lung")])
+    assert grown.task == task

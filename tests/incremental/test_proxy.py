@@ -1,4 +1,3 @@
-import pydantic
 import pytest
 import torch
 
@@ -61,9 +60,9 @@ def test_the_last_global_model_can_be_the_teacher() -> None:
 def test_a_closed_tasks_best_model_becomes_the_old_one_and_its_score_is_forgotten(
     proxy: ProxyServer,
 ) -> None:
-    assert proxy.close_task(0) is None
+    assert proxy.close_task() is None
     assert best_round(proxy, model(8, 0.9), model(9, 0.4)) == 8
-    closed = proxy.close_task(10)
+    closed = proxy.close_task()
     assert closed is proxy.old_model
     assert closed is not None
     assert closed.round == 8
@@ -71,46 +70,17 @@ def test_a_closed_tasks_best_model_becomes_the_old_one_and_its_score_is_forgotte
     assert best_round(proxy, model(11, 0.2)) == 11
 
 
-def test_a_latecomers_classes_belong_to_the_task_that_has_just_begun(proxy: ProxyServer) -> None:
-    proxy.close_task(0)
+def test_a_late_class_forgets_the_best_model_and_keeps_the_old_one(proxy: ProxyServer) -> None:
     proxy.consider(model(9, 0.9))
-    proxy.close_task(10)
-    for round_number in (11, 12):
-        proxy.consider(model(round_number, 0.8))
-        assert proxy.close_task(round_number) is None
-        assert proxy.best is None  # measured before its task was complete
-        assert proxy.old_model is not None
-        assert proxy.old_model.round == 9
-    proxy.consider(model(13, 0.3))
-    closed = proxy.close_task(13)  # 3 rounds after 10: the next task
-    assert closed is proxy.old_model
-    assert closed is not None
-    assert closed.round == 13
-
-
-def test_no_settling_makes_every_growth_a_task() -> None:
-    proxy = ProxyServer(ProxyConfig(settle_rounds=0))
-    proxy.close_task(0)
-    proxy.consider(model(1, 0.5))
-    assert proxy.close_task(1) is proxy.old_model
-    assert proxy.old_model is not None
-
-
-def test_growth_in_the_first_rounds_leaves_no_old_model(proxy: ProxyServer) -> None:
-    proxy.close_task(0)
-    proxy.consider(model(1, 0.5))
-    assert proxy.close_task(1) is None
-    assert proxy.old_model is None
+    old = proxy.close_task()
+    proxy.consider(model(11, 0.8))
+    proxy.forget_best()
+    assert proxy.best is None and proxy.old_model is old
 
 
 def test_a_task_in_which_nothing_was_kept_leaves_the_old_model(proxy: ProxyServer) -> None:
     proxy.consider(model(3, 0.5))
-    proxy.close_task(4)
-    assert proxy.close_task(20) is None
+    proxy.close_task()
+    assert proxy.close_task() is None
     assert proxy.old_model is not None
     assert proxy.old_model.round == 3
-
-
-def test_settling_for_a_negative_time_is_refused() -> None:
-    with pytest.raises(pydantic.ValidationError, match="settle_rounds is -1"):
-        ProxyConfig(settle_rounds=-1)

@@ -17,4 +17,4 @@ def setting(tiny_setting: TwinSetting) -> TwinSetting:
 @pytest.fixture
 def server(setting: TwinSetting) -> ServerState:
     """A server that knows no class yet."""
-    return new_server(setting.network, seed=1)
+    return new_server(setting.network, seed=1, settle_rounds=0)

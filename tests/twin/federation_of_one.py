@@ -86,7 +86,6 @@ def with_twin(setting: TwinSetting, **changes: Any) -> TwinSetting:
         twin=TwinConfig(
             **{
                 "memory_capacity": 12,
-                "settle_rounds": 0,
                 "detection": setting.twin.detection,
                 **changes,
             }

@@ -55,16 +55,14 @@ def traffic(
     detection = DetectionConfig(jump_fraction=0.05)
     setting = replace(
         tiny_setting,
-        twin=TwinConfig(
-            memory_capacity=12, settle_rounds=0, held_back_fraction=0.5, detection=detection
-        ),
+        twin=TwinConfig(memory_capacity=12, held_back_fraction=0.5, detection=detection),
     )
     arrivals = [
         Arrival(0, np.arange(20, 60)),
         Arrival(2, np.concatenate([np.arange(20), np.arange(60, 80)])),
     ]
     twin = DigitalTwin(Hospital("north", tiny_batch, arrivals), setting)
-    server, old_model = new_server(setting.network, 1), None
+    server, old_model = new_server(setting.network, 1, settle_rounds=0), None
     down: list[GlobalModel | Broadcast] = []
     up: list[Observation | TwinUpdate] = []
     for _ in range(4):

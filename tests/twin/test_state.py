@@ -19,6 +19,7 @@ def full_state() -> TwinState:
         current=np.array([20, 21, 22]),
         held_back=np.array([30]),
         began_round=4,
+        task=3,
         current_names=("lung", "spleen"),
         finished=(("liver",), ("heart",)),
         previous_mean=0.1 + 0.2,

@@ -96,7 +96,8 @@ def test_a_third_task_cuts_the_exemplars_of_the_first_to_their_best(
     server = announce(server, tiny_batch, (0, 1, 2, 3, 4))
     kept = []
     for round_number in range(3):
-        look(twin, replace(server, round=round_number))
+        begins = tuple(range(round_number + 1))
+        look(twin, replace(server, round=round_number, task_begins=begins))
         kept.append(twin.state.memory.positions)
     first = tiny_batch.vocabulary[0]
     assert [len(positions) for positions in kept[2].values()] == [3, 3, 3, 3]
@@ -244,9 +245,8 @@ def test_an_entropy_is_told_as_a_fraction_that_never_exceeds_1(
 def test_classes_noticed_soon_after_a_task_began_belong_to_it_and_lose_no_image(
     tiny_batch: Batch, setting: TwinSetting, server: ServerState
 ) -> None:
-    patient = replace(setting, twin=replace(setting.twin, settle_rounds=2))
-    twin = DigitalTwin(hospital_of(tiny_batch, (0, FIRST), (2, SECOND)), patient)
-    live(twin, server, 3)
+    twin = DigitalTwin(hospital_of(tiny_batch, (0, FIRST), (2, SECOND)), setting)
+    live(twin, replace(server, settle_rounds=2), 3)
     assert set(twin.state.current_names) == set(named(tiny_batch, FIRST + SECOND))
     assert not twin.state.finished and not len(twin.state.memory) and twin.state.began_round == 0
     assert len(twin.state.current) == 80

@@ -1,101 +1,104 @@
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
-from federation.aggregation.means import weighted_mean
-from incremental.head import Weights
+from federation.aggregation.means import Arrived, matched_rows, mean_of_arrived, weighted_mean
+from federation.methods.fedavg import FedAvg
+from federation.server import ServerState, grow_for_new_classes, new_server
+from incremental.head import HEAD_ROWS, Weights
+from incremental.network import NetworkConfig
+from twin.messages import Observation, TwinUpdate
 
-FLOATS: dict[str, tuple[int, ...]] = {
-    "scalar": (),
-    "bias": (3,),
-    "kernel": (2, 3, 2, 2),
-    "empty": (0, 4),
-}
+NAMES = ("liver", "lung", "heart")
 
 
-def made(count: int, seed: int = 0) -> list[Weights]:
+@pytest.fixture
+def server(tiny_network: NetworkConfig) -> ServerState:
+    seen = Observation("north", 0, 1, True, NAMES)
+    return grow_for_new_classes(new_server(tiny_network, 1), [seen])[0]
+
+
+def moved(weights: Weights, seed: int) -> Weights:
     generator = torch.Generator().manual_seed(seed)
-    return [
-        {name: torch.randn(shape, generator=generator) for name, shape in FLOATS.items()}
-        | {
-            "counter": torch.randint(0, 1000, (), generator=generator),
-            "counts": torch.randint(-9, 9, (4,), generator=generator),
-        }
-        for _ in range(count)
-    ]
+    return {
+        name: value + torch.rand(value.shape, generator=generator)
+        if value.is_floating_point()
+        else value + seed
+        for name, value in weights.items()
+    }
 
 
-shares = st.lists(st.floats(0, 1000), min_size=1, max_size=6).filter(
-    lambda values: sum(values) > 1e-3
-)
+def update_of(server: ServerState, seed: int, names: tuple[str, ...] = NAMES) -> TwinUpdate:
+    """Return an update whose head has rows for some classes in any order."""
+    weights = moved(server.weights, seed)
+    rows = [server.class_names.index(name) for name in names]
+    weights |= {name: weights[name][rows] for name in HEAD_ROWS}
+    return TwinUpdate(f"twin {seed}", 0, weights, 10 * seed, class_names=names)
 
 
-@given(shares=shares, seed=st.integers(0, 99))
-def test_the_mean_is_that_of_numpy(shares: list[float], seed: int) -> None:
-    weights = made(len(shares), seed)
-    mean = weighted_mean(weights, shares)
-    for name in FLOATS:
-        expected = np.average([each[name].numpy() for each in weights], axis=0, weights=shares)
-        np.testing.assert_allclose(mean[name].numpy(), expected, rtol=1e-5, atol=1e-6)
-        assert mean[name].dtype == torch.float32
-        assert mean[name].shape == FLOATS[name]
+def test_a_weighted_mean_is_that_of_numpy(server: ServerState) -> None:
+    updates, shares = [update_of(server, seed) for seed in (1, 2, 3)], [3, 1, 2.5]
+    mean = weighted_mean([each.weights for each in updates], shares)
+    for name, value in server.weights.items():
+        expected = np.average([each.weights[name].numpy() for each in updates], 0, shares)
+        if value.is_floating_point():
+            np.testing.assert_allclose(mean[name].numpy(), expected, rtol=1e-6)
+        else:
+            assert mean[name].dtype == value.dtype
+            assert mean[name].tolist() == np.round(expected).tolist()
 
 
-@given(shares=shares, seed=st.integers(0, 99))
-def test_integers_are_rounded_and_stay_integers(shares: list[float], seed: int) -> None:
-    weights = made(len(shares), seed)
-    mean = weighted_mean(weights, shares)
-    for name in ("counter", "counts"):
-        expected = np.average([each[name].numpy() for each in weights], axis=0, weights=shares)
-        assert mean[name].dtype == torch.int64
-        assert np.abs(mean[name].numpy() - expected).max() <= 0.5 + 1e-6
+@pytest.mark.parametrize("shares", [[], [0.0]])
+def test_a_mean_of_nothing_is_refused(server: ServerState, shares: list[float]) -> None:
+    with pytest.raises(ValueError, match="at least one positive share is needed"):
+        weighted_mean([server.weights] * len(shares), shares)
 
 
-@given(shares=shares)
-def test_the_mean_of_equal_models_is_that_model_bit_for_bit(shares: list[float]) -> None:
-    (model,) = made(1)
-    mean = weighted_mean([model] * len(shares), shares)
-    assert all(torch.equal(mean[name], value) for name, value in model.items())
+def test_rows_are_matched_by_class_name_in_any_order(server: ServerState) -> None:
+    update = update_of(server, 1, ("heart", "liver", "lung"))
+    rows = matched_rows(update, server.weights, NAMES)
+    for name in HEAD_ROWS:
+        expected = torch.stack([update.weights[name][at] for at in (1, 2, 0)])
+        assert torch.equal(rows[name], expected)
 
 
-def test_only_the_ratio_of_shares_counts() -> None:
-    weights = made(3)
-    small, large = (
-        weighted_mean(weights, [1.0, 2.0, 4.0]),
-        weighted_mean(weights, [64.0, 128.0, 256.0]),
-    )
-    assert all(torch.equal(small[name], large[name]) for name in small)
+def test_a_row_that_an_update_does_not_know_has_no_change(server: ServerState) -> None:
+    update = update_of(server, 1, ("heart",))
+    rows = matched_rows(update, server.weights, NAMES)
+    for name in HEAD_ROWS:
+        assert torch.equal(rows[name][:2], server.weights[name][:2])
+        assert torch.equal(rows[name][2], update.weights[name][0])
+    mean = mean_of_arrived(server.weights, NAMES, [Arrived(update)], "equal")
+    assert all(torch.equal(mean[name][:2], server.weights[name][:2]) for name in HEAD_ROWS)
 
 
-def test_a_share_of_zero_leaves_a_model_out() -> None:
-    weights = made(2)
-    mean = weighted_mean(weights, [0.0, 5.0])
-    assert all(torch.equal(mean[name], value) for name, value in weights[1].items())
+def test_an_update_of_a_class_that_the_receiver_does_not_know_is_refused(
+    server: ServerState,
+) -> None:
+    update = replace(update_of(server, 1), class_names=("liver", "lung", "spleen"))
+    with pytest.raises(ValueError, match=r"has the classes spleen; allowed: .*liver, lung, heart"):
+        matched_rows(update, server.weights, NAMES)
 
 
-def test_the_models_stay_as_they_were() -> None:
-    weights = made(2)
-    mean = weighted_mean(weights, [1.0, 1.0])
-    for value in mean.values():
-        value += 1
-    for found, expected in zip(weights, made(2), strict=True):
-        assert all(torch.equal(found[name], value) for name, value in expected.items())
+def test_weights_of_arrived_updates_are_factors_of_their_shares(server: ServerState) -> None:
+    updates = [update_of(server, seed) for seed in (1, 2)]
+    arrived = [Arrived(updates[0], age=3, weight=0.5), Arrived(updates[1])]
+    by_images = mean_of_arrived(server.weights, NAMES, arrived, "by_images")
+    equal = mean_of_arrived(server.weights, NAMES, arrived, "equal")
+    for name in server.weights:
+        both = [each.weights[name].double() for each in updates]
+        if server.weights[name].is_floating_point():
+            assert torch.allclose(by_images[name].double(), (5 * both[0] + 20 * both[1]) / 25)
+            assert torch.allclose(equal[name].double(), (0.5 * both[0] + both[1]) / 1.5)
 
 
-def test_half_precision_stays_half_precision() -> None:
-    mean = weighted_mean(
-        [{"a": torch.ones(2, dtype=torch.bfloat16)}, {"a": torch.zeros(2, dtype=torch.bfloat16)}],
-        [1.0, 3.0],
-    )
-    assert mean["a"].dtype == torch.bfloat16
-    assert mean["a"].tolist() == [0.25, 0.25]
-
-
-@pytest.mark.parametrize(("weights", "shares"), [([], []), (made(2), [0.0, 0.0])])
-def test_a_mean_of_nothing_does_not_exist(weights: Any, shares: list[float]) -> None:
-    with pytest.raises(ValueError, match="at least one positive share"):
-        weighted_mean(weights, shares)
+def test_aggregating_is_merging_fresh_updates_of_equal_weight(server: ServerState) -> None:
+    updates = [update_of(server, seed) for seed in (1, 2, 3)]
+    aggregated = FedAvg().aggregate(server, updates)
+    merged = FedAvg().merge(server, [Arrived(each, age=0, weight=1.0) for each in updates])
+    expected = weighted_mean([each.weights for each in updates], [10, 20, 30])
+    for name, value in expected.items():
+        assert torch.equal(aggregated.weights[name], value)
+        assert torch.equal(merged.weights[name], value)

@@ -10,9 +10,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from federation.aggregation.means import parameters_of, weighted_mean
+from federation.aggregation.means import weighted_mean
 from federation.aggregation.robust import RobustConfig, clipped, defend, krum_scores, trimmed_mean
 from federation.aggregation.screening import parameter_norm
+from federation.aggregation.weight_tensors import parameters_of
 from federation.experiment.config import load_experiment
 from federation.experiment.config_file import ConfigError
 from federation.methods import METHODS
@@ -38,7 +39,8 @@ PHANTOM = Path(__file__).parents[3] / "hospital_configs" / "phantom_tiny"
 @pytest.fixture
 def server(tiny_network: NetworkConfig) -> ServerState:
     return grow_for_new_classes(
-        new_server(tiny_network, 1), [Observation("north", 0, 1, True, ("liver", "lung"))]
+        new_server(tiny_network, 1, settle_rounds=0),
+        [Observation("north", 0, 1, True, ("liver", "lung"))],
     )[0]
 
 

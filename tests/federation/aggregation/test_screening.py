@@ -19,7 +19,8 @@ DECLARED = ("drift", "shape", "head.bias", "fisher")
 @pytest.fixture
 def server(tiny_network: NetworkConfig) -> ServerState:
     return grow_for_new_classes(
-        new_server(tiny_network, 1), [Observation("north", 0, 1, True, ("liver", "lung"))]
+        new_server(tiny_network, 1, settle_rounds=0),
+        [Observation("north", 0, 1, True, ("liver", "lung"))],
     )[0]
 
 

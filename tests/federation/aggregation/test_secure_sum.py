@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from federation.aggregation.means import mean_of_updates
+from federation.aggregation.means import Arrived, mean_of_arrived
 from federation.aggregation.secure_sum import (
     SecureAggregationConfig,
     SecureSum,
@@ -20,6 +20,7 @@ from federation.methods.fedcurv import FedCurv
 from federation.methods.fedka import FedKA
 from federation.methods.icarl import ICaRL
 from federation.server import ServerState
+from incremental.head import Weights
 from incremental.network import NetworkConfig
 from twin.messages import Broadcast, TwinUpdate
 from twin.secure_sum.fixed_point import RESOLUTION
@@ -95,11 +96,15 @@ def losing(lost: dict[str, Any]) -> Callable[..., Any]:
     }
 
 
+def mean_of(updates: list[TwinUpdate], mean: Any) -> Weights:
+    return mean_of_arrived(GLOBAL, CLASSES, [Arrived(each) for each in updates], mean)
+
+
 def check_is_mean_of(
     result: SecureSum, names: list[str] | tuple[str, ...], mean: str = "by_images"
 ) -> None:
     updates = [update_of(name) for name in names]
-    expected = mean_of_updates(updates, mean)
+    expected = mean_of(updates, mean)
     assert result.members == result.update.summed == tuple(names)
     assert result.update.twin_id == f"sum of {len(names)}"
     assert result.update.num_images == sum(each.num_images for each in updates)
@@ -444,7 +449,7 @@ def test_a_method_that_is_a_sum_gives_the_same_server_for_the_sum_as_for_all(
     together = TwinUpdate(
         "sum of 5",
         5,
-        mean_of_updates(updates, mean),
+        mean_of(updates, mean),
         sum(each.num_images for each in updates),
         class_names=CLASSES,
     )

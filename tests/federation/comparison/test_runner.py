@@ -91,7 +91,7 @@ def test_a_run_that_raises_is_noted_and_the_others_go_on(
     other = plan_runs(compared[0], [1], tmp_path / "out", ["FedKA"])[0]
     said = []
     with monkeypatch.context() as patch:
-        patch.setattr(FedAvg, "aggregate", wrong)
+        patch.setattr(FedAvg, "merge", wrong)
         assert (
             run_missing(
                 [finetune, other],

@@ -9,8 +9,9 @@ import torch
 
 from federation.aggregation.screening import ScreeningConfig
 from federation.aggregation.secure_sum import SecureAggregationConfig
+from federation.engines.engine import TwinEngine
 from federation.engines.secure_sum import SecureEngine, secured
-from federation.engines.sequential import SequentialEngine, TwinEngine
+from federation.engines.sequential import SequentialEngine
 from federation.engines.simulated_hospitals import SimulatedHospitals
 from federation.experiment.config import load_experiment
 from federation.experiment.config_file import ConfigError
@@ -67,8 +68,8 @@ def play(
 ) -> tuple[Any, ...]:
     engine = secured(SequentialEngine(hospitals), config, method.sums)
     server, proxy, records = (
-        new_server(NETWORK, seed=3),
-        ProxyServer(ProxyConfig(settle_rounds=0)),
+        new_server(NETWORK, seed=3, settle_rounds=0),
+        ProxyServer(ProxyConfig()),
         [],
     )
     for _ in range(rounds):
@@ -152,7 +153,11 @@ def test_a_hospital_whose_training_ran_away_is_left_out_and_the_others_are_summe
     config = replace(SECURE, screening=ScreeningConfig(max_relative_change=0.1))
     engine = secured(Mixed(wild), config, "by_images")
     _, record = run_round(
-        new_server(NETWORK, 3), engine, FedAvg(), ProxyServer(ProxyConfig()), config
+        new_server(NETWORK, 3, settle_rounds=0),
+        engine,
+        FedAvg(),
+        ProxyServer(ProxyConfig()),
+        config,
     )
     (update,) = record.accepted
     assert update.summed == ("north", "south", "west")
@@ -176,7 +181,11 @@ def test_a_sum_is_turned_away_where_none_was_to_be_made_and_where_it_has_strange
 ) -> None:
     engine = secured(SequentialEngine(hospitals), SECURE, "by_images")
     _, record = run_round(
-        new_server(NETWORK, 3), engine, FedAvg(), ProxyServer(ProxyConfig()), RoundConfig()
+        new_server(NETWORK, 3, settle_rounds=0),
+        engine,
+        FedAvg(),
+        ProxyServer(ProxyConfig()),
+        RoundConfig(),
     )
     assert [each.reason for each in record.rejected] == ["claims to be a sum"]
 
@@ -188,7 +197,11 @@ def test_a_sum_is_turned_away_where_none_was_to_be_made_and_where_it_has_strange
             ]
 
     _, record = run_round(
-        new_server(NETWORK, 3), Stranger(hospitals), FedAvg(), ProxyServer(ProxyConfig()), SECURE
+        new_server(NETWORK, 3, settle_rounds=0),
+        Stranger(hospitals),
+        FedAvg(),
+        ProxyServer(ProxyConfig()),
+        SECURE,
     )
     assert {each.reason for each in record.rejected} == {"was not asked to train"}
 

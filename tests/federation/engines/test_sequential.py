@@ -4,11 +4,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from federation.engines.sequential import EngineConfig, TwinEngine, available_cores, make_engine
+from federation.engines.choice import EngineConfig, make_engine
+from federation.engines.engine import TwinEngine
 from federation.engines.simulated_hospitals import SimulatedHospitals
 from federation.engines.twin_states import StateFolder
 from federation.methods.fedavg import FedAvg
 from federation.server import grow_for_new_classes, new_server
+from incremental.cores import available_cores
 
 
 @pytest.mark.parametrize(
@@ -53,9 +55,9 @@ def test_auto_takes_worker_processes_where_a_cpu_has_cores_for_several(
     processes: int,
 ) -> None:
     made = []
-    monkeypatch.setattr("federation.engines.sequential.available_cores", lambda: cores)
+    monkeypatch.setattr("federation.engines.choice.available_cores", lambda: cores)
     monkeypatch.setattr(
-        "federation.engines.sequential.ProcessEngine",
+        "federation.engines.choice.ProcessEngine",
         lambda hospitals, states, workers, *rest: made.append(workers),
     )
     monkeypatch.setattr("torch.set_num_threads", lambda threads: None)
@@ -79,9 +81,9 @@ def test_an_engine_asks_those_it_is_told_to_and_leaves_their_states_on_the_disk(
     )
     try:
         assert isinstance(engine, TwinEngine)
-        server = new_server(tiny_hospitals.setting.network, 3)
+        server = new_server(tiny_hospitals.setting.network, 3, settle_rounds=0)
         assert list(engine.present(0)) == ["north", "south"]
-        observations = engine.observe(server.model, ("south",))
+        observations = list(engine.observe(server.model, ("south",)))
         assert [each.twin_id for each in observations] == ["south"]
         assert list(StateFolder(tmp_path)) == ["south"]
         server, _ = grow_for_new_classes(server, observations)

@@ -53,8 +53,8 @@ def play(
 ) -> tuple[Any, ...] | None:
     """Run rounds; returns what is needed to go on."""
     server, proxy = start or (
-        new_server(hospitals.setting.network, seed=3),
-        ProxyServer(ProxyConfig(settle_rounds=0)),
+        new_server(hospitals.setting.network, seed=3, settle_rounds=0),
+        ProxyServer(ProxyConfig()),
     )
     engine = SequentialEngine(hospitals, states)
     for _ in range(rounds):
@@ -69,11 +69,7 @@ def names_in(folder: Path) -> list[str]:
 def copy(start: tuple[Any, ...]) -> tuple[Any, ...]:
     server, proxy = start
     again = ProxyServer(proxy.config)
-    again.best, again.old_model, again.last_closed_round = (
-        proxy.best,
-        proxy.old_model,
-        proxy.last_closed_round,
-    )
+    again.best, again.old_model = proxy.best, proxy.old_model
     return server, again
 
 

@@ -21,17 +21,19 @@ from incremental.proxy import ProxyConfig, ProxyServer, Score, StoredModel
 
 @pytest.fixture
 def checkpoint() -> Checkpoint:
-    server = new_server(NetworkConfig(backbone="lenet", width=4, image_size=16), seed=1)
+    server = new_server(
+        NetworkConfig(backbone="lenet", width=4, image_size=16), seed=1, settle_rounds=0
+    )
     server = replace(
         server,
         round=7,
-        growth_rounds=(0, 4),
+        task_begins=(0, 4),
         kept={"prototype_rows": torch.arange(3)},
         usual_entropy=(0.1, 0.2),
         usual_images=40,
     )
     old = StoredModel(server.weights, (), 4, Score(0.5, "prototypes"))
-    return Checkpoint(server, None, old, 4, 6, {"seconds": 1.5, "records": 9})
+    return Checkpoint(server, None, old, 6, {"seconds": 1.5, "records": 9})
 
 
 def test_what_was_saved_comes_back_equal(tmp_path: Path, checkpoint: Checkpoint) -> None:
@@ -39,7 +41,7 @@ def test_what_was_saved_comes_back_equal(tmp_path: Path, checkpoint: Checkpoint)
     back = load_checkpoint(tmp_path)
     assert (
         back.server.round == 7
-        and back.server.growth_rounds == (0, 4)
+        and back.server.task_begins == (0, 4)
         and back.server.usual_images == 40
     )
     assert all(
@@ -51,7 +53,7 @@ def test_what_was_saved_comes_back_equal(tmp_path: Path, checkpoint: Checkpoint)
     assert back.states_until == 6 and back.progress == checkpoint.progress
     proxy = ProxyServer(ProxyConfig())
     back.restore(proxy)
-    assert proxy.last_closed_round == 4 and proxy.old_model is back.old_model
+    assert proxy.old_model is back.old_model
 
 
 def test_only_the_last_two_are_kept(tmp_path: Path, checkpoint: Checkpoint) -> None:

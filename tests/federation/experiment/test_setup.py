@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from federation.engines.sequential import EngineConfig
+from federation.engines.choice import EngineConfig
 from federation.experiment.config import load_experiment
 from federation.experiment.setup import ExperimentSetup, prepare_experiment
 from federation.methods.fedavg import FedAvg

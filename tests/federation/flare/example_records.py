@@ -29,7 +29,7 @@ BROADCAST = Broadcast(
     weights=WEIGHTS,
     class_names=("liver", "spleen, left"),
     round=3,
-    rounds_since_growth=1,
+    rounds_since_task_began=1,
     seed=2**63 - 1,
     old_model=StoredModel(OLD, ("liver",), 2, Score(0.75, "held-back images of task 1")),
     extras={"control/conv": torch.ones(2, dtype=torch.float64), "taught_rows": torch.tensor(1)},

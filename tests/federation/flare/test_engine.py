@@ -212,7 +212,7 @@ def test_a_dead_hospital_is_suspect_and_asked_no_more_until_it_greets_again(tmp_
     wires = Wires(open_hospitals(config, tmp_path / "hospitals"), faults)
     told: list[dict] = []
     engine = engine_over(wires, config, told)(prepare_experiment(config))
-    server = new_server(config.network, 1)
+    server = new_server(config.network, 1, settle_rounds=0)
     assert engine.present(0) == ["east", "north", "south"]
     dead.set()
     assert [each.twin_id for each in engine.observe(server.model, ("east", "north", "south"))] == [
@@ -327,7 +327,7 @@ def test_a_server_cannot_send_a_twin_back_to_its_beginning(tmp_path: Path) -> No
     run_experiment(config, tmp_path / "run", engine_for=engine_over(wires, config))
     files = sorted((tmp_path / "hospitals" / "north" / "state").rglob("*.safetensors"))
     site = wires.sites["north"]
-    answer = site.answer("observe", encode(new_server(config.network, 1).model))
+    answer = site.answer("observe", encode(new_server(config.network, 1, settle_rounds=0).model))
     assert kind_of(answer) is Fault
     assert sorted((tmp_path / "hospitals" / "north" / "state").rglob("*.safetensors")) == files
 

@@ -240,8 +240,8 @@ def test_rounds_over_records_are_the_sequential_rounds_bit_for_bit(
     for engine in engines:
         torch.set_num_threads(1)
         server, proxy = (
-            new_server(tiny_hospitals.setting.network, 1),
-            ProxyServer(ProxyConfig(settle_rounds=0)),
+            new_server(tiny_hospitals.setting.network, 1, settle_rounds=0),
+            ProxyServer(ProxyConfig()),
         )
         for _ in range(4):
             server, record = run_round(server, engine, method, proxy, RoundConfig())

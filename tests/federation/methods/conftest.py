@@ -94,9 +94,7 @@ Play = Callable[..., Played]
 @pytest.fixture(scope="session")
 def quick_ward(tiny_hospitals: SimulatedHospitals) -> SimulatedHospitals:
     """The tiny hospitals with twins that notice every task, and end one as soon as the next begins."""
-    twin = replace(
-        tiny_hospitals.setting.twin, detection=DetectionConfig(jump_fraction=0.01), settle_rounds=0
-    )
+    twin = replace(tiny_hospitals.setting.twin, detection=DetectionConfig(jump_fraction=0.01))
     return replace(tiny_hospitals, setting=replace(tiny_hospitals.setting, twin=twin))
 
 
@@ -107,8 +105,8 @@ def play(quick_ward: SimulatedHospitals) -> Play:
     def run(method: Method, rounds: int = 6, engine: SequentialEngine | None = None) -> Played:
         engine = engine or SequentialEngine(quick_ward)
         server, proxy = (
-            new_server(quick_ward.setting.network, seed=3),
-            ProxyServer(ProxyConfig(settle_rounds=0)),
+            new_server(quick_ward.setting.network, seed=3, settle_rounds=0),
+            ProxyServer(ProxyConfig()),
         )
         records = []
         for _ in range(rounds):
@@ -176,5 +174,5 @@ def grown(tiny_network: NetworkConfig) -> ServerState:
 
     names = tuple("abcde")
     return grow_for_new_classes(
-        new_server(tiny_network, 1), [Observation("north", 0, 1, True, names)]
+        new_server(tiny_network, 1, settle_rounds=0), [Observation("north", 0, 1, True, names)]
     )[0]

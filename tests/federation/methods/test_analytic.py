@@ -25,7 +25,7 @@ EVERYBODY = RoundConfig(twins_per_round=10)
 
 def play(hospitals: SimulatedHospitals, method: Analytic | FedAvg, rounds: int) -> tuple[Any, ...]:
     server, proxy, engine = (
-        new_server(hospitals.setting.network, 3),
+        new_server(hospitals.setting.network, 3, settle_rounds=0),
         ProxyServer(ProxyConfig()),
         SequentialEngine(hospitals),
     )

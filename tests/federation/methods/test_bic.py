@@ -13,7 +13,7 @@ from torch.nn import functional
 from federation.methods.bic import BiC, fit_correction, fold_correction, mean_correction
 from federation.methods.fedavg import FedAvg
 from incremental.network import build_network
-from twin.objective import LocalContext
+from twin.objective import HoldsOut, LocalContext
 
 
 def softmax(values: list[float]) -> list[float]:
@@ -183,14 +183,15 @@ def test_a_twin_that_held_out_only_one_side_or_nothing_or_has_no_teacher_sends_n
 
 
 def test_it_alone_asks_for_a_part_to_be_held_out() -> None:
-    assert BiC().held_out_fraction == 0.1 and FedAvg().held_out_fraction == 0
+    assert isinstance(BiC(), HoldsOut) and BiC().held_out_fraction == 0.1
+    assert not isinstance(FedAvg(), HoldsOut)
 
 
 def test_repeatable_over_growth_of_the_head_and_nothing_undeclared_leaves(
     play: Callable[..., Any], same: Callable[..., Any], assert_wall: Callable[..., Any]
 ) -> None:
     first, second = (play(BiC()) for _ in range(2))
-    assert len(first.server.growth_rounds) > 1
+    assert len(first.server.task_begins) > 1
     assert same(first.server.weights, second.server.weights)
     assert any("semantic" in update.metrics for update in first.updates)
     assert_wall(first, {"bias_correction", "bias_support"})

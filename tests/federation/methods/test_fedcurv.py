@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from federation.aggregation.means import parameters_of, with_label
+from federation.aggregation.weight_tensors import parameters_of, with_label
 from federation.methods.fedavg import FedAvg
 from federation.methods.fedcurv import FedCurv, curvature_of_others, fisher_diagonal
 from federation.server import ServerState
@@ -205,7 +205,7 @@ def test_only_the_declared_information_crosses_the_wall_and_the_seed_decides(
     played = play(method)
     assert FedCurv.uploads
     assert_wall(played, {f"fisher/{name}" for name in parameters_of(played.server.weights)})
-    assert len(played.server.growth_rounds) > 2
+    assert len(played.server.task_begins) > 2
     assert any(each.metrics.get("curvature", 0) > 0 for each in played.updates)
     again = play(method)
     assert same(played.server.weights, again.server.weights) and same(

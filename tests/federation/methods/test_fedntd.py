@@ -109,7 +109,7 @@ def test_nothing_but_the_model_crosses_the_wall_and_the_seed_decides(
     played = play(FedNTD(memory=True))
     assert_wall(played, set())
     assert not FedNTD.uploads
-    assert len(played.server.growth_rounds) > 2
+    assert len(played.server.task_begins) > 2
     assert all("distillation" in each.metrics for each in played.updates)
     assert same(played.server.weights, play(FedNTD(memory=True)).server.weights)
     assert not same(played.server.weights, play(FedAvg(memory=True)).server.weights)

@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 import torch
 
-from federation.aggregation.means import parameters_of
+from federation.aggregation.weight_tensors import parameters_of
 from federation.methods.fedavg import FedAvg
 from federation.methods.fedprox import FedProx
 from incremental.network import IncrementalNetwork, NetworkConfig, weights_of
@@ -74,7 +74,7 @@ def test_nothing_but_the_model_crosses_the_wall_and_the_seed_decides(
     played = play(FedProx())
     assert_wall(played, set())
     assert not FedProx.uploads
-    assert len(played.server.growth_rounds) > 2
+    assert len(played.server.task_begins) > 2
     assert same(played.server.weights, play(FedProx()).server.weights)
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from federation.aggregation.means import labelled, with_label
+from federation.aggregation.weight_tensors import labelled, with_label
 from federation.methods.fedavg import FedAvg
 from federation.methods.flwf2t import FLwF2T, own_teacher
 from federation.server import ServerState
@@ -141,7 +141,7 @@ def test_nothing_but_the_model_crosses_the_wall_and_the_seed_decides(
     played = play(FLwF2T())
     assert_wall(played, set())
     assert not FLwF2T.uploads
-    assert len(played.server.growth_rounds) > 2
+    assert len(played.server.task_begins) > 2
     assert {name for each in played.updates for name in each.metrics} > {
         "own_distillation",
         "server_distillation",

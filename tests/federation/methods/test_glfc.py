@@ -152,7 +152,7 @@ def test_without_weights_and_distillation_it_is_fedavg_in_every_task_bit_for_bit
 ) -> None:
     plain = GLFC(distillation_share=0.0, weighted=False, mean="by_images", reconstruction=few_steps)
     found, expected = play(plain), play(FedAvg(head_loss="bce", memory=True))
-    assert len(found.server.growth_rounds) > 1
+    assert len(found.server.task_begins) > 1
     assert same(found.server.weights, expected.server.weights)
 
 
@@ -176,7 +176,7 @@ def test_repeatable_over_growth_of_the_head_and_nothing_undeclared_leaves(
     assert_wall: Callable[..., Any],
 ) -> None:
     first, second = (play(GLFC(reconstruction=few_steps)) for _ in range(2))
-    assert len(first.server.growth_rounds) > 1
+    assert len(first.server.task_begins) > 1
     assert same(first.server.weights, second.server.weights)
     assert first.proxy.old_model is not None and first.proxy.old_model.score is not None
     assert "reconstructed prototypes" in first.proxy.old_model.score.test

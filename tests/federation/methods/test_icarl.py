@@ -16,7 +16,7 @@ from federation.methods.icarl import (
     class_means,
     collect_class_means,
     nearest_mean,
-    nearest_mean_answer,
+    nearest_mean_classifier,
     sums_by_class,
 )
 from federation.server import ServerState, grow_for_new_classes
@@ -225,8 +225,8 @@ def test_images_of_classes_that_look_apart_are_named_by_the_nearest_mean(
     told = collect_class_means(
         grown, [{"class_means": sums / counts[:, None], "class_counts": counts}]
     )
-    found = nearest_mean_answer(told)(pixels)
-    assert nearest_mean_answer(grown) is None
+    found = nearest_mean_classifier(told)(pixels)
+    assert nearest_mean_classifier(grown) is None
     assert found.shape == (100,)
     assert float((found == rows).float().mean()) > 0.6  # an untrained network of four channels
 
@@ -235,7 +235,7 @@ def test_repeatable_over_growth_of_the_head_and_nothing_undeclared_leaves(
     play: Callable[..., Any], same: Callable[..., Any], assert_wall: Callable[..., Any]
 ) -> None:
     first, second = (play(ICaRL(least_images=2)) for _ in range(2))
-    assert len(first.server.growth_rounds) > 1
+    assert len(first.server.task_begins) > 1
     assert same(first.server.weights, second.server.weights)
     assert same(first.server.kept, second.server.kept)
     means = class_means(first.server)

@@ -152,7 +152,7 @@ def test_repeatable_over_growth_of_the_head_and_nothing_undeclared_leaves(
     assert_wall: Callable[..., Any],
 ) -> None:
     first, second = (play(LGA(reconstruction=few_steps, warm_up_rounds=1)) for _ in range(2))
-    assert len(first.server.growth_rounds) > 1
+    assert len(first.server.task_begins) > 1
     assert same(first.server.weights, second.server.weights)
     assert any("semantic" in update.metrics for update in first.updates)
     assert_wall(first, {"prototype_gradients", "prototype_shape"})

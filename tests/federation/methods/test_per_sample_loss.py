@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from federation.aggregation.means import labelled
+from federation.aggregation.weight_tensors import labelled
 from federation.methods import METHODS
 from federation.methods.bic import BiC
 from federation.methods.fedavg import FedAvg

@@ -109,7 +109,7 @@ def test_repeatable_over_growth_of_the_head_and_nothing_but_weights_leaves(
     play: Callable[..., Any], same: Callable[..., Any], assert_wall: Callable[..., Any]
 ) -> None:
     first, second = (play(PODNet()) for _ in range(2))
-    assert len(first.server.growth_rounds) > 1
+    assert len(first.server.task_begins) > 1
     assert same(first.server.weights, second.server.weights)
     assert any({"spatial", "flat"} <= update.metrics.keys() for update in first.updates)
     assert_wall(first, set())

@@ -1,3 +1,4 @@
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -5,7 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from federation.methods.prototypes import collect_prototypes, encode_prototypes, score_on_prototypes
+from federation.aggregation.means import Arrived
+from federation.methods import prototypes as module
+from federation.methods.prototypes import encode_prototypes, score_on_prototypes
 from federation.server import ServerState, grow_for_new_classes, new_server
 from incremental.inference import logits_of
 from incremental.network import IncrementalNetwork, NetworkConfig, build_network
@@ -23,7 +26,7 @@ COPIES = 5  # of each reconstruction in the test: itself and four varied ones
 @pytest.fixture
 def server(tiny_network: NetworkConfig) -> ServerState:
     return grow_for_new_classes(
-        new_server(tiny_network, 1), [Observation("north", 0, 1, True, NAMES)]
+        new_server(tiny_network, 1, settle_rounds=0), [Observation("north", 0, 1, True, NAMES)]
     )[0]
 
 
@@ -47,6 +50,12 @@ def context_of(server: ServerState, found: tuple[Tensor, Tensor], **changes: Any
 
 def update(server: ServerState, upload: Any, twin: str = "north") -> TwinUpdate:
     return TwinUpdate(twin, server.round, server.weights, 5, upload, class_names=server.class_names)
+
+
+def collect_prototypes(
+    server: ServerState, updates: Sequence[TwinUpdate], config: ReconstructionConfig
+) -> ServerState:
+    return module.collect_prototypes(server, [Arrived(each) for each in updates], config)
 
 
 @pytest.fixture

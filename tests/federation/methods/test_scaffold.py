@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from federation.aggregation.means import parameters_of, with_label
+from federation.aggregation.weight_tensors import parameters_of, with_label
 from federation.methods.fedavg import FedAvg
 from federation.methods.scaffold import SCAFFOLD, total_step
 from federation.server import ServerState, grow_for_new_classes, new_server
@@ -57,7 +57,7 @@ class Rehearsal:
         names: tuple[str, ...] = ("north", "east", "south"),
         second_at: int = 99,
     ) -> None:
-        setting = TwinSetting(TwinConfig(settle_rounds=0), NETWORK, training, rounds_per_task=100)
+        setting = TwinSetting(TwinConfig(), NETWORK, training, rounds_per_task=100)
         self.method, self.batch, self.broadcasts = method, batch, []
         arrivals = {
             name: [Arrival(0, np.array(FIRST[name])), Arrival(second_at, np.array(SECOND[name]))]
@@ -66,7 +66,7 @@ class Rehearsal:
         self.twins = {
             name: DigitalTwin(Hospital(name, batch, arrivals[name]), setting) for name in names
         }
-        self.server = new_server(NETWORK, 4)
+        self.server = new_server(NETWORK, 4, settle_rounds=0)
         self.updates = []
 
     def round(self, new_names: tuple[Any, ...] = (), names: tuple[str, ...] | None = None) -> None:
@@ -264,7 +264,7 @@ def test_one_number_crosses_the_wall_and_the_seed_decides(
     assert_wall(played, {"total_step"})
     assert SCAFFOLD.uploads
     assert all(each.upload["total_step"].numel() == 1 for each in played.updates)
-    assert len(played.server.growth_rounds) > 2
+    assert len(played.server.task_begins) > 2
     assert len(played.server.kept["control/head.bias"]) == len(played.server.class_names)
     again = play(SCAFFOLD(memory=True))
     assert same(played.server.weights, again.server.weights) and same(

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.modules.module import register_module_forward_hook
 
-from federation.aggregation.means import labelled
+from federation.aggregation.weight_tensors import labelled
 from federation.methods.bic import BiC
 from federation.methods.fedka import FedKA
 from federation.methods.fedntd import FedNTD

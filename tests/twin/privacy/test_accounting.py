@@ -83,7 +83,9 @@ class Life:
 
 
 def life(hospital: Hospital, setting: TwinSetting) -> Life:
-    return Life(DigitalTwin(hospital, setting), new_server(setting.network, seed=1))
+    return Life(
+        DigitalTwin(hospital, setting), new_server(setting.network, seed=1, settle_rounds=0)
+    )
 
 
 # --- what a twin spends and tells ---
@@ -192,7 +194,10 @@ class Secretive(FedAvg):
 def test_an_upload_that_a_method_does_not_declare_does_not_leave_past_the_noise(
     hospital: Hospital, bare: TwinSetting
 ) -> None:
-    twin, server = DigitalTwin(hospital, noisy(bare)), new_server(bare.network, seed=1)
+    twin, server = (
+        DigitalTwin(hospital, noisy(bare)),
+        new_server(bare.network, seed=1, settle_rounds=0),
+    )
     server, _ = grow_for_new_classes(
         server, [twin.observe(server.model, build_network(server.network, server.weights))]
     )
@@ -203,7 +208,10 @@ def test_an_upload_that_a_method_does_not_declare_does_not_leave_past_the_noise(
 def test_a_twin_does_not_train_by_a_method_whose_images_cannot_be_told_apart(
     hospital: Hospital, bare: TwinSetting
 ) -> None:
-    twin, server = DigitalTwin(hospital, private(bare)), new_server(bare.network, seed=1)
+    twin, server = (
+        DigitalTwin(hospital, private(bare)),
+        new_server(bare.network, seed=1, settle_rounds=0),
+    )
     server, _ = grow_for_new_classes(
         server, [twin.observe(server.model, build_network(server.network, server.weights))]
     )

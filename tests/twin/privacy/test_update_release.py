@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from federation.engines.choice import EngineConfig, make_engine
 from federation.engines.processes import ProcessEngine
-from federation.engines.sequential import EngineConfig, SequentialEngine, make_engine
+from federation.engines.sequential import SequentialEngine
 from federation.engines.simulated_hospitals import SimulatedHospitals
 from federation.engines.twin_states import StateFolder
 from federation.experiment.config import load_experiment
@@ -59,8 +60,8 @@ def play(
 ) -> tuple[Any, ...]:
     engine = engine or SequentialEngine(hospitals)
     server, proxy, records = (
-        new_server(hospitals.setting.network, 3),
-        ProxyServer(ProxyConfig(settle_rounds=0)),
+        new_server(hospitals.setting.network, 3, settle_rounds=0),
+        ProxyServer(ProxyConfig()),
         [],
     )
     for _ in range(rounds):
@@ -84,7 +85,7 @@ def trained(
     twin = DigitalTwin(
         Hospital("north", tiny_batch, [Arrival(0, np.arange(60))]), setting, policy=policy
     )
-    server = new_server(setting.network, 1)
+    server = new_server(setting.network, 1, settle_rounds=0)
     observation = twin.observe(server.model, build_network(server.network, server.weights))
     server, _ = grow_for_new_classes(server, [observation])
     broadcast = Broadcast(server.weights, server.class_names, 0, 0, 5)
@@ -182,7 +183,7 @@ def test_the_head_grows_through_compressed_rounds_and_what_is_remembered_grows_w
     kind: str, feedback: bool, tiny_hospitals: SimulatedHospitals
 ) -> None:
     server, records, engine = play(compressed(tiny_hospitals, kind, feedback), FedAvg(), 6)
-    assert len(server.growth_rounds) >= 2 and not any(record.rejected for record in records)
+    assert len(server.task_begins) >= 2 and not any(record.rejected for record in records)
     for twin_id, state in engine.states.items():
         if any(twin_id in record.chosen for record in records[4:]):
             assert bool(residuals(state)) == feedback

@@ -64,14 +64,14 @@ class Listening(SequentialEngine):
         self.left = []
 
     def train(self, method: Any, broadcasts: dict[str, Broadcast]) -> list[TwinUpdate]:
-        updates = super().train(method, broadcasts)
+        updates = list(super().train(method, broadcasts))
         self.left += updates
         return updates
 
 
 def uploads_of(method: Any, hospitals: SimulatedHospitals, rounds: int = 4) -> list[Any]:
-    engine, proxy = Listening(hospitals), ProxyServer(ProxyConfig(settle_rounds=0))
-    server = new_server(hospitals.setting.network, 1)
+    engine, proxy = Listening(hospitals), ProxyServer(ProxyConfig())
+    server = new_server(hospitals.setting.network, 1, settle_rounds=0)
     for _ in range(rounds):
         server, _ = run_round(server, engine, method, proxy, RoundConfig())
     return [each.upload for each in engine.left]
@@ -194,7 +194,7 @@ def twin_and_broadcast(
     twin = DigitalTwin(
         Hospital("north", tiny_batch, [Arrival(0, np.arange(40))]), tiny_setting, policy=policy
     )
-    server = new_server(tiny_setting.network, 1)
+    server = new_server(tiny_setting.network, 1, settle_rounds=0)
     observation = twin.observe(server.model, build_network(server.network, server.weights))
     server, _ = grow_for_new_classes(server, [observation])
     return twin, Broadcast(server.weights, server.class_names, 0, 0, 5)
