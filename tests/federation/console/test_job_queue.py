@@ -1,6 +1,7 @@
 import json
 import os
 import sys
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 from federation.console.background_job import Job
 from federation.console.job_queue import JobError, JobQueue
 
-# What a child does is what its job file says; it ends when somebody writes into the pipe that the file names.
+# A child does what its job file says; if the file names a pipe, it waits until one writes to it.
 CHILD = """
 import json, pathlib, sys
 path = pathlib.Path(sys.argv[1])
@@ -30,10 +31,11 @@ GOOD = {"result": {"ok": True, "value": 7}}
 
 
 class Queue:
-    """A queue with what its jobs do and what was settled."""
+    """A queue with the behaviour of its jobs and a list of what was settled."""
 
     def __init__(self, folder: Path, does: ValueError | dict[str, Any] = GOOD) -> None:
-        self.folder, self.does, self.settled = folder, does, []
+        self.folder, self.does = folder, does
+        self.settled: list[Any] = []
         self.child = folder.parent / "child.py"
         self.child.write_text(CHILD)
         self.jobs = JobQueue(
@@ -44,7 +46,7 @@ class Queue:
             self.command,
         )
 
-    def prepare(self, job: Job) -> dict[str, Any] | None:
+    def prepare(self, job: Job) -> dict[str, Any]:
         if isinstance(self.does, Exception):
             raise self.does
         return self.does
@@ -56,14 +58,15 @@ class Queue:
         return (sys.executable, str(self.child))
 
     def run(self) -> None:
-        """Step until nothing is waiting or running; each step waits for the process that it started."""
+        """Run the queue until no job waits or runs, and wait for each process."""
         while self.jobs.run_once():
             for job in self.jobs.find():
                 if job.state == "running":
                     wait_for(job.pid)
 
 
-def wait_for(pid: int) -> None:
+def wait_for(pid: int | None) -> None:
+    assert pid is not None
     os.waitid(
         os.P_PID, pid, os.WEXITED | os.WNOWAIT
     )  # without taking the exit code from whoever asks for it later
@@ -191,7 +194,7 @@ def test_an_end_that_was_not_settled_is_settled_by_the_next_web_process(queue: A
 def test_an_end_that_cannot_be_settled_does_not_hold_up_the_others(
     queue: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def settle(job: Job, result: dict[str, Any], jobs: JobQueue) -> None:
+    def settle(job: Job, result: Mapping[str, Any], jobs: JobQueue) -> None:
         if job.kind == "training":
             raise ValueError("the catalogue is locked")
         queue.settled.append(job.kind)

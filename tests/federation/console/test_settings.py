@@ -14,7 +14,7 @@ from federation.console.settings import (
 )
 
 
-def make(folder: Path, **changes: Any) -> ConsoleSettings | None:
+def make(folder: Path, **changes: Any) -> ConsoleSettings:
     plain = {"hospitals": ["north"], **changes}
     settings = TypeAdapter(ConsoleSettings).validate_python({**plain, "folder": folder})
     make_folder(settings, plain)

@@ -7,7 +7,7 @@ import pydicom
 import pytest
 
 from federation.console.demo.deliveries import STATE_FILE, Deliveries
-from federation.console.demo.plan import DemoError, DemoPlan, plain_settings, demo_settings
+from federation.console.demo.plan import DemoError, DemoPlan, demo_settings, plain_settings
 from federation.console.settings import ConsoleSettings, make_folder
 
 PLAN = DemoPlan(

@@ -1,9 +1,8 @@
-from typing import Any
-
 from federation.console.demo.demo_accounts import add_people, password_lines
+from tests.federation.console.example_console import World
 
 
-def test_people_are_made_once_with_passwords_of_their_own(world: Any) -> None:
+def test_people_are_made_once_with_passwords_of_their_own(world: World) -> None:
     made = add_people(world.services)
     assert [each.user for each in made] == [
         "clinician.north",
@@ -18,7 +17,7 @@ def test_people_are_made_once_with_passwords_of_their_own(world: Any) -> None:
     assert add_people(world.services) == []
 
 
-def test_a_password_is_in_the_file_and_nowhere_else(world: Any) -> None:
+def test_a_password_is_in_the_file_and_nowhere_else(world: World) -> None:
     made = add_people(world.services)
     assert password_lines(made).splitlines()[0] == f"{made[0].user}\t{made[0].password}"
     assert made[0].password not in repr(made)

@@ -1,4 +1,4 @@
-"""Acceptance 1 of the console, in a browser: found, looked at, named, approved, trained, compared, released, rolled back."""
+"""A case from detection to roll-back in a browser (first acceptance test of the console)."""
 
 import json
 import os
@@ -45,11 +45,11 @@ class Person:
         self.page.on("console", self._note)
 
     def _note(self, said: Any) -> None:
-        """Keep what the browser complains of; 409 is the answer to a name for a case that has grown meanwhile."""
+        """Keep errors of the browser; a name for a case that has grown meanwhile gets 409."""
         if said.type == "error" and "409 (Conflict)" not in said.text:
-            self.faults.append(
-                f"{said.text} at {said.location['url']}; the console's log ends: {self.demo.log()[-3000:]}"
-            )
+            where = said.location["url"]
+            log = self.demo.log()[-3000:]
+            self.faults.append(f"{said.text} at {where}; the console's log ends: {log}")
 
     def log_in(self) -> "Person":
         self.page.goto("/cases")
@@ -86,7 +86,7 @@ class Person:
             self.page.wait_for_timeout(1000)
         pytest.fail(f"{path} did not show it in time: {self.page.inner_text('main')[:2000]}")
 
-    def ask(self, path: str, body: dict[str, object] | None = None) -> dict[str, object]:
+    def ask(self, path: str, body: dict[str, object] | None = None) -> Any:
         """Ask the API with this person's session."""
         if body is None:
             answer = self.page.request.get(path)
@@ -147,13 +147,13 @@ def test_a_new_organ_is_found_named_approved_learned_released_and_rolled_back(
 
 
 def find_case(clinician: Person) -> int:
-    def largest() -> dict[str, int]:
+    def largest() -> Any:
         cases = clinician.ask("/api/v1/cases")["items"]
         return max(cases, key=lambda case: case["num_images"], default={"num_images": 0})
 
     clinician.until("/cases", lambda: largest()["num_images"] >= FEWEST_IMAGES)
     clinician.picture("02-cases")
-    case_id = largest()["case_id"]
+    case_id: int = largest()["case_id"]
     clinician.page.get_by_role("link", name=f"Case {case_id}", exact=True).click()
     clinician.page.wait_for_url(f"**/cases/{case_id}")
     return case_id
@@ -212,7 +212,7 @@ def watch_training(approver: Person) -> str:
         re.compile("Round|Comparing|Finished"), timeout=LONG
     )
     approver.picture("07-training")
-    path = "/trainings/" + page.url.rsplit("/", 1)[1]
+    path: str = "/trainings/" + page.url.rsplit("/", 1)[1]
     page.get_by_role("link", name="See the comparison").wait_for(
         timeout=LONG
     )  # the page follows by itself
