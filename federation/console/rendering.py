@@ -86,7 +86,7 @@ def render(
         status: HTTP status.
         headers: Further headers.
         context: Variables of the template. Each template also gets visitor, csrf_token, theme,
-            flashes, path, federation_name and status.
+            flashes, path, federation_name, status and now.
     """
     services = get_services(request)
     visitor = optional_visitor(request)
@@ -100,6 +100,7 @@ def render(
         "path": request.url.path,
         "federation_name": services.settings.federation_name,
         "status": status,
+        "now": services.clock(),
     }
     environment: jinja2.Environment = request.app.state.templates
     text = environment.get_template(template).render({**common, **context})

@@ -31,5 +31,4 @@ def audit(
         hospitals=services.settings.hospitals,
         chosen_hospital=chosen,
         faults=services.audit.verify() if verify else None,
-        now=services.clock(),
     )

@@ -240,5 +240,4 @@ def _show(
         offers=refused_or_none.offers,
         draft=refused_or_none.form,
         asked=refused_or_none.action,
-        now=services.clock(),
     )

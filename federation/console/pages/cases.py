@@ -33,5 +33,4 @@ def cases(
         counts=[(each, counts[each]) for each in CaseState if counts.get(each)],
         total=sum(counts.values()),
         chosen=state,
-        now=services.clock(),
     )

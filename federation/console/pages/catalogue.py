@@ -138,7 +138,6 @@ def _show(
         problem=problem,
         offers=offers,
         draft=form or ClassNameForm(),
-        now=services.clock(),
     )
 
 

@@ -76,7 +76,6 @@ def _show(
         notes=_notes(view),
         pending=view.pending,
         problem=problem,
-        now=services.clock(),
     )
 
 

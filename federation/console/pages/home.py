@@ -45,5 +45,4 @@ def home(request: Request, services: ServicesDep, visitor: VisitorDep) -> Respon
         trainings=view.trainings,
         champion=view.champion,
         events=recent_events(entries, opens_cases=not is_auditor),
-        now=services.clock(),
     )

@@ -29,5 +29,4 @@ def operator(request: Request, services: ServicesDep, visitor: VisitorDep) -> Re
         queue=[job for job in services.jobs.find() if job.is_open],
         releases=view.releases[:_MOST_LISTED],
         largest=max((len(each.class_names) for each in view.versions), default=1),
-        now=services.clock(),
     )

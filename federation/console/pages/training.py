@@ -18,7 +18,7 @@ router = page_router()
 def trainings(request: Request, services: ServicesDep, visitor: VisitorDep) -> Response:
     """Show all trainings, newest first."""
     found = training_list(services, visitor)
-    return render(request, "trainings.html", trainings=found, now=services.clock())
+    return render(request, "trainings.html", trainings=found)
 
 
 @router.get("/trainings/{training_id}")
@@ -34,5 +34,4 @@ def training(
         training=training_page(view, readable),
         title=training_title(view.class_names),
         readable=readable,
-        now=services.clock(),
     )

@@ -100,5 +100,4 @@ def _show(request: Request, services: Services, hospital: str) -> Response:
         cases=cases,
         entropy=entropy_over_time(view.entropy, view.threshold),
         days=images_by_day(view.counts_by_day),
-        now=services.clock(),
     )

@@ -72,5 +72,4 @@ def _show(request: Request, services: Services, status: int = 200, problem: str 
         roles=sorted(ACCOUNT_ROLES),
         hospitals=services.settings.hospitals,
         problem=problem,
-        now=services.clock(),
     )

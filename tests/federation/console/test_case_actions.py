@@ -42,7 +42,9 @@ def test_a_case_goes_from_detected_to_training(world: World) -> None:
     assert (case_of(done).state, case_of(done).training_id) == ("training", job_of(done).job_id)
 
 
-def test_approval_starts_a_training_where_it_shall(world_with: Callable[..., World]) -> None:
+def test_approval_starts_a_training_if_the_settings_say_so(
+    world_with: Callable[..., World],
+) -> None:
     world = world_with(train_on_approval=True)
     name_case(world)
     first = act(world, "ben", "approve")
@@ -57,13 +59,13 @@ def test_approval_starts_a_training_where_it_shall(world_with: Callable[..., Wor
     }
 
 
-def test_who_named_may_not_approve(world: World) -> None:
+def test_the_person_who_named_a_case_may_not_approve_it(world: World) -> None:
     name_case(world)
     with pytest.raises(NotForRole):
         act(world, "ada", "approve")
 
 
-def test_a_name_that_looks_like_a_known_one_is_offered_that_one_first(world: World) -> None:
+def test_a_name_similar_to_a_known_one_is_refused_with_a_suggestion(world: World) -> None:
     act(world, "ada", "open")
     with pytest.raises(NameSuggested) as offered:
         act(world, "ada", "name", class_name="spleens")
@@ -74,7 +76,7 @@ def test_a_name_that_looks_like_a_known_one_is_offered_that_one_first(world: Wor
     assert named.class_name == "spleens"
 
 
-def test_two_hospitals_names_for_one_thing_are_offered_a_merge_before_the_head_grows(
+def test_an_approver_sees_a_similar_name_of_another_hospital_first(
     world: World,
 ) -> None:
     name_case(world, "gall bladder")
@@ -102,7 +104,7 @@ def test_merging_into_a_class_that_the_model_does_not_know_is_refused(world: Wor
 @pytest.mark.parametrize(
     "name", ["", " ", "<script>alert(1)</script>", "x" * 500, "a\0b", "\ud800", "a\nb"]
 )
-def test_a_name_that_is_none_is_refused_and_nothing_is_changed(world: World, name: str) -> None:
+def test_an_invalid_name_is_refused_and_changes_nothing(world: World, name: str) -> None:
     act(world, "ada", "open")
     with pytest.raises((CatalogueError, WorkflowError)):
         act(world, "ada", "name", class_name=name)
@@ -110,7 +112,7 @@ def test_a_name_that_is_none_is_refused_and_nothing_is_changed(world: World, nam
     assert len(world.services.catalogue.entries(merged=True)) == 3
 
 
-def test_a_step_that_came_too_late_leaves_no_proposal_behind(world: World) -> None:
+def test_a_conflicting_step_leaves_no_proposal_behind(world: World) -> None:
     act(world, "ada", "open")
     with pytest.raises(Conflict):
         act(world, "ada", "name", class_name="kidney", revision=1)
@@ -120,14 +122,14 @@ def test_a_step_that_came_too_late_leaves_no_proposal_behind(world: World) -> No
 @pytest.mark.parametrize(
     "action", ["finish_training", "fail_training", "release", "roll_back", "nonsense"]
 )
-def test_what_is_the_systems_or_the_comparisons_is_no_action_of_a_case(
+def test_actions_of_the_system_or_the_comparison_are_no_case_actions(
     world: World, action: str
 ) -> None:
     with pytest.raises(ActionRefused, match="has no action"):
         act(world, "olu", action, "evaluated")
 
 
-def test_another_hospitals_case_is_not_there(world: World) -> None:
+def test_a_case_of_another_hospital_is_not_found(world: World) -> None:
     with pytest.raises(CaseNotFound):
         act(world, "cyd", "open")
 
@@ -172,14 +174,14 @@ def test_a_release_against_a_red_light_needs_a_reason(world: World) -> None:
     ).job
 
 
-def test_a_candidate_with_a_case_that_was_decided_anew_cannot_be_released(world: World) -> None:
+def test_a_candidate_whose_case_was_reopened_cannot_be_released(world: World) -> None:
     act(world, "ada", "reopen", "evaluated", reason="wrong organ")
     assert comparison_view(world.services, visitor(world, "olu"), world.training_id).actions == ()
     with pytest.raises(ActionRefused, match="in review"):
         decide_release(world.services, visitor(world, "olu"), world.training_id, "release")
 
 
-def test_only_what_was_released_and_serves_can_be_rolled_back(world: World) -> None:
+def test_only_the_released_serving_model_can_be_rolled_back(world: World) -> None:
     with pytest.raises(ActionRefused, match="needed: released"):
         decide_release(
             world.services, visitor(world, "olu"), world.training_id, "roll_back", "wrong"
@@ -188,7 +190,7 @@ def test_only_what_was_released_and_serves_can_be_rolled_back(world: World) -> N
         decide_release(world.services, visitor(world, "olu"), "nothing", "roll_back", "wrong")
 
 
-def test_views_show_what_is_theirs(world: World) -> None:
+def test_views_contain_only_what_the_visitor_may_see(world: World) -> None:
     services = world.services
     assert case_view(services, visitor(world, "ada"), world.cases["north"]).actions == (
         "open",
@@ -228,7 +230,7 @@ def test_a_case_of_two_thousand_images_is_viewed_in_a_second(world: World) -> No
     assert time.perf_counter() - began < 1
 
 
-def test_not_allowed_and_refused_are_told_apart(world: World) -> None:
+def test_an_impossible_step_is_not_reported_as_forbidden(world: World) -> None:
     with pytest.raises(WorkflowError) as raised:
         act(world, "ben", "approve")
     assert not isinstance(raised.value, NotAllowed)

@@ -161,14 +161,14 @@ def test_a_running_job_is_found_again_by_the_next_web_process(tmp_path: Path) ->
     queue.jobs.run_once()  # the process was a child of this one too
 
 
-def test_a_job_whose_process_died_while_nobody_looked_is_started_again(queue: Any) -> None:
+def test_a_job_whose_process_died_unnoticed_is_started_again(queue: Any) -> None:
     job = queue.jobs.add("training", "ben", "approver")
     forget(queue, job, pid=2**22 + 1, attempts=1)
     queue.run()
     assert (queue.jobs.get(job.job_id).state, queue.jobs.get(job.job_id).attempts) == ("done", 2)
 
 
-def test_a_process_id_that_belongs_to_somebody_else_by_now_is_not_ours(queue: Any) -> None:
+def test_a_reused_process_id_is_not_taken_for_the_job(queue: Any) -> None:
     job = queue.jobs.add("training", "ben", "approver")
     forget(queue, job, pid=os.getpid(), process_started=1.0, attempts=1)
     queue.run()
@@ -182,7 +182,7 @@ def test_a_job_whose_process_dies_again_and_again_is_given_up(queue: Any) -> Non
     assert queue.jobs.get(job.job_id).error == "its process died 3 times"
 
 
-def test_an_end_that_was_not_settled_is_settled_by_the_next_web_process(queue: Any) -> None:
+def test_an_unsettled_job_is_settled_by_the_next_web_process(queue: Any) -> None:
     job = queue.jobs.add("training", "ben", "approver")
     queue.run()
     save(queue, replace(queue.jobs.get(job.job_id), settled=False))
@@ -191,7 +191,7 @@ def test_an_end_that_was_not_settled_is_settled_by_the_next_web_process(queue: A
     assert later.settled == [("training", "done", GOOD["result"])]
 
 
-def test_an_end_that_cannot_be_settled_does_not_hold_up_the_others(
+def test_a_job_that_cannot_be_settled_does_not_stop_the_others(
     queue: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     def settle(job: Job, result: Mapping[str, Any], jobs: JobQueue) -> None:
@@ -208,7 +208,7 @@ def test_an_end_that_cannot_be_settled_does_not_hold_up_the_others(
     assert len(caplog.records) == 1
 
 
-def test_a_damaged_job_does_not_hold_up_the_others(queue: Any) -> None:
+def test_a_damaged_job_does_not_stop_the_others(queue: Any) -> None:
     damaged = queue.jobs.add("training", "ben", "approver")
     (queue.folder / damaged.job_id / "state.json").write_text("{ half")
     job = queue.jobs.add("training", "ben", "approver")
@@ -216,7 +216,7 @@ def test_a_damaged_job_does_not_hold_up_the_others(queue: Any) -> None:
     assert [each.job_id for each in queue.jobs.find()] == [job.job_id]
 
 
-def test_of_two_web_processes_one_looks_after_the_jobs(queue: Any, tmp_path: Path) -> None:
+def test_only_one_of_two_web_processes_runs_the_queue(queue: Any, tmp_path: Path) -> None:
     import fcntl
 
     queue.jobs.add("training", "ben", "approver")
@@ -251,13 +251,13 @@ def test_the_watcher_runs_a_job_by_itself(queue: Any) -> None:
         "\0",
     ],
 )
-def test_a_name_that_is_no_job_is_refused(queue: Any, name: str) -> None:
+def test_an_invalid_job_id_is_refused(queue: Any, name: str) -> None:
     for ask in (queue.jobs.get, queue.jobs.progress, queue.jobs.result):
         with pytest.raises(JobError, match="there is no job"):
             ask(name)
 
 
-def test_settled_jobs_of_which_nobody_asks_can_be_forgotten(queue: Any) -> None:
+def test_settled_jobs_can_be_removed(queue: Any) -> None:
     queue.jobs.add("versions", "system", "system")
     queue.run()
     queue.jobs.remove_settled("versions")

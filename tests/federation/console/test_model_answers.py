@@ -25,7 +25,7 @@ def test_an_image_is_drawn_as_it_is() -> None:
     assert (np.asarray(read(draw_image(pixels))) == pixels).all()
 
 
-def test_a_map_is_transparent_where_there_is_nothing_and_lighter_where_there_is_more() -> None:
+def test_a_heat_map_is_transparent_at_zero_and_lighter_for_larger_values() -> None:
     heat = np.zeros((8, 8), np.float32)
     heat[:, 4:] = 1.0
     drawn = np.asarray(read(draw_heat(heat)), np.int64)
@@ -83,7 +83,7 @@ class OneMap:
         return [np.eye(8)]
 
 
-def test_many_who_ask_for_a_new_models_overlays_at_once_all_get_theirs(
+def test_simultaneous_requests_for_overlays_of_a_new_model_are_all_answered(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("federation.console.model_answers.ModelWorker", OneMap)

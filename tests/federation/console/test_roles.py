@@ -114,7 +114,7 @@ def test_examples_of_a_comparison_stay_in_their_hospital(shared_world: World) ->
     assert shared_world.client("dee").get(f"{address}/examples/0/image.png").status_code == 404
 
 
-def test_operators_and_auditors_are_told_no_image(shared_world: World) -> None:
+def test_pages_of_operators_and_auditors_contain_no_image(shared_world: World) -> None:
     for user in ("olu", "aud"):
         client = shared_world.client(user)
         for address in ("/operator", "/", "/trainings", f"/comparisons/{shared_world.training_id}"):

@@ -15,7 +15,7 @@ def trainings(world: World) -> TrainingJobs:
     return TrainingJobs(world.settings, each.store, each.catalogue, each.mirrors, each.registry)
 
 
-def test_the_file_of_a_training_is_one_that_its_process_takes(world: World) -> None:
+def test_the_job_file_of_a_training_is_valid_for_its_process(world: World) -> None:
     from federation.class_addition.job import AdditionJob
 
     name_case(world)
@@ -34,7 +34,7 @@ def test_the_file_of_a_training_is_one_that_its_process_takes(world: World) -> N
     assert taken.synonyms == {"splenic tissue": "spleen"}
 
 
-def test_the_files_of_registry_jobs_are_ones_that_their_process_takes(world: World) -> None:
+def test_the_job_files_of_releases_are_valid_for_their_process(world: World) -> None:
     from federation.release.job import ReleaseJob
 
     jobs = world.services.jobs

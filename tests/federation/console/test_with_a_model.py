@@ -81,7 +81,7 @@ def test_a_damaged_model_is_a_503_and_nothing_else_breaks(world: World, tmp_path
     assert ada.get(f"/cases/{world.cases['north']}").status_code == 200
 
 
-def test_a_hospitals_loop_takes_images_in_and_reports_what_its_twin_is_like(
+def test_a_hospital_loop_takes_images_in_and_logs_the_state_of_its_twin(
     world_with: Callable[..., World], model: Path, worker: ModelWorker
 ) -> None:
     world = world_with(intake={"settle_seconds": 0})

@@ -59,14 +59,14 @@ def test_a_case_is_reviewed_named_and_approved_by_programs_alone(world: World) -
         ("ada", "reject", {"reason": "x\0"}, 422),
     ],
 )
-def test_what_may_not_be_is_a_clear_error(
+def test_an_impossible_action_gets_a_clear_error(
     shared_world: World, user: str, action: str, more: dict[str, Any], status: int
 ) -> None:
     answer = act(shared_world, user, action, **more)
     assert answer.status_code == status and answer.json()["error"]["message"]
 
 
-def test_a_name_that_looks_like_another_comes_back_with_that_one(world: World) -> None:
+def test_a_name_similar_to_a_known_one_is_answered_with_a_suggestion(world: World) -> None:
     act(world, "ada", "open")
     answer = act(world, "ada", "name", class_name="spleens")
     assert (answer.status_code, answer.json()["error"]["suggestions"][0]["entry"]["name"]) == (
@@ -76,7 +76,7 @@ def test_a_name_that_looks_like_another_comes_back_with_that_one(world: World) -
     assert act(world, "ada", "name", class_name="spleens", confirmed=True).status_code == 200
 
 
-def test_a_script_in_a_name_or_a_reason_is_text_wherever_it_is_shown(world: World) -> None:
+def test_a_script_in_a_name_or_reason_is_shown_as_text_everywhere(world: World) -> None:
     ada = world.client("ada")
     act(world, "ada", "open")
     assert (
@@ -99,7 +99,7 @@ def test_a_script_in_a_name_or_a_reason_is_text_wherever_it_is_shown(world: Worl
         assert page.status_code == 200 and NASTY not in page.text
 
 
-def test_a_hostile_name_that_came_by_another_way_is_text_too(world: World) -> None:
+def test_a_hostile_name_in_the_store_is_shown_as_text(world: World) -> None:
     """The store takes any printable name; pages must not rely on the stricter catalogue."""
     from twin.review.workflow import Actor, Role
 
@@ -125,7 +125,7 @@ def test_a_hostile_name_that_came_by_another_way_is_text_too(world: World) -> No
         "/%3Cscript%3E",
     ],
 )
-def test_nothing_of_an_address_comes_back_as_markup(shared_world: World, address: str) -> None:
+def test_no_part_of_an_address_is_shown_as_markup(shared_world: World, address: str) -> None:
     for user in ("ada", None):
         assert "<script>" not in shared_world.client(user).get(
             address.format(case=shared_world.cases["north"])
@@ -214,7 +214,7 @@ def test_a_training_is_followed_by_asking_again(shared_world: World) -> None:
     assert shared_world.client("ada").get("/api/v1/trainings/nothing").status_code == 404
 
 
-def test_every_action_has_its_place_in_the_description(shared_world: World) -> None:
+def test_every_route_of_the_api_is_in_the_openapi_document(shared_world: World) -> None:
     from federation.console.roles import ROUTES
 
     paths = shared_world.client().get("/api/v1/openapi.json").json()["paths"]

@@ -40,7 +40,7 @@ def test_a_patient_of_the_history_has_every_known_organ_named(settings: ConsoleS
     assert sent(settings, "south") == []
 
 
-def test_the_unknown_organ_comes_to_its_finders_from_its_delivery_on_and_then_no_more(
+def test_the_unknown_organ_is_sent_to_its_hospitals_in_the_planned_deliveries(
     settings: ConsoleSettings,
 ) -> None:
     deliveries, counts = Deliveries(PLAN, settings), []
@@ -83,7 +83,7 @@ def test_no_two_hospitals_share_a_patient(settings: ConsoleSettings) -> None:
     assert len(patients[0]) == len(patients[1]) == 1 and patients[0] != patients[1]
 
 
-def test_a_stream_that_is_told_to_stop_stops(settings: ConsoleSettings) -> None:
+def test_the_stream_of_deliveries_can_be_stopped(settings: ConsoleSettings) -> None:
     stop, deliveries = threading.Event(), Deliveries(replace(PLAN, seconds=0.01), settings)
     sender = threading.Thread(target=deliveries.send_until, args=(stop,))
     sender.start()
@@ -102,6 +102,6 @@ def test_a_stream_that_is_told_to_stop_stops(settings: ConsoleSettings) -> None:
         {"seconds": 0.0},
     ],
 )
-def test_a_plan_that_does_not_fit_together_is_refused(change: dict[str, Any]) -> None:
+def test_an_inconsistent_plan_is_refused(change: dict[str, Any]) -> None:
     with pytest.raises(DemoError, match="allowed: "):
         replace(PLAN, **change)

@@ -2,7 +2,7 @@ from federation.console.demo.demo_accounts import add_people, password_lines
 from tests.federation.console.example_console import World
 
 
-def test_people_are_made_once_with_passwords_of_their_own(world: World) -> None:
+def test_accounts_are_made_once_with_different_passwords(world: World) -> None:
     made = add_people(world.services)
     assert [each.user for each in made] == [
         "clinician.north",

@@ -136,7 +136,7 @@ def test_a_rejection_says_why(desk: Desk) -> None:
 @pytest.mark.parametrize(
     "query", ["size=25", "size=0", "page=99", "page=99&size=48&order=entropy&view=image"]
 )
-def test_odd_sizes_and_pages_give_what_there_is(desk: Desk, query: str) -> None:
+def test_unusual_sizes_and_page_numbers_still_show_the_case(desk: Desk, query: str) -> None:
     assert "30" in desk.get("mara", f"/cases/{desk.new_case(30)}?{query}").text
 
 
@@ -144,7 +144,7 @@ def test_odd_sizes_and_pages_give_what_there_is(desk: Desk, query: str) -> None:
     ("address", "number"),
     [("", 24), ("/images", 48), ("/images?size=24", 24), ("/images?size=25", 24), ("?size=48", 48)],
 )
-def test_a_page_has_as_many_images_as_it_suits_or_as_was_asked(
+def test_a_page_shows_the_usual_or_the_requested_number_of_images(
     desk: Desk, address: str, number: int
 ) -> None:
     page = desk.get("mara", f"/cases/{desk.new_case(50)}{address}")
@@ -152,12 +152,12 @@ def test_a_page_has_as_many_images_as_it_suits_or_as_was_asked(
 
 
 @pytest.mark.parametrize("query", ["page=0", "order=size", "size=many", "view=none"])
-def test_a_query_that_is_none_is_refused(desk: Desk, query: str) -> None:
+def test_an_invalid_query_is_refused(desk: Desk, query: str) -> None:
     case = desk.new_case(3)
     assert desk.client("mara").get(f"/cases/{case}?{query}").status_code == 422
 
 
-def test_a_case_of_more_images_than_one_read_takes_is_shown_and_selected(desk: Desk) -> None:
+def test_a_case_larger_than_one_database_page_is_shown_and_selected(desk: Desk) -> None:
     case = desk.new_case(MOST_PER_PAGE + 1)
     page = desk.get("mara", f"/cases/{case}?size=48&page=3")
     desk.send("mara", f"/cases/{case}/select", whole="none")

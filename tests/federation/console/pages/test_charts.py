@@ -33,7 +33,7 @@ def test_entropies_stay_inside_their_figure(
     stays_inside(entropy_chart(case, usual, threshold))
 
 
-def test_entropies_are_shares_of_either_so_that_few_images_can_be_compared_with_many() -> None:
+def test_entropies_are_drawn_as_shares_of_each_group() -> None:
     chart = entropy_chart((0, 5), (500, 500), 0.6)
     assert chart.table.rows == (("0.00–0.50", "0.0%", "50.0%"), ("0.50–1.00", "100.0%", "50.0%"))
     assert [tick.text for tick in chart.marks] == ["0.60"]
@@ -62,7 +62,7 @@ def test_curves_stay_inside_their_figure(
         stays_inside(chart)
 
 
-def test_values_that_are_no_numbers_are_left_out() -> None:
+def test_missing_and_infinite_values_are_left_out() -> None:
     assert (
         rounds_chart([("loss", "line-blue", [float("nan"), None])], "loss", 3, percent=False)
         is None

@@ -168,14 +168,14 @@ def test_errors_are_pages_too(desk: Desk) -> None:
         check(desk.get(user, address, status))
 
 
-def test_the_menu_leads_each_role_only_where_it_may_go() -> None:
+def test_each_menu_links_only_to_pages_that_the_role_may_open() -> None:
     for role in Role:
         for entry in menu(Visitor("x", role, None, "t"), "/cases/7"):
             assert role in (ROUTES["GET", entry.href] or ())
             assert entry.here == (entry.href == "/cases")
 
 
-def test_no_template_switches_escaping_off_for_what_people_write() -> None:
+def test_no_template_switches_escaping_off() -> None:
     for template in TEMPLATES.glob("*.html"):
         text = template.read_text(encoding="utf-8")
         assert "autoescape" not in text

@@ -15,7 +15,7 @@ def state_of(world: World) -> str:
     return str(world.services.store.case(None, world.cases["north"]).state)
 
 
-def test_a_form_of_our_own_pages_is_taken(world: World, case: str) -> None:
+def test_a_form_of_the_console_is_accepted(world: World, case: str) -> None:
     client = world.client("ada")
     del client.headers["X-CSRF-Token"]
     page = client.get(f"/cases/{world.cases['north']}").text
@@ -74,7 +74,7 @@ def test_the_api_with_a_cookie_needs_the_header(world: World) -> None:
     assert client.post(address, json=body, headers={"X-CSRF-Token": token}).status_code == 200
 
 
-def test_nobody_is_logged_in_as_somebody_else_from_another_site(world: World) -> None:
+def test_another_site_cannot_log_a_browser_in(world: World) -> None:
     client = world.client()
     assert (
         client.post(
@@ -85,7 +85,7 @@ def test_nobody_is_logged_in_as_somebody_else_from_another_site(world: World) ->
     assert "fedka-session" not in client.cookies
 
 
-def test_a_seal_is_good_for_one_purpose_and_one_value() -> None:
+def test_a_seal_is_valid_for_one_purpose_and_one_value() -> None:
     sealed = seal(b"key", "flash", "value")
     assert unseal(b"key", "flash", sealed) == "value"
     assert [

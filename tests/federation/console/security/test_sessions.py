@@ -25,7 +25,7 @@ def log_in(
     return response
 
 
-def test_who_knows_the_password_is_logged_in(world: World) -> None:
+def test_the_right_password_logs_in(world: World) -> None:
     client = world.client()
     answer = log_in(client)
     assert (answer.status_code, answer.headers["location"]) == (303, "/")
@@ -47,7 +47,7 @@ def test_who_knows_the_password_is_logged_in(world: World) -> None:
         ("é" * 60, "x"),
     ],
 )
-def test_a_wrong_password_and_an_unknown_user_sound_the_same(
+def test_a_wrong_password_and_an_unknown_user_get_the_same_answer(
     world: World, user: str, password: str
 ) -> None:
     client = world.client()
@@ -68,7 +68,7 @@ def test_a_login_makes_a_new_session_and_ends_the_one_that_the_browser_had(world
     assert token.get("/api/v1/me").status_code == 200
 
 
-def test_a_session_that_somebody_slipped_in_is_not_taken_over(world: World) -> None:
+def test_a_session_cookie_chosen_by_an_attacker_is_replaced(world: World) -> None:
     client = world.client()
     client.cookies.set("fedka-session", "chosen-by-the-attacker")
     log_in(client)
@@ -77,7 +77,7 @@ def test_a_session_that_somebody_slipped_in_is_not_taken_over(world: World) -> N
     assert world.services.accounts.session("chosen-by-the-attacker") is None
 
 
-def test_after_logout_the_session_is_dead_whoever_kept_its_cookie(world: World) -> None:
+def test_after_logout_the_cookie_of_the_session_is_useless(world: World) -> None:
     client = world.client("ada")
     token = client.cookies["fedka-session"]
     assert client.post("/logout").status_code == 303
@@ -99,7 +99,7 @@ def test_a_disabled_account_loses_its_sessions_at_once(world: World) -> None:
     assert ada.get("/api/v1/me").status_code == 401
 
 
-def test_wrong_passwords_make_one_wait_even_with_the_right_one(world: World) -> None:
+def test_after_wrong_passwords_even_the_right_one_has_to_wait(world: World) -> None:
     client = world.client()
     statuses = [log_in(client, password="wrong password here").status_code for _ in range(8)]
     assert statuses[0] == 401 and statuses[-1] == 429
@@ -111,7 +111,7 @@ def test_wrong_passwords_make_one_wait_even_with_the_right_one(world: World) -> 
     assert log_in(client).status_code == 303
 
 
-def test_after_login_one_comes_to_the_page_that_was_asked_for(world: World) -> None:
+def test_login_redirects_to_the_requested_page(world: World) -> None:
     client = world.client()
     assert (
         client.get("/cases/1?page=2").headers["location"] == "/login?next=%2Fcases%2F1%3Fpage%3D2"
@@ -131,11 +131,11 @@ def test_after_login_one_comes_to_the_page_that_was_asked_for(world: World) -> N
         "/a\r\nb",
     ],
 )
-def test_a_login_leads_to_no_other_site(then: str) -> None:
+def test_login_redirects_to_no_other_site(then: str) -> None:
     assert local_path(then) == "/"
 
 
-def test_a_bearer_token_does_what_a_session_does_and_needs_no_form_token(world: World) -> None:
+def test_a_bearer_token_replaces_cookie_and_form_token(world: World) -> None:
     client = world.client()
     token = client.post("/api/v1/login", json={"user": "ada", "password": PASSWORD}).json()["token"]
     bearer = {"Authorization": f"Bearer {token}"}

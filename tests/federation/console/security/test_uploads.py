@@ -51,7 +51,7 @@ def send(world: World, *files: Any, user: str = "ada") -> Response:
     return response
 
 
-def test_images_land_in_the_own_hospitals_inbox_under_random_names(world: World) -> None:
+def test_uploads_are_stored_in_the_own_inbox_under_random_names(world: World) -> None:
     dicom = b"\0" * 128 + b"DICM" + b"rest"
     answer = send(
         world, ("Miller^John.png", png(), "image/png"), ("scan", dicom, "application/octet-stream")
@@ -64,6 +64,13 @@ def test_images_land_in_the_own_hospitals_inbox_under_random_names(world: World)
         and sorted(name[-4:] for name in names) == [".dcm", ".png"]
     )
     assert "Miller" not in answer.text and not any("Miller" in name for name in names)
+
+
+def test_the_upload_page_shows_the_result_of_each_file(world: World) -> None:
+    files = [("files", ("scan.png", png())), ("files", ("notes.txt", b"text"))]
+    page = world.client("ada").post("/intake", files=files)
+    assert page.status_code == 200 and "scan.png" not in page.text
+    assert "Taken</span>" in page.text and "neither DICOM nor PNG nor JPEG" in page.text
 
 
 @pytest.mark.parametrize(
@@ -95,7 +102,7 @@ def test_no_name_of_a_file_becomes_a_path(world: World, name: str) -> None:
     assert {path.name for path in after - before} <= {"console.sqlite-wal", "console.sqlite-shm"}
 
 
-def test_what_is_no_image_is_refused_and_the_others_are_taken(world: World) -> None:
+def test_files_that_are_no_images_are_refused_and_others_stored(world: World) -> None:
     answer = send(
         world,
         ("a.png", b"#!/bin/sh\n", "image/png"),
@@ -118,7 +125,7 @@ def test_a_bomb_ends_in_quarantine_by_the_intake(world: World) -> None:
     assert report.num_quarantined == 1 and report.added == 0
 
 
-def test_a_body_that_says_it_is_too_large_is_refused_before_it_is_read(
+def test_a_body_with_a_too_large_content_length_is_refused_unread(
     world_with: Callable[..., World],
 ) -> None:
     world = world_with(max_upload_megabytes=1)
@@ -127,7 +134,7 @@ def test_a_body_that_says_it_is_too_large_is_refused_before_it_is_read(
     assert not list(inbox(world).iterdir())
 
 
-def test_a_body_that_does_not_say_how_large_it_is_is_cut_off_while_it_is_read(
+def test_a_too_large_body_without_a_length_is_refused_while_it_is_read(
     world_with: Callable[..., World],
 ) -> None:
     world = world_with(max_upload_megabytes=1)
@@ -164,7 +171,7 @@ def test_forms_and_json_have_a_small_limit(shared_world: World) -> None:
 
 
 @pytest.mark.parametrize("length", ["-1", "1e9", "99999999999999999999"])
-def test_a_length_that_is_none_is_refused(shared_world: World, length: str) -> None:
+def test_an_invalid_content_length_is_refused(shared_world: World, length: str) -> None:
     assert (
         shared_world.client()
         .post("/login", content=b"", headers={"Content-Length": length})
