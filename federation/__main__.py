@@ -1,4 +1,4 @@
-"""``python -m federation``: the program. Loads nothing heavy: ``--help`` answers at once."""
+"""The program, ``python -m federation``. Imports nothing heavy, so that ``--help`` is quick."""
 
 import sys
 from importlib.util import find_spec
@@ -14,14 +14,18 @@ def main() -> None:
 
 
 def _check_packages() -> None:
-    """Stop where another distribution's package took one of our names: two of them exist on the package index."""
+    """Exit if one of our packages comes from another distribution of the same name.
+
+    The package index has distributions with two of these names.
+    """
     home = Path(__file__).resolve().parents[1]
     for name in ("physical", "incremental", "twin", "federation"):
         spec = find_spec(name)
-        place = Path(spec.origin).resolve().parents[1] if spec and spec.origin else None
-        if place != home:
+        found = Path(spec.origin).resolve().parents[1] if spec and spec.origin else None
+        if found != home:
             sys.exit(
-                f"error: the package '{name}' comes from {place}, not from {home}; another distribution of that name is installed; "
+                f"error: the package '{name}' comes from {found}, not from {home}; "
+                "another distribution of that name is installed; "
                 f"run in an environment of its own (make env), or: pip uninstall {name}"
             )
 

@@ -1,6 +1,7 @@
-"""The federation-wide catalogue of class names: what a class is called, by whom, with which code, and what else it is called.
+"""Catalogue of class names: the federation's list of classes with their codes and synonyms.
 
-A class of a model is a name; two hospitals that mean one thing by two names would grow two rows. So a new name is proposed here first, is
-compared with what there is, and may be merged before any head grows: its words become synonyms of the name that stays. Knows no case, no
-image and no model; needs no torch.
+A model knows a class by its name. If two hospitals gave one class two names, its head would grow
+two rows. A new name is therefore proposed here first and compared with the names that exist. It may
+be merged into another entry before any head grows; its name and synonyms then become synonyms of
+that entry. Needs no torch.
 """

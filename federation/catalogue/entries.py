@@ -1,4 +1,4 @@
-"""Entries of the catalogue: what they look like to their readers, their tables, and how they are read. Changes nothing."""
+"""Entries of the catalogue: their dataclasses, database tables and queries that read them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -39,15 +39,15 @@ ENTRIES = Table(
     Column("approved_at", String),
     Column("merged_into", Integer, ForeignKey("catalogue_entry.entry_id")),
 )
-WORDS = Table(  # names and synonyms: each belongs to one entry, whatever its case
+# Names and synonyms. Each belongs to one entry; its key ignores upper and lower case.
+WORDS = Table(
     "catalogue_word",
     TABLES,
     Column("key", String, primary_key=True),
     Column("written", String, nullable=False),
     Column("entry_id", Integer, ForeignKey("catalogue_entry.entry_id"), nullable=False, index=True),
-    Column(
-        "origin_id", Integer, ForeignKey("catalogue_entry.entry_id"), nullable=False
-    ),  # whose it was before any merge
+    # The entry to which the word belonged before any merge.
+    Column("origin_id", Integer, ForeignKey("catalogue_entry.entry_id"), nullable=False),
 )
 EVENTS = Table(
     "catalogue_event",
@@ -62,23 +62,23 @@ EVENTS = Table(
 
 @dataclass(frozen=True)
 class Entry:
-    """One class.
+    """A class of the catalogue.
 
     Args:
         entry_id: Its number.
-        name: What the class is called, in every model too.
+        name: Name of the class, in every model too.
         state: ``proposed``, ``approved`` (by another person), or ``merged`` into another entry.
-        learned: A released model has a row for it; its name cannot change any more.
-        code_system: Of ``code``, such as SNOMED CT; empty without a code.
-        code: Of the class in that system.
-        text: What people wrote about it.
-        synonyms: What it is called besides.
-        proposed_by: Who.
-        hospital: Where; none for the federation's own.
-        proposed_at: When, UTC, ISO 8601.
-        approved_by: Who; none before.
-        approved_at: When; none before.
-        merged_into: The entry that took its words; none unless merged.
+        learned: Whether a released model has a row for it; its name cannot change then.
+        code_system: System of ``code``, such as SNOMED CT; empty without a code.
+        code: Code of the class in that system.
+        text: Description for people.
+        synonyms: Other names of the class.
+        proposed_by: Person who proposed it.
+        hospital: Hospital that proposed it; none for the federation itself.
+        proposed_at: Time of the proposal, UTC, ISO 8601.
+        approved_by: Person who approved it; none before.
+        approved_at: Time of the approval; none before.
+        merged_into: Number of the entry into which it was merged; none unless merged.
     """
 
     entry_id: int
@@ -99,15 +99,15 @@ class Entry:
 
 @dataclass(frozen=True)
 class Event:
-    """What was done to an entry: when, by whom, what."""
+    """One change of an entry: when, by whom, and what was done."""
 
     at: str
     actor: str
     what: str
 
 
-def owner_of(connection: Connection, name: str) -> int | None:
-    """Return the number of the entry to which a name or synonym leads; none if nobody knows it."""
+def find_entry_id(connection: Connection, name: str) -> int | None:
+    """Return the number of the entry with a name or synonym; none if there is none."""
     try:
         key = exact_key(check_name(name))
     except CatalogueError:
@@ -115,7 +115,7 @@ def owner_of(connection: Connection, name: str) -> int | None:
     return connection.execute(select(WORDS.c.entry_id).where(WORDS.c.key == key)).scalar()
 
 
-def find_entry(connection: Connection, entry_id: int) -> Entry:
+def read_entry(connection: Connection, entry_id: int) -> Entry:
     """Return an entry.
 
     Raises:
@@ -129,21 +129,16 @@ def find_entry(connection: Connection, entry_id: int) -> Entry:
 
 def read_entries(connection: Connection, entry_id: int | None = None) -> list[Entry]:
     """Return all entries or one, with their synonyms."""
-    spoken, rows = select(WORDS), select(ENTRIES)
+    words, rows = select(WORDS).order_by(WORDS.c.written), select(ENTRIES)
     if entry_id is not None:
-        spoken, rows = (
-            spoken.where(WORDS.c.entry_id == entry_id),
-            rows.where(ENTRIES.c.entry_id == entry_id),
-        )
-    synonyms: dict[int, list[str]] = {}
-    for word in connection.execute(spoken.order_by(WORDS.c.written)):
-        synonyms.setdefault(word.entry_id, []).append(word.written)
-    return [_read(row, synonyms.get(row.entry_id, [])) for row in connection.execute(rows)]
+        words = words.where(WORDS.c.entry_id == entry_id)
+        rows = rows.where(ENTRIES.c.entry_id == entry_id)
+    names: dict[int, list[str]] = {}
+    for word in connection.execute(words):
+        names.setdefault(word.entry_id, []).append(word.written)
+    return [_entry(row, names.get(row.entry_id, [])) for row in connection.execute(rows)]
 
 
-def _read(row: Any, spoken: Sequence[str]) -> Entry:
-    values = dict(row._mapping)
-    return Entry(
-        **values,
-        synonyms=tuple(each for each in spoken if exact_key(each) != exact_key(values["name"])),
-    )
+def _entry(row: Any, names: Sequence[str]) -> Entry:
+    key = exact_key(row.name)
+    return Entry(**row._mapping, synonyms=tuple(each for each in names if exact_key(each) != key))

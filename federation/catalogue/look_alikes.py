@@ -1,10 +1,10 @@
-"""Which entries of the catalogue may be the same class as a name that is about to be proposed, and why. Pure functions over entries."""
+"""Search for catalogue entries that may be the same class as a new name. Pure functions."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from federation.catalogue.class_names import (
-    CLOSE_SPELLING,
+    SIMILAR_SPELLING,
     check_code,
     check_name,
     code_key,
@@ -14,17 +14,17 @@ from federation.catalogue.class_names import (
 )
 from federation.catalogue.entries import Entry
 
-_MOST_SUGGESTIONS = 8
+_MAX_SUGGESTIONS = 8
 
 
 @dataclass(frozen=True)
 class Suggestion:
-    """An entry that may be what somebody is about to propose.
+    """An entry that may be the same class as a new name.
 
     Args:
-        entry: Which.
-        why: In words.
-        similarity: How sure, in [0, 1]; 1: the same name or code.
+        entry: The entry.
+        why: The reason in words.
+        similarity: Similarity to the new name, in [0, 1]; 1: the same name or code.
     """
 
     entry: Entry
@@ -35,45 +35,37 @@ class Suggestion:
 def look_alikes(
     entries: Iterable[Entry], name: str, code_system: str = "", code: str = ""
 ) -> list[Suggestion]:
-    """Return entries that may be the same class, the likeliest first.
+    """Return the entries that may be the same class, the most similar first.
 
     Args:
-        entries: Those that there are, without merged ones.
+        entries: Entries of the catalogue, without merged ones.
         name: The new name.
-        code_system: Of ``code``; both or neither.
-        code: Of the new class.
+        code_system: System of ``code``; give both or neither.
+        code: Code of the new class.
 
     Raises:
-        CatalogueError: If name or code are not allowed.
+        CatalogueError: If name or code is not allowed.
     """
     name, wanted = check_name(name), code_key(*check_code(code_system, code))
-    found = [
-        each for each in (_look_alike(entry, name, wanted) for entry in entries) if each is not None
-    ]
-    return sorted(found, key=lambda each: (-each.similarity, exact_key(each.entry.name)))[
-        :_MOST_SUGGESTIONS
-    ]
+    found = [each for entry in entries if (each := _look_alike(entry, name, wanted)) is not None]
+    found.sort(key=lambda each: (-each.similarity, exact_key(each.entry.name)))
+    return found[:_MAX_SUGGESTIONS]
 
 
 def _look_alike(entry: Entry, name: str, wanted_code: str) -> Suggestion | None:
+    code = code_key(entry.code_system, entry.code)
     if exact_key(name) == exact_key(entry.name):
         return Suggestion(entry, "the same name", 1.0)
-    if wanted_code and wanted_code == code_key(entry.code_system, entry.code):
+    if wanted_code and wanted_code == code:
         return Suggestion(entry, f"the same code, {entry.code_system} {entry.code}", 1.0)
     if exact_key(name) in map(exact_key, entry.synonyms):
         return Suggestion(entry, f"a synonym of {entry.name}", 1.0)
-    if (
-        wanted_code
-        and entry.code
-        and wanted_code.partition(":")[0]
-        == code_key(entry.code_system, entry.code).partition(":")[0]
-    ):
-        return None  # two codes of one system are two things
-    if words(name) and words(name) in [words(each) for each in (entry.name, *entry.synonyms)]:
+    if wanted_code and code and wanted_code.partition(":")[0] == code.partition(":")[0]:
+        return None  # two codes of one system are two classes
+    names = (entry.name, *entry.synonyms)
+    if words(name) and words(name) in [words(each) for each in names]:
         return Suggestion(entry, "the same words in another order, case or form", 0.95)
-    close = max((similarity(name, each), each) for each in (entry.name, *entry.synonyms))
-    return (
-        Suggestion(entry, f"nearly the same spelling as {close[1]}", min(close[0], 0.94))
-        if close[0] >= CLOSE_SPELLING
-        else None
-    )
+    highest, closest = max((similarity(name, each), each) for each in names)
+    if highest < SIMILAR_SPELLING:
+        return None
+    return Suggestion(entry, f"nearly the same spelling as {closest}", min(highest, 0.94))

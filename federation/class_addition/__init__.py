@@ -1,7 +1,10 @@
-"""Class addition: from a champion, hospitals' mirrors and the images that clinicians approved to a candidate that knows one class more.
+"""Class addition: teach the champion a new class from images that clinicians approved.
 
-Rounds are those of ``federation.round`` and the method is FedKA; what differs from an experiment is that people, not a statistic, say what
-is new, and that the champion teaches from the first round. It runs as its own process (``python -m federation.class_addition
-JOB/job.json``), where the mirrors are: pixels never leave the machine. This is a federation on one machine; over the network the same
-rounds are the business of NVIDIA FLARE, where each hospital opens its own mirror only.
+The rounds are those of ``federation.round`` with the method FedKA. They differ from an experiment
+in two ways: people, not a statistic, say what is new, and the champion teaches from round 0 on.
+
+A class addition is a federation on one machine. It runs as a process of its own (``python -m
+federation.class_addition JOB/job.json``) where the mirrors are, so that pixels never leave the
+machine. Over the network NVIDIA FLARE runs the same rounds; there each hospital opens only its own
+mirror.
 """

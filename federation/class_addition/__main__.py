@@ -1,20 +1,20 @@
-"""``python -m federation.class_addition JOB/job.json``: a class addition as a process, so that the web never imports torch."""
+"""Run a class addition in a process of its own, so that the web process loads no torch.
+
+Usage: ``python -m federation.class_addition JOB/job.json``.
+"""
 
 import sys
-from pathlib import Path
 
-from federation.jobs.job_folder import run_job
+from federation.jobs.runner import job_path_from_command_line, run_job
 
 
-def main(arguments: list[str]) -> int:
-    """Run one job; returns the exit code."""
-    if len(arguments) != 1:
-        sys.stderr.write("usage: python -m federation.class_addition JOB/job.json\n")
-        return 2
-    from federation.class_addition.job import AdditionJob, do
+def main() -> None:
+    """Run one job and exit with its code."""
+    path = job_path_from_command_line("federation.class_addition")
+    from federation.class_addition.job import AdditionJob, run_addition
 
-    return run_job(Path(arguments[0]), AdditionJob, do)
+    sys.exit(run_job(path, AdditionJob, run_addition))
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    main()

@@ -1,4 +1,7 @@
-"""The command line. Each file is one group of commands; what is heavy is imported inside the command that uses it."""
+"""The command line ``fedka``: one file per group of commands.
+
+A command imports heavy packages only when it runs.
+"""
 
 import sys
 from typing import NoReturn
@@ -7,24 +10,28 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+_OUR_PACKAGES = ("physical", "incremental", "twin", "federation")
+
 app = typer.Typer(
     name="fedka",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
-    help="Federated class-incremental learning for medical imaging: hospitals' digital twins learn new classes without forgetting.\n\n"
-    "A first run: [bold]fedka run hospital_configs/organa_demo --out runs/first[/], then open runs/first/report.html.",
+    help="Federated class-incremental learning for medical imaging: "
+    "hospitals' digital twins learn new classes without forgetting.\n\n"
+    "A first run: [bold]fedka run hospital_configs/organa_demo --out runs/first[/], "
+    "then open runs/first/report.html.",
 )
 
 
 def fail(message: object) -> NoReturn:
-    """Print one error and end with exit code 2."""
-    _show(message)
+    """Print an error and exit with code 2."""
+    _print_error(message)
     raise typer.Exit(2)
 
 
-def _show(message: object) -> None:
+def _print_error(message: object) -> None:
     Console(stderr=True).print(
         "[bold red]error:[/]", escape(str(message)), highlight=False, soft_wrap=True
     )
@@ -72,15 +79,12 @@ def _mount() -> None:
 
 
 def run_app() -> None:
-    """Run the program; an error of ours is one message and exit code 2, anything else is a traceback."""
+    """Run the program. Our own errors become a message and exit code 2, others a traceback."""
     _mount()
     try:
         app()
     except (ValueError, OSError) as error:
-        if type(error).__module__.partition(".")[0] not in _OURS:
+        if type(error).__module__.partition(".")[0] not in _OUR_PACKAGES:
             raise
-        _show(error)
+        _print_error(error)
         sys.exit(2)
-
-
-_OURS = ("physical", "incremental", "twin", "federation")

@@ -1,4 +1,4 @@
-"""``fedka data``: list the data sets, show a data sheet, fetch files. Trains nothing and knows no method."""
+"""``fedka data``: list the data sets, show a data sheet, fetch files."""
 
 from __future__ import annotations
 
@@ -8,15 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich import progress
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TransferSpeedColumn,
-)
 from rich.table import Table
 
 from federation.cli import fail
@@ -39,7 +32,8 @@ Names = Annotated[
 DataDir = Annotated[
     Path | None,
     typer.Option(
-        help="Folder with your own data files. The environment variable FEDKA_DATA names another one."
+        help="Folder with your own data files. "
+        "The environment variable FEDKA_DATA names another one."
     ),
 ]
 _SPLITS = ("train", "validation", "test")
@@ -82,9 +76,8 @@ def show(name: Name, data_dir: DataDir = None) -> None:
         sheet = entry_of(name).sheet
         console.print(_sheet_table(sheet))
         if not is_at_hand(name, data_dir):
-            console.print(
-                f"Images of each class: not known before [bold]fedka data fetch {name}[/]"
-            )
+            how = f"[bold]fedka data fetch {name}[/]"
+            console.print(f"Images of each class: not known before {how}")
             return
         console.print(_class_table(load_dataset(name, data_dir, fetch=False)))
     except (DataError, OSError) as error:
@@ -93,12 +86,13 @@ def show(name: Name, data_dir: DataDir = None) -> None:
 
 @app.command("fetch")
 def fetch(names: Names, data_dir: DataDir = None) -> None:
-    """Fetch data sets into the cache; each file is checked by its digest. What is at hand is not fetched again.
+    """Fetch missing data sets into the cache and check each file by its digest.
 
-    Looked into, in this order: --data-dir, FEDKA_DATA, the cache, the official address, mirrors. A download that was cut off
-    goes on where it ended.
+    Searched in this order: --data-dir, FEDKA_DATA, the cache, the official address, mirrors.
+    An interrupted download continues where it ended.
 
-    Examples: [bold]fedka data fetch organamnist[/], [bold]fedka data fetch cifar100 --data-dir /media/stick[/]
+    Examples: [bold]fedka data fetch organamnist[/],
+    [bold]fedka data fetch cifar100 --data-dir /media/stick[/]
     """
     from physical.datasets import DataError, entry_of, fetch_dataset
 
@@ -111,28 +105,30 @@ def fetch(names: Names, data_dir: DataDir = None) -> None:
     errors: list[str] = []
     for name in names:
         columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            DownloadColumn(),
-            TransferSpeedColumn(),
+            progress.TextColumn("{task.description}"),
+            progress.BarColumn(),
+            progress.DownloadColumn(),
+            progress.TransferSpeedColumn(),
         )
-        with Progress(*columns, console=console, transient=True) as bar:
+        with progress.Progress(*columns, console=console, transient=True) as bar:
             try:
-                fetch_dataset(name, data_dir, partial(_step, console, name), _follow(bar))
-                _step(console, name, "ready")
+                fetch_dataset(
+                    name, data_dir, partial(_print_step, console, name), _progress_of(bar)
+                )
+                _print_step(console, name, "ready")
             except (DataError, OSError) as error:
                 errors.append(str(error))
     if errors:
         fail("\n".join(errors))
 
 
-def _step(console: Console, name: str, line: str) -> None:
+def _print_step(console: Console, name: str, line: str) -> None:
     console.print(f"{name}: {line}", markup=False, highlight=False, soft_wrap=True)
 
 
-def _follow(bar: Progress) -> Callable[[str, int, int | None], None]:
-    """Return a function that shows a download in the bar, one line for each file."""
-    tasks: dict[str, TaskID] = {}
+def _progress_of(bar: progress.Progress) -> Callable[[str, int, int | None], None]:
+    """Return a function that shows a download in a progress bar, one line per file."""
+    tasks: dict[str, progress.TaskID] = {}
 
     def show_bytes(file_name: str, done: int, total: int | None) -> None:
         if file_name not in tasks:
@@ -146,20 +142,22 @@ def _sheet_table(sheet: DataSheet) -> Table:
     table = Table(title=sheet.title, show_header=False)
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
-    table.add_row("name", sheet.name)
-    table.add_row("what", sheet.description)
-    table.add_row("home", sheet.source)
-    table.add_row("licence", sheet.licence)
-    table.add_row("cite", sheet.citation)
-    table.add_row("images", ", ".join(f"{split} {sheet.counts[split]:,}" for split in _SPLITS))
-    table.add_row("image", _size(sheet))
-    table.add_row(
-        "left and right",
-        "are classes: images must not be mirrored" if sheet.has_left_and_right else "do not matter",
-    )
-    table.add_row(f"{len(sheet.class_names)} classes", ", ".join(sheet.class_names))
-    table.add_row("files", "\n".join(f"{file.name}  md5 {file.md5}" for file in sheet.files))
-    table.add_row("comes from", "\n".join(source.title for source in sheet.sources))
+    sides = "are classes: images must not be mirrored"
+    rows = {
+        "name": sheet.name,
+        "what": sheet.description,
+        "home": sheet.source,
+        "licence": sheet.licence,
+        "cite": sheet.citation,
+        "images": ", ".join(f"{split} {sheet.counts[split]:,}" for split in _SPLITS),
+        "image": _size(sheet),
+        "left and right": sides if sheet.has_left_and_right else "do not matter",
+        f"{len(sheet.class_names)} classes": ", ".join(sheet.class_names),
+        "files": "\n".join(f"{file.name}  md5 {file.md5}" for file in sheet.files),
+        "comes from": "\n".join(source.title for source in sheet.sources),
+    }
+    for row in rows.items():
+        table.add_row(*row)
     return table
 
 
@@ -170,12 +168,10 @@ def _class_table(dataset: ImageDataset) -> Table:
     for column in table.columns[1:]:
         column.justify = "right"
     names = dataset.sheet.class_names
-    parts = [
-        np.bincount(part.labels, minlength=len(names))
-        for part in (dataset.train, dataset.validation, dataset.test)
-    ]
-    for label, name in enumerate(names):
-        table.add_row(name, *(f"{int(counts[label]):,}" for counts in parts))
+    splits = (dataset.train, dataset.validation, dataset.test)
+    counts = [np.bincount(split.labels, minlength=len(names)) for split in splits]
+    for name, *row in zip(names, *counts, strict=True):
+        table.add_row(name, *(f"{count:,}" for count in row))
     return table
 
 

@@ -1,4 +1,4 @@
-"""``fedka predict``: what a model says about image files, and where it looks. Knows no run."""
+"""``fedka predict``: predict the class of image files, and draw where the model looked."""
 
 import json
 from collections.abc import Sequence
@@ -14,15 +14,13 @@ from federation.cli.models import Format, Name, Store, open_registry
 if TYPE_CHECKING:
     from incremental.network import IncrementalNetwork
 
-_GREY, _COLOUR = (
-    ("1", "L", "LA"),
-    ("P", "RGB", "RGBA"),
-)  # Pillow's names of 8-bit images; 16-bit ones have no agreed brightness
+# Pillow's modes of 8-bit images; 16-bit images have no agreed brightness.
+_GREY_MODES, _COLOUR_MODES = ("1", "L", "LA"), ("P", "RGB", "RGBA")
 NO_EVIDENCE = "no positive evidence"
 
 
 class ImageError(ValueError):
-    """An image file that cannot be shown to a model: what, got, allowed, what to do."""
+    """An image file that cannot be read: what, got, allowed, what to do."""
 
 
 def predict(
@@ -42,18 +40,19 @@ def predict(
     ] = None,
     output: Format = "table",
 ) -> None:
-    """Name the class of images: class, probability, and entropy (0: sure, 1: no idea)."""
-    pictures = [
-        picture for path in images for picture in read_images(path)
-    ]  # a bad file stops before the model is loaded
+    """Predict the class of images, its probability, and the entropy (0: sure, 1: no idea)."""
+    # All files are read first: an unreadable one stops the command before the model is loaded.
+    labelled_images = [each for path in images for each in read_images(path)]
     network, class_names = _load(model, uri, name)
-    places = [
-        overlay_dir and overlay_dir / f"{number}-{Path(label).stem}.png"
-        for number, (label, _) in enumerate(pictures, 1)
-    ]
     found = [
-        _look(network, class_names, label, pixels, place)
-        for (label, pixels), place in zip(pictures, places, strict=True)
+        _predict_image(
+            network,
+            class_names,
+            label,
+            pixels,
+            overlay_dir and overlay_dir / f"{number}-{Path(label).stem}.png",
+        )
+        for number, (label, pixels) in enumerate(labelled_images, 1)
     ]
     if output == "json":
         typer.echo(json.dumps(found, indent=1))
@@ -62,36 +61,30 @@ def predict(
     from rich.table import Table
 
     table = Table()
-    for column in (
-        "image",
-        "class",
-        "probability",
-        "entropy",
-        *(("attention",) if overlay_dir else ()),
-    ):
+    columns = ["image", "class", "probability", "entropy", *(["attention"] if overlay_dir else [])]
+    for column in columns:
         table.add_column(column, overflow="fold")
     for each in found:
-        numbers = (f"{each['probability']:.4f}", f"{each['entropy_fraction']:.4f}")
-        table.add_row(
-            each["image"],
-            each["class_name"],
-            *numbers,
-            *((each["attention"],) if overlay_dir else ()),
-        )
+        probability, entropy = f"{each['probability']:.4f}", f"{each['entropy_fraction']:.4f}"
+        attention = [each["attention"]] if overlay_dir else []
+        table.add_row(each["image"], each["class_name"], probability, entropy, *attention)
     Console().print(table)
 
 
 def read_images(path: Path) -> list[tuple[str, NDArray[np.uint8]]]:
-    """Return the images of a file with a label each, shape [H, W, C]; only a 4-axis .npy holds more than one.
+    """Return the images of a file, each with a label and of shape [H, W, C].
+
+    Only a .npy file of four axes holds more than one image.
 
     Raises:
-        ImageError: If it holds no 8-bit image.
+        ImageError: If the file holds no 8-bit image.
     """
     try:
         pixels = _read_npy(path) if path.suffix == ".npy" else _read_picture(path)
     except (OSError, ValueError) as error:
         raise ImageError(
-            f"{path} cannot be read: {error}; allowed: 8-bit PNG, JPEG or .npy; convert it or leave it out"
+            f"{path} cannot be read: {error}; "
+            "allowed: 8-bit PNG, JPEG or .npy; convert it or leave it out"
         ) from error
     if pixels.ndim == 4:
         return [(f"{path}[{index}]", each) for index, each in enumerate(pixels)]
@@ -101,7 +94,7 @@ def read_images(path: Path) -> list[tuple[str, NDArray[np.uint8]]]:
 def draw_overlay(
     path: Path, pixels: NDArray[np.uint8], heat: NDArray[np.float32], title: str
 ) -> None:
-    """Write a PNG: the image, and the image under its attention map."""
+    """Write a PNG of the image, alone and under its attention map."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -124,7 +117,7 @@ def draw_overlay(
     figure.savefig(path)
 
 
-def _look(
+def _predict_image(
     network: "IncrementalNetwork",
     class_names: Sequence[str],
     label: str,
@@ -133,36 +126,32 @@ def _look(
 ) -> dict[str, Any]:
     from incremental.explanation import explain
     from incremental.prediction import as_tensor
-    from incremental.prediction import predict as judge
+    from incremental.prediction import predict as predict_batch
 
-    pixels = _fitted(pixels, network.config.channels, network.config.image_size)
-    seen = judge(network, pixels[None])
-    row = int(seen.rows[0])
+    pixels = _fit_to_network(pixels, network.config.channels, network.config.image_size)
+    prediction = predict_batch(network, pixels[None])
+    row = int(prediction.rows[0])
     found: dict[str, Any] = {
         "image": label,
         "class_name": class_names[row],
-        "probability": float(seen.probabilities[0, row]),
-        "entropy_fraction": float(seen.entropy_fractions[0]),
+        "probability": float(prediction.probabilities[0, row]),
+        "entropy_fraction": float(prediction.entropy_fractions[0]),
     }
     if overlay is not None:
         (heat,) = explain(network, as_tensor(pixels[None], network.config.channels) / 255, [row])
-        title = f"{found['class_name']}  probability {found['probability']:.2f}, entropy {found['entropy_fraction']:.2f}"
-        draw_overlay(overlay, pixels, heat, title)
-        found |= {
-            "overlay": str(overlay),
-            "attention": str(overlay) if heat.any() else f"{NO_EVIDENCE}: {overlay}",
-        }
+        numbers = "probability {probability:.2f}, entropy {entropy_fraction:.2f}".format(**found)
+        draw_overlay(overlay, pixels, heat, f"{found['class_name']}  {numbers}")
+        found["overlay"] = str(overlay)
+        found["attention"] = str(overlay) if heat.any() else f"{NO_EVIDENCE}: {overlay}"
     return found
 
 
 def _load(model: str, uri: str | None, name: str) -> tuple["IncrementalNetwork", list[str]]:
     from incremental.model_file import MANIFEST_FILE, load_model
 
-    folder = Path(model)
+    is_folder = (Path(model) / MANIFEST_FILE).exists()
     network, manifest = (
-        load_model(folder)
-        if (folder / MANIFEST_FILE).exists()
-        else open_registry(uri, name).load(model)
+        load_model(Path(model)) if is_folder else open_registry(uri, name).load(model)
     )
     return network, list(manifest["class_names"])
 
@@ -170,14 +159,11 @@ def _load(model: str, uri: str | None, name: str) -> tuple["IncrementalNetwork",
 def _read_npy(path: Path) -> NDArray[np.uint8]:
     pixels: NDArray[np.uint8] = np.load(path, allow_pickle=False)
     pixels = pixels[..., None] if pixels.ndim == 2 else pixels
-    if (
-        pixels.dtype != np.uint8
-        or pixels.ndim not in (3, 4)
-        or pixels.shape[-1] not in (1, 3)
-        or 0 in pixels.shape
-    ):
+    is_image = pixels.ndim in (3, 4) and pixels.shape[-1] in (1, 3) and 0 not in pixels.shape
+    if pixels.dtype != np.uint8 or not is_image:
         raise ImageError(
-            f"it holds {pixels.dtype} of shape {list(pixels.shape)}; [H, W], [H, W, C] or [N, H, W, C] with C 1 or 3 are known"
+            f"it holds {pixels.dtype} of shape {list(pixels.shape)}; "
+            "[H, W], [H, W, C] or [N, H, W, C] with C 1 or 3 are known"
         )
     return pixels
 
@@ -186,14 +172,20 @@ def _read_picture(path: Path) -> NDArray[np.uint8]:
     from PIL import Image
 
     with Image.open(path) as picture:
-        if picture.mode not in (*_GREY, *_COLOUR):
+        if picture.mode not in (*_GREY_MODES, *_COLOUR_MODES):
             raise ImageError(f"its pixels are {picture.mode}, not 8-bit")
-        pixels = np.asarray(picture.convert("L" if picture.mode in _GREY else "RGB"))
+        pixels = np.asarray(picture.convert("L" if picture.mode in _GREY_MODES else "RGB"))
     return pixels[..., None] if pixels.ndim == 2 else pixels
 
 
-def _fitted(pixels: NDArray[np.uint8], channels: int, side: int) -> NDArray[np.uint8]:
-    """Return an image as training images are: no larger than the network's input (with smoothing), grey where it knows no colour."""
+def _fit_to_network(pixels: NDArray[np.uint8], channels: int, side: int) -> NDArray[np.uint8]:
+    """Return an image like the training images: shrunk to the network's input, with its channels.
+
+    Args:
+        pixels: Shape [H, W, C].
+        channels: Channels of the network's input; with 1 a colour image becomes grey.
+        side: Side of the network's input [px]; smaller images keep their size.
+    """
     from PIL import Image
 
     picture = Image.fromarray(pixels.squeeze(2) if pixels.shape[2] == 1 else pixels)
@@ -201,5 +193,5 @@ def _fitted(pixels: NDArray[np.uint8], channels: int, side: int) -> NDArray[np.u
         picture = picture.convert("L")
     if max(picture.size) > side:
         picture = picture.resize((side, side), Image.Resampling.BILINEAR)
-    fitted = np.asarray(picture)
-    return fitted[..., None] if fitted.ndim == 2 else fitted
+    pixels = np.asarray(picture)
+    return pixels[..., None] if pixels.ndim == 2 else pixels

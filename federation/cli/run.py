@@ -1,4 +1,4 @@
-"""``fedka run`` and ``fedka check``: run an experiment, or only look whether it could be run."""
+"""``fedka run`` and ``fedka check``: run an experiment, or only check its configuration."""
 
 from pathlib import Path
 from typing import Annotated
@@ -16,7 +16,7 @@ Examples:
 
   fedka run hospital_configs/organa_demo --out runs/fedavg --seed 2 --set method.name=fedavg
 
-Ctrl-C ends a run after saving nothing new: the last finished round is always on disk, and --resume goes on from it.
+Ctrl-C ends a run at once: the last finished round is always on disk, and --resume goes on from it.
 """
 
 
@@ -60,13 +60,13 @@ def run(
         config.tracking, out, lambda text: console.print(f"[yellow]{text}[/]", highlight=False)
     )
     try:
-        with display.live() as callbacks:
+        with display.live() as live:
+            callbacks = mirror.with_upload(live)
             results = run_experiment(
-                config, out, resume=resume, data_dir=data_dir, callbacks=mirror.watching(callbacks)
+                config, out, resume=resume, data_dir=data_dir, callbacks=callbacks
             )
-    except (
-        ExperimentError
-    ):  # nothing was begun: the folder belongs to another run, or there is nothing to resume
+    # Nothing was begun: the folder belongs to another run, or there is nothing to resume.
+    except ExperimentError:
         raise
     except KeyboardInterrupt:
         mirror.finish("KILLED")
@@ -88,7 +88,7 @@ def run(
 def check(
     folders: Annotated[list[Path], typer.Argument(help="Folders that hold experiment.yaml.")],
 ) -> None:
-    """Validate experiments without running them: every key, every range, what must fit together."""
+    """Check experiments without running them: every key, every range, and what fits together."""
     from rich.console import Console
 
     from federation.experiment.config import load_experiment
@@ -102,10 +102,11 @@ def check(
         except ConfigError as error:
             problems.append(f"{folder}: {error}")
             continue
-        scenario = config.scenario
+        scenario, method = config.scenario, config.as_plain()["method"]["name"]
         console.print(
-            f"[green]ok[/] {folder}: {config.as_plain()['method']['name']} on {scenario.dataset}, {scenario.num_tasks} tasks of "
-            f"{scenario.classes_per_task} classes, {len(config.hospitals)} hospitals, "
+            f"[green]ok[/] {folder}: {method} on {scenario.dataset}, "
+            f"{scenario.num_tasks} tasks of {scenario.classes_per_task} classes, "
+            f"{len(config.hospitals)} hospitals, "
             f"{scenario.num_tasks * scenario.rounds_per_task} rounds",
             highlight=False,
         )

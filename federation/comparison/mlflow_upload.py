@@ -42,8 +42,8 @@ def mirror_comparison(suite: Suite, blocks: Sequence[Block], out: Path) -> str:
                 child = Upload(
                     outcome.path, TrackingConfig(uri=uri, experiment=_EXPERIMENT), live=False
                 )
-                child.records()
-                child.artifacts()
+                child.upload_records()
+                child.upload_artifacts()
                 child.end("FINISHED")
                 name = f"{row.label}, {block.experiment.title}, seed {outcome.seed}"
                 for tag, value in (
@@ -51,7 +51,7 @@ def mirror_comparison(suite: Suite, blocks: Sequence[Block], out: Path) -> str:
                     ("mlflow.runName", name),
                     ("method_label", row.label),
                 ):
-                    client.set_tag(child.receipt.run_id, tag, value)
+                    client.set_tag(child.state.run_id, tag, value)
     for path in sorted(folder.iterdir()):
         if (
             path.suffix in (".md", ".csv", ".tex", ".json", ".svg", ".png")

@@ -104,7 +104,7 @@ def act_on_case(
         )
     except ValueError:
         if new is not None:
-            services.catalogue.forget(new.entry_id)
+            services.catalogue.delete_proposal(new.entry_id)
         raise
     if action == "approve":
         return _after_approval(services, visitor, case)

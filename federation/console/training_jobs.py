@@ -66,7 +66,7 @@ class TrainingJobs:
         elif job.kind == "roll_back" and job.state == "done":
             self._act_on_cases(job, CaseState.RELEASED, "roll_back")
         elif job.kind == "versions" and job.state == "done":
-            self.catalogue.adopt(self.registry.champion_classes(), SYSTEM.user)
+            self.catalogue.add_model_classes(self.registry.champion_classes(), SYSTEM.user)
 
     def _training_file(self, job: Job) -> Mapping[str, Any]:
         serving = self.registry.serving_model()

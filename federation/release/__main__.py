@@ -1,20 +1,20 @@
-"""``python -m federation.release JOB/job.json``: release, roll-back and versions as a process, so that the web never imports MLflow."""
+"""Run a release job in a process of its own, so that the web process loads no MLflow.
+
+Usage: ``python -m federation.release JOB/job.json``.
+"""
 
 import sys
-from pathlib import Path
 
-from federation.jobs.job_folder import run_job
+from federation.jobs.runner import job_path_from_command_line, run_job
 
 
-def main(arguments: list[str]) -> int:
-    """Run one job; returns the exit code."""
-    if len(arguments) != 1:
-        sys.stderr.write("usage: python -m federation.release JOB/job.json\n")
-        return 2
-    from federation.release.job import ReleaseJob, do
+def main() -> None:
+    """Run one job and exit with its code."""
+    path = job_path_from_command_line("federation.release")
+    from federation.release.job import ReleaseJob, run_release
 
-    return run_job(Path(arguments[0]), ReleaseJob, do)
+    sys.exit(run_job(path, ReleaseJob, run_release))
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    main()

@@ -1,4 +1,7 @@
-"""What a comparison of candidate and champion found, as plain numbers. Knows no model and no rule; needs no torch."""
+"""Result of the comparison of a candidate with the champion, as plain numbers.
+
+Needs no torch, so that the web process can read it.
+"""
 
 import json
 from collections.abc import Mapping
@@ -7,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import ConfigDict, TypeAdapter
-from pydantic.dataclasses import dataclass as checked
+from pydantic.dataclasses import dataclass as pydantic_dataclass
 
 _STRICT = ConfigDict(extra="forbid")
 
@@ -16,17 +19,19 @@ class ComparisonError(ValueError):
     """A comparison that cannot be made or read: what, got, allowed, what to do."""
 
 
-@checked(frozen=True, config=_STRICT)
+@pydantic_dataclass(frozen=True, config=_STRICT)
 class ModelFinding:
-    """One model on the held-out images.
+    """Measurements of one model on the held-out images.
 
     Args:
-        digest: Of its weights.
-        class_names: What it knows.
-        accuracy: On all held-out images of the candidate's classes: a class that a model does not know it names wrongly.
-        macro_f1: The same, mean over classes.
-        calibration_error: Expected, in [0, 1], on the images of the classes that this model knows; none without any.
-        num_images: Behind ``accuracy``.
+        digest: Digest of its weights.
+        class_names: Classes of its head.
+        accuracy: Accuracy on all held-out images, in [0, 1]. An image of a class that the model
+            does not know counts as wrong.
+        macro_f1: Mean F1 over the classes of these images, in [0, 1].
+        calibration_error: Expected calibration error, in [0, 1], on images of the classes that the
+            model knows; none without such images.
+        num_images: Number of held-out images.
     """
 
     digest: str
@@ -37,17 +42,18 @@ class ModelFinding:
     num_images: int
 
 
-@checked(frozen=True, config=_STRICT)
+@pydantic_dataclass(frozen=True, config=_STRICT)
 class ClassFinding:
-    """One class.
+    """Measurements of both models on one class.
 
     Args:
-        class_name: Which.
-        num_images: Held-out images behind the numbers.
-        is_new: The champion does not know it.
-        candidate_accuracy: Share named rightly; none without images.
-        champion_accuracy: The same; none where it does not know the class.
-        loss_points: What the candidate forgot, in points (hundredths); negative: gained; none for a new class.
+        class_name: Name of the class.
+        num_images: Held-out images of the class.
+        is_new: The champion does not know the class.
+        candidate_accuracy: Accuracy of the candidate, in [0, 1]; none without images.
+        champion_accuracy: Accuracy of the champion; none where it does not know the class.
+        loss_points: Accuracy that the candidate lost [percentage points]; negative: gained; none
+            for a new class.
     """
 
     class_name: str
@@ -58,9 +64,12 @@ class ClassFinding:
     loss_points: float | None
 
 
-@checked(frozen=True, config=_STRICT)
+@pydantic_dataclass(frozen=True, config=_STRICT)
 class HospitalFinding:
-    """One hospital, on the classes that the champion knows (all, where there is no champion)."""
+    """Measurements of both models on a hospital's images of classes that the champion knows.
+
+    Without a champion all classes count.
+    """
 
     hospital: str
     num_images: int
@@ -69,18 +78,18 @@ class HospitalFinding:
     loss_points: float | None
 
 
-@checked(frozen=True, config=_STRICT)
+@pydantic_dataclass(frozen=True, config=_STRICT)
 class Change:
-    """An image that the two models name differently.
+    """An image for which the two models predict different classes.
 
     Args:
-        hospital: Whose; only there it may be shown.
-        image_id: In that hospital's mirror.
-        truth: What it shows.
-        before: What the champion says.
-        after: What the candidate says.
-        before_probability: How sure the champion is, in [0, 1].
-        after_probability: How sure the candidate is.
+        hospital: Hospital of the image; the image may be shown only there.
+        image_id: Id in that hospital's mirror.
+        truth: Class of the image.
+        before: Class that the champion predicts.
+        after: Class that the candidate predicts.
+        before_probability: Probability that the champion gives its class, in [0, 1].
+        after_probability: Probability that the candidate gives its class, in [0, 1].
         number: Row of its attention maps.
     """
 
@@ -94,29 +103,29 @@ class Change:
     number: int
 
 
-@checked(frozen=True, config=_STRICT)
+@pydantic_dataclass(frozen=True, config=_STRICT)
 class KnownAccuracy:
-    """Accuracy of both on the images of the classes that the champion knows, and how many these are."""
+    """Accuracy of both models on all images of the classes that the champion knows."""
 
     candidate: float | None
     champion: float | None
     num_images: int
 
 
-@checked(frozen=True, config=_STRICT)
+@pydantic_dataclass(frozen=True, config=_STRICT)
 class Comparison:
-    """What was found.
+    """Result of a comparison.
 
     Args:
-        candidate: The new model.
-        champion: The one that serves; none for a first model.
-        classes: All classes of the candidate and of the champion.
-        hospitals: Each hospital.
-        known_accuracy: On what the champion knows.
-        num_changed: Images that the two name differently.
-        num_mended: Of these, wrong before and right now.
-        num_broken: Of these, right before and wrong now.
-        changed: Examples of them, those that broke first; at most as many as were asked for.
+        candidate: Measurements of the new model.
+        champion: Measurements of the model that serves; none for a first model.
+        classes: Measurements per class of the candidate or the champion.
+        hospitals: Measurements per hospital.
+        known_accuracy: Accuracy on the classes that the champion knows.
+        num_changed: Images for which the two models predict different classes.
+        num_mended: Of these, those that only the candidate predicts correctly.
+        num_broken: Of these, those that only the champion predicts correctly.
+        changed: Examples of changed images, broken ones first.
     """
 
     candidate: ModelFinding
@@ -130,16 +139,16 @@ class Comparison:
     changed: tuple[Change, ...]
 
     def as_plain(self) -> dict[str, Any]:
-        """Return all of it as JSON takes it."""
+        """Return the comparison as plain data for JSON."""
         plain: dict[str, Any] = json.loads(json.dumps(asdict(self)))
         return plain
 
 
 def read_comparison(path: Path) -> tuple[Comparison, Mapping[str, Any] | None]:
-    """Return a comparison that was written, and the verdict beside it.
+    """Return the comparison and the verdict that a file holds.
 
     Raises:
-        ComparisonError: If there is none, or it is damaged.
+        ComparisonError: If the file is missing or damaged.
     """
     try:
         plain = json.loads(path.read_text(encoding="utf-8"))
@@ -147,5 +156,6 @@ def read_comparison(path: Path) -> tuple[Comparison, Mapping[str, Any] | None]:
         return TypeAdapter(Comparison).validate_python(plain), verdict
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise ComparisonError(
-            f"{path} holds no comparison: {error}; expected: what a class addition wrote; train again"
+            f"{path} holds no comparison: {error}; "
+            "expected: the file that a class addition wrote; train again"
         ) from error

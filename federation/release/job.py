@@ -1,47 +1,47 @@
-"""The job of a release process: its file, and what is done for each verb. Knows no page and no training."""
+"""The release job: the content of its ``job.json``, and what each verb does."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import pydantic.dataclasses
-from pydantic import ConfigDict, StringConstraints
+from pydantic import ConfigDict
 
-from federation.jobs.job_folder import JobFolder
+from federation.jobs.runner import Identifier, JobFolder
 from federation.release.release import (
     ReleaseError,
-    as_plain,
-    bring_champion,
+    fetch_champion,
     register,
     release,
     roll_back,
+    version_as_plain,
     version_folder,
 )
 from incremental.registry import ModelRegistry
 
-JobId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 Verb = Literal["register", "release", "roll_back", "versions", "fetch"]
 
 
 @pydantic.dataclasses.dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class ReleaseJob:
-    """What shall be done with the store of models.
+    """A change or a listing of the store of models.
 
     Args:
-        job_id: Of the decision; asked again, it changes nothing.
-        verb: ``register`` a candidate; ``release`` it (and register it before); ``roll_back`` a version; list ``versions``; ``fetch`` the
-            champion, or a version, to this machine's disk.
+        job_id: Id of the decision. Repeating a job changes nothing.
+        verb: ``register`` a candidate; ``release`` it (and register it before); ``roll_back`` a
+            version; list the ``versions``; ``fetch`` the champion or a version to the disk.
         tracking_uri: Address of the MLflow store.
-        models_folder: Of the models that this machine serves; absolute.
-        model_name: Of the registered model.
+        models_folder: Absolute folder of the models that this machine serves.
+        model_name: Name of the registered model.
         actor: Who decided.
         reason: Why.
         candidate: Model folder, for ``register`` and ``release``.
         comparison: File of the comparison with the champion.
-        version: For ``roll_back`` (the champion that is withdrawn) and ``fetch`` (none: the champion).
-        experiment: MLflow's, under which candidates are filed.
+        version: The champion that ``roll_back`` withdraws, or the version that ``fetch`` fetches
+            (none: the champion).
+        experiment: MLflow's experiment of the candidates.
     """
 
-    job_id: JobId
+    job_id: Identifier
     verb: Verb
     tracking_uri: str
     models_folder: Path
@@ -54,43 +54,36 @@ class ReleaseJob:
     experiment: str = "fedka-console"
 
     def __post_init__(self) -> None:
-        """Check what the verb needs."""
-        needed = {"register": "candidate", "release": "candidate", "roll_back": "version"}.get(
-            self.verb
-        )
-        if needed and getattr(self, needed) is None:
-            raise ValueError(f"verb {self.verb} without {needed}; needed: {needed}")
+        """Check that the values which the verb needs are given."""
+        needed = {"register": "candidate", "release": "candidate", "roll_back": "version"}
+        name = needed.get(self.verb)
+        if name and getattr(self, name) is None:
+            raise ValueError(f"verb {self.verb} without {name}; needed: {name}")
         for name in ("models_folder", "candidate", "comparison"):
             value = getattr(self, name)
             if value is not None and not value.is_absolute():
                 raise ValueError(f"{name} is {value}; allowed: an absolute path")
 
 
-def do(job: ReleaseJob, folder: JobFolder) -> dict[str, Any]:
-    """Do what a job asks for.
+def run_release(job: ReleaseJob, folder: JobFolder) -> dict[str, Any]:
+    """Do what a release job asks for.
 
     Args:
-        job: What.
-        folder: Where its progress is told.
+        job: The job.
+        folder: Its folder, for its progress.
 
     Returns:
-        The result: verb, version, champion, all versions, and what ``current.json`` says.
+        The result: verb, version, champion, all versions, and the content of ``current.json``.
     """
     job.models_folder.mkdir(parents=True, exist_ok=True)
-    with JobFolder(job.models_folder).alone():  # two releases must not overtake each other
-        folder.tell({"step": job.verb, "done": 0, "of": 1, "text": "Opening the store of models"})
+    with JobFolder(job.models_folder).lock():  # one release at a time
+        folder.add_progress(job.verb, 0, 1, "Opening the store of models")
         registry = ModelRegistry(job.tracking_uri, job.model_name)
-        version = _change(job, registry)
-        current = bring_champion(registry, job.models_folder)
-        versions = [as_plain(each) for each in registry.list_versions()]
-    folder.tell(
-        {
-            "step": job.verb,
-            "done": 1,
-            "of": 1,
-            "text": f"Version {current['version']} serves" if current else "No version serves",
-        }
-    )
+        version = _carry_out(job, registry)
+        current = fetch_champion(registry, job.models_folder)
+        versions = [version_as_plain(each) for each in registry.list_versions()]
+    text = f"Version {current['version']} serves" if current else "No version serves"
+    folder.add_progress(job.verb, 1, 1, text)
     return {
         "verb": job.verb,
         "version": None if version is None else str(version),
@@ -101,7 +94,7 @@ def do(job: ReleaseJob, folder: JobFolder) -> dict[str, Any]:
     }
 
 
-def _change(job: ReleaseJob, registry: ModelRegistry) -> int | None:
+def _carry_out(job: ReleaseJob, registry: ModelRegistry) -> int | None:
     """Do what the verb says; return the version that it is about."""
     if job.verb == "register" and job.candidate is not None:
         version = register(registry, job.candidate, job.experiment, job.comparison)
@@ -114,7 +107,8 @@ def _change(job: ReleaseJob, registry: ModelRegistry) -> int | None:
         champion = registry.champion()
         if champion is None:
             raise ReleaseError(
-                f"model {job.model_name!r} has no champion; needed: one that was released; release a candidate first"
+                f"model {job.model_name!r} has no champion; "
+                "needed: a released version; release a candidate first"
             )
         version = champion.version if job.version is None else job.version
     else:

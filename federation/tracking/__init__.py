@@ -1,14 +1,15 @@
-"""A run, mirrored in MLflow: parameters, metrics, artifacts, model versions.
+"""MLflow tracking: copies a run's parameters, metrics, artifacts and models to an MLflow store.
 
-The run folder is the truth and MLflow its copy. All that is uploaded is read from the folder, so the mirror of a running experiment
-and a later ``sync`` are the same code. How far the copy has come stands in ``mlflow.json``; every step may be repeated, so a crash at
-any point loses and doubles nothing. A store that does not answer never stops a run. Knows nothing of what makes the folder.
+The run folder is the original and MLflow its copy. Everything is read from the folder, so a running
+experiment and a later ``sync`` use the same code. ``mlflow.json`` says what is uploaded. Every step
+may be repeated: a crash loses and doubles nothing. A store that does not answer never stops a run.
 
-Reading order: ``config``, ``mirror`` (when), ``upload`` (what, in which order), ``numbers`` (records as numbers), ``receipt``, ``system``.
+Reading order: ``config``, ``mirror`` (when to upload), ``upload`` (what to upload), ``metrics``
+(records as numbers), ``upload_state``, ``system_load``.
 """
 
 from federation.tracking.config import TrackingConfig, TrackingError
 from federation.tracking.mirror import RunMirror, sync
-from federation.tracking.receipt import Receipt
+from federation.tracking.upload_state import UploadState
 
-__all__ = ["Receipt", "RunMirror", "TrackingConfig", "TrackingError", "sync"]
+__all__ = ["RunMirror", "TrackingConfig", "TrackingError", "UploadState", "sync"]

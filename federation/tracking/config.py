@@ -1,4 +1,4 @@
-"""Where runs and models are recorded. Knows neither runs nor MLflow."""
+"""Settings of tracking: where runs and models are recorded."""
 
 import pydantic.dataclasses
 from pydantic import ConfigDict
@@ -15,10 +15,12 @@ class TrackingConfig:
     """Where runs and models are recorded.
 
     Args:
-        enabled: Mirror runs in MLflow; the run folder is written anyway.
-        uri: ``sqlite:///path/to/mlflow.db`` or ``http(s)://host:port``; none: ``mlflow.db`` beside the run folder.
+        enabled: Copy runs to MLflow; the run folder is written anyway.
+        uri: ``sqlite:///path/to/mlflow.db`` or ``http(s)://host:port``; none: ``mlflow.db`` beside
+            the run folder.
         experiment: MLflow's name for a group of runs.
-        registered_model: Name under which models are registered; one per data set, since a champion's classes must all stay known.
+        registered_model: Name under which models are registered. Use one per data set, because a
+            new champion must know all classes of the last one.
         minimum_accuracy: Least accuracy of a champion, in [0, 1].
         system_metrics: Record the load of processor, memory and disk after each round.
         timeout_seconds: Longest wait for an answer of a server.
@@ -42,7 +44,8 @@ class TrackingConfig:
             raise ValueError(f"minimum_accuracy is {self.minimum_accuracy}; allowed: 0 to 1")
         if self.timeout_seconds < 1 or self.retry_seconds < 0:
             raise ValueError(
-                f"timeout_seconds is {self.timeout_seconds} and retry_seconds {self.retry_seconds}; allowed: 1 or more and 0 or more"
+                f"timeout_seconds is {self.timeout_seconds} and retry_seconds "
+                f"{self.retry_seconds}; allowed: 1 or more and 0 or more"
             )
         for name in ("experiment", "registered_model"):
             value = getattr(self, name)

@@ -135,7 +135,7 @@ def _first_model(plan: DemoPlan, services: Services, report: ReportProgress) -> 
         RELEASE, settings.folder / FIRST_RELEASE, job, "The first model is released", report
     )
     services.registry.save_versions(released["versions"])
-    services.catalogue.adopt(services.registry.champion_classes(), SYSTEM.user)
+    services.catalogue.add_model_classes(services.registry.champion_classes(), SYSTEM.user)
 
 
 def _first_training(plan: DemoPlan, settings: ConsoleSettings) -> Mapping[str, Any]:

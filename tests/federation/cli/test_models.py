@@ -21,9 +21,12 @@ ORGANS = ("liver", "spleen", "heart", "bladder")
 
 
 @pytest.fixture(scope="module")
-def filled_store(tmp_path_factory: pytest.TempPathFactory, tiny_network: NetworkConfig) -> Path:
+def filled_store(
+    empty_store: Path, tmp_path_factory: pytest.TempPathFactory, tiny_network: NetworkConfig
+) -> Path:
     """Three versions: one class, two classes (champion), and a worse one of one class (refused)."""
     folder = tmp_path_factory.mktemp("runs")
+    shutil.copy(empty_store, folder / "mlflow.db")
     store = f"sqlite:///{folder / 'mlflow.db'}"
     client = open_store(store)
     run_id = client.create_run(client.create_experiment("test", folder.as_uri())).info.run_id
@@ -56,7 +59,9 @@ def listed(call: Callable[..., Result]) -> list[dict[str, Any]]:
     return list(json.loads(call("models", "list", "--format", "json").stdout))
 
 
-def test_table_shows_who_serves_and_why_another_does_not(call: Callable[..., Result]) -> None:
+def test_table_shows_the_champion_and_why_a_version_was_refused(
+    call: Callable[..., Result],
+) -> None:
     shown = call("models", "list")
     assert shown.exit_code == 0
     lines = shown.stdout.splitlines()
@@ -66,7 +71,7 @@ def test_table_shows_who_serves_and_why_another_does_not(call: Callable[..., Res
     assert "refused: does not know 1 of the champion's 2 classes: spleen" in shown.stdout
 
 
-def test_json_holds_the_same_for_programs(call: Callable[..., Result]) -> None:
+def test_json_lists_aliases_classes_and_digests(call: Callable[..., Result]) -> None:
     versions = listed(call)
     assert [each["aliases"] for each in versions] == [["previous"], ["champion"], []]
     assert versions[1]["class_names"] == ["liver", "spleen"]
@@ -96,28 +101,28 @@ def test_unknown_version_is_an_error(call: Callable[..., Result]) -> None:
     assert "known: 1 (previous), 2 (champion), 3" in str(call("models", "promote", "9").exception)
 
 
-def test_looking_makes_no_store(call: Callable[..., Result], tmp_path: Path) -> None:
+def test_listing_creates_no_store(call: Callable[..., Result], tmp_path: Path) -> None:
     failed = call("models", "list", "--uri", f"sqlite:///{tmp_path / 'absent.db'}")
     assert isinstance(failed.exception, RegistryError)
     assert "there is no store of models" in str(failed.exception)
     assert not (tmp_path / "absent.db").exists()
 
 
-def test_sync_says_what_is_where(
+def test_sync_prints_what_it_uploaded(
     call: Callable[..., Result], filled_store: Path, tmp_path: Path
 ) -> None:
     run = tmp_path / "runs" / "first"
     (run / "models").mkdir(parents=True)
     shutil.copytree(filled_store.parent / "task-0", run / "models" / "task-0")
     (run / "config.json").write_text('{"seed": 1}')
-    said = call("sync", "runs/first")
-    assert "0 records" in said.stdout
+    shown = call("sync", "runs/first")
+    assert "0 records" in shown.stdout
     assert (
         "task-0: version 4, not champion: it does not know 1 of the champion's 2 classes: spleen"
-        in said.stdout
+        in shown.stdout
     )
     assert len(listed(call)) == 4
 
 
-def test_sync_of_no_run_is_an_error(call: Callable[..., Result]) -> None:
+def test_sync_of_a_folder_without_a_run_is_an_error(call: Callable[..., Result]) -> None:
     assert isinstance(call("sync", "runs").exception, TrackingError)

@@ -1,4 +1,5 @@
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from incremental.head import grow_head
 from incremental.model_file import ModelError, load_model, save_model
 from incremental.model_store import artifact_location, open_store
 from incremental.network import IncrementalNetwork, NetworkConfig, initial_weights
-from incremental.prediction import predict as judge
+from incremental.prediction import predict as predict_batch
 from incremental.registry import ModelRegistry
 from physical.batch import Batch
 
@@ -53,18 +54,18 @@ def ask(call: Callable[..., Result], model: Path) -> Callable[..., list[dict[str
     return answer
 
 
-def test_picture_is_named_as_the_network_names_it(
+def test_command_prints_the_prediction_of_the_network(
     ask: Callable[..., list[dict[str, Any]]], model: Path, png: Path, tiny_batch: Batch
 ) -> None:
     network, _ = load_model(model)
-    expected = judge(network, tiny_batch.images[:1])
+    expected = predict_batch(network, tiny_batch.images[:1])
     (found,) = ask(png)
     assert found["class_name"] == ORGANS[expected.rows[0]]
     assert found["probability"] == pytest.approx(float(expected.probabilities.max()))
     assert found["entropy_fraction"] == pytest.approx(float(expected.entropy_fractions[0]))
 
 
-def test_all_ways_to_hold_an_image_agree(
+def test_all_file_formats_of_an_image_give_the_same_prediction(
     ask: Callable[..., list[dict[str, Any]]], tmp_path: Path, tiny_batch: Batch
 ) -> None:
     grey = tiny_batch.images[3, :, :, 0]
@@ -83,7 +84,7 @@ def test_all_ways_to_hold_an_image_agree(
     assert len({(each["class_name"], each["probability"]) for each in found}) == 1
 
 
-def test_large_picture_is_made_small_with_smoothing(
+def test_large_image_is_shrunk_with_smoothing(
     ask: Callable[..., list[dict[str, Any]]], png: Path, tmp_path: Path
 ) -> None:
     with Image.open(png) as picture:
@@ -99,14 +100,14 @@ def test_table_is_for_people(call: Callable[..., Result], model: Path, png: Path
     assert any(name in shown.stdout for name in ORGANS)
 
 
-def test_champion_of_a_store_is_asked_unless_another_model_is_named(
-    call: Callable[..., Result], model: Path, png: Path, tmp_path: Path
+def test_champion_of_a_store_predicts_unless_another_model_is_named(
+    call: Callable[..., Result], model: Path, png: Path, empty_store: Path, tmp_path: Path
 ) -> None:
+    shutil.copy(empty_store, tmp_path / "mlflow.db")
     store = f"sqlite:///{tmp_path / 'mlflow.db'}"
     client = open_store(store)
-    run_id = client.create_run(
-        client.create_experiment("test", artifact_location(store))
-    ).info.run_id
+    experiment_id = client.create_experiment("test", artifact_location(store))
+    run_id = client.create_run(experiment_id).info.run_id
     registry = ModelRegistry(store, "fedka")
     registry.accept(registry.register(model, run_id, {}))
     named = [
@@ -150,7 +151,7 @@ def test_overlay_shows_where_the_model_looked(
 
 
 @pytest.mark.slow
-def test_map_without_evidence_is_called_so(
+def test_attention_map_without_evidence_is_labelled(
     ask: Callable[..., list[dict[str, Any]]],
     model: Path,
     png: Path,

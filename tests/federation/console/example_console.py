@@ -90,7 +90,7 @@ def make_world(folder: Path) -> World:
     for user, (role, hospital) in PEOPLE.items():
         services.accounts.add(user, PASSWORD, role, hospital)
     _serve_a_model(services)
-    services.catalogue.adopt(KNOWN, "system")
+    services.catalogue.add_model_classes(KNOWN, "system")
     cases = {hospital: _open_case(services, hospital) for hospital in settings.hospitals}
     cases["evaluated"] = _open_case(services, "north", "e")
     return replace(world, cases=cases, training_id=_train(services, cases["evaluated"]))

@@ -60,7 +60,7 @@ def fill(world: World) -> None:
 
 
 def first_model(world: World) -> None:
-    from federation.class_addition.first import make_first_champion
+    from federation.class_addition.first_champion import make_first_champion
 
     settings = world.settings
     made = make_first_champion(

@@ -1,4 +1,4 @@
-"""Models of a few weights, images that nobody trained on, and an MLflow store of its own for each test."""
+"""Models of a few weights, held-out images, and an MLflow store per test."""
 
 import json
 import shutil
@@ -13,7 +13,6 @@ from federation.release.comparison import HeldOut, compare
 from federation.release.rules import ReleaseRules, judge
 from incremental.head import grow_head
 from incremental.model_file import save_model
-from incremental.model_store import open_store
 from incremental.network import NetworkConfig, initial_weights
 from incremental.registry import ModelRegistry
 
@@ -35,7 +34,7 @@ def model(tmp_path: Path) -> Callable[..., Path]:
         weights = grow_head(
             initial_weights(NETWORK, seed), len(class_names), torch.Generator().manual_seed(seed)
         )
-        weights["head.weight"] = weights["head.weight"] * 8  # sure of itself, as a trained one is
+        weights["head.weight"] = weights["head.weight"] * 8  # as confident as a trained model
         folder = tmp_path / f"model-{len(class_names)}-{seed}"
         save_model(folder, weights, NETWORK, class_names, {"test_accuracy": accuracy})
         return folder
@@ -60,7 +59,7 @@ def held_out() -> HeldOut:
 
 @pytest.fixture
 def compared(tmp_path: Path, held_out: HeldOut) -> Callable[..., Path]:
-    """Write the comparison of two models, judged by rules."""
+    """Write the comparison of compared_candidate models, judged by rules."""
 
     def make(candidate: Path, champion: Path | None, rules: ReleaseRules = LENIENT) -> Path:
         found, _ = compare(candidate, champion, held_out)
@@ -69,14 +68,6 @@ def compared(tmp_path: Path, held_out: HeldOut) -> Callable[..., Path]:
         return path
 
     return make
-
-
-@pytest.fixture(scope="session")
-def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An MLflow store without a model; its migrations take seconds, so once is enough."""
-    path = tmp_path_factory.mktemp("release-store") / "mlflow.db"
-    open_store(f"sqlite:///{path}")
-    return path
 
 
 @pytest.fixture

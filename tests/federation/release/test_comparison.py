@@ -14,7 +14,7 @@ from incremental.prediction import predict
 ORGANS = ("liver", "spleen", "heart", "bladder")
 
 
-def said(folder: Path, images: np.ndarray) -> tuple[list[str], list[float]]:
+def predictions(folder: Path, images: np.ndarray) -> tuple[list[str], list[float]]:
     network, manifest = load_model(folder)
     seen = predict(network, images)
     return [manifest["class_names"][row] for row in seen.rows], [
@@ -22,19 +22,20 @@ def said(folder: Path, images: np.ndarray) -> tuple[list[str], list[float]]:
     ]
 
 
-def test_numbers_are_those_of_a_count_by_hand(
-    model: Callable[..., Path], held_out: HeldOut
-) -> None:
+def test_numbers_equal_a_count_by_hand(model: Callable[..., Path], held_out: HeldOut) -> None:
     champion, candidate = model(ORGANS[:3], 1), model(ORGANS, 2)
     found, _ = compare(candidate, champion, held_out)
-    (before, _), (after, sure) = said(champion, held_out.images), said(candidate, held_out.images)
-    right_before = [one == name for one, name in zip(before, held_out.names, strict=True)]
-    right_after = [one == name for one, name in zip(after, held_out.names, strict=True)]
+    (before, _), (after, sure) = (
+        predictions(champion, held_out.images),
+        predictions(candidate, held_out.images),
+    )
+    right_before = [one == name for one, name in zip(before, held_out.truth, strict=True)]
+    right_after = [one == name for one, name in zip(after, held_out.truth, strict=True)]
     assert found.candidate.accuracy == sum(right_after) / 120
     assert found.champion is not None and found.champion.accuracy == sum(right_before) / 120
     scores = []
     for name in ORGANS:
-        own = [number for number in range(120) if held_out.names[number] == name]
+        own = [number for number in range(120) if held_out.truth[number] == name]
         hits = sum(right_after[number] for number in own)
         named = sum(one == name for one in after)
         scores.append(2 * hits / (len(own) + named))
@@ -69,34 +70,32 @@ def test_numbers_are_those_of_a_count_by_hand(
     )
     for each in found.hospitals:
         own = [number for number in range(90) if held_out.hospitals[number] == each.hospital]
-        assert (each.num_images, each.candidate_accuracy) == (
-            len(own),
-            pytest.approx(sum(right_after[number] for number in own) / len(own)),
-        )
+        assert each.num_images == len(own)
+        share = sum(right_after[number] for number in own) / len(own)
+        assert each.candidate_accuracy == pytest.approx(share)
 
 
-def test_changed_images_are_listed_with_hospital_both_answers_and_maps(
+def test_changed_images_are_listed_with_hospital_both_predictions_and_maps(
     model: Callable[..., Path], held_out: HeldOut
 ) -> None:
     champion, candidate = model(ORGANS[:3], 1), model(ORGANS, 2)
     found, maps = compare(candidate, champion, held_out)
     (before, sure_before), (after, sure) = (
-        said(champion, held_out.images),
-        said(candidate, held_out.images),
+        predictions(champion, held_out.images),
+        predictions(candidate, held_out.images),
     )
     assert len(found.changed) == min(found.num_changed, 60) > 0
     for each in found.changed:
         place = held_out.image_ids.index(each.image_id)
-        assert (each.hospital, each.truth) == (held_out.hospitals[place], held_out.names[place])
+        assert (each.hospital, each.truth) == (held_out.hospitals[place], held_out.truth[place])
         assert (each.before, each.after) == (before[place], after[place])
         assert each.before != each.after
-        assert (each.before_probability, each.after_probability) == (
-            pytest.approx(sure_before[place]),
-            pytest.approx(sure[place]),
-        )
+        assert each.before_probability == pytest.approx(sure_before[place])
+        assert each.after_probability == pytest.approx(sure[place])
     assert [each.number for each in found.changed] == list(range(len(found.changed)))
     for values in (maps.before, maps.after):
-        assert (values.dtype, values.shape) == (np.uint8, (len(found.changed), MAP_SIDE, MAP_SIDE))
+        assert values.dtype == np.uint8
+        assert values.shape == (len(found.changed), MAP_SIDE, MAP_SIDE)
         assert set(values.max((1, 2)).tolist()) <= {0, 255}
     with np.load(io.BytesIO(maps.as_bytes()), allow_pickle=False) as stored:
         assert np.array_equal(stored["before"], maps.before) and np.array_equal(
@@ -104,7 +103,7 @@ def test_changed_images_are_listed_with_hospital_both_answers_and_maps(
         )
 
 
-def test_what_broke_comes_first_and_some_of_what_was_mended_is_shown(
+def test_broken_images_come_first_and_some_mended_ones_are_listed(
     model: Callable[..., Path], held_out: HeldOut
 ) -> None:
     champion, candidate = model(ORGANS[:3], 1), model(ORGANS, 2)
@@ -118,7 +117,7 @@ def test_what_broke_comes_first_and_some_of_what_was_mended_is_shown(
     assert kinds.count(2) >= min(2, found.num_mended)
 
 
-def test_map_looks_where_the_class_that_was_said_has_its_evidence(
+def test_attention_map_is_high_where_the_predicted_class_has_its_evidence(
     model: Callable[..., Path], held_out: HeldOut
 ) -> None:
     champion, candidate = model(ORGANS[:3], 1), model(ORGANS, 2)
@@ -147,7 +146,8 @@ def test_equal_models_lose_nothing(model: Callable[..., Path], held_out: HeldOut
     one = model(ORGANS, 1)
     found, maps = compare(one, one, held_out)
     assert (found.num_changed, found.num_broken, found.num_mended, found.changed) == (0, 0, 0, ())
-    assert all(each.loss_points == 0 for each in (*found.classes, *found.hospitals))
+    assert all(each.loss_points == 0 for each in found.classes)
+    assert all(each.loss_points == 0 for each in found.hospitals)
     assert found.candidate == found.champion
     assert len(maps.before) == 0
 
@@ -167,7 +167,7 @@ def test_class_without_images_has_no_accuracy(
     model: Callable[..., Path], held_out: HeldOut
 ) -> None:
     some = HeldOut(
-        held_out.images[:60], held_out.names[:60], held_out.hospitals[:60], held_out.image_ids[:60]
+        held_out.images[:60], held_out.truth[:60], held_out.hospitals[:60], held_out.image_ids[:60]
     )
     found, _ = compare(model(ORGANS, 2), model(ORGANS[:3], 1), some)
     heart, bladder = found.classes[2:]
@@ -175,7 +175,7 @@ def test_class_without_images_has_no_accuracy(
     assert (bladder.num_images, bladder.candidate_accuracy) == (0, None)
 
 
-def test_class_that_the_candidate_forgot_is_in_the_comparison(
+def test_class_missing_in_the_candidate_is_in_the_comparison(
     model: Callable[..., Path], held_out: HeldOut
 ) -> None:
     found, _ = compare(model(ORGANS[:2], 2), model(ORGANS[:3], 1), held_out)
@@ -183,7 +183,7 @@ def test_class_that_the_candidate_forgot_is_in_the_comparison(
     assert heart.candidate_accuracy == 0.0
 
 
-def test_comparison_is_read_as_it_was_written(
+def test_saved_comparison_is_read_unchanged(
     compared: Callable[..., Path], model: Callable[..., Path], held_out: HeldOut
 ) -> None:
     candidate, champion = model(ORGANS, 2), model(ORGANS[:3], 1)
@@ -199,7 +199,7 @@ def test_damaged_comparison_is_refused(tmp_path: Path, content: str) -> None:
         read_comparison(tmp_path / "comparison.json")
 
 
-def test_nothing_to_compare_on_is_an_error(model: Callable[..., Path]) -> None:
+def test_comparison_without_images_is_an_error(model: Callable[..., Path]) -> None:
     with pytest.raises(ComparisonError, match="0 held-out images"):
         compare(model(ORGANS), None, HeldOut(np.empty((0, 16, 16), np.uint8), (), (), ()))
     with pytest.raises(ComparisonError, match="one of each per image"):

@@ -6,20 +6,20 @@ from typing import Any
 
 import pytest
 
-from federation.jobs.job_folder import run_job
 from federation.release.findings import ComparisonError
-from federation.release.job import ReleaseJob, do
-from federation.release.release import ReleaseError, bring_champion, release, roll_back
+from federation.release.release import ReleaseError, fetch_champion, release, roll_back
 from federation.release.rules import ReleaseRules
 from incremental.model_file import load_model
 from incremental.registry import ModelRegistry, RegistryError
 
 ORGANS = ("liver", "spleen", "heart", "bladder")
+
+
 Make = Callable[..., Path]
 
 
 class Console:
-    """Releases and roll-backs, each a decision of its own."""
+    """Releases and rolls back models, as the console's jobs do."""
 
     def __init__(self, registry: ModelRegistry, models: Path) -> None:
         self.registry, self.models = registry, models
@@ -45,18 +45,18 @@ def console(registry: ModelRegistry, tmp_path: Path) -> Console:
 
 
 @pytest.fixture
-def two(console: Console, model: Make, compared: Make) -> tuple[Path, Path]:
-    """Two models of which the first serves and the second was compared with it."""
+def compared_candidate(console: Console, model: Make, compared: Make) -> tuple[Path, Path]:
+    """A candidate and its comparison with the champion, which is version 1."""
     champion, candidate = model(ORGANS[:3], 1), model(ORGANS, 2)
     console.release(champion, compared(champion, None), "job-1")
     return candidate, compared(candidate, champion)
 
 
 def test_release_moves_the_alias_and_roll_back_moves_it_back(
-    console: Console, two: tuple[Path, Path]
+    console: Console, compared_candidate: tuple[Path, Path]
 ) -> None:
     assert console.serving() == 1
-    assert console.release(*two, "job-2") == 2
+    assert console.release(*compared_candidate, "job-2") == 2
     assert console.serving() == 2
     assert console.registry.load()[1]["class_names"] == list(ORGANS)
     version = console.registry.find(2)
@@ -72,22 +72,22 @@ def test_release_moves_the_alias_and_roll_back_moves_it_back(
     assert console.registry.find(2).facts["rolled_back_because"] == "too many mistakes"
 
 
-def test_job_that_is_repeated_neither_releases_twice_nor_undoes_a_roll_back(
-    console: Console, two: tuple[Path, Path]
+def test_repeated_job_neither_releases_twice_nor_undoes_a_roll_back(
+    console: Console, compared_candidate: tuple[Path, Path]
 ) -> None:
-    assert [console.release(*two, "job-2") for _ in range(2)] == [2, 2]
+    assert [console.release(*compared_candidate, "job-2") for _ in range(2)] == [2, 2]
     assert [console.roll_back(2, "job-3") for _ in range(2)] == [2, 2]
-    assert console.release(*two, "job-2") == 2
+    assert console.release(*compared_candidate, "job-2") == 2
     assert console.serving() == 1
     assert len(console.registry.list_versions()) == 2
 
 
-def test_what_was_rolled_back_can_be_released_by_another_decision(
-    console: Console, two: tuple[Path, Path]
+def test_rolled_back_version_can_be_released_by_another_job(
+    console: Console, compared_candidate: tuple[Path, Path]
 ) -> None:
-    console.release(*two, "job-2")
+    console.release(*compared_candidate, "job-2")
     console.roll_back(2, "job-3")
-    console.release(*two, "job-4")
+    console.release(*compared_candidate, "job-4")
     assert console.serving() == 2
     console.roll_back(2, "job-3")
     assert console.serving() == 2
@@ -97,11 +97,14 @@ def test_what_was_rolled_back_can_be_released_by_another_decision(
 
 @pytest.mark.parametrize(
     "at", [3, 6, 8, 9]
-)  # while it is tagged, after it serves, before the roll-back, in its midst
-def test_process_that_dies_at_any_step_ends_right_when_it_starts_again(
-    console: Console, two: tuple[Path, Path], at: int, monkeypatch: Any
+)  # while tagging, after the promotion, before the roll-back, during it
+def test_job_restarted_after_a_crash_at_any_step_ends_in_the_right_state(
+    console: Console,
+    compared_candidate: tuple[Path, Path],
+    at: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    class Died(BaseException):  # as a kill: nobody on the way may catch it
+    class Died(BaseException):  # like a kill: no code may catch it
         pass
 
     steps = []
@@ -115,7 +118,11 @@ def test_process_that_dies_at_any_step_ends_right_when_it_starts_again(
             return original(self, *values)
 
         monkeypatch.setattr(ModelRegistry, name, step)
-    for act in (lambda: console.release(*two, "job-2"), lambda: console.roll_back(2, "job-3")):
+    acts: tuple[Callable[[], int], ...] = (
+        lambda: console.release(*compared_candidate, "job-2"),
+        lambda: console.roll_back(2, "job-3"),
+    )
+    for act in acts:
         try:
             act()
         except Died:
@@ -127,30 +134,32 @@ def test_process_that_dies_at_any_step_ends_right_when_it_starts_again(
     assert console.registry.find(2).facts["job.job-3"] == "rolled back"
 
 
-def test_candidate_that_was_compared_with_another_champion_is_refused(
-    console: Console, two: tuple[Path, Path], model: Make, compared: Make
+def test_candidate_compared_with_another_champion_is_refused(
+    console: Console, compared_candidate: tuple[Path, Path], model: Make, compared: Make
 ) -> None:
     other = model(ORGANS[:3], 5)
-    console.release(other, compared(other, two[0].parent / "model-3-1"), "job-2")
+    console.release(other, compared(other, compared_candidate[0].parent / "model-3-1"), "job-2")
     with pytest.raises(ReleaseError, match="train again from it"):
-        console.release(*two, "job-3")
+        console.release(*compared_candidate, "job-3")
     assert console.serving() == 2
 
 
-def test_candidate_that_lacks_a_class_of_the_champion_is_refused_whatever_the_reason(
-    console: Console, two: tuple[Path, Path], model: Make, compared: Make
+def test_candidate_without_a_class_of_the_champion_is_refused_despite_a_reason(
+    console: Console, compared_candidate: tuple[Path, Path], model: Make, compared: Make
 ) -> None:
     poor = model(ORGANS[:2], 7)
     with pytest.raises(ReleaseError, match="does not know 1 of the champion's 3 classes: heart"):
-        console.release(poor, compared(poor, two[0].parent / "model-3-1"), "job-2", "I want it")
+        console.release(
+            poor, compared(poor, compared_candidate[0].parent / "model-3-1"), "job-2", "I want it"
+        )
 
 
 def test_red_comparison_needs_a_reason(
-    console: Console, two: tuple[Path, Path], compared: Make
+    console: Console, compared_candidate: tuple[Path, Path], compared: Make
 ) -> None:
-    candidate, champion = two[0], two[0].parent / "model-3-1"
+    candidate, champion = compared_candidate[0], compared_candidate[0].parent / "model-3-1"
     red = compared(candidate, champion, ReleaseRules(min_accuracy=1.0))
-    with pytest.raises(ReleaseError, match="say why"):
+    with pytest.raises(ReleaseError, match="give a reason"):
         console.release(candidate, red, "job-2", " ")
     assert console.serving() == 1
     assert console.release(candidate, red, "job-2", "the hospitals needs it today") == 2
@@ -158,37 +167,39 @@ def test_red_comparison_needs_a_reason(
     assert console.registry.find(2).facts["light"] == "red"
 
 
-def test_comparison_of_another_candidate_or_none_is_refused(
-    console: Console, two: tuple[Path, Path], model: Make
+def test_missing_comparison_or_one_of_another_candidate_is_refused(
+    console: Console, compared_candidate: tuple[Path, Path], model: Make
 ) -> None:
     with pytest.raises(ComparisonError, match="not this candidate"):
-        console.release(model(ORGANS, 9), two[1], "job-2")
+        console.release(model(ORGANS, 9), compared_candidate[1], "job-2")
     with pytest.raises(ReleaseError, match="compared with nothing and version 1 serves"):
-        console.release(two[0], None, "job-2")
+        console.release(compared_candidate[0], None, "job-2")
 
 
-def test_only_what_serves_is_rolled_back(console: Console, two: tuple[Path, Path]) -> None:
+def test_only_the_champion_is_rolled_back(
+    console: Console, compared_candidate: tuple[Path, Path]
+) -> None:
     with pytest.raises(RegistryError, match="replaced none"):
         console.roll_back(1, "job-2")
-    console.release(*two, "job-2")
+    console.release(*compared_candidate, "job-2")
     with pytest.raises(ReleaseError, match="version 1 is not the champion, which is version 2"):
         console.roll_back(1, "job-3")
 
 
-def test_champion_is_brought_to_disk_once_per_version_and_damage_is_mended(
-    console: Console, two: tuple[Path, Path]
+def test_champion_is_fetched_once_per_version_and_again_if_damaged(
+    console: Console, compared_candidate: tuple[Path, Path]
 ) -> None:
-    console.release(*two, "job-2")
-    current = bring_champion(console.registry, console.models)
+    console.release(*compared_candidate, "job-2")
+    current = fetch_champion(console.registry, console.models)
     assert current is not None and current["version"] == "2"
     assert json.loads((console.models / "current.json").read_text()) == current
     folder = Path(current["folder"])
     assert load_model(folder)[1]["digest"] == console.registry.find(2).facts["digest"]
     written = (folder / "weights.safetensors").stat().st_ino
-    bring_champion(console.registry, console.models)
+    fetch_champion(console.registry, console.models)
     assert (folder / "weights.safetensors").stat().st_ino == written
     (folder / "weights.safetensors").write_bytes(b"damaged")
-    bring_champion(console.registry, console.models)
+    fetch_champion(console.registry, console.models)
     assert load_model(folder)[1]["digest"] == console.registry.find(2).facts["digest"]
     assert sorted(each.name for each in console.models.iterdir()) == [
         "current.json",
@@ -197,10 +208,10 @@ def test_champion_is_brought_to_disk_once_per_version_and_damage_is_mended(
     ]
 
 
-def test_service_that_answers_meanwhile_sees_one_champion_or_the_other(
-    console: Console, two: tuple[Path, Path], store: str
+def test_reader_sees_the_old_or_the_new_champion_during_a_release(
+    console: Console, compared_candidate: tuple[Path, Path], store: str
 ) -> None:
-    console.release(*two, "job-0")
+    console.release(*compared_candidate, "job-0")
     console.roll_back(2, "back-0")
     seen: list[int] = []
     stop, saw = threading.Event(), threading.Event()
@@ -215,110 +226,14 @@ def test_service_that_answers_meanwhile_sees_one_champion_or_the_other(
 
     service = threading.Thread(target=serve)
     service.start()
-    for act in (lambda: console.release(*two, "job-1"), lambda: console.roll_back(2, "back-1")):
+    acts: tuple[Callable[[], int], ...] = (
+        lambda: console.release(*compared_candidate, "job-1"),
+        lambda: console.roll_back(2, "back-1"),
+    )
+    for act in acts:
         saw.clear()
         assert saw.wait(60)
         act()
     stop.set()
     service.join()
     assert set(seen) <= {3, 4} and seen
-
-
-def run(folder: Path, **job: Any) -> dict[str, Any]:
-    folder.mkdir(exist_ok=True)
-    (folder / "job.json").write_text(json.dumps(job, default=str))
-    code = run_job(folder / "job.json", ReleaseJob, do)
-    result: dict[str, Any] = json.loads((folder / "result.json").read_text())
-    assert (code == 0) is result["ok"]
-    return result
-
-
-def test_jobs_release_list_fetch_and_roll_back(
-    store: str, tmp_path: Path, model: Make, compared: Make
-) -> None:
-    champion, candidate = model(ORGANS[:3], 1), model(ORGANS, 2)
-    where = {
-        "tracking_uri": store,
-        "models_folder": tmp_path / "models",
-        "model_name": "organs",
-        "actor": "grace",
-    }
-    assert run(tmp_path / "a", job_id="a", verb="versions", **where) | {"job_digest": ""} == {
-        **{
-            "ok": True,
-            "job_digest": "",
-            "verb": "versions",
-            "version": None,
-            "champion": None,
-            "versions": [],
-            "current": None,
-            "folder": None,
-        }
-    }
-    assert "has no champion" in run(tmp_path / "b", job_id="b", verb="fetch", **where)["error"]
-    run(
-        tmp_path / "c",
-        job_id="c",
-        verb="release",
-        candidate=champion,
-        comparison=compared(champion, None),
-        **where,
-    )
-    comparison = compared(candidate, champion)
-    registered = run(
-        tmp_path / "d",
-        job_id="d",
-        verb="register",
-        candidate=candidate,
-        comparison=comparison,
-        **where,
-    )
-    assert (registered["version"], registered["champion"]["version"]) == ("2", "1")
-    released = run(
-        tmp_path / "e",
-        job_id="e",
-        verb="release",
-        candidate=candidate,
-        comparison=comparison,
-        **where,
-    )
-    assert (
-        released["version"],
-        released["current"]["version"],
-        released["champion"]["class_names"],
-    ) == ("2", "2", list(ORGANS))
-    assert Path(released["current"]["folder"]) == tmp_path / "models" / "version-2"
-    back = run(tmp_path / "f", job_id="f", verb="roll_back", version=2, reason="wrong", **where)
-    assert (back["version"], back["current"]["version"]) == ("2", "1")
-    assert [each["acceptance"] for each in back["versions"]] == ["accepted", "rolled back"]
-    assert run(tmp_path / "g", job_id="g", verb="fetch", version=2, **where)["folder"] == str(
-        tmp_path / "models" / "version-2"
-    )
-    assert json.loads((tmp_path / "models" / "current.json").read_text())["version"] == "1"
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"verb": "delete"}, "verb: "),
-        ({"verb": "release"}, "needed: candidate"),
-        ({"verb": "roll_back"}, "needed: version"),
-        ({"models_folder": "models"}, "allowed: an absolute path"),
-        ({"job_id": "a'b"}, "job_id: "),
-        ({"tracking_uri": "mlruns"}, "put an MLflow server in front"),
-        ({"verb": "release", "candidate": "/nowhere"}, "/nowhere/manifest.json cannot be read"),
-        ({"extra": 1}, "extra: "),
-    ],
-)
-def test_job_that_cannot_be_done_says_why(
-    store: str, tmp_path: Path, change: dict[str, Any], message: str
-) -> None:
-    job = {
-        "job_id": "a",
-        "verb": "versions",
-        "tracking_uri": store,
-        "models_folder": tmp_path / "models",
-    }
-    result = run(tmp_path / "job", **{**job, **change})
-    assert result["ok"] is False
-    assert message in result["error"]

@@ -55,7 +55,7 @@ def desk(tmp_path: Path) -> Iterator[Desk]:
             }
         ]
     )
-    services.catalogue.adopt(KNOWN, "system")
+    services.catalogue.add_model_classes(KNOWN, "system")
     for user, (role, hospital) in PEOPLE.items():
         services.accounts.add(user, PASSWORD, role, hospital)
     yield Desk(services, make_app(settings, services))

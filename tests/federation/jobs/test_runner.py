@@ -7,7 +7,7 @@ import pydantic.dataclasses
 import pytest
 from pydantic import ConfigDict
 
-from federation.jobs.job_folder import JobFolder, run_job
+from federation.jobs.runner import JobFolder, run_job
 
 
 @pydantic.dataclasses.dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -18,7 +18,7 @@ class Sum:
 
 
 def add(job: Sum, folder: JobFolder) -> dict[str, Any]:
-    folder.tell({"step": "add", "done": len(job.numbers), "loss": float("nan")})
+    folder.add_progress("add", 1, 1, "Adding", {"loss": float("nan")})
     return {"sum": sum(job.numbers)}
 
 
@@ -32,7 +32,7 @@ def result(folder: Path) -> dict[str, Any]:
     return plain
 
 
-def test_result_and_progress_stand_beside_the_job(tmp_path: Path) -> None:
+def test_result_and_progress_are_written_beside_the_job(tmp_path: Path) -> None:
     assert run_job(write(tmp_path, '{"numbers": [1, 2]}'), Sum, add) == 0
     assert (result(tmp_path)["ok"], result(tmp_path)["sum"]) == (True, 3)
     (line,) = (tmp_path / "progress.jsonl").read_text().splitlines()
@@ -40,7 +40,7 @@ def test_result_and_progress_stand_beside_the_job(tmp_path: Path) -> None:
     assert not list(tmp_path.glob(".result*"))
 
 
-def test_finished_job_is_left_alone_until_it_asks_for_something_else(tmp_path: Path) -> None:
+def test_finished_job_runs_again_only_if_its_file_changed(tmp_path: Path) -> None:
     run_job(write(tmp_path, '{"numbers": [1]}'), Sum, add)
 
     def forbidden(job: Sum, folder: JobFolder) -> dict[str, Any]:
@@ -61,7 +61,7 @@ def test_finished_job_is_left_alone_until_it_asks_for_something_else(tmp_path: P
         ("\x00", "job.json"),
     ],
 )
-def test_job_that_is_none_says_so(
+def test_invalid_job_file_is_an_error(
     tmp_path: Path, content: str, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run_job(write(tmp_path, content), Sum, add) == 1
