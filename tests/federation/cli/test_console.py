@@ -202,13 +202,13 @@ def test_help_loads_nothing_heavy() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("told", "codes"),
+    ("signal_number", "codes"),
     [(signal.SIGINT, {0, 130, -signal.SIGINT}), (signal.SIGTERM, {-signal.SIGTERM})],
     ids=["Ctrl-C", "SIGTERM"],
 )
 @pytest.mark.parametrize("words", [(), ("--with-intake",)], ids=["alone", "with intake"])
 def test_a_served_console_answers_and_leaves_no_process_behind(
-    folder: Path, words: tuple[Any, ...], told: Signals, codes: set[int]
+    folder: Path, words: tuple[Any, ...], signal_number: Signals, codes: set[int]
 ) -> None:
     command = [
         sys.executable,
@@ -230,7 +230,7 @@ def test_a_served_console_answers_and_leaves_no_process_behind(
                 assert answer.read() == b"ok\n"
             children = psutil.Process(process.pid).children(recursive=True)
             assert len(children) == len(words)
-            process.send_signal(told)
+            process.send_signal(signal_number)
             assert process.wait(60) in codes
             assert not any(child.is_running() for child in children)
         finally:

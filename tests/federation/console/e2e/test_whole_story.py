@@ -25,12 +25,12 @@ WIDE, NARROW = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
 
 
 class Person:
-    """Somebody with a browser of their own.
+    """A user with a browser of their own.
 
     Args:
-        browser: Playwright's.
-        demo: Which runs.
-        user: Name.
+        browser: Browser of Playwright.
+        demo: The running demo.
+        user: Name of the account.
         pictures: Folder of screenshots.
     """
 
@@ -62,7 +62,7 @@ class Person:
         return self
 
     def picture(self, name: str) -> None:
-        """Take the page as it is at both widths, light and dark."""
+        """Take screenshots at both widths, light and dark, and check that the page fits."""
         for width, size in (("1280", WIDE), ("390", NARROW)):
             self.page.set_viewport_size(size)
             for scheme in ("light", "dark"):
@@ -160,7 +160,7 @@ def find_case(clinician: Person) -> int:
 
 
 def look_and_name(clinician: Person, case_id: int) -> list[str]:
-    """Open the case, see overlays, take one image out, name the others; return their ids."""
+    """Open the case, check overlays, exclude one image, name the others; return their ids."""
     page = clinician.page
     overlays = page.locator(".gallery img.heat")
     overlays.first.scroll_into_view_if_needed()
@@ -179,9 +179,7 @@ def look_and_name(clinician: Person, case_id: int) -> list[str]:
     assert saved.value.ok and not tick.is_checked()
     expect(page.locator("#saved")).to_have_text("Saved")
     clinician.picture("04-case-one-image-out")
-    for _ in range(
-        5
-    ):  # images of the case may arrive in this very moment: then one looks again, and names again
+    for _ in range(5):  # new images may arrive at this moment; then look and name again
         name_field.fill(NEW_CLASS)
         page.get_by_role("button", name=re.compile("Name the selection")).click()
         page.wait_for_load_state()

@@ -1,4 +1,4 @@
-"""What holds for every page, in every state and for every role."""
+"""Checks of every page in every state and for every role: valid HTML, labels, no outside files."""
 
 import itertools
 import re
