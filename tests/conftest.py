@@ -1,4 +1,4 @@
-"""A world small enough for a test: made images of nine classes, a network of 1,000 weights, three hospitals."""
+"""A small world for tests: made images of nine classes, a network of 1,000 weights, 3 hospitals."""
 
 import os
 from pathlib import Path
@@ -34,7 +34,7 @@ SIDE = 16
 
 @pytest.fixture(scope="session")
 def tiny_batch() -> Batch:
-    """Nine classes, colour times direction of stripes, class by class, each with 20 learnable images of 16 x 16 x 3."""
+    """Nine classes, colour times direction of stripes, 20 learnable images of 16 x 16 x 3 each."""
     rng = np.random.default_rng(7)
     stripes = np.where(np.arange(SIDE) % 4 < 2, 1.0, 0.1)
     patterns = [
@@ -67,7 +67,7 @@ def tiny_network() -> "NetworkConfig":
 
 @pytest.fixture(scope="session")
 def tiny_setting(tiny_network: "NetworkConfig") -> "TwinSetting":
-    """What all twins share: a memory of 12, no augmentation, two epochs, a detector that fires at 0.05 ln C."""
+    """What all twins share: a memory of 12, no augmentation, two epochs, a jump of 0.05 ln C."""
     from incremental.detection import DetectionConfig
     from physical.transforms import AugmentationConfig
     from twin.config import TwinConfig, TwinSetting
@@ -86,7 +86,7 @@ def tiny_setting(tiny_network: "NetworkConfig") -> "TwinSetting":
 
 @pytest.fixture(scope="session")
 def tiny_hospitals(tiny_batch: Batch, tiny_setting: "TwinSetting") -> "SimulatedHospitals":
-    """Three hospitals, one of which joins at the second of three tasks; each image has one owner."""
+    """Three hospitals, one of which joins at the second of three tasks; images have one owner."""
     from federation.engines.simulated_hospitals import SimulatedHospitals
     from physical.planning import plan_scenario
     from physical.protocol import HospitalConfig, ScenarioConfig

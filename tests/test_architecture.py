@@ -67,7 +67,8 @@ def test_global_randomness_stays_out_of_the_code() -> None:
         "incremental/reconstruction.py",
     }  # lend torch's layers a seeded stream and give it back
     wrong = re.compile(
-        r"torch\.manual_seed|np\.random\.seed|random\.seed\(|np\.random\.(rand|randn|randint|shuffle|permutation)\("
+        r"torch\.manual_seed|np\.random\.seed|random\.seed\(|"
+        r"np\.random\.(rand|randn|randint|shuffle|permutation)\("
     )
     for folder in ("physical", "incremental", "twin", "federation"):
         for path in (ROOT / folder).rglob("*.py"):

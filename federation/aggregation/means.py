@@ -9,7 +9,8 @@ import torch
 from incremental.head import HEAD_ROWS, Weights
 from twin.messages import TwinUpdate
 
-# Shares of twins in a mean: by their images (McMahan et al.) or equal (public code of GLFC and LGA).
+# Shares of twins in a mean: by their images (McMahan et al.) or equal (public code of GLFC and
+# LGA).
 Mean = Literal["by_images", "equal"]
 
 

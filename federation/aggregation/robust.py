@@ -1,15 +1,18 @@
-"""Aggregation that a few hostile twins cannot steer: between screening and the method, so that every method has it. Knows no method.
+"""Robust aggregation: median, trimmed mean, Krum and norm clipping of the updates of a round.
 
-A rule changes what the method's own mean is taken of, not the mean: a coordinate-wise centre (median, trimmed mean) takes the place of
-every update, so that any mean of them, however weighted, is the centre; Krum leaves out the updates that are far from the others. Before
-either, the change of an update can be clipped to a norm. Off by default: the updates pass as they are.
+A rule changes what the method's own mean is taken of, not the mean: a coordinate-wise centre
+(median, trimmed mean) takes the place of every update, so that any mean of them, however weighted,
+is the centre; Krum leaves out the updates that are far from the others. Before either, the change
+of an update can be clipped to a norm. Off by default: the updates pass as they are.
 
-What stands beside the parameters (statistics and counters of batch normalisation, uploads of which the method takes a mean) is not clipped
-and has no part in Krum's distances: under Krum its median over all updates takes its place, or good weights could carry bad statistics.
+What stands beside the parameters (statistics and counters of batch normalisation, uploads of which
+the method takes a mean) is not clipped and has no part in Krum's distances: under Krum its median
+over all updates takes its place, or good weights could carry bad statistics.
 
-Sources: Yin, Chen, Ramchandran, Bartlett, Byzantine-Robust Distributed Learning: Towards Optimal Statistical Rates, ICML 2018,
-arXiv:1803.01498, definitions 1 (median) and 2 (trimmed mean). Blanchard, El Mhamdi, Guerraoui, Stainer, Machine Learning with Adversaries:
-Byzantine Tolerant Gradient Descent, NeurIPS 2017, arXiv:1703.02757, section 4 (Krum; several chosen: Multi-Krum).
+Sources: Yin, Chen, Ramchandran, Bartlett, Byzantine-Robust Distributed Learning: Towards Optimal
+Statistical Rates, ICML 2018, arXiv:1803.01498, definitions 1 (median) and 2 (trimmed mean).
+Blanchard, El Mhamdi, Guerraoui, Stainer, Machine Learning with Adversaries: Byzantine Tolerant
+Gradient Descent, NeurIPS 2017, arXiv:1703.02757, section 4 (Krum; several chosen: Multi-Krum).
 """
 
 from collections.abc import Collection, Sequence
@@ -29,7 +32,8 @@ from incremental.head import Weights
 from twin.messages import TwinUpdate
 from twin.privacy.upload_policy import UploadKind, UploadKinds
 
-_COLLECTED: UploadKind = "prototype_gradients"  # each twin's own, which the server lays side by side: they have no centre
+# Each twin's own, which the server keeps side by side: they have no centre.
+_COLLECTED: UploadKind = "prototype_gradients"
 
 Rule = Literal["mean", "median", "trimmed_mean", "krum"]
 
@@ -40,11 +44,14 @@ class RobustConfig:
 
     Args:
         rule: ``mean``: the method's own; ``median`` or ``trimmed_mean``, by coordinates; ``krum``.
-        num_byzantine: f, hostile twins that a round must withstand. Krum takes 2 f + 3 updates, and in a round with fewer the median is
-            taken instead; a round with fewer than the 2 f + 1 that median and trimmed mean take leaves the model as it was.
-        trim_share: beta, share of the values that the trimmed mean leaves out at either end of each coordinate; never fewer than f.
+        num_byzantine: f, hostile twins that a round must withstand. Krum takes 2 f + 3 updates, and
+            in a round with fewer the median is taken instead; a round with fewer than the 2 f + 1
+            that median and trimmed mean take leaves the model as it was.
+        trim_share: beta, share of the values that the trimmed mean leaves out at either end of each
+            coordinate; never fewer than f.
         num_selected: Updates that Krum chooses; none, and at most: n - f - 2 of n.
-        clip_norm: Largest norm of an update's change of parameters, longer ones are shortened to it; none: no limit.
+        clip_norm: Largest norm of an update's change of parameters, longer ones are shortened to
+            it; none: no limit.
     """
 
     rule: Rule = "mean"
@@ -59,11 +66,13 @@ class RobustConfig:
             raise ValueError(f"num_byzantine is {self.num_byzantine}; allowed: 0 or more")
         if not 0 <= self.trim_share < 0.5:
             raise ValueError(
-                f"trim_share is {self.trim_share}; allowed: 0 to below 0.5 (at 0.5 nothing would be left)"
+                f"trim_share is {self.trim_share}; allowed: 0 to below 0.5 (at 0.5 nothing would "
+                "be left)"
             )
         if self.num_selected is not None and self.num_selected < 1:
             raise ValueError(
-                f"num_selected is {self.num_selected}; allowed: 1 or more, or none for as many as Krum vouches for"
+                f"num_selected is {self.num_selected}; allowed: 1 or more, or none for as many as "
+                "Krum vouches for"
             )
         if self.clip_norm is not None and not 0 < self.clip_norm < inf:
             raise ValueError(
@@ -81,7 +90,7 @@ class RobustConfig:
         return 1 if self.rule == "mean" else 2 * self.num_byzantine + 1
 
     def rule_for(self, count: int) -> Rule:
-        """Return the rule for a round of so many updates: the median where they are too few for Krum."""
+        """Return the rule for a round of so many updates: the median where Krum lacks updates."""
         return "median" if self.rule == "krum" and count < 2 * self.num_byzantine + 3 else self.rule
 
     def check_possible(self, twins_per_round: int) -> None:
@@ -93,18 +102,21 @@ class RobustConfig:
         least = 2 * self.num_byzantine + 3 if self.rule == "krum" else self.least_updates
         if twins_per_round < least:
             raise ValueError(
-                f"robust.rule is {self.rule!r} against num_byzantine {self.num_byzantine}, which takes {least} updates; "
-                f"twins_per_round is {twins_per_round}, so that no round has as many: raise it, or lower num_byzantine"
+                f"robust.rule is {self.rule!r} against num_byzantine {self.num_byzantine}, which "
+                f"takes {least} updates; "
+                f"twins_per_round is {twins_per_round}, so that no round has as many: raise it, or "
+                "lower num_byzantine"
             )
         most = twins_per_round - self.num_byzantine - 2
         if self.rule == "krum" and self.num_selected is not None and self.num_selected > most:
             raise ValueError(
-                f"robust.num_selected is {self.num_selected}; allowed: 1 to {most}, which is twins_per_round - num_byzantine - 2 "
+                f"robust.num_selected is {self.num_selected}; allowed: 1 to {most}, which is "
+                "twins_per_round - num_byzantine - 2 "
                 "(more might hold a hostile one), or none for that many"
             )
 
     def trimmed(self, count: int) -> int:
-        """Return how many of ``count`` values are left out at either end of each coordinate; at least one value is left."""
+        """Return how many of ``count`` values are cut at either end; at least one is left."""
         if self.rule != "trimmed_mean":
             return (count - 1) // 2  # the median; beside Krum, too
         return min(max(ceil(self.trim_share * count - 1e-9), self.num_byzantine), (count - 1) // 2)
@@ -118,16 +130,19 @@ def defend(
     Args:
         updates: What passed the screening.
         server: The state that was broadcast.
-        uploads: Of what kind the method's uploads are: of all but prototypes it takes a mean or a sum.
+        uploads: Of what kind the method's uploads are: of all but prototypes it takes a mean or a
+            sum.
         config: The rule.
 
     Returns:
-        The updates, clipped, replaced by their centre or chosen, in their order; and a rejection for each that was left out. Where the
-        hostile could be the majority, all are left out: to keep the model for a round is no harm, to let them have it is.
+        The updates, clipped, replaced by their centre or chosen, in their order; and a rejection
+        for each that was left out. Where the hostile could be the majority, all are left out: to
+        keep the model for a round is no harm, to let them have it is.
     """
     if len(updates) < config.least_updates:
         reason = (
-            f"{config.rule} against {config.num_byzantine} hostile twins takes {config.least_updates} updates; "
+            f"{config.rule} against {config.num_byzantine} hostile twins takes "
+            f"{config.least_updates} updates; "
             f"this round has {len(updates)}: the model stays as it was"
         )
         return (), tuple(Rejection(each.twin_id, reason) for each in updates)
@@ -152,9 +167,10 @@ def defend(
 
 
 def clipped(update: TwinUpdate, server: ServerState, limit: float) -> TwinUpdate:
-    """Return an update whose change of parameters has at most this norm; one within it is returned as it is, statistics always are.
+    """Return an update whose change of parameters has at most this norm; statistics are untouched.
 
-    Source: ``w + (w_i - w) min(1, S / |w_i - w|)``; Sun et al., Can You Really Backdoor Federated Learning?, 2019, arXiv:1911.07963.
+    Source: ``w + (w_i - w) min(1, S / |w_i - w|)``; Sun et al., Can You Really Backdoor Federated
+    Learning?, 2019, arXiv:1911.07963.
     """
     length = parameter_norm(update.weights, server.weights)
     if length <= limit:
@@ -169,10 +185,11 @@ def clipped(update: TwinUpdate, server: ServerState, limit: float) -> TwinUpdate
 
 
 def trimmed_mean(values: Sequence[Tensor], trim: int) -> Tensor:
-    """Return, in each coordinate, the mean of what is left without the ``trim`` smallest and largest values.
+    """Return each coordinate's mean without its ``trim`` smallest and largest values.
 
-    Source: Yin et al. 2018, definition 2, with ``trim`` = beta n; the median (definition 1) is what trims all but the middle one or two.
-    Means are taken in float64; where one value is left it is that value, bit for bit; integers stay integers, rounded.
+    Source: Yin et al. 2018, definition 2, with ``trim`` = beta n; the median (definition 1) is what
+    trims all but the middle one or two. Means are taken in float64; where one value is left it is
+    that value, bit for bit; integers stay integers, rounded.
 
     Args:
         values: One tensor of each twin, of one shape and type.
@@ -191,7 +208,8 @@ def krum_scores(vectors: Sequence[Weights], num_byzantine: int) -> list[float]:
     Source: Blanchard et al. 2017, section 4: ``s(i) = sum over i -> j of |V_i - V_j|^2``.
 
     Args:
-        vectors: Of the same names and shapes; local models as well as their changes, as the model they began with is the same.
+        vectors: Of the same names and shapes; local models as well as their changes, as the model
+            they began with is the same.
         num_byzantine: f; there are at least f + 3 vectors.
     """
     squares = torch.zeros(len(vectors), len(vectors), dtype=torch.float64)
@@ -206,13 +224,14 @@ def krum_scores(vectors: Sequence[Weights], num_byzantine: int) -> list[float]:
 def _lowest(
     updates: Sequence[TwinUpdate], scores: Sequence[float], count: int
 ) -> tuple[tuple[TwinUpdate, ...], tuple[Rejection, ...]]:
-    """Return the updates of the lowest scores, in their order, and a rejection of each other; of equal scores the first."""
+    """Return the updates of the lowest scores, in their order, and a rejection of each other."""
     chosen = sorted(range(len(scores)), key=lambda index: scores[index])[:count]
     highest = max(scores[index] for index in chosen)
     return tuple(each for index, each in enumerate(updates) if index in chosen), tuple(
         Rejection(
             each.twin_id,
-            f"krum: too far from the others, score {score:.4g}; chosen are {count} of up to {highest:.4g}",
+            f"krum: too far from the others, score {score:.4g}; chosen are {count} of up to "
+            f"{highest:.4g}",
         )
         for index, (each, score) in enumerate(zip(updates, scores, strict=True))
         if index not in chosen
@@ -233,8 +252,9 @@ def _with_common_uploads(
 ) -> list[TwinUpdate]:
     """Return the updates with the centre of each averaged upload in its place.
 
-    It is taken over the largest group of twins that sent it in one shape and type; the others lose theirs. An upload that fewer than 2 f +
-    1 sent alike is left out: a hostile twin could be alone with it.
+    It is taken over the largest group of twins that sent it in one shape and type; the others lose
+    theirs. An upload that fewer than 2 f + 1 sent alike is left out: a hostile twin could be alone
+    with it.
     """
     names = sorted(
         {

@@ -1,8 +1,9 @@
 """Which updates are turned away, and why. Knows no method. A rejected update never stops a round.
 
-An update comes from outside. Here it is judged alone, against what was asked for; ``federation.robust`` judges updates against each other.
-What is cheap to see is looked at first, so that a huge tensor of the wrong shape costs nothing. That bytes are a message at all, and how
-large it is, whoever reads them has checked before.
+An update comes from outside. Here it is judged alone, against what was asked for;
+``federation.robust`` judges updates against each other. What is cheap to see is looked at first, so
+that a huge tensor of the wrong shape costs nothing. That bytes are a message at all, and how large
+it is, whoever reads them has checked before.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -36,9 +37,12 @@ class ScreeningConfig:
     """Limits of an acceptable update.
 
     Args:
-        max_relative_change: Largest norm of (local - global) parameters as a multiple of the global norm.
-        max_images: Most images that a twin may claim to have trained on: its weight in a mean by images.
-        max_relative_upload: Largest size of what is uploaded besides weights, as a multiple of the global model's; 16 MiB always pass.
+        max_relative_change: Largest norm of (local - global) parameters as a multiple of the global
+            norm.
+        max_images: Most images that a twin may claim to have trained on: its weight in a mean by
+            images.
+        max_relative_upload: Largest size of what is uploaded besides weights, as a multiple of the
+            global model's; 16 MiB always pass.
     """
 
     max_relative_change: float = 10.0
@@ -83,7 +87,8 @@ def screen(
         chosen: Twins that were asked; the first answer of each counts.
         uploads: Names, up to the first "/", of what the method declares to upload.
         config: Limits.
-        sums: Updates are sums, made on the server by secure aggregation; else none may claim to be one.
+        sums: Updates are sums, made on the server by secure aggregation; else none may claim to be
+            one.
     """
     accepted, rejected = [], []
     answered: set[str] = set()
@@ -107,7 +112,7 @@ def screen(
 
 
 def parameter_norm(weights: Weights, less: Weights | None = None) -> float:
-    """Return the norm of a model's parameters, or of their difference from another's; statistics follow the data, not the training."""
+    """Return the norm of a model's parameters, or of their difference from another's."""
     squares = [
         (value.double() - (0 if less is None else less[name].double())).square().sum()
         for name, value in parameters_of(weights).items()
@@ -124,7 +129,10 @@ def _objection(
     if not 1 <= update.num_images <= most:
         return f"claims to be trained on {update.num_images} images; allowed: 1 to {most}"
     if update.class_names != server.class_names:
-        return f"takes the rows of the head for {_shown(update.class_names)}; the global model's are {_shown(server.class_names)}"
+        return (
+            f"takes the rows of the head for {_shown(update.class_names)}; the global model's "
+            f"are {_shown(server.class_names)}"
+        )
     return (
         _misfit(update.weights, server.weights)
         or _bad_upload(update.upload, uploads, server.weights, config)
@@ -135,7 +143,8 @@ def _objection(
 
 def _misfit(weights: Weights, like: Weights) -> str | None:
     if weights.keys() != like.keys():
-        return f"has other tensors than the global model: {_shown(sorted(weights.keys() ^ like.keys()))}"
+        odd = _shown(sorted(weights.keys() ^ like.keys()))
+        return f"has other tensors than the global model: {odd}"
     for name, expected in like.items():
         value = weights[name]
         if value.shape != expected.shape or value.dtype != expected.dtype or not _is_plain(value):
@@ -160,7 +169,10 @@ def _bad_upload(
         max(config.max_relative_upload * num_bytes(weights), _ALWAYS_ALLOWED),
     )
     if size > limit:
-        return f"uploads {size / 1e6:.1f} MB besides weights; allowed: {limit / 1e6:.1f} MB, see max_relative_upload"
+        return (
+            f"uploads {size / 1e6:.1f} MB besides weights; allowed: {limit / 1e6:.1f} MB, see "
+            "max_relative_upload"
+        )
     return None
 
 
@@ -179,7 +191,10 @@ def _bad_number(update: TwinUpdate) -> str | None:
             return f"{name} holds what is no count"
     odd = [name for name, value in update.metrics.items() if not isfinite(value)]
     if odd or len(update.metrics) > _MOST_METRICS:
-        return f"reports {len(update.metrics)} metrics, of which not finite: {_shown(odd) or 'none'}; allowed: {_MOST_METRICS}, all finite"
+        return (
+            f"reports {len(update.metrics)} metrics, of which not finite: "
+            f"{_shown(odd) or 'none'}; allowed: {_MOST_METRICS}, all finite"
+        )
     return None
 
 
@@ -187,11 +202,12 @@ def _too_far(weights: Weights, like: Weights, config: ScreeningConfig) -> str | 
     change, size = parameter_norm(weights, like), parameter_norm(like)
     if change <= config.max_relative_change * size:
         return None
-    return f"changed by {change / size if size else inf:.1f} times the global norm; allowed: {config.max_relative_change:g}"
+    times = change / size if size else inf
+    return f"changed by {times:.1f} times the global norm; allowed: {config.max_relative_change:g}"
 
 
 def _is_plain(value: Tensor) -> bool:
-    """Whether there is a number behind each place: a sparse tensor, or one of another device, has the right shape as well."""
+    """Whether each place holds a number: a sparse or remote tensor has a shape as well."""
     return value.layout is torch.strided and value.device.type == "cpu"
 
 
@@ -202,6 +218,6 @@ def _kind(value: Tensor) -> str:
 
 
 def _shown(names: Sequence[str]) -> str:
-    """Return a few names that come from outside as a log may show them: short, and without control characters."""
+    """Return a few names from outside as a log may show them: short, no control characters."""
     shown = [repr(name[:_LONGEST])[1:-1] for name in names[:3]]
     return ", ".join(shown) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -1,12 +1,14 @@
-"""Secure aggregation, the server's half and the protocol's driver: from hospitals that trained to one update that is their sum.
+"""Secure aggregation, the server's half: from hospitals that trained to one update, their sum.
 
-Source: after Bonawitz et al., Practical Secure Aggregation for Privacy-Preserving Machine Learning, CCS 2017; what is left out, and what
-that costs, stands in docs/secure_aggregation.md. The server adds up masked vectors modulo 2^64: pairwise masks cancel, hospitals' own masks
-are taken off with the seeds that they open, and what is left is the mean change of the weights.
+Source: after Bonawitz et al., Practical Secure Aggregation for Privacy-Preserving Machine Learning,
+CCS 2017; what is left out, and what that costs, stands in docs/secure_aggregation.md. The server
+adds up masked vectors modulo 2^64: pairwise masks cancel, hospitals' own masks are taken off with
+the seeds that they open, and what is left is the mean change of the weights.
 
-Who drops out before it has sent its vector: the others are asked again, for a smaller roster. Who drops out after that: the round has no
-sum, because a hospital opens one roster in a round and no second; if the round is repeated, it can have the sum of the same hospitals.
-Knows no transport (``Ask`` is one) and no method but how it counts twins.
+Who drops out before it has sent its vector: the others are asked again, for a smaller roster. Who
+drops out after that: the round has no sum, because a hospital opens one roster in a round and no
+second; if the round is repeated, it can have the sum of the same hospitals. Knows no transport
+(``Ask`` is one) and no method but how it counts twins.
 """
 
 from collections import Counter
@@ -38,9 +40,10 @@ from twin.secure_sum.masking import LEAST_HOSPITALS
 
 Verb = Literal["seal", "mask", "open"]
 Ask = Callable[[Verb, Mapping[str, Any]], Mapping[str, Any]]
-"""Sends each hospital its message and returns what came back in time: the answer, or the exception that it was.
+"""Sends each hospital its message; returns the answers that came in time, or their exceptions.
 
-``seal``: a ``Broadcast``, answered by ``Sealed``; ``mask``: a ``Roster``, by ``Masked``; ``open``: an ``Opening``, by ``Opened``.
+``seal``: a ``Broadcast``, answered by ``Sealed``; ``mask``: a ``Roster``, by ``Masked``; ``open``:
+an ``Opening``, by ``Opened``.
 """
 Answer = TypeVar("Answer", Sealed, Masked, Opened)
 
@@ -52,7 +55,8 @@ class SecureAggregationConfig:
     Args:
         minimum_hospitals: A sum over fewer is not made; the round then leaves the model as it was.
         max_restarts: How often in a round the others are asked again when a hospital drops out.
-        max_images: As in screening, which sees the sum alone: most images that one hospital may claim to have trained on.
+        max_images: As in screening, which sees the sum alone: most images that one hospital may
+            claim to have trained on.
     """
 
     minimum_hospitals: int = LEAST_HOSPITALS
@@ -63,8 +67,8 @@ class SecureAggregationConfig:
         """Check the ranges."""
         if self.minimum_hospitals < LEAST_HOSPITALS:
             raise ValueError(
-                f"minimum_hospitals is {self.minimum_hospitals}; allowed: {LEAST_HOSPITALS} or more, as each of two hospitals could read "
-                "the other's update off the mean"
+                f"minimum_hospitals is {self.minimum_hospitals}; allowed: {LEAST_HOSPITALS} or "
+                "more, as each of two hospitals could read the other's update off the mean"
             )
         if self.max_restarts < 0:
             raise ValueError(f"max_restarts is {self.max_restarts}; allowed: 0 or more")
@@ -98,8 +102,9 @@ class SecureSum:
         restarts: How often the others were asked again.
         bytes_up: What each hospital sent, without framing.
         reason: Why there is no sum.
-        only: Hospitals of which alone this round, if repeated, can have one, because some have opened for them; empty: of any. Where they
-            do not come back, the next round has to do without this one.
+        only: Hospitals of which alone this round, if repeated, can have one, because some have
+            opened for them; empty: of any. Where they do not come back, the next round has to do
+            without this one.
     """
 
     update: TwinUpdate | None
@@ -123,8 +128,8 @@ def secure_sum(
         ask: Reaches the hospitals.
 
     Returns:
-        An update whose weights are the global model's plus the mean change, whose images are all of theirs, and whose metrics are the mean
-        of theirs. Nobody's failure is raised.
+        An update whose weights are the global model's plus the mean change, whose images are all of
+        theirs, and whose metrics are the mean of theirs. Nobody's failure is raised.
     """
     talk = _Talk(ask)
     if not broadcasts:
@@ -191,7 +196,7 @@ def secure_sum(
 
 
 def unmasked_sum(masked: Sequence[Masked], opened: Sequence[Opened]) -> NDArray[np.uint64]:
-    """Return the sum of hospitals' shares modulo 2^64; of a whole roster it is free of masks, of less it is noise."""
+    """Return the sum of hospitals' shares modulo 2^64, free of masks for a whole roster."""
     total = np.zeros(masked[0].vector.numel(), np.uint64)
     for each in masked:
         total += each.vector.numpy().view(np.uint64)
@@ -239,23 +244,27 @@ def check_secure_aggregation(
     if method.sums is None:
         more = "; ".join(method.uploads) or "see its file"
         raise ValueError(
-            f"{what} method {type(method).__name__}, as it is set, reads single updates ({more}); allowed: a method whose aggregate is a "
-            "mean of weights; let it upload nothing more where it can (fedka: reconstruction: null), or leave secure_aggregation out"
+            f"{what} method {type(method).__name__}, as it is set, reads single updates ({more}); "
+            "allowed: a method whose aggregate is a "
+            "mean of weights; let it upload nothing more where it can (fedka: reconstruction: "
+            "null), or leave secure_aggregation out"
         )
     if robust:
         raise ValueError(
-            f"{what} a robust mean is configured, which compares single updates; allowed: one of the two. Each hospital bounds the norm of "
-            "its own change instead (max_relative_change); leave federation.robust or federation.secure_aggregation out"
+            f"{what} a robust mean is configured, which compares single updates; allowed: one of "
+            "the two. Each hospital bounds the norm of "
+            "its own change instead (max_relative_change); leave federation.robust or "
+            "federation.secure_aggregation out"
         )
     if compressed:
         raise ValueError(
-            f"{what} updates are compressed, but a masked vector is random and cannot be; allowed: one of the two; leave "
-            "outgoing.compression or federation.secure_aggregation out"
+            f"{what} updates are compressed, but a masked vector is random and cannot be; allowed: "
+            "one of the two; leave outgoing.compression or federation.secure_aggregation out"
         )
     if twins_per_round < config.minimum_hospitals:
         raise ValueError(
-            f"{what} federation.twins_per_round is {twins_per_round}; allowed: minimum_hospitals, {config.minimum_hospitals}, or more, as "
-            "no round would have a sum"
+            f"{what} federation.twins_per_round is {twins_per_round}; allowed: minimum_hospitals, "
+            f"{config.minimum_hospitals}, or more, as no round would have a sum"
         )
     return method.sums
 
@@ -291,7 +300,7 @@ class _Talk:
 
 
 def _with_keys_of_their_own(talk: _Talk, sealed: Mapping[str, Sealed]) -> dict[str, Sealed]:
-    """Leave out hospitals whose key another one sent too: it is not known whose it is, and every hospital would refuse the roster."""
+    """Leave out hospitals that sent the same key: every hospital would refuse the roster."""
     keys = [each.public_key for each in sealed.values()]
     for twin_id, each in sealed.items():
         if keys.count(each.public_key) > 1:
@@ -300,7 +309,7 @@ def _with_keys_of_their_own(talk: _Talk, sealed: Mapping[str, Sealed]) -> dict[s
 
 
 def _opened_before(sealed: Mapping[str, Sealed]) -> tuple[str, ...]:
-    """Return for whom this round was opened before it was repeated, as more than half of the hospitals say; empty where they do not.
+    """Return the roster this round was opened for before, as more than half of hospitals say.
 
     Fewer could choose by a lie who is summed with whom.
     """
@@ -318,7 +327,7 @@ def _roster(broadcast: Broadcast, sealed: Mapping[str, Sealed], mean: Mean) -> R
 
 
 def _mean_metrics(metrics: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Return the mean of each number over hospitals, who count the same; one that a hospital did not report is 0, as in the records.
+    """Return the mean of each number over hospitals, each counted the same.
 
     Of the privacy spent, the most: a mean would hide the hospital that has spent it.
     """

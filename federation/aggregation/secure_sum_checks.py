@@ -1,4 +1,4 @@
-"""What is wrong with a hospital's answer in secure aggregation, in words: it comes from outside. Knows no round under way."""
+"""Checks of hospitals' answers in secure aggregation, each with its objection in words."""
 
 from math import isfinite
 from typing import Any
@@ -51,7 +51,8 @@ def objection_to_vector(answer: Any, digest: str, length: int) -> str | None:
             else f"answered with {type(answer).__name__}"
         )
     if answer.vector.dtype != torch.int64 or answer.vector.shape != (length,):
-        return f"sent {answer.vector.dtype} {tuple(answer.vector.shape)}; allowed: torch.int64 ({length},)"
+        got = f"{answer.vector.dtype} {tuple(answer.vector.shape)}"
+        return f"sent {got}; allowed: torch.int64 ({length},)"
     return None
 
 

@@ -24,7 +24,13 @@ import torch.multiprocessing
 from numpy.typing import NDArray
 
 from federation.engines.engine import TwinDone, ignore_twin_done
-from federation.engines.shared_memory import SharedMessage, pack, unpack
+from federation.engines.shared_memory import (
+    SharedMessage,
+    pack,
+    shared,
+    unpack,
+    use_file_system_sharing,
+)
 from federation.engines.simulated_hospitals import SimulatedHospitals
 from federation.engines.twin_states import StagedState, StateFolder
 from incremental.network import IncrementalNetwork, looking_network
@@ -70,8 +76,7 @@ class ProcessEngine:
         self._twin_done = twin_done
         self._workers = workers
         self._num_messages = 0
-        # A file for each block of shared memory, not a descriptor that stays open.
-        torch.multiprocessing.set_sharing_strategy("file_system")  # type: ignore[no-untyped-call]  # torch has no annotation for it
+        use_file_system_sharing()
         self._start = (_share(hospitals), states, threads)
         self._pool = self._new_pool()
 
@@ -213,7 +218,7 @@ class _SharedHospitals:
 
 def _share(hospitals: SimulatedHospitals) -> _SharedHospitals:
     archive = hospitals.archive
-    images = torch.from_numpy(archive.images).share_memory_()  # type: ignore[no-untyped-call]  # torch has no annotation for it
+    images = shared(torch.from_numpy(archive.images))
     return _SharedHospitals(
         images,
         archive.labels,
@@ -246,13 +251,13 @@ class _Worker:
 _worker: _Worker | None = None
 
 
-def _start_worker(shared: _SharedHospitals, states: StateFolder, threads: int) -> None:
+def _start_worker(hospitals: _SharedHospitals, states: StateFolder, threads: int) -> None:
     global _worker  # noqa: PLW0603
     # Ctrl-C is for the parent, which ends the round and the workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    torch.multiprocessing.set_sharing_strategy("file_system")  # type: ignore[no-untyped-call]  # torch has no annotation for it
+    use_file_system_sharing()
     torch.set_num_threads(threads)
-    _worker = _Worker(shared.open(), states)
+    _worker = _Worker(hospitals.open(), states)
 
 
 def _observe_in_worker(job: _Job) -> tuple[StagedState, Observation]:

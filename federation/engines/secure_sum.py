@@ -1,7 +1,8 @@
-"""An engine around an engine: twins train as ever, and their updates reach the server as one masked sum. Knows no method.
+"""Secure aggregation in a simulation: an engine whose updates reach the server as one sum.
 
-For simulations: both halves of the protocol run in this process, so it protects nothing here; it shows what a deployment with secure
-aggregation would learn, and costs. In a deployment the hospitals' halves run at the hospitals.
+For simulations: both halves of the protocol run in this process, so it protects nothing here; it
+shows what a deployment with secure aggregation would learn, and costs. In a deployment the
+hospitals' halves run at the hospitals.
 """
 
 from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
@@ -56,7 +57,7 @@ class SecureEngine:
         return self._engine.observe(model, twin_ids)
 
     def train(self, method: Method, broadcasts: Mapping[str, Broadcast]) -> Iterable[TwinUpdate]:
-        """Let these twins train, and return the mean of their models; what became of each stands in ``last``."""
+        """Let these twins train, and return the mean of their models; ``last`` says more."""
         self.last = secure_sum(broadcasts, self._mean, self._config, partial(self._ask, method))
         return [] if self.last.update is None else [self.last.update]
 
@@ -90,14 +91,16 @@ def secured(engine: TwinEngine, config: RoundConfig, mean: Mean | None) -> TwinE
         mean: ``Method.sums``.
 
     Raises:
-        ValueError: If the method cannot be summed: nothing is let through in the open that was to be secret.
+        ValueError: If the method cannot be summed: nothing is let through in the open that was to
+            be secret.
     """
     secure = config.secure_aggregation
     if secure is None:
         return engine
     if mean is None:
         raise ValueError(
-            "secure aggregation is on and the method reads single updates; allowed: a method whose sums is a mean"
+            "secure aggregation is on and the method reads single updates; allowed: a method whose "
+            "sums is a mean"
         )
     return SecureEngine(
         engine,

@@ -1,7 +1,7 @@
-"""Messages between processes of one machine: every tensor in one block of shared memory, the rest in a few bytes. Knows no message.
+"""Messages between processes of one machine, their tensors in one block of shared memory.
 
-A tensor that a message holds many times (the global model in every broadcast of a round) lies in the block once, and whoever opens the
-message looks at the block: weights are shared, never sent.
+A tensor that a message holds many times (the global model in every broadcast of a round) lies in
+the block once, and whoever opens the message looks at the block: weights are shared, never sent.
 """
 
 import io
@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.multiprocessing
 from torch import Tensor
 
 _ALIGNMENT = 64  # bytes; a tensor begins where vector instructions like it
@@ -31,19 +32,30 @@ class SharedMessage:
     block: Tensor
 
 
+def use_file_system_sharing() -> None:
+    """Let shared memory be a file for each block, not a descriptor that stays open."""
+    torch.multiprocessing.set_sharing_strategy("file_system")  # type: ignore[no-untyped-call]  # torch
+
+
+def shared(tensor: Tensor) -> Tensor:
+    """Move a tensor into shared memory and return it."""
+    moved: Tensor = tensor.share_memory_()  # type: ignore[no-untyped-call]  # torch
+    return moved
+
+
 def pack(message: Any) -> SharedMessage:
     """Return a message as a parcel; each of its tensors is copied once, detached."""
     content = io.BytesIO()
     packer = _Packer(content)
     packer.dump(message)
-    block = torch.empty(max(packer.size, 1), dtype=torch.uint8).share_memory_()  # type: ignore[no-untyped-call]
+    block = shared(torch.empty(max(packer.size, 1), dtype=torch.uint8))
     for tensor, place in packer.packed.values():
         _look(block, place).copy_(tensor.detach())
     return SharedMessage(content.getvalue(), block)
 
 
 def unpack(parcel: SharedMessage) -> Any:
-    """Return the message of a parcel; its tensors lie in the shared block and are not to be changed."""
+    """Return the content of a message; its tensors lie in the shared block: do not change them."""
     return _Unpacker(parcel).load()
 
 

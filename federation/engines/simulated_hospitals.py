@@ -17,7 +17,7 @@ from twin.twin import DigitalTwin
 
 @runtime_checkable
 class Hospitals(Protocol):
-    """Whom an engine lets work: of a simulation (``SimulatedHospitals``) or with images of their own."""
+    """The hospitals of an engine: simulated ones, or hospitals with images of their own."""
 
     @property
     def setting(self) -> TwinSetting:

@@ -1,12 +1,14 @@
-"""Where the states of twins rest between rounds: on disk, one small file for each twin and round in which it looked or trained.
+"""Twin states on disk: one small file for each twin and round in which it changed.
 
-Memory holds the states of the twins that work, a file is read when its twin is asked, and nothing here grows with the twins that are not.
-Any mapping serves an engine as well: a dictionary does where twins are few and nothing is to be resumed. Knows no engine.
+Memory holds the states of the twins that work, a file is read when its twin is asked, and nothing
+here grows with the twins that are not. Any mapping serves an engine as well: a dictionary does
+where twins are few and nothing is to be resumed. Knows no engine.
 
-Files are numbered by the round that wrote them, so a checkpoint refers to all of them by one number, and a round that was interrupted
-leaves files that are newer than the checkpoint and do not count. What a method keeps on a twin changes only when it trains and may be as
-large as the model: it lies in a file of its own, numbered by that round. A damaged file is put aside under another name until its round is
-repeated: the one before it must not pass for it.
+Files are numbered by the round that wrote them, so a checkpoint refers to all of them by one
+number, and a round that was interrupted leaves files that are newer than the checkpoint and do not
+count. What a method keeps on a twin changes only when it trains and may be as large as the model:
+it lies in a file of its own, numbered by that round. A damaged file is put aside under another name
+until its round is repeated: the one before it must not pass for it.
 """
 
 import json
@@ -39,7 +41,8 @@ class StateFolder(MutableMapping[str, TwinState]):
 
     Args:
         path: The folder; made when first written to.
-        checkpoints: How many of the last checkpoints can be gone back to; what none of them needs is deleted.
+        checkpoints: How many of the last checkpoints can be gone back to; what none of them needs
+            is deleted.
         until: Newest round whose states are shown; none: all.
     """
 
@@ -103,8 +106,8 @@ class StateFolder(MutableMapping[str, TwinState]):
 
     def _not_written(self, twin_id: str, error: Exception) -> "StateError":
         return StateError(
-            f"the state of twin {twin_id} could not be written below {self.path}: {error}; the last "
-            "checkpoint is whole; make room and go on with --resume"
+            f"the state of twin {twin_id} could not be written below {self.path}: {error}; the "
+            "last checkpoint is whole; make room and go on with --resume"
         )
 
     def __delitem__(self, twin_id: str) -> None:
@@ -123,7 +126,7 @@ class StateFolder(MutableMapping[str, TwinState]):
         return sum(1 for _ in self)
 
     def flush(self) -> None:
-        """Make sure that what was written since the last call is on the disk: a checkpoint may count on it now."""
+        """Make sure that what was written since the last call is on the disk."""
         folders = [self.path / twin_id for twin_id in self._fresh]
         files = [file for folder in folders for file in folder.iterdir()]
         if folders:
@@ -133,9 +136,10 @@ class StateFolder(MutableMapping[str, TwinState]):
         self._fresh.clear()
 
     def go_back(self, until: int) -> None:
-        """Forget what was written after a round: what an interrupted round wrote is written again when it is repeated.
+        """Forget what was written after a round: it is written again when that is repeated.
 
-        Not forgotten is the privacy that was spent on noise which cannot be drawn again: what left has left.
+        Not forgotten is the privacy that was spent on noise which cannot be drawn again: what left
+        has left.
         """
         for folder in self.path.iterdir() if self.path.exists() else ():
             self._charge(folder.name, until)
@@ -145,10 +149,11 @@ class StateFolder(MutableMapping[str, TwinState]):
                     file.unlink()
 
     def set_aside_damaged(self, twin_id: str) -> int | None:
-        """Put a twin's newest files aside that cannot be read, so that the one before them is the newest.
+        """Put a twin's newest unreadable files aside, so that the one before is the newest.
 
         Returns:
-            The first round whose state is lost; none where all is well. So it stays until ``go_back`` goes behind that round.
+            The first round whose state is lost; none where all is well. So it stays until
+            ``go_back`` goes behind that round.
 
         Raises:
             StateError: If a file cannot be read though it may be whole.
@@ -168,7 +173,7 @@ class StateFolder(MutableMapping[str, TwinState]):
         return min(self._rounds(twin_id, _DAMAGED), default=None)
 
     def _charge(self, twin_id: str, until: int) -> None:
-        """Write what a twin has spent since a round into the state that it goes back to, before the newer ones are deleted."""
+        """Carry the privacy spent since a round into the state that the twin goes back to."""
         newest = self._newest_after(twin_id, until)
         if newest is None or all(each.seeded for each in newest.privacy):
             return
@@ -202,7 +207,7 @@ class StateFolder(MutableMapping[str, TwinState]):
         )
 
     def _delete_what_no_checkpoint_needs(self, twin_id: str, number: int) -> None:
-        """Leave the files that the checkpoints of the last rounds refer to: the oldest needs the newest file of its round or before."""
+        """Leave the files that the last checkpoints need: the newest of each round or before."""
         folder, oldest = self.path / twin_id, number - self._checkpoints
         for kind in (_STATE, _KEPT):
             settled = [each for each in self._rounds(twin_id, kind) if each <= oldest]
@@ -273,12 +278,15 @@ def _read(folder: Path, number: int) -> TwinState:
     try:
         with safe_open(place, "pt") as file:
             plain = json.loads(file.metadata()["state"])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no mapping: it has nothing but keys()
+            names = file.keys()  # no mapping: it has nothing but keys()
+            tensors = {name: file.get_tensor(name) for name in names}
         if plain["kept"]:
             tensors |= load_file(_place(folder, plain["model_round"], _KEPT))
-        # What is loaded is the file itself, mapped: a disk that loses part of it would change a twin that is at work. So it is copied.
+        # What is loaded is the file itself, mapped: a disk that loses part of it would change a
+        # twin that is at work. So it is copied.
         return from_plain(plain, {name: value.clone() for name, value in tensors.items()})
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise StateError(
-            f"{place}, the state of twin {folder.name}, cannot be read: {error}; start the run again without --resume"
+            f"{place}, the state of twin {folder.name}, cannot be read: {error}; start the run "
+            "again without --resume"
         ) from error

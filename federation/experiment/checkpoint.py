@@ -1,8 +1,9 @@
 """Everything that a run needs to go on, saved after each round. Knows neither methods nor data.
 
-A checkpoint is one folder that appears whole or not at all (written beside its place, then renamed); the last two are kept. The states of
-the twins are written when they change and lie beside; a checkpoint names the last round that counts. A resumed run equals an
-uninterrupted one bit for bit, because all that is random is seeded by names and nothing else survives a round.
+A checkpoint is one folder that appears whole or not at all (written beside its place, then
+renamed); the last two are kept. The states of the twins are written when they change and lie
+beside; a checkpoint names the last round that counts. A resumed run equals an uninterrupted one bit
+for bit, because all that is random is seeded by names and nothing else survives a round.
 """
 
 import json
@@ -37,7 +38,8 @@ class Checkpoint:
         server: The server.
         best: The proxy server's best model of the open task.
         old_model: The proxy server's old model.
-        states_until: Last round whose twins' states belong to it; they lie beside the checkpoints (``federation.engines.twin_states``).
+        states_until: Last round whose twins' states belong to it; they lie beside the checkpoints
+            (``federation.engines.twin_states``).
         progress: Plain data of the experiment: seconds, images trained, number of records written.
     """
 
@@ -63,7 +65,8 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
         The checkpoint's own folder.
 
     Raises:
-        CheckpointError: If it cannot be written (a full disk, say); earlier checkpoints are untouched.
+        CheckpointError: If it cannot be written (a full disk, say); earlier checkpoints are
+            untouched.
     """
     place = folder / _name(checkpoint.server.round)
     beside = folder / f".{place.name}.{uuid4().hex}"
@@ -83,15 +86,26 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
     except (OSError, SafetensorError) as error:
         shutil.rmtree(beside, ignore_errors=True)
         raise CheckpointError(
-            f"the checkpoint {place} could not be written: {error}; the one before it is whole; make room and go on with --resume"
+            f"the checkpoint {place} could not be written: {error}; the one before it is whole; "
+            "make room and go on with --resume"
         ) from error
     for outdated in sorted(folder.glob("round-*"))[:-KEPT]:
         shutil.rmtree(outdated)
     return place
 
 
-def load_checkpoint(folder: Path) -> Checkpoint:
+def has_checkpoint(folder: Path) -> bool:
+    """Return whether a round of a run was saved, whole or not."""
+    return any(folder.glob("round-*"))
+
+
+def load_checkpoint(folder: Path, num_records: int | None = None) -> Checkpoint:
     """Read the latest whole checkpoint of a run.
+
+    Args:
+        folder: Holds a run's checkpoints.
+        num_records: Records that are whole; a checkpoint that counts on more is passed over. None:
+            they do not matter.
 
     Raises:
         CheckpointError: If there is none.
@@ -99,17 +113,25 @@ def load_checkpoint(folder: Path) -> Checkpoint:
     problems = []
     for place in sorted(folder.glob("round-*"), reverse=True):
         try:
-            return _read(place)
-        except (OSError, ValueError, KeyError, SafetensorError) as error:
+            found = _read(place)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
             problems.append(f"{place.name}: {error}")
+            continue
+        needed = int(found.progress.get("records", 0))
+        if num_records is None or needed <= num_records:
+            return found
+        problems.append(
+            f"{place.name}: it counts on {needed} records, of which {num_records} are whole"
+        )
     detail = "; ".join(problems) or "no finished round was saved"
     raise CheckpointError(
-        f"{folder} has no checkpoint that can be read ({detail}); start the run again without --resume"
+        f"{folder} has no checkpoint that can be read ({detail}); start the run again without "
+        "--resume"
     )
 
 
 def go_back_before(folder: Path, round_number: int) -> bool:
-    """Forget the checkpoint after a round if it is the latest and the one before the round is whole; return whether."""
+    """Forget the latest checkpoint if it is a round's and the one before is whole; say whether."""
     *_, before, latest = (None, None, *sorted(folder.glob("round-*")))
     if (
         before is None
@@ -119,7 +141,7 @@ def go_back_before(folder: Path, round_number: int) -> bool:
         return False
     try:
         _read(before)
-    except (OSError, ValueError, KeyError, SafetensorError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError):
         return False
     shutil.rmtree(latest)
     return True

@@ -1,7 +1,8 @@
 """An experiment as a folder of YAML.
 
-``experiment.yaml`` holds the experiment, ``hospital_*.yaml`` the hospitals that are named one by one. Each floor defines the small
-configuration that it uses; here they are composed, and a key that nobody defines is an error at every level.
+``experiment.yaml`` holds the experiment, ``hospital_*.yaml`` the hospitals that are named one by
+one. Each floor defines the small configuration that it uses; here they are composed, and a key that
+nobody defines is an error at every level.
 """
 
 import dataclasses
@@ -14,14 +15,21 @@ from typing import Any
 import pydantic
 import pydantic.dataclasses
 import torch
-import yaml
 from pydantic import ConfigDict, Field
 
 from federation.aggregation.robust import RobustConfig
 from federation.aggregation.screening import ScreeningConfig
 from federation.aggregation.secure_sum import check_secure_aggregation
 from federation.engines.choice import EngineConfig
-from federation.experiment.config_file import ConfigError, build, explained, read_yaml, suggestion
+from federation.experiment.config_file import (
+    ConfigError,
+    build,
+    check_finite,
+    explained,
+    parse_yaml,
+    read_yaml,
+    suggestion,
+)
 from federation.method import Method, NeedsExactWeights
 from federation.methods import METHODS
 from federation.round import RoundConfig
@@ -37,6 +45,7 @@ from twin.privacy.differential_privacy import require_opacus
 from twin.privacy.update_release import OutgoingConfig
 
 _STRICT = ConfigDict(extra="forbid")
+_SEEDS = 2**63
 _LEFT_AND_RIGHT = (
     "organamnist",
     "organcmnist",
@@ -63,7 +72,8 @@ class GeneratedHospitals:
         """Check the ranges."""
         if self.initial < 1 or self.join_per_task < 0:
             raise ValueError(
-                f"initial is {self.initial} and join_per_task {self.join_per_task}; allowed: 1 or more and 0 or more"
+                f"initial is {self.initial} and join_per_task {self.join_per_task}; allowed: 1 or "
+                "more and 0 or more"
             )
 
 
@@ -72,9 +82,12 @@ class EvaluationConfig:
     """What is measured on images that nobody trains on.
 
     Args:
-        split: ``test``: the official test images (results); ``validation``: for choosing settings, so that test images never choose.
-        round_images: Most images, evenly taken, on which the model is measured after each round; 0: only after each task.
-        task_images: Most images, evenly taken, on which it is measured after each task, and each task's best model; none: all of them.
+        split: ``test``: the official test images (results); ``validation``: for choosing settings,
+            so that test images never choose.
+        round_images: Most images, evenly taken, on which the model is measured after each round; 0:
+            only after each task.
+        task_images: Most images, evenly taken, on which it is measured after each task, and each
+            task's best model; none: all of them.
     """
 
     split: str = "test"
@@ -135,25 +148,39 @@ class ExperimentConfig:
 
     def __post_init__(self) -> None:
         """Check what must fit together."""
+        if not 0 <= self.seed < _SEEDS:
+            raise ValueError(f"seed is {self.seed}; allowed: 0 to {_SEEDS - 1}")
+        rounds, settle = self.scenario.rounds_per_task, self.federation.settle_rounds
+        if self.scenario.num_tasks > 1 and rounds <= settle:
+            raise ValueError(
+                f"scenario.rounds_per_task is {rounds} and federation.settle_rounds {settle}: the "
+                "classes of the next task would count as latecomers of this one; allowed: more "
+                f"rounds than settle_rounds; set federation.settle_rounds to {rounds - 1} or less"
+            )
         self.twin.detection.check_reachable(self.scenario.classes_per_task)
         if self.training.augmentation.horizontal_flip and self.scenario.dataset in _LEFT_AND_RIGHT:
             raise ValueError(
-                f"training.augmentation.horizontal_flip is true and {self.scenario.dataset} has left and right organs as classes: a "
+                f"training.augmentation.horizontal_flip is true and {self.scenario.dataset} has "
+                "left and right organs as classes: a "
                 "mirrored image would carry the wrong name; set it to false"
             )
 
         if self.outgoing.changes_weights and isinstance(self.method, NeedsExactWeights):
             raise ValueError(
-                f"method is {method_name(self.method)} and outgoing changes the weights on their way up: this method's twins keep sums of "
-                "their own weights, which the server's sums would no longer match; remove outgoing, or choose another method"
+                f"method is {method_name(self.method)} and outgoing changes the weights on their "
+                "way up: this method's twins keep sums of "
+                "their own weights, which the server's sums would no longer match; remove "
+                "outgoing, or choose another method"
             )
 
         check_fits(self.network, self.training, self.outgoing.noise, self.method)
 
         if not self.federation.robust.is_off and isinstance(self.method, NeedsExactWeights):
             raise ValueError(
-                f"method is {method_name(self.method)} and federation.robust changes what is aggregated: this method's twins keep sums "
-                "of their own weights, which the server's sums would no longer match; remove federation.robust, or choose another method"
+                f"method is {method_name(self.method)} and federation.robust changes what is "
+                "aggregated: this method's twins keep sums "
+                "of their own weights, which the server's sums would no longer match; remove "
+                "federation.robust, or choose another method"
             )
 
         if self.federation.secure_aggregation is not None:
@@ -196,7 +223,8 @@ class ExperimentConfig:
             return pick_device(self.engine.device)
         if self.engine.device == "cuda":
             raise DeviceError(
-                "engine.device is 'cuda', but training is private, which is on the CPU alone; set engine.device to 'cpu'"
+                "engine.device is 'cuda', but training is private, which is on the CPU alone; set "
+                "engine.device to 'cpu'"
             )
         return CPU
 
@@ -210,7 +238,7 @@ class ExperimentConfig:
         return plain
 
     def digest(self) -> str:
-        """Return the digest of all that can change a result: in which processes twins run and where runs are recorded cannot."""
+        """Return the digest of all settings that can change a result."""
         parts = {
             field.name: _plain(getattr(self, field.name)) for field in dataclasses.fields(self)
         }
@@ -248,7 +276,8 @@ def load_experiment(folder: Path, changes: Sequence[str] = ()) -> ExperimentConf
     """Read and check an experiment.
 
     Args:
-        folder: Holds ``experiment.yaml`` and, if hospitals are named one by one, ``hospital_*.yaml``.
+        folder: Holds ``experiment.yaml`` and, if hospitals are named one by one,
+            ``hospital_*.yaml``.
         changes: ``path.to.key=value`` settings that replace or add to the file's, value as YAML.
 
     Raises:
@@ -262,25 +291,36 @@ def load_experiment(folder: Path, changes: Sequence[str] = ()) -> ExperimentConf
             else []
         )
         raise ConfigError(
-            f"{path} does not exist; {suggestion(folder.name, known) or 'give a folder that holds experiment.yaml'}"
+            f"{path} does not exist; "
+            f"{suggestion(folder.name, known) or 'give a folder that holds experiment.yaml'}"
         )
     raw = read_yaml(path)
     for change in changes:
         _apply(raw, change)
     raw["hospitals"] = _hospitals(raw, folder)
     raw["method"] = _method(raw.get("method"), path.name)
+    unnamed = [repr(key) for key in raw if not isinstance(key, str)]
+    if unnamed:
+        raise ConfigError(f"{path.name} has the keys {', '.join(unnamed)}; allowed: names")
     try:
-        return ExperimentConfig(**raw)
+        config = ExperimentConfig(**raw)
     except pydantic.ValidationError as error:
         raise ConfigError(explained(error, path.name, ExperimentConfig)) from None
-    except ValueError as error:
+    except (ValueError, ArithmeticError, TypeError) as error:
         raise ConfigError(f"{path.name}: {error}") from None
+    check_finite(config.as_plain(), path.name)
+    return config
 
 
 def from_plain(plain: Mapping[str, Any]) -> ExperimentConfig:
     """Return the experiment that ``as_plain`` wrote."""
     raw = {name: value for name, value in plain.items() if name != "config_digest"}
-    return ExperimentConfig(**{**raw, "method": _method(raw["method"], "config.json")})
+    try:
+        return ExperimentConfig(**{**raw, "method": _method(raw.get("method"), "config.json")})
+    except pydantic.ValidationError as error:
+        raise ConfigError(explained(error, "config.json", ExperimentConfig)) from None
+    except (ValueError, ArithmeticError, TypeError) as error:
+        raise ConfigError(f"config.json: {error}") from None
 
 
 def _apply(raw: dict[str, Any], change: str) -> None:
@@ -294,7 +334,7 @@ def _apply(raw: dict[str, Any], change: str) -> None:
         raw = raw.setdefault(parent, {})
         if not isinstance(raw, dict):
             raise ConfigError(f"--set {change!r}: {parent} is a value and has no keys below it")
-    raw[last] = yaml.safe_load(value)
+    raw[last] = parse_yaml(value, f"--set {key}")
 
 
 def _hospitals(raw: Mapping[str, Any], folder: Path) -> tuple[HospitalConfig, ...]:
@@ -307,8 +347,10 @@ def _hospitals(raw: Mapping[str, Any], folder: Path) -> tuple[HospitalConfig, ..
         )
     if (generated is None) == (not files):
         raise ConfigError(
-            f"{folder.name} has {len(files)} hospital_*.yaml and {'no ' if generated is None else ''}'hospitals' in experiment.yaml; "
-            "allowed: exactly one of the two; name hospitals in files, or generate them with hospitals: {initial: 6, join_per_task: 1}"
+            f"{folder.name} has {len(files)} hospital_*.yaml and "
+            f"{'no ' if generated is None else ''}'hospitals' in experiment.yaml; "
+            "allowed: exactly one of the two; name hospitals in files, or generate them with "
+            "hospitals: {initial: 6, join_per_task: 1}"
         )
     if files:
         return tuple(build(HospitalConfig, read_yaml(path), path.name) for path in files)
@@ -325,12 +367,14 @@ def _method(raw: Any, where: str) -> Method:
     settings = {"name": raw} if isinstance(raw, str) else raw
     if not isinstance(settings, Mapping) or not isinstance(settings.get("name"), str):
         raise ConfigError(
-            f"{where}: method is {raw!r}; expected a name or name and hyper-parameters; known: {', '.join(METHODS)}"
+            f"{where}: method is {raw!r}; expected a name or name and hyper-parameters; known: "
+            f"{', '.join(METHODS)}"
         )
     name = settings["name"]
     if name not in METHODS:
         raise ConfigError(
-            f"{where}: method.name is {name!r}; known: {', '.join(METHODS)}. {suggestion(name, METHODS)}".strip()
+            f"{where}: method.name is {name!r}; known: {', '.join(METHODS)}. "
+            f"{suggestion(name, METHODS)}".strip()
         )
     built: Method = build(
         METHODS[name],

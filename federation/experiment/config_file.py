@@ -1,10 +1,11 @@
-"""YAML files into small configurations, and what is wrong with them in the house's four parts: what, got, allowed, what to do.
+"""YAML files into configuration dataclasses, with errors that say what, got, allowed, what to do.
 
 Knows no experiment: ``federation.experiment.config`` says what one is made of.
 """
 
 import dataclasses
 import difflib
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
@@ -25,12 +26,64 @@ def read_yaml(path: Path) -> dict[str, Any]:
         ConfigError: If it is not YAML, or holds something else.
     """
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raw = parse_yaml(path.read_text(encoding="utf-8"), path.name)
+    except UnicodeDecodeError as error:
         raise ConfigError(f"{path.name} is not readable YAML: {error}") from None
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror or error}") from None
     if not isinstance(raw, dict):
         raise ConfigError(f"{path.name} holds {type(raw).__name__}; expected 'key: value' lines")
     return raw
+
+
+def parse_yaml(text: str, where: str) -> Any:
+    """Return what a YAML text says.
+
+    Args:
+        text: YAML.
+        where: What errors call the place.
+
+    Raises:
+        ConfigError: If it is no YAML, has a key twice, or a number that is not finite.
+    """
+    try:
+        value = yaml.load(text, _StrictLoader)  # noqa: S506  # a safe loader
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{where} is not readable YAML: {error}") from None
+    check_finite(value, where)
+    return value
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """The safe loader, for which a key that stands twice is an error: the last one would win."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"key {key.value!r} stands twice", key.start_mark
+                )
+            if isinstance(key.value, str):
+                seen.add(key.value)
+        found: dict[Any, Any] = super().construct_mapping(node, deep)
+        return found
+
+
+def check_finite(value: Any, where: str) -> None:
+    """Check that all numbers in plain data are finite.
+
+    Raises:
+        ConfigError: Naming the first that is not.
+    """
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ConfigError(f"{where} is {value}; allowed: a finite number")
+    if isinstance(value, dict):
+        for key, each in value.items():
+            check_finite(each, f"{where}: {key}")
+    elif isinstance(value, list):
+        for index, each in enumerate(value):
+            check_finite(each, f"{where}[{index}]")
 
 
 def build(kind: type[Any], values: Any, where: str) -> Any:
@@ -68,7 +121,8 @@ def _explain(error: Any, where: str, kind: type[Any]) -> str:
     at = f"{where}: {'.'.join(location)}" if location else where
     if error["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
         known = _keys_at(kind, location[:-1])
-        return f"{at} is not a known key; known: {', '.join(known)}. {suggestion(location[-1], known)}".strip()
+        advice = f"known: {', '.join(known)}. {suggestion(location[-1], known)}"
+        return f"{at} is not a known key; {advice}".strip()
     if error["type"] in ("missing", "missing_argument"):
         return f"{at} is missing; add it"
     message = error["msg"].removeprefix("Value error, ")
@@ -93,6 +147,6 @@ def _keys_at(kind: type[Any], location: Sequence[str]) -> list[str]:
 
 
 def suggestion(given: str, known: Iterable[str]) -> str:
-    """Return the question whether the nearest of the known names was meant; empty where none is near."""
+    """Return "Did you mean ...?" for the nearest known name; empty where none is near."""
     close = difflib.get_close_matches(given, list(known), 1)
     return f"Did you mean {close[0]!r}?" if close else ""

@@ -27,7 +27,8 @@ class Evaluation:
     """How a model did on the classes seen so far.
 
     Args:
-        confusion: Rows true, columns predicted, in the order of the seen classes; a last column for any other answer.
+        confusion: Rows true, columns predicted, in the order of the seen classes; a last column for
+            any other answer.
         by_task: Accuracy on the images of each task so far, among all its classes.
     """
 
@@ -84,12 +85,28 @@ class Evaluator:
         ends = np.searchsorted(self._truth, np.cumsum([len(names) for names in self.tasks]))
         return [int(count) for count in np.diff(ends, prepend=0)]
 
+    def unmeasured_task(self, most: int) -> int | None:
+        """Return the first task, from 0, without an image among so many; none where all have one."""
+        for task in range(len(self.tasks)):
+            ends = np.cumsum(self.num_images()[: task + 1])
+            hit = np.unique(np.searchsorted(ends, self._chosen(task, most), side="right"))
+            for index in range(task + 1):
+                if index not in hit:
+                    return index
+        return None
+
+    def _chosen(self, task: int, most: int | None) -> NDArray[np.int64]:
+        """Return the positions of evenly taken images of the tasks up to one."""
+        end = sum(self.num_images()[: task + 1])
+        return np.linspace(0, end - 1, min(most or end, end)).astype(np.int64)
+
     def evaluate(
         self, weights: Weights, class_names: Sequence[str], task: int, most: int | None = None
     ) -> Evaluation:
         """Measure a model on the classes of the tasks up to one.
 
-        A class that the model does not know is named wrongly: what detection missed is not hidden here.
+        A class that the model does not know is named wrongly: what detection missed is not hidden
+        here.
 
         Args:
             weights: The model, evaluated in float32.
@@ -98,7 +115,8 @@ class Evaluator:
             most: Look at this many images only, evenly taken from all classes; none: at all.
         """
         network = looking_network(self._network, weights, self._device)
-        with all_cores():  # while a model is measured no twin trains; what an image's logits are does not depend on it
+        # No twin trains meanwhile, and an image's logits do not depend on the threads.
+        with all_cores():
             return self.evaluate_classifier(
                 lambda images: logits_of(network, images, _AT_ONCE).argmax(1),
                 class_names,
@@ -118,8 +136,7 @@ class Evaluator:
             most: Measure this many images only; none: all.
         """
         seen = [name for names in self.tasks[: task + 1] for name in names]
-        end = sum(self.num_images()[: task + 1])
-        chosen = np.linspace(0, end - 1, min(most or end, end)).astype(np.int64)
+        chosen = self._chosen(task, most)
         images, truth = self._images[torch.from_numpy(chosen)], self._truth[chosen]
         if class_names:
             column = torch.tensor([self._order.get(name, len(self._order)) for name in class_names])
@@ -140,10 +157,11 @@ class Evaluator:
         teacher_names: Sequence[str],
         student_names: Sequence[str],
     ) -> dict[str, NDArray[Any]]:
-        """Return one test image of each class that the teacher knows, with the Grad-CAM of teacher and student for that class.
+        """Return a test image of each class the teacher knows, with both Grad-CAMs for that class.
 
         Returns:
-            ``images`` [n, H, W, C] uint8, ``teacher`` and ``student`` [n, h, w], ``class_names`` [n].
+            ``images`` [n, H, W, C] uint8, ``teacher`` and ``student`` [n, h, w], ``class_names``
+            [n].
         """
         names = [name for name in teacher_names if name in self._order and name in student_names]
         chosen = torch.tensor(

@@ -1,6 +1,7 @@
-"""An experiment: rounds after rounds, measured, recorded and saved. The one place that logs. The learning is in ``federation.round``.
+"""The loop over rounds of an experiment: run, measure, record, save and resume.
 
-The simulation's truth (which task it is, which classes are unknown) is known here, for measuring; nothing of it reaches the federation.
+The simulation's truth (which task it is, which classes are unknown) is known here, for measuring;
+nothing of it reaches the federation.
 """
 
 from collections.abc import Callable, Mapping
@@ -13,7 +14,13 @@ from federation.engines.choice import make_engine
 from federation.engines.engine import ClosableEngine, TwinEngine
 from federation.engines.secure_sum import secured
 from federation.engines.twin_states import StateFolder
-from federation.experiment.checkpoint import KEPT, Checkpoint, load_checkpoint, save_checkpoint
+from federation.experiment.checkpoint import (
+    KEPT,
+    Checkpoint,
+    has_checkpoint,
+    load_checkpoint,
+    save_checkpoint,
+)
 from federation.experiment.config import ExperimentConfig
 from federation.experiment.records import (
     model_facts,
@@ -72,7 +79,8 @@ def run_experiment(
         resume: Go on after the last finished round of ``out``.
         data_dir: Where the user keeps data files.
         callbacks: Who is told.
-        engine_for: Makes the engine, where twins live somewhere else; none: the configured one of this machine.
+        engine_for: Makes the engine, where twins live somewhere else; none: the configured one of
+            this machine.
 
     Returns:
         What was written to ``results.json``.
@@ -82,19 +90,20 @@ def run_experiment(
     """
     folder = RunFolder(out)
     _check_folder(folder, config, resume)
-    run = _Run(
-        prepare_experiment(config, data_dir), folder, callbacks or RunCallbacks(), engine_for
-    )
-    try:
-        if resume:
-            run.restore()
-        else:
-            run.begin()
-        while run.server.round < run.setup.scenario.num_rounds:
-            run.next_round()
-        return run.finish()
-    finally:
-        run.engine.close()
+    setup = prepare_experiment(config, data_dir)
+    with folder.locked():
+        run = _Run(setup, folder, callbacks or RunCallbacks(), engine_for)
+        try:
+            # A run that ended before its first round was saved has nothing to lose: it begins anew.
+            if resume and has_checkpoint(folder.checkpoints):
+                run.restore()
+            else:
+                run.begin()
+            while run.server.round < setup.scenario.num_rounds:
+                run.next_round()
+            return run.finish()
+        finally:
+            run.engine.close()
 
 
 class _Run:
@@ -116,6 +125,7 @@ class _Run:
         self.engine: ClosableEngine = (
             self._engine_here() if engine_for is None else engine_for(setup)
         )
+        self._untold: list[Mapping[str, Any]] = []
         self.progress: dict[str, Any] = {
             "seconds": 0.0,
             "images_trained": 0,
@@ -146,7 +156,7 @@ class _Run:
 
     def restore(self) -> None:
         """Go back to the last finished round."""
-        saved = load_checkpoint(self.folder.checkpoints)
+        saved = load_checkpoint(self.folder.checkpoints, self.folder.num_records())
         saved.restore(self.proxy)
         self.server, self.progress = saved.server, dict(saved.progress)
         self.states.go_back(saved.states_until)
@@ -174,15 +184,15 @@ class _Run:
         plain = round_record(setup, record, known, evaluation, seconds)
         self.progress["seconds"] += seconds
         self.progress["images_trained"] += plain["images_trained"]
-        self._tell(plain)
+        self._write(plain)
         if ends and evaluation is not None:
             plain_task = task_record(setup, task, record.round, evaluation, self.progress["rows"])
-            self._tell({**plain_task, "second_answer": self._second_answer(task, most)})
+            self._write({**plain_task, "second_answer": self._second_answer(task, most)})
             self.progress["rows"] = [*self.progress["rows"], list(evaluation.by_task)]
         self._save(record.round)
 
     def finish(self) -> dict[str, Any]:
-        """Judge the last round's model as every other was judged (at the start of the next round), and sum up."""
+        """Score the last round's model like every other, and write the results."""
         if not self.progress["closed"]:
             config = self.setup.config
             consider(
@@ -212,7 +222,7 @@ class _Run:
         return second_answer_record(method.second_classifier, evaluation)
 
     def _keep_model(self, model: StoredModel) -> None:
-        """Save a task's best model, with what it scores on the test images of the classes that had appeared by then."""
+        """Save a task's best model with its test accuracy on the classes seen by then."""
         task = self.progress["models"]
         seen = self.setup.scenario.task_at(max(model.round - 1, 0))
         most = self.setup.config.evaluation.task_images
@@ -225,7 +235,7 @@ class _Run:
             place, model.weights, self.setup.config.network, model.class_names, facts
         )
         self.progress["models"] += 1
-        self._tell(
+        self._write(
             {
                 "kind": "model",
                 "folder": str(place.relative_to(self.folder.path)),
@@ -235,7 +245,7 @@ class _Run:
         )
 
     def _keep_examples(self, student: StoredModel) -> None:
-        """Save where teacher and student look in a few public test images; nothing without a teacher."""
+        """Save Grad-CAMs of teacher and student for a few test images; nothing without teacher."""
         teacher = self.proxy.old_model
         if teacher is not None:
             examples = self.setup.evaluator.attention_examples(
@@ -243,32 +253,45 @@ class _Run:
             )
             self.folder.write_arrays("examples/attention.npz", examples)
 
-    def _tell(self, record: Mapping[str, Any]) -> None:
+    def _write(self, record: Mapping[str, Any]) -> None:
+        """Write a record; who watches is told once it is saved."""
         self.folder.append(record)
         self.progress["records"] += 1
-        self.callbacks.record(record)
+        self._untold.append(record)
 
     def _save(self, states_until: int) -> None:
+        """Save all that a resumed run needs, in order: states, records, the checkpoint that counts.
+
+        Callbacks come last: what a person was shown is on the disk.
+        """
         self.states.flush()
+        self.folder.flush_records()
         proxy = self.proxy
         state = (proxy.best, proxy.old_model, states_until, self.progress)
         save_checkpoint(self.folder.checkpoints, Checkpoint(self.server, *state))
+        untold, self._untold = self._untold, []
+        for record in untold:
+            self.callbacks.record(record)
 
 
 def _check_folder(folder: RunFolder, config: ExperimentConfig, resume: bool) -> None:
     exists = folder.config.exists()
     if resume and not exists:
         raise ExperimentError(f"{folder.path} holds no run to resume; start it without --resume")
+    if exists and not resume and not has_checkpoint(folder.checkpoints):
+        return
     if exists and not resume:
         raise ExperimentError(
             f"{folder.path} already holds a run; choose another --out, or go on with --resume"
         )
     if resume:
         before = folder.read_json("config.json")
-        if (before["config_digest"], before["seed"]) != (config.digest(), config.seed):
+        seed, digest = before.get("seed"), str(before.get("config_digest"))
+        if (digest, seed) != (config.digest(), config.seed):
             raise ExperimentError(
-                f"{folder.path} was begun with seed {before['seed']} and configuration {before['config_digest'][:19]}; this is seed "
-                f"{config.seed} and {config.digest()[:19]}; resume with the same ones, or choose another --out"
+                f"{folder.path} was begun with seed {seed} and configuration {digest[:19]}; this is "
+                f"seed {config.seed} and {config.digest()[:19]}; resume with the same ones, or "
+                "choose another --out"
             )
 
 

@@ -1,8 +1,9 @@
 """Numbers about a run, from confusion matrices and detections. Know no model and no data set.
 
-Glossary: the *accuracy matrix* has a row for each task t that ended and a column for each task i <= t: accuracy on the test images of
-task i's classes, among all classes seen so far, after task t. *Average accuracy*: mean over t of the accuracy on all classes seen so far
-(how the FedKA tables are made). *Last accuracy*: the same after the last task. *Macro-F1*: mean of the F1 of each seen class.
+Glossary: the *accuracy matrix* has a row for each task t that ended and a column for each task i <=
+t: accuracy on the test images of task i's classes, among all classes seen so far, after task t.
+*Average accuracy*: mean over t of the accuracy on all classes seen so far (how the FedKA tables are
+made). *Last accuracy*: the same after the last task. *Macro-F1*: mean of the F1 of each seen class.
 *Forgetting*: equation 16 of FedIMD.
 """
 
@@ -13,9 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-Confusion = NDArray[
-    np.int64
-]  # [C, C + 1]: rows true, columns predicted; the last column is "a class of no test image", or none
+# [C, C + 1]: rows true, columns predicted; the last column is "a class of no test image", or none.
+Confusion = NDArray[np.int64]
 
 
 def confusion_matrix(
@@ -25,7 +25,8 @@ def confusion_matrix(
 
     Args:
         truth: In [0, classes).
-        predicted: Any; what lies outside [0, classes) is counted in an extra last column: wrong, but of no seen class.
+        predicted: Any; what lies outside [0, classes) is counted in an extra last column: wrong,
+            but of no seen class.
         classes: Classes seen so far, C.
 
     Returns:
@@ -48,18 +49,23 @@ def accuracy_per_class(confusion: Confusion) -> NDArray[np.float64]:
 
 
 def macro_f1(confusion: Confusion) -> float:
-    """Return the mean over seen classes of 2 TP / (2 TP + FP + FN); a class that is never named counts 0."""
+    """Return the mean of 2 TP / (2 TP + FP + FN) over the classes that occur.
+
+    A class without images that is never predicted does not count: it is no mistake.
+    """
     right = np.diagonal(confusion).astype(np.float64)
-    named = confusion[:, :-1].sum(0)
-    return float((2 * right / np.maximum(confusion.sum(1) + named, 1)).mean())
+    total = confusion.sum(1) + confusion[:, :-1].sum(0)
+    occurs = total > 0
+    return float((2 * right[occurs] / total[occurs]).mean()) if occurs.any() else 0.0
 
 
 def calibration_error(
     confidence: NDArray[np.float64], right: NDArray[np.bool_], bins: int = 15
 ) -> float | None:
-    """Return the expected calibration error: mean over images of |accuracy - confidence| of their bin of confidence.
+    """Return the expected calibration error: mean |accuracy - confidence| over confidence bins.
 
-    Source: Guo et al., On Calibration of Modern Neural Networks, ICML 2017, eq. 3; bins of equal width, closed on the right.
+    Source: Guo et al., On Calibration of Modern Neural Networks, ICML 2017, eq. 3; bins of equal
+    width, closed on the right.
 
     Args:
         confidence: Largest probability of each image, shape [N], in [0, 1].
@@ -84,9 +90,10 @@ def average_accuracy(accuracies: Sequence[float]) -> float:
 
 
 def forgetting(matrix: Sequence[Sequence[float]], images_per_task: Sequence[int]) -> float | None:
-    """Return the average forgetting: ``sum_i n_i max_{t<T} (a_t,i - a_T,i) / sum_i n_i`` over the tasks i before the last.
+    """Return ``sum_i n_i max_{t<T} (a_t,i - a_T,i) / sum_i n_i``, the average forgetting.
 
-    Source: FedIMD, equation 16, its bracket read as the text says (the size of a task weighs its whole term), for one common test set.
+    Source: FedIMD, equation 16, its bracket read as the text says (the size of a task weighs its
+    whole term), for one common test set.
 
     Args:
         matrix: The accuracy matrix; row t has t + 1 values.
@@ -142,11 +149,12 @@ def count_detections(
 ) -> DetectionCount:
     """Count hits and false alarms over the round records of a run.
 
-    The very first task is left out of the boundaries: before it the model knows no class, everything is new, and there is nothing to
-    detect.
+    The very first task is left out of the boundaries: before it the model knows no class,
+    everything is new, and there is nothing to detect.
 
     Args:
-        rounds: Records with ``task`` and ``observations``: twin, signal, is_boundary (truth of the simulation), knows_nothing.
+        rounds: Records with ``task`` and ``observations``: twin, signal, is_boundary (truth of the
+            simulation), knows_nothing.
         fired: Which decision is judged: the followed rule's, or that of one that is only watched.
     """
     first: set[tuple[str, int]] = set()

@@ -1,4 +1,4 @@
-"""What a person sees while an experiment runs: bars for rounds and twins, a line per round, a closing table. Knows no learning."""
+"""Progress of a run in the terminal: bars for rounds and twins, a line per round, a table."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -63,8 +63,10 @@ class RunDisplay:
         self._round = round_number
         classes = " | ".join(", ".join(names) for names in scenario.tasks)
         self._console.print(
-            f"[bold]{config.name}[/]: {method_name(config.method)} on {config.scenario.dataset}, {len(config.hospitals)} hospitals, "
-            f"{len(scenario.tasks)} tasks ({classes}), seed {config.seed}, on {device_title(config.device)}"
+            f"[bold]{config.name}[/]: {method_name(config.method)} on {config.scenario.dataset}, "
+            f"{len(config.hospitals)} hospitals, "
+            f"{len(scenario.tasks)} tasks ({classes}), seed {config.seed}, on "
+            f"{device_title(config.device)}"
             + (f", resumed at round {round_number + 1}" if round_number else "")
         )
         self._progress.update(self._rounds, total=scenario.num_rounds, completed=round_number)
@@ -97,7 +99,8 @@ class RunDisplay:
                 "" if record["forgetting"] is None else f", forgetting {record['forgetting']:.3f}"
             )
             self._console.print(
-                f"[bold green]task {record['task'] + 1} done[/]: accuracy {record['accuracy']:.4f}, macro-F1 {record['macro_f1']:.4f} over "
+                f"[bold green]task {record['task'] + 1} done[/]: accuracy "
+                f"{record['accuracy']:.4f}, macro-F1 {record['macro_f1']:.4f} over "
                 f"{len(record['seen_classes'])} classes{forgetting}",
                 highlight=False,
             )
@@ -112,10 +115,12 @@ def _round_line(record: Mapping[str, Any]) -> str:
     accuracy = "" if record["accuracy"] is None else f"accuracy {record['accuracy']:.3f}  "
     epsilon = f"epsilon {record['epsilon']:.3g}  " if "epsilon" in record else ""
     numbers = f"{accuracy}{losses}{epsilon}"
-    line = f"round {record['round'] + 1:3d}  {numbers}  [dim]{record['seconds']:.1f} s, {len(record['accepted'])} twins[/]"
+    spent = f"{record['seconds']:.1f} s, {len(record['accepted'])} twins"
+    line = f"round {record['round'] + 1:3d}  {numbers}  [dim]{spent}[/]"
     if record["grew"]:
         signals = sum(each["signal"] for each in record["observations"])
-        line += f"\n           [cyan]new classes[/] noticed by {signals} twins: {', '.join(record['grew'])}"
+        grew = ", ".join(record["grew"])
+        line += f"\n           [cyan]new classes[/] noticed by {signals} twins: {grew}"
     for each in record["rejected"]:
         line += f"\n           [yellow]rejected[/] {each['twin']}: {each['reason']}"
     return line
@@ -152,6 +157,7 @@ def _detection_line(detection: Mapping[str, Any]) -> str:
     if detection["hit_rate"] is None:
         return f"{detection['rule']}: no boundary to notice"
     return (
-        f"{detection['rule']}: {detection['noticed_at_once']} of {detection['boundaries']} boundaries at once, "
+        f"{detection['rule']}: {detection['noticed_at_once']} of {detection['boundaries']} "
+        "boundaries at once, "
         f"{detection['false_alarms']} false alarms in {detection['twin_tasks']} twin-tasks"
     )

@@ -1,4 +1,4 @@
-"""What happened, as plain data: lines of ``records.jsonl`` and the results summed up from them. Runs and writes nothing."""
+"""Records of a run as plain data: lines of ``records.jsonl``, and results summed up from them."""
 
 from collections.abc import Mapping, Sequence
 from functools import partial

@@ -1,4 +1,4 @@
-"""What stays the same through a run: experiment, data, plan, test images. And the simulation's truth, for measuring only."""
+"""Setup of an experiment: configuration, data set, scenario and test images, fixed for a run."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,7 +53,7 @@ class ExperimentSetup:
         )
 
     def unknown_arrived(self, twin_id: str, round_number: int, known: tuple[str, ...]) -> bool:
-        """Return whether images of a class that the federation does not know have reached a twin by a round."""
+        """Return whether images of a class unknown to the federation have reached a twin."""
         first = self.scenario.hospitals[twin_id].first_arrivals()
         return any(since <= round_number and name not in known for name, since in first.items())
 
@@ -80,11 +80,16 @@ def prepare_experiment(config: ExperimentConfig, data_dir: Path | None = None) -
     measured = dataset.test if config.evaluation.split == "test" else dataset.validation
     if not len(measured):
         raise SetupError(
-            f"{config.scenario.dataset} has no {config.evaluation.split} images; set evaluation.split to test"
+            f"{config.scenario.dataset} has no {config.evaluation.split} images; set "
+            "evaluation.split to test"
         )
-    return ExperimentSetup(
-        config,
-        dataset,
-        scenario,
-        Evaluator(measured, scenario.tasks, config.network, config.device),
-    )
+    evaluator = Evaluator(measured, scenario.tasks, config.network, config.device)
+    for key in ("round_images", "task_images"):
+        most = getattr(config.evaluation, key)
+        task = evaluator.unmeasured_task(most) if most else None
+        if task is not None:
+            raise SetupError(
+                f"evaluation.{key} is {most}, which leaves no image to measure task {task + 1} on; "
+                f"allowed: more, about {10 * sum(map(len, scenario.tasks))} for ten of each class"
+            )
+    return ExperimentSetup(config, dataset, scenario, evaluator)

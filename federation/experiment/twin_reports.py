@@ -1,4 +1,4 @@
-"""Twins of a run that is not running: put together again from its last checkpoint, to be asked for their state. Trains nothing."""
+"""Reports of the twins of a run that is not running, from its last checkpoint."""
 
 from pathlib import Path
 from typing import Any

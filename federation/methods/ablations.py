@@ -1,6 +1,7 @@
 """FedKA's ablations: not methods but settings of ``federation.methods.fedka``.
 
-Source: FedKA, table 11. Each name says what is changed in FedKA's fields, as ``replace(FedKA(), **ABLATIONS["wo_adl"])`` does.
+Source: FedKA, table 11. Each name says what is changed in FedKA's fields, as ``replace(FedKA(),
+**ABLATIONS["wo_adl"])`` does.
 """
 
 ABLATIONS: dict[str, dict[str, float | bool]] = {

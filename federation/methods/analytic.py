@@ -1,14 +1,18 @@
-"""Analytic head: a backbone trained in the first rounds and then frozen, a ridge regression in closed form on top. One upload per task.
+"""Analytic head: ridge regression in closed form on a backbone that is frozen after a warm-up.
 
-Source: the analytic line of class-incremental learning; federated as in STSA (spatial-temporal statistics aggregation, 2025): twins upload
-sums over their images, the server solves ``W = (G + r I)^-1 S`` with ``G = sum f f'`` (Gram matrix of features f with a 1 appended) and
-``S = sum f onehot(y)'``. Sums of twins add up, so W is that of all images pooled, whoever holds them and in whatever order they came: the
-head forgets nothing by construction, and needs no exemplars. What it cannot do is learn features for new classes.
+Source: the analytic line of class-incremental learning; federated as in STSA (spatial-temporal
+statistics aggregation, 2025): twins upload sums over their images, the server solves ``W = (G + r
+I)^-1 S`` with ``G = sum f f'`` (Gram matrix of features f with a 1 appended) and ``S = sum f
+onehot(y)'``. Sums of twins add up, so W is that of all images pooled, whoever holds them and in
+whatever order they came: the head forgets nothing by construction, and needs no exemplars. What it
+cannot do is learn features for new classes.
 
-What differs from STSA: no random projection and no pre-trained backbone. ``r`` is relative to the mean diagonal of G, and the constant
-feature is not shrunk. Each twin's images count once, in the first round of a task in which it is chosen (a later round sends the sums of
-what has arrived since); a twin that is never chosen during a task does not count. The platform carries the model with every update, so the
-measured traffic is not that of one upload per task. Before ``warm_up_rounds`` it is FedAvg without memory, bit for bit.
+What differs from STSA: no random projection and no pre-trained backbone. ``r`` is relative to the
+mean diagonal of G, and the constant feature is not shrunk. Each twin's images count once, in the
+first round of a task in which it is chosen (a later round sends the sums of what has arrived
+since); a twin that is never chosen during a task does not count. The platform carries the model
+with every update, so the measured traffic is not that of one upload per task. Before
+``warm_up_rounds`` it is FedAvg without memory, bit for bit.
 """
 
 from collections.abc import Mapping, Sequence
@@ -43,9 +47,11 @@ class Analytic(Method):
     """Analytic head on frozen features.
 
     Args:
-        warm_up_rounds: Rounds in which the backbone is trained; fewer than the first task has, so that its images can be summed up after.
+        warm_up_rounds: Rounds in which the backbone is trained; fewer than the first task has, so
+            that its images can be summed up after.
         ridge: r over the mean diagonal of G.
-        logit_scale: Multiplies the solution, whose outputs lie around [0, 1]: changes no decision, but the entropy that detection looks at.
+        logit_scale: Multiplies the solution, whose outputs lie around [0, 1]: changes no decision,
+            but the entropy that detection looks at.
         head_loss: Of the warm-up: ``ce`` or ``bce``.
     """
 
@@ -63,7 +69,8 @@ class Analytic(Method):
         """Check the ranges."""
         if self.warm_up_rounds < 1:
             raise ValueError(
-                f"warm_up_rounds is {self.warm_up_rounds}; allowed: 1 or more, and fewer than a task has rounds"
+                f"warm_up_rounds is {self.warm_up_rounds}; allowed: 1 or more, and fewer than a "
+                "task has rounds"
             )
         for name in ("ridge", "logit_scale"):
             if not getattr(self, name) > 0:
@@ -84,7 +91,7 @@ class Analytic(Method):
     def local_loss(
         self, network: IncrementalNetwork, batch: TrainingBatch, context: LocalContext
     ) -> Terms:
-        """Return cross-entropy in the warm-up; afterwards a loss that moves nothing, without a look at the batch."""
+        """Return cross-entropy in the warm-up; afterwards a loss that moves nothing."""
         if _FROZEN in context.extras:
             return {"classification": 0.0 * network.head.bias.sum()}
         logits = network(batch.images).logits
@@ -135,7 +142,7 @@ class Analytic(Method):
         )
 
     def scaled_solution(self, sums: "FeatureSums") -> Float[Tensor, "E C"]:
-        """Return the ridge regression from features to one-hot classes, times the scale of the logits; the last row is the bias."""
+        """Return the ridge regression from features to one-hot classes, scaled; last row: bias."""
         shrink = (
             torch.diagonal(sums.gram)[:-1].mean()
             * self.ridge
@@ -176,7 +183,7 @@ def sums_of(
 
 
 def _kept_sums(kept: Mapping[str, Tensor], task_rows: Tensor, like: FeatureSums) -> FeatureSums:
-    """Return what this twin has uploaded of its present task; zeros where the task has just begun."""
+    """Return what this twin has uploaded of its current task; zeros where it has just begun."""
     if _ROWS in kept and set(kept[_ROWS].tolist()) <= set(
         task_rows.tolist()
     ):  # a young task may have grown

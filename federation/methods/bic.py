@@ -1,16 +1,19 @@
-"""BiC+FL: distillation that grows with the share of old classes, and two numbers that take the bias for new classes out of the head.
+"""BiC+FL: distillation by the share of old classes, and a bias correction of new classes' logits.
 
-Source: Wu et al., Large Scale Incremental Learning, CVPR 2019, eq. 1 to 3 (loss, lambda = C_old / C) and 4 (bias correction:
-``alpha o + beta`` for the logits of new classes, old ones as they are), section 4.2 (a held-out part with as many images of each class).
+Source: Wu et al., Large Scale Incremental Learning, CVPR 2019, eq. 1 to 3 (loss, lambda = C_old /
+C) and 4 (bias correction: ``alpha o + beta`` for the logits of new classes, old ones as they are),
+section 4.2 (a held-out part with as many images of each class).
 
-In the federation: each twin fits alpha and beta of its local model to its held-out images, after every round in which it has held-out
-images of old and of new classes; the server takes the mean, each twin counted by those images, and folds it into the rows of the new
-classes, which is exact for a linear head: ``alpha (w f + b) + beta = (alpha w) f + (alpha b + beta)``. Every round, because nobody knows
-which round is a task's last, and every round's model may be evaluated or become the old model; the next round trains on from the corrected
-head, where the paper leaves the layer below it uncorrected. New are the classes that the teacher does not know, so a latecomer's too. The
-penalty on the fit is ours: a handful of images that are all named rightly would drive alpha to infinity.
-Where a twin keeps nothing out of training (``twin.hold_out``), it sends no correction and this is the loss alone.
-Reduces to FedAvg with memory, bit for bit, while there is no old model.
+In the federation: each twin fits alpha and beta of its local model to its held-out images, after
+every round in which it has held-out images of old and of new classes; the server takes the mean,
+each twin counted by those images, and folds it into the rows of the new classes, which is exact for
+a linear head: ``alpha (w f + b) + beta = (alpha w) f + (alpha b + beta)``. Every round, because
+nobody knows which round is a task's last, and every round's model may be evaluated or become the
+old model; the next round trains on from the corrected head, where the paper leaves the layer below
+it uncorrected. New are the classes that the teacher does not know, so a latecomer's too. The
+penalty on the fit is ours: a handful of images that are all named rightly would drive alpha to
+infinity. Where a twin keeps nothing out of training (``twin.hold_out``), it sends no correction and
+this is the loss alone. Reduces to FedAvg with memory, bit for bit, while there is no old model.
 """
 
 from collections.abc import Mapping, Sequence
@@ -45,14 +48,16 @@ class BiC(Method):
 
     Args:
         temperature: Of the distillation with ``ce`` (paper: 2).
-        held_out_fraction: Share of each class's images that is kept out of training for the correction (paper: 0.1); 0: no correction.
+        held_out_fraction: Share of each class's images that is kept out of training for the
+            correction (paper: 0.1); 0: no correction.
         penalty: Weight of ``(alpha - 1)^2 + beta^2`` in the fit, against the mean cross-entropy.
         head_loss: ``ce`` (paper) or ``bce`` (belongs to FedKA's learning rate of 2).
         mean: ``by_images`` (FedAvg) or ``equal``.
     """
 
     uploads: ClassVar[tuple[str, ...]] = (
-        "two numbers that correct the logits of new classes, the number of held-out images behind them and the first new row, each round",
+        "two numbers that correct the logits of new classes, the number of held-out images behind "
+        "them and the first new row, each round",
     )
 
     temperature: float = 2.0
@@ -69,7 +74,8 @@ class BiC(Method):
             raise ValueError(f"held_out_fraction is {self.held_out_fraction}; allowed: 0 to 0.5")
         if not self.penalty > 0:
             raise ValueError(
-                f"penalty is {self.penalty}; allowed: above 0; without it a fit to few images has no end"
+                f"penalty is {self.penalty}; allowed: above 0; without it a fit to few images has "
+                "no end"
             )
 
     @property
@@ -95,7 +101,7 @@ class BiC(Method):
     def local_loss(
         self, network: IncrementalNetwork, batch: TrainingBatch, context: LocalContext
     ) -> Terms:
-        """Return ``(1 - lambda)`` classification and, where there is a teacher, ``lambda`` distillation, lambda = C_old / C."""
+        """Return ``(1 - lambda)`` classification and ``lambda`` distillation: C_old / C."""
         logits = network(batch.images).logits
         fit = losses.plain_classification(logits, batch.rows, self.head_loss)
         if context.old_network is None:
@@ -110,7 +116,7 @@ class BiC(Method):
     def finish_local(
         self, network: IncrementalNetwork, context: LocalContext
     ) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor]]:
-        """Upload the correction that fits the held-out images, where there are some of old and some of new classes."""
+        """Upload the correction fitted to held-out images of old and of new classes."""
         if context.held_out is None or not context.old_rows:
             return {}, context.kept
         images, rows = context.held_out()
@@ -137,7 +143,7 @@ class BiC(Method):
 def fit_correction(
     logits: Float[Tensor, "N C"], rows: Int[Tensor, " N"], num_old: int, penalty: float
 ) -> tuple[float, float]:
-    """Return alpha and beta that minimise the mean cross-entropy of corrected logits and the penalty: one minimum, as it is convex.
+    """Return the alpha and beta that minimise mean cross-entropy plus penalty, which is convex.
 
     Args:
         logits: Of held-out images.
@@ -168,9 +174,10 @@ def fit_correction(
 def mean_correction(
     uploads: Sequence[Mapping[str, Tensor]], classes: int
 ) -> tuple[float, float, int] | None:
-    """Return the mean alpha and beta, each counted by its held-out images, and the first new row; none where nobody sent a usable one.
+    """Return mean alpha and beta by held-out images, and the first new row; none without uploads.
 
-    Left out are uploads of other shapes, numbers that are no correction, and those whose first new row is not that of most.
+    Left out are uploads of other shapes, numbers that are no correction, and those whose first new
+    row is not that of most.
     """
     usable = [each for each in uploads if _usable(each, classes)]
     if not usable:
@@ -199,7 +206,7 @@ def _usable(upload: Mapping[str, Tensor], classes: int) -> bool:
 
 
 def fold_correction(weights: Weights, alpha: float, beta: float, first_new_row: int) -> Weights:
-    """Return weights whose head gives ``alpha o + beta`` for each new class where it gave o; old rows are the old bits."""
+    """Return weights whose head gives ``alpha o + beta`` for new classes alone."""
     matrix, bias = weights["head.weight"].clone(), weights["head.bias"].clone()
     matrix[first_new_row:] *= alpha
     bias[first_new_row:] = alpha * bias[first_new_row:] + beta

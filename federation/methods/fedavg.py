@@ -1,6 +1,7 @@
-"""FedAvg: twins train on cross-entropy, the server averages. Forgets: it has no teacher, and no memory unless asked for.
+"""FedAvg: twins train on cross-entropy, the server averages; no teacher, memory only if asked for.
 
-Source: McMahan et al., Communication-Efficient Learning of Deep Networks from Decentralized Data, AISTATS 2017, algorithm 1.
+Source: McMahan et al., Communication-Efficient Learning of Deep Networks from Decentralized Data,
+AISTATS 2017, algorithm 1.
 """
 
 from pydantic import ConfigDict

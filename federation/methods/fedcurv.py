@@ -1,14 +1,17 @@
-"""FedCurv: twins are held where the others' last models are, each weight by how much it matters to the others' images.
+"""FedCurv: a penalty on the distance from the other twins' models, weighted by Fisher information.
 
-Source: Shoham et al., Overcoming Forgetting in Federated Learning on Non-IID Data, NeurIPS 2019 workshop on federated learning,
-arXiv:1910.07796, eq. 3 and section 3: elastic weight consolidation (Kirkpatrick et al., PNAS 2017) over twins instead of tasks. A twin's
-loss is ``L + lambda sum over other twins j of (theta - theta_j)' diag(I_j) (theta - theta_j)``. The server sends the sums over all j of
-``diag(I_j)`` and ``diag(I_j) theta_j``; a twin takes its own share out of them. What is minimised here differs from the equation by a
-constant: the squares are completed around the mean of the others' weights, so the reported term is 0 there and never negative.
+Source: Shoham et al., Overcoming Forgetting in Federated Learning on Non-IID Data, NeurIPS 2019
+workshop on federated learning, arXiv:1910.07796, eq. 3 and section 3: elastic weight consolidation
+(Kirkpatrick et al., PNAS 2017) over twins instead of tasks. A twin's loss is ``L + lambda sum over
+other twins j of (theta - theta_j)' diag(I_j) (theta - theta_j)``. The server sends the sums over
+all j of ``diag(I_j)`` and ``diag(I_j) theta_j``; a twin takes its own share out of them. What is
+minimised here differs from the equation by a constant: the squares are completed around the mean of
+the others' weights, so the reported term is 0 there and never negative.
 
-I_j is the mean over single images of the squared gradient at the class that they have (the empirical Fisher information), in evaluation
-mode. The sums are those of the last round in which anyone was accepted. Rows that the head gained since count 0. Reduces to FedAvg, bit
-for bit, at ``curvature_weight: 0``, and in its first round.
+I_j is the mean over single images of the squared gradient at the class that they have (the
+empirical Fisher information), in evaluation mode. The sums are those of the last round in which
+anyone was accepted. Rows that the head gained since count 0. Reduces to FedAvg, bit for bit, at
+``curvature_weight: 0``, and in its first round.
 """
 
 from collections.abc import Mapping, Sequence
@@ -44,11 +47,13 @@ class FedCurv(AveragingMethod):
 
     Args:
         curvature_weight: lambda, weight of the others' curvature.
-        fisher_images: Most images from which a twin estimates its Fisher information; one backward pass each.
+        fisher_images: Most images from which a twin estimates its Fisher information; one backward
+            pass each.
     """
 
     uploads: ClassVar[tuple[str, ...]] = (
-        "the mean squared gradient of each weight over some of the twin's images (diagonal of the Fisher information)",
+        "the mean squared gradient of each weight over some of the twin's images (diagonal of the "
+        "Fisher information)",
     )
 
     # A twin takes its own share, made of its weights, out of the server's sums.
@@ -95,7 +100,7 @@ class FedCurv(AveragingMethod):
     def finish_local(
         self, network: IncrementalNetwork, context: LocalContext
     ) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor]]:
-        """Upload the Fisher information at the local model; keep the twin's share of the coming sums."""
+        """Upload the Fisher information at the local model; keep the twin's share of the sums."""
         if not self.curvature_weight or context.images is None:
             return {}, context.kept
         images, rows = context.images()
@@ -115,7 +120,7 @@ class FedCurv(AveragingMethod):
     def broadcast(
         self, server: ServerState, old_model: StoredModel | None, twin_id: str
     ) -> Broadcast:
-        """Return the message with both sums, the clock, and the round whose share of this twin is in the sums (-1: none)."""
+        """Return the message with both sums, the round, and that of this twin's share in them."""
         message = super().broadcast(server, old_model, twin_id)
         if not self.curvature_weight:
             return message
@@ -135,7 +140,7 @@ class FedCurv(AveragingMethod):
         )
 
     def merge(self, own: ServerState, arrived: Sequence[Arrived]) -> ServerState:
-        """Return the mean of the models, and the sums of the uploads that fit; else the sums stay."""
+        """Return the mean of the models and the sums of the uploads that fit."""
         like = parameters_of(own.weights)
         fitting = {
             each.twin_id: (with_label("fisher", each.upload), each.weights)
@@ -157,13 +162,14 @@ class FedCurv(AveragingMethod):
 
 
 def curvature_of_others(context: LocalContext) -> tuple[Weights, Weights] | None:
-    """Return u, the others' summed Fisher information, and m, the mean of their weights by it; none before anyone has sent any."""
+    """Return the others' summed Fisher information and the mean of their weights by it; or none."""
     total = padded(with_label("fisher", context.extras), context.num_rows)
     pull = padded(with_label("pull", context.extras), context.num_rows)
     if not total:
         return None
     curvatures = total
-    # A twin whose update was turned away has trained since: what it keeps is not what is in the sums.
+    # A twin whose update was turned away has trained since: what it keeps is not what is in the
+    # sums.
     if "round" in context.kept and int(context.kept["round"]) == int(context.extras["own_round"]):
         own = padded(with_label("fisher", context.kept), context.num_rows)
         own_pull = padded(with_label("pull", context.kept), context.num_rows)
@@ -180,7 +186,7 @@ def curvature_of_others(context: LocalContext) -> tuple[Weights, Weights] | None
 def fisher_diagonal(
     network: IncrementalNetwork, images: Tensor, rows: Tensor, head_loss: losses.HeadLoss
 ) -> Weights:
-    """Return the mean over images [N, C, H, W] of the squared gradient of each image's own loss, for each parameter."""
+    """Return the mean squared gradient of each image's own loss over images [N, C, H, W]."""
     network.eval()
     parameters = dict(network.named_parameters())
     sums = [torch.zeros_like(value) for value in parameters.values()]
@@ -199,7 +205,7 @@ def _sum(values: Sequence[Tensor]) -> Tensor:
 
 
 def _fits(fisher: Mapping[str, Tensor], like: Weights) -> bool:
-    """Whether an upload has a value of 0 or more for each parameter: it comes from outside, and a negative curvature would push away."""
+    """Whether an upload has a value of 0 or more for each parameter: a negative one would repel."""
     return fisher.keys() == like.keys() and all(
         fisher[name].shape == value.shape
         and fisher[name].dtype == value.dtype

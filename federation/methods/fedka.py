@@ -1,8 +1,9 @@
-"""FedKA: gradient-adaptive classification, semantic distillation and Grad-CAM attention distillation from the best old model.
+"""FedKA: gradient-adaptive classification, semantic and Grad-CAM attention distillation.
 
-Source: FedKA, hybrid knowledge distillation for heterogeneous federated class-incremental learning in digital twins, section 2.2. Its
-ambiguities are settled as in the notes on methods, section 3. Builds on LGA (Dong et al., No One Left Behind, TPAMI 2023).
-Reduces to FedAvg, bit for bit, with ``head_loss: ce``, ``weighting: none``, ``classification_weight: 1`` and both distillations at 0.
+Source: FedKA, hybrid knowledge distillation for heterogeneous federated class-incremental learning
+in digital twins, section 2.2. Its ambiguities are settled as in the notes on methods, section 3.
+Builds on LGA (Dong et al., No One Left Behind, TPAMI 2023). Reduces to FedAvg, bit for bit, with
+``head_loss: ce``, ``weighting: none``, ``classification_weight: 1`` and both distillations at 0.
 """
 
 from collections.abc import Mapping, Sequence
@@ -39,15 +40,18 @@ class FedKA(Method):
         classification_weight: alpha, weight of L_CB.
         semantic_weight: beta, weight of L_SD.
         attention_weight: gamma, weight of L_AD.
-        head_loss: ``bce`` (public code of LGA; belongs to a learning rate of 2) or ``ce`` (as typeset).
-        weighting: How gradients become weights; ``none`` is the ablation "without CBL" for every term.
-        attention_layer: ``last``: maps after the fourth stage, closed form; ``middle``: after the third, by autograd.
+        head_loss: ``bce`` (public code of LGA; belongs to a learning rate of 2) or ``ce`` (as
+            typeset).
+        weighting: How gradients become weights; ``none`` is the ablation "without CBL" for every
+            term.
+        attention_layer: ``last``: maps after the fourth stage, closed form; ``middle``: after the
+            third, by autograd.
         attention_reduction: Over positions; ``mean`` where the sum diverges.
         attention_weighted: False is the ablation "without WADL": L_Q without gradient weights.
         classification_weighted: False is the ablation "without CBL": plain cross-entropy.
         mean: ``equal`` (paper: 1/n) or ``by_images``.
-        reconstruction: How prototypes are perturbed and recovered; none: nothing but weights is uploaded, and
-            images that twins hold back judge the models.
+        reconstruction: How prototypes are perturbed and recovered; none: nothing but weights is
+            uploaded, and images that twins hold back judge the models.
     """
 
     uploads: ClassVar[tuple[str, ...]] = prototypes.UPLOADS
@@ -78,7 +82,7 @@ class FedKA(Method):
 
     @property
     def per_sample_loss(self) -> bool:
-        """Whether the loss is a mean over images of outputs: weights compare with the batch, attention looks at the head's weights."""
+        """Whether the loss is a mean over images: gradient weights and attention are not."""
         unweighted = self.weighting == "none" or not (
             self.classification_weighted or self.semantic_weight
         )
@@ -124,7 +128,7 @@ class FedKA(Method):
     def _look(
         self, teacher: IncrementalNetwork, images: Tensor, rows: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Return the teacher's logits [N, C_old] and its attention [N, h, w] (of no use, and empty, where attention is not distilled)."""
+        """Return the teacher's logits [N, C_old] and attention [N, h, w] or nothing."""
         outputs = teacher(images)
         if not self.attention_weight:
             return outputs.logits, outputs.logits[:, :0]
@@ -158,5 +162,5 @@ class FedKA(Method):
 
 
 def classes_known_to_teacher(rows: Tensor, old_logits: Tensor) -> Tensor:
-    """Return each image's own class where the teacher knows it, else the teacher's first choice: the class whose attention is compared."""
+    """Return the class whose attention is compared: the image's own, else the teacher's choice."""
     return torch.where(rows < old_logits.shape[1], rows, old_logits.argmax(1))

@@ -1,9 +1,10 @@
-"""FedNTD: twins distil the global model's view of the classes that an image is *not* of, and learn its class from the image alone.
+"""FedNTD: not-true distillation of the global model's logits for the classes an image is not of.
 
-Source: Lee et al., Preservation of the Global Knowledge by Not-True Distillation in Federated Learning, NeurIPS 2022, arXiv:2106.03097,
-eq. 3 and 4, algorithm 1. The teacher is the global model as received, frozen and in evaluation mode. Rows that were added in this round
-take part: the global model does not know them yet, and every twin holds on to the same random opinion of them.
-Reduces to FedAvg, bit for bit, at ``distillation_weight: 0``.
+Source: Lee et al., Preservation of the Global Knowledge by Not-True Distillation in Federated
+Learning, NeurIPS 2022, arXiv:2106.03097, eq. 3 and 4, algorithm 1. The teacher is the global model
+as received, frozen and in evaluation mode. Rows that were added in this round take part: the global
+model does not know them yet, and every twin holds on to the same random opinion of them. Reduces to
+FedAvg, bit for bit, at ``distillation_weight: 0``.
 """
 
 from pydantic import ConfigDict
@@ -32,7 +33,8 @@ class FedNTD(AveragingMethod):
         """Check the ranges."""
         if not self.distillation_weight >= 0:
             raise ValueError(
-                f"distillation_weight is {self.distillation_weight}; allowed: 0 or more (0 is FedAvg)"
+                f"distillation_weight is {self.distillation_weight}; allowed: 0 or more (0 is "
+                "FedAvg)"
             )
         if not self.temperature > 0:
             raise ValueError(f"temperature is {self.temperature}; allowed: above 0")

@@ -1,8 +1,9 @@
 """FedProx: FedAvg whose local loss pulls the weights back to the global model.
 
-Source: Li et al., Federated Optimization in Heterogeneous Networks, MLSys 2020, arXiv:1812.06127, algorithm 2 and eq. 2. The norm is
-squared and goes over the parameters; statistics of batch normalisation are no parameters. Twins are drawn and counted as in FedAvg here.
-Reduces to FedAvg, bit for bit, at ``mu: 0``.
+Source: Li et al., Federated Optimization in Heterogeneous Networks, MLSys 2020, arXiv:1812.06127,
+algorithm 2 and eq. 2. The norm is squared and goes over the parameters; statistics of batch
+normalisation are no parameters. Twins are drawn and counted as in FedAvg here. Reduces to FedAvg,
+bit for bit, at ``mu: 0``.
 """
 
 from pydantic import ConfigDict

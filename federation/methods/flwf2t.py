@@ -1,15 +1,18 @@
-"""FLwF-2T: two teachers: what the twin itself knew at the end of its task before, and what the server knows now.
+"""FLwF-2T: distillation from two teachers, the twin's own earlier model and the global model.
 
-Source: Usmanova et al., A distillation-based approach integrating continual learning and federated learning for pervasive services,
-IJCAI workshop 2021, arXiv:2109.04197: ``alpha L_class + beta L_own + (1 - alpha - beta) L_server``; both distillations are learning
-without forgetting's (Li and Hoiem, ECCV 2016) at temperature T, without a factor T squared, and as a divergence, so equal models give 0.
-Also known as FedLwF-2T.
+Source: Usmanova et al., A distillation-based approach integrating continual learning and federated
+learning for pervasive services, IJCAI workshop 2021, arXiv:2109.04197: ``alpha L_class + beta L_own
++ (1 - alpha - beta) L_server``; both distillations are learning without forgetting's (Li and Hoiem,
+ECCV 2016) at temperature T, without a factor T squared, and as a divergence, so equal models give
+0. Also known as FedLwF-2T.
 
-Our reading of what it leaves open: a twin's own teacher is its local model of the last round in which it trained on the task before,
-and teaches the classes which that model has; the server's is the global model as received, frozen, and teaches the classes that
-were in it when it was last aggregated (the rows added since are random numbers). The share of a teacher that does not exist is given to
-the others in proportion, so the first round of all is plain classification. A twin keeps two models for it.
-Reduces to FedAvg, bit for bit, at ``classification_weight: 1`` and ``own_weight: 0``.
+Our reading of what it leaves open: a twin's own teacher is its local model of the last round in
+which it trained on the task before, and teaches the classes which that model has; the server's is
+the global model as received, frozen, and teaches the classes that were in it when it was last
+aggregated (the rows added since are random numbers). The share of a teacher that does not exist is
+given to the others in proportion, so the first round of all is plain classification. A twin keeps
+two models for it. Reduces to FedAvg, bit for bit, at ``classification_weight: 1`` and ``own_weight:
+0``.
 """
 
 from collections.abc import Mapping, Sequence
@@ -55,7 +58,8 @@ class FLwF2T(AveragingMethod):
             )
         if not 0 <= self.own_weight <= 1 - self.classification_weight + 1e-9:
             raise ValueError(
-                f"own_weight is {self.own_weight}; allowed: 0 to what classification_weight leaves to 1, {1 - self.classification_weight:g}"
+                f"own_weight is {self.own_weight}; allowed: 0 to what classification_weight leaves "
+                f"to 1, {1 - self.classification_weight:g}"
             )
         if not self.temperature > 0:
             raise ValueError(f"temperature is {self.temperature}; allowed: above 0")
@@ -74,7 +78,7 @@ class FLwF2T(AveragingMethod):
     def local_loss(
         self, network: IncrementalNetwork, batch: TrainingBatch, context: LocalContext
     ) -> Terms:
-        """Return the classification and the distillation of each teacher there is, by shares that sum to 1."""
+        """Return classification and the distillation of each teacher, by shares that sum to 1."""
         logits = network(batch.images).logits
         fit = losses.plain_classification(logits, batch.rows, self.head_loss)
         terms, shares = {"classification": fit}, {"classification": self.classification_weight}
@@ -106,7 +110,7 @@ class FLwF2T(AveragingMethod):
     def finish_local(
         self, network: IncrementalNetwork, context: LocalContext
     ) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor]]:
-        """Upload nothing; keep the own teacher, and the local model that becomes it when the twin's task ends."""
+        """Upload nothing; keep the own teacher and the local model that becomes it next."""
         if not self.own_weight:
             return {}, context.kept
         kept = {

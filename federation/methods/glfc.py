@@ -1,11 +1,13 @@
-"""GLFC: classification that weighs old and new classes by their gradients, and unweighted distillation from the best old model.
+"""GLFC: class-aware gradient compensation, and semantic distillation from the best old model.
 
-Source: Dong et al., Federated Class-Incremental Learning, CVPR 2022, eq. 4 (class-aware gradient compensation), 5 (semantic distillation)
-and 7 (their sum), in the form of the public code: sigmoids and binary cross-entropy averaged over batch and classes, one group for all
-finished classes and one for the others, prototypes perturbed on their pixels. Where the paper sums a Kullback-Leibler divergence per task,
-the code has binary cross-entropy to [sigmoid(teacher), one-hot], and so does this.
-Reduces, bit for bit: without an old model and before a twin's first finished task, to FedAvg's binary cross-entropy with memory; with
-``weighted: false`` and ``distillation_share: 0``, to the same in every task.
+Source: Dong et al., Federated Class-Incremental Learning, CVPR 2022, eq. 4 (class-aware gradient
+compensation), 5 (semantic distillation) and 7 (their sum), in the form of the public code: sigmoids
+and binary cross-entropy averaged over batch and classes, one group for all finished classes and one
+for the others, prototypes perturbed on their pixels. Where the paper sums a Kullback-Leibler
+divergence per task, the code has binary cross-entropy to [sigmoid(teacher), one-hot], and so does
+this. Reduces, bit for bit: without an old model and before a twin's first finished task, to
+FedAvg's binary cross-entropy with memory; with ``weighted: false`` and ``distillation_share: 0``,
+to the same in every task.
 """
 
 from collections.abc import Mapping, Sequence
@@ -36,8 +38,10 @@ class GLFC(Method):
     """GLFC.
 
     Args:
-        distillation_share: Weight of the distillation where there is an old model; classification has the rest (code: 0.5 and 0.5).
-        weighted: Weigh images by their gradients; False is the paper's ablation "w/o CGC" (class-aware gradient compensation).
+        distillation_share: Weight of the distillation where there is an old model; classification
+            has the rest (code: 0.5 and 0.5).
+        weighted: Weigh images by their gradients; False is the paper's ablation "w/o CGC"
+            (class-aware gradient compensation).
         head_loss: ``bce`` (code; belongs to a learning rate of 2) or ``ce`` (as typeset).
         mean: ``equal`` (code) or ``by_images``.
         reconstruction: How prototypes are perturbed and recovered.
@@ -55,7 +59,8 @@ class GLFC(Method):
         """Check the range."""
         if not 0 <= self.distillation_share < 1:
             raise ValueError(
-                f"distillation_share is {self.distillation_share}; allowed: 0 to below 1; with 1 nothing new is learned"
+                f"distillation_share is {self.distillation_share}; allowed: 0 to below 1; with 1 "
+                "nothing new is learned"
             )
 
     @property
@@ -76,7 +81,7 @@ class GLFC(Method):
     def local_loss(
         self, network: IncrementalNetwork, batch: TrainingBatch, context: LocalContext
     ) -> Terms:
-        """Return the weighted classification and, where there is a teacher, the distillation; each with its share."""
+        """Return weighted classification and, with a teacher, distillation; each with its share."""
         logits = network(batch.images).logits
         weights = self._weights(logits, batch, context)
         fit = losses.classification(logits, batch.rows, weights, self.head_loss)
@@ -106,11 +111,12 @@ class GLFC(Method):
         return score_on_prototypes(server)
 
     def _weights(self, logits: Tensor, batch: TrainingBatch, context: LocalContext) -> Tensor:
-        """Return ``g_i / mean g`` over the images of finished classes, and over the others; all ones before the first finished task."""
+        """Return ``g_i / mean g`` over images of finished classes and over the others."""
         magnitude = losses.gradient_magnitude(logits, batch.rows, self.head_loss)
         group = context.group_of_rows()[batch.rows]
         is_new = ((group < 0) | (group == len(context.groups) - 1)).long()
-        # Weights by two groups are weights by task with all finished tasks as one, and an exponent of 1.
+        # Weights by two groups are weights by task with all finished tasks as one, and an exponent
+        # of 1.
         weighting: losses.Weighting = "paper_per_task" if self.weighted else "none"
         return losses.adaptive_weights(
             magnitude, is_new, 1 if context.num_finished else 0, 1.0, weighting

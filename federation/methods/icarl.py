@@ -1,14 +1,17 @@
-"""iCaRL+FL: binary cross-entropy for new classes, binary distillation of old ones, herded exemplars; nearest mean as second answer.
+"""iCaRL+FL: binary cross-entropy, distillation and herding; nearest mean as second classifier.
 
-Source: Rebuffi et al., iCaRL: Incremental Classifier and Representation Learning, CVPR 2017, algorithm 3 (loss), 4 (herding, done by the
-twin's memory) and 1 (nearest mean of exemplars); "iCaRL+FL" is a baseline of FedKA's tables and defined there by its name alone: twins run
-iCaRL with the global model of the task before as teacher, the server averages as FedAvg does, and the linear head answers. With
-``head_loss: ce`` it is the softmax form of a public re-implementation: cross-entropy and distillation at a temperature.
+Source: Rebuffi et al., iCaRL: Incremental Classifier and Representation Learning, CVPR 2017,
+algorithm 3 (loss), 4 (herding, done by the twin's memory) and 1 (nearest mean of exemplars);
+"iCaRL+FL" is a baseline of FedKA's tables and defined there by its name alone: twins run iCaRL with
+the global model of the task before as teacher, the server averages as FedAvg does, and the linear
+head answers. With ``head_loss: ce`` it is the softmax form of a public re-implementation:
+cross-entropy and distillation at a temperature.
 
-The second answer, the nearest mean: each twin uploads the mean unit feature of each class under its local model, and the server keeps the
-means of each class, each twin counted by its images. That is the mean of the twins' features and not the feature of the mean model, so it
-is exact only when the local models are alike. A class that nobody sent keeps its last mean.
-Reduces to FedAvg's binary cross-entropy with memory, bit for bit, while there is no old model.
+The second classifier, the nearest mean: each twin uploads the mean unit feature of each class under
+its local model, and the server keeps the means of each class, each twin counted by its images. That
+is the mean of the twins' features and not the feature of the mean model, so it is exact only when
+the local models are alike. A class that nobody sent keeps its last mean. Reduces to FedAvg's binary
+cross-entropy with memory, bit for bit, while there is no old model.
 """
 
 from collections.abc import Mapping, Sequence
@@ -57,13 +60,15 @@ class ICaRL(Method):
         head_loss: ``bce`` (paper; belongs to a learning rate of 2) or ``ce``.
         temperature: Of the distillation with ``ce`` (public re-implementation: 2).
         mean: ``by_images`` (FedAvg) or ``equal``.
-        sends_class_means: Upload mean features for the nearest mean; False uploads nothing but weights.
-        least_images: Classes of which a twin has fewer images are left out of its upload: a mean of few is nearly an image's own feature.
+        sends_class_means: Upload mean features for the nearest mean; False uploads nothing but
+            weights.
+        least_images: Classes of which a twin has fewer images are left out of its upload: a mean of
+            few is nearly an image's own feature.
     """
 
     uploads: ClassVar[tuple[str, ...]] = (
-        "the mean unit feature of each class that a twin trains on, and the number of images behind it, each round; "
-        "a mean of few images says much about each (least_images)",
+        "the mean unit feature of each class that a twin trains on, and the number of images "
+        "behind it, each round; a mean of few images says much about each (least_images)",
     )
 
     second_classifier: ClassVar[str] = "nearest mean"
@@ -109,7 +114,7 @@ class ICaRL(Method):
     def local_loss(
         self, network: IncrementalNetwork, batch: TrainingBatch, context: LocalContext
     ) -> Terms:
-        """Return classification and, where there is a teacher, distillation; with ``bce`` only new classes are classified then."""
+        """Return classification and, with a teacher, distillation (``bce``: of new classes)."""
         logits = network(batch.images).logits
         if context.old_network is None or not self.teaches:
             ones = logits.new_ones(len(batch.rows)).float()
@@ -129,7 +134,7 @@ class ICaRL(Method):
     def finish_local(
         self, network: IncrementalNetwork, context: LocalContext
     ) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor]]:
-        """Upload the mean unit feature of each class that was trained on; nothing where the context shows no images."""
+        """Upload the mean unit feature of each class that was trained on."""
         if context.images is None or not self.sends_class_means:
             return {}, context.kept
         images, rows = context.images()
@@ -162,7 +167,7 @@ def sums_by_class(
 def collect_class_means(
     server: ServerState, uploads: Sequence[Mapping[str, Tensor]]
 ) -> ServerState:
-    """Return the server with the mean of each class that arrived in this round; the others keep theirs.
+    """Return the server with the new mean of each class that arrived; the others keep theirs.
 
     An upload that is not one mean and one count per row of the head is left out.
     """
@@ -203,7 +208,7 @@ def class_means(server: ServerState) -> ClassMeans | None:
 
 
 def nearest_mean(features: Float[Tensor, "N D"], means: ClassMeans) -> Int[Tensor, " N"]:
-    """Return the class whose mean is nearest to each unit feature (iCaRL, algorithm 1); a class without a mean is never the answer."""
+    """Return the class whose known mean is nearest to each unit feature (iCaRL, algorithm 1)."""
     distance = torch.cdist(
         functional.normalize(features, dim=1),
         means.means,
@@ -213,7 +218,7 @@ def nearest_mean(features: Float[Tensor, "N D"], means: ClassMeans) -> Int[Tenso
 
 
 def nearest_mean_classifier(server: ServerState) -> Classifier | None:
-    """Return what names images by the global model's features and the class means; none before any mean arrived."""
+    """Return the nearest-mean classifier on the global model's features; none without means."""
     means = class_means(server)
     if means is None:
         return None

@@ -1,17 +1,21 @@
-"""LGA: gradient-adaptive classification and gradient-adaptive distillation, balanced by task, from the best old model.
+"""LGA: gradient-adaptive classification and distillation, balanced by task, from the old model.
 
-Source: Dong et al., No One Left Behind: Real-World Federated Class-Incremental Learning, TPAMI 2023 (arXiv:2302.00903), category-balanced
-gradient-adaptive compensation loss and category gradient-induced semantic distillation loss, in the form of the public code: sigmoids and
-binary cross-entropy averaged over batch and classes, groups that grow over the finished tasks, weights clamped to [0.5, 5]
-(``weighting: lga_cumulative_clamped``); the equation as typeset is ``paper_per_task``. The exponent is that of the twin's own classes, C_o
-/ (C_o + C_t); the code's t / (t + 1) is the same number for equal tasks all of which the twin took part in.
+Source: Dong et al., No One Left Behind: Real-World Federated Class-Incremental Learning, TPAMI 2023
+(arXiv:2302.00903), category-balanced gradient-adaptive compensation loss and category
+gradient-induced semantic distillation loss, in the form of the public code: sigmoids and binary
+cross-entropy averaged over batch and classes, groups that grow over the finished tasks, weights
+clamped to [0.5, 5] (``weighting: lga_cumulative_clamped``); the equation as typeset is
+``paper_per_task``. The exponent is that of the twin's own classes, C_o / (C_o + C_t); the code's t
+/ (t + 1) is the same number for equal tasks all of which the twin took part in.
 
-The proxy server's score: accuracy of the head on perturbed features of the reconstructed prototypes, 0 in a task's first rounds so that
-only its later ones compete. The code sets the radius of the perturbation to 0.15 in the first task and then computes it from raw training
-images on the server; here it stays what is configured, because no image leaves a hospital.
-Reduces to GLFC times 2 with ``weighting: none`` (and GLFC's ``weighted: false``) where there is an old model; to FedAvg's binary
-cross-entropy with memory, bit for bit, before a twin's first finished task without one; to FedKA without attention, bit for bit, where
-FedKA's weights of classification and distillation are 1 and its weighting is the same.
+The proxy server's score: accuracy of the head on perturbed features of the reconstructed
+prototypes, 0 in a task's first rounds so that only its later ones compete. The code sets the radius
+of the perturbation to 0.15 in the first task and then computes it from raw training images on the
+server; here it stays what is configured, because no image leaves a hospital. Reduces to GLFC times
+2 with ``weighting: none`` (and GLFC's ``weighted: false``) where there is an old model; to FedAvg's
+binary cross-entropy with memory, bit for bit, before a twin's first finished task without one; to
+FedKA without attention, bit for bit, where FedKA's weights of classification and distillation are 1
+and its weighting is the same.
 """
 
 from collections.abc import Mapping, Sequence
@@ -47,13 +51,17 @@ class LGA(Method):
     """LGA.
 
     Args:
-        lam: Weight of the whole loss (code: 1); 0.5 with ``weighting: none`` is GLFC without weights.
-        weighting: How gradients become weights: ``lga_cumulative_clamped`` (code), ``paper_per_task`` (as typeset) or ``none``.
+        lam: Weight of the whole loss (code: 1); 0.5 with ``weighting: none`` is GLFC without
+            weights.
+        weighting: How gradients become weights: ``lga_cumulative_clamped`` (code),
+            ``paper_per_task`` (as typeset) or ``none``.
         head_loss: ``bce`` (code; belongs to a learning rate of 2) or ``ce`` (as typeset).
         mean: ``equal`` (code) or ``by_images``.
-        radius: Scales the perturbation of features in the score (code: 0.15 in the first task); 0: none.
+        radius: Scales the perturbation of features in the score (code: 0.15 in the first task); 0:
+            none.
         copies: Perturbed copies of each feature (code: 5).
-        warm_up_rounds: First rounds of a task whose models score 0 (code: 6 of 10); where a task has no more, its last model is kept.
+        warm_up_rounds: First rounds of a task whose models score 0 (code: 6 of 10); where a task
+            has no more, its last model is kept.
         reconstruction: How prototypes are perturbed and recovered.
     """
 
@@ -76,7 +84,8 @@ class LGA(Method):
             raise ValueError(f"radius is {self.radius}; allowed: 0 or more")
         if self.copies < 1 or self.warm_up_rounds < 0:
             raise ValueError(
-                f"copies is {self.copies} and warm_up_rounds {self.warm_up_rounds}; allowed: 1 or more and 0 or more"
+                f"copies is {self.copies} and warm_up_rounds {self.warm_up_rounds}; allowed: 1 or "
+                "more and 0 or more"
             )
 
     @property
@@ -97,7 +106,7 @@ class LGA(Method):
     def local_loss(
         self, network: IncrementalNetwork, batch: TrainingBatch, context: LocalContext
     ) -> Terms:
-        """Return the weighted classification and, where there is a teacher, the distillation with the same weights."""
+        """Return weighted classification and, with a teacher, distillation weighted the same."""
         logits = network(batch.images).logits
         weights = gradient_weights(logits, batch.rows, context, self.head_loss, self.weighting)
         terms = {
@@ -122,7 +131,7 @@ class LGA(Method):
         return collect_prototypes(super().merge(own, arrived), arrived, self.reconstruction)
 
     def score(self, server: ServerState, observations: Sequence[Observation]) -> Score | None:
-        """Return the accuracy on perturbed features of the reconstructed prototypes; 0 in a task's first rounds."""
+        """Return the accuracy on perturbed prototype features; 0 in a task's first rounds."""
         score = score_on_perturbed_prototypes(server, self.radius, self.copies)
         if score is None or server.rounds_since_task_began > self.warm_up_rounds:
             return score

@@ -1,10 +1,11 @@
-"""LwM+FL: no exemplars; distillation of outputs and of attention from the model of the task before, all images alike.
+"""LwM+FL: learning without memory by distillation of outputs and of attention from the old model.
 
-Source: Dhar et al., Learning without Memorizing, CVPR 2019, eq. 2 (distillation), 4 (attention distillation) and 5 (their sum); "lwm+FL" is
-a baseline of FedKA's tables and defined there by its name alone: twins run LwM, the server averages as FedAvg does. The class whose
-attention is compared is the teacher's first choice, as in the paper. Gradient flows through the student's Grad-CAM (the public
-implementation best known detaches it, so that its attention loss trains nothing).
-Reduces to FedAvg, bit for bit, with ``distillation_weight: 0`` and ``attention_weight: 0``.
+Source: Dhar et al., Learning without Memorizing, CVPR 2019, eq. 2 (distillation), 4 (attention
+distillation) and 5 (their sum); "lwm+FL" is a baseline of FedKA's tables and defined there by its
+name alone: twins run LwM, the server averages as FedAvg does. The class whose attention is compared
+is the teacher's first choice, as in the paper. Gradient flows through the student's Grad-CAM (the
+public implementation best known detaches it, so that its attention loss trains nothing). Reduces to
+FedAvg, bit for bit, with ``distillation_weight: 0`` and ``attention_weight: 0``.
 """
 
 from functools import partial
@@ -32,7 +33,8 @@ class LwM(Method):
         attention_weight: gamma, weight of the attention distillation (public implementation: 1).
         temperature: Of the distillation with ``ce`` (public implementation: 2).
         head_loss: ``ce`` (paper) or ``bce`` (belongs to FedKA's learning rate of 2).
-        attention_layer: ``last``: maps after the fourth stage, closed form; ``middle``: after the third, by autograd.
+        attention_layer: ``last``: maps after the fourth stage, closed form; ``middle``: after the
+            third, by autograd.
         attention_reduction: Over positions; ``mean`` where the sum diverges.
         mean: ``by_images`` (FedAvg) or ``equal``.
     """
@@ -65,7 +67,7 @@ class LwM(Method):
 
     @property
     def per_sample_loss(self) -> bool:
-        """Whether the loss is a mean over images of outputs: the attention of a class looks at the head's weights."""
+        """Whether the loss is a mean over images: attention, which reads the head, is not."""
         return not self.attention_weight
 
     def local_loss(
@@ -102,7 +104,7 @@ class LwM(Method):
     def _look(
         self, teacher: IncrementalNetwork, images: Tensor, rows: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Return the teacher's logits and its attention to its first choice: the top base class, as it knows no other."""
+        """Return the teacher's logits and its attention to its first choice, the top base class."""
         outputs = teacher(images)
         return outputs.logits, attention(
             teacher, outputs, outputs.logits.argmax(1), self.attention_layer

@@ -1,12 +1,15 @@
-"""PODNet+FL: distillation of pooled maps of every available stage and of features, stronger the more classes are old.
+"""PODNet+FL: distillation of pooled maps and of features, stronger the more classes are old.
 
-Source: Douillard et al., PODNet: Pooled Outputs Distillation for Small-Tasks Incremental Learning, ECCV 2020, eq. 4 (POD-spatial), 6
-(POD-flat) and 8 (their sum), weights times sqrt(C / C_new) as in its section 4. Twins run PODNet, the server averages as FedAvg does.
+Source: Douillard et al., PODNet: Pooled Outputs Distillation for Small-Tasks Incremental Learning,
+ECCV 2020, eq. 4 (POD-spatial), 6 (POD-flat) and 8 (their sum), weights times sqrt(C / C_new) as in
+its section 4. Twins run PODNet, the server averages as FedAvg does.
 
-What differs: the head is this platform's linear one with cross-entropy, not the paper's cosine classifier with 10 proxies per class and its
-margin loss, because every method here shares one head that grows; so there is no balanced fine-tuning of proxies either. POD-spatial is
-over the two stages whose maps a forward pass gives (the last and the one before), not all.
-Reduces to FedAvg with memory, bit for bit, with ``spatial_weight: 0`` and ``flat_weight: 0``, and while there is no old model.
+What differs: the head is this platform's linear one with cross-entropy, not the paper's cosine
+classifier with 10 proxies per class and its margin loss, because every method here shares one head
+that grows; so there is no balanced fine-tuning of proxies either. POD-spatial is over the two
+stages whose maps a forward pass gives (the last and the one before), not all. Reduces to FedAvg
+with memory, bit for bit, with ``spatial_weight: 0`` and ``flat_weight: 0``, and while there is no
+old model.
 """
 
 from math import sqrt
@@ -28,7 +31,8 @@ class PODNet(Method):
     """PODNet+FL.
 
     Args:
-        spatial_weight: lambda_c, weight of POD-spatial (authors' CIFAR-100 setting: 3; a public re-implementation: 5).
+        spatial_weight: lambda_c, weight of POD-spatial (authors' CIFAR-100 setting: 3; a public
+            re-implementation: 5).
         flat_weight: lambda_f, weight of POD-flat (both: 1).
         head_loss: ``ce`` or ``bce`` of the linear head.
         mean: ``by_images`` (FedAvg) or ``equal``.
@@ -58,7 +62,7 @@ class PODNet(Method):
     def local_loss(
         self, network: IncrementalNetwork, batch: TrainingBatch, context: LocalContext
     ) -> Terms:
-        """Return classification and, where there is a teacher, both distillations times sqrt(C / C_new)."""
+        """Return classification and, with a teacher, both distillations times sqrt(C / C_new)."""
         outputs = network(batch.images)
         ones = outputs.logits.new_ones(len(batch.rows)).float()
         terms = {

@@ -1,7 +1,7 @@
-"""Prototypes on their way from twin to proxy server: encode, reconstruct, score. Shared by the methods that choose the old model this way.
+"""Prototypes by which the proxy server scores models: encode, reconstruct, score.
 
-Source: FedKA section 2.1 and GLFC (Dong et al., CVPR 2022, section 3.4); what was read from public code stands in the notes on methods,
-2.9.
+Source: FedKA section 2.1 and GLFC (Dong et al., CVPR 2022, section 3.4); what was read from public
+code stands in the notes on methods, 2.9.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -45,7 +45,7 @@ _VARIANTS = 4  # augmented copies of each reconstruction in the test
 def encode_prototypes(
     network: IncrementalNetwork, context: LocalContext, config: ReconstructionConfig
 ) -> Mapping[str, Tensor]:
-    """Return the upload of a twin whose task has just begun: gradients [P, G] and the prototypes' shape; else nothing."""
+    """Return gradients [P, G] and the prototypes' shape where a task has just begun."""
     if not context.fresh_task or context.prototypes is None:
         return {}
     images, rows = context.prototypes(network)
@@ -62,7 +62,7 @@ def encode_prototypes(
 def collect_prototypes(
     server: ServerState, arrived: Sequence[Arrived], config: ReconstructionConfig
 ) -> ServerState:
-    """Reconstruct what arrived, in one batch, and add it to the present task's test; a new task starts with an empty one.
+    """Reconstruct what arrived and add it to the open task's test; a new task starts an empty one.
 
     Uploads that do not have the public network's size are left out: they cannot be inverted.
     """
@@ -88,7 +88,7 @@ def collect_prototypes(
 
 
 def _shape_of(upload: Mapping[str, Tensor], classes: int) -> tuple[int, int, int] | None:
-    """Return the shape that an upload claims for its prototypes; none where no image has it or the gradients are not of its size."""
+    """Return the image shape that an upload claims; none where it cannot be or the size differs."""
     claimed, gradients = upload["prototype_shape"], upload["prototype_gradients"]
     if claimed.shape != (3,) or claimed.is_floating_point() or gradients.ndim != 2:
         return None
@@ -122,7 +122,7 @@ def _reconstruct(
 
 
 def score_on_prototypes(server: ServerState) -> Score | None:
-    """Return the global model's accuracy on the reconstructions of the present task; none before the first arrives."""
+    """Return the global model's accuracy on the reconstructions of the open task, or none."""
     answers = _asked(server, logits_of)
     if answers is None:
         return None
@@ -134,12 +134,13 @@ def score_on_prototypes(server: ServerState) -> Score | None:
 
 
 def score_on_perturbed_prototypes(server: ServerState, radius: float, copies: int) -> Score | None:
-    """Return the head's accuracy on perturbed features of the reconstructions of the present task; none before the first arrives.
+    """Return the head's accuracy on perturbed features of the open task's reconstructions, or none.
 
-    Source: LGA (Dong et al., TPAMI 2023), as read from its public code: each feature is copied, and each copy moved by ``radius * N(0,
-    v^2)``, v the variance of each dimension within the class (the code takes the squared variance for a standard deviation), inside the
-    ball of squared radius ``0.1 sum v^2``. The code draws again while a move ends outside, perhaps for ever; here it is shortened to the
-    ball's surface. The draws of a task are the same for each of its models.
+    Source: LGA (Dong et al., TPAMI 2023), as read from its public code: each feature is copied, and
+    each copy moved by ``radius * N(0, v^2)``, v the variance of each dimension within the class
+    (the code takes the squared variance for a standard deviation), inside the ball of squared
+    radius ``0.1 sum v^2``. The code draws again while a move ends outside, perhaps for ever; here
+    it is shortened to the ball's surface. The draws of a task are the same for each of its models.
 
     Args:
         server: Holds the reconstructions.
@@ -169,7 +170,7 @@ def score_on_perturbed_prototypes(server: ServerState, radius: float, copies: in
 def _asked(
     server: ServerState, ask: Callable[[IncrementalNetwork, Tensor], Tensor]
 ) -> tuple[Tensor, Tensor] | None:
-    """Return what the global model answers to the reconstructions of the present task, and their rows; none before the first arrives."""
+    """Return the model's outputs for the open task's reconstructions and their rows; or none."""
     images, rows = server.kept.get("prototype_images"), server.kept.get("prototype_rows")
     if images is None or rows is None:
         return None

@@ -1,13 +1,16 @@
-"""SCAFFOLD: each step is corrected by the difference of everyone's mean gradient and the twin's own, so that twins do not drift apart.
+"""SCAFFOLD: control variates correct each step, so that twins do not drift apart.
 
-Source: Karimireddy et al., SCAFFOLD: Stochastic Controlled Averaging for Federated Learning, ICML 2020, arXiv:1910.06378, algorithm 1,
-option II, with a global step size of 1. The corrected gradient ``g + c - c_i`` is the gradient of ``loss + <c - c_i, y>``; for a constant
-gradient g, SGD with momentum moves by ``S g``, S as ``total_step`` says, so S stands where the paper has ``K * learning rate``.
-Control variates belong to parameters; batch normalisation's statistics are averaged as in FedAvg. Where the head has grown they are 0.
+Source: Karimireddy et al., SCAFFOLD: Stochastic Controlled Averaging for Federated Learning, ICML
+2020, arXiv:1910.06378, algorithm 1, option II, with a global step size of 1. The corrected gradient
+``g + c - c_i`` is the gradient of ``loss + <c - c_i, y>``; for a constant gradient g, SGD with
+momentum moves by ``S g``, S as ``total_step`` says, so S stands where the paper has ``K * learning
+rate``. Control variates belong to parameters; batch normalisation's statistics are averaged as in
+FedAvg. Where the head has grown they are 0.
 
-The server knows w, w_i and c: a twin that sends the number S has told it ``c_i+ - c_i = (w - w_i) / S - c``, and uploads nothing more.
-Its first round is FedAvg (``mean: equal``), bit for bit: all control variates are 0. ``training.gradient_clip`` clips the corrected
-gradient, and weight decay is part of it; the paper has neither.
+The server knows w, w_i and c: a twin that sends the number S has told it ``c_i+ - c_i = (w - w_i) /
+S - c``, and uploads nothing more. Its first round is FedAvg (``mean: equal``), bit for bit: all
+control variates are 0. ``training.gradient_clip`` clips the corrected gradient, and weight decay is
+part of it; the paper has neither.
 """
 
 from collections.abc import Mapping, Sequence
@@ -40,9 +43,11 @@ class SCAFFOLD(AveragingMethod):
     """SCAFFOLD.
 
     Args:
-        num_twins: N of the paper: all twins, so that c moves by the share of those that took part. 0: those whose updates have been
-            accepted so far, which keeps c the mean of their c_i while hospitals join; never less than those.
-        mean: Of the models: ``equal`` (the paper) or ``by_images``. Control variates always count the same.
+        num_twins: N of the paper: all twins, so that c moves by the share of those that took part.
+            0: those whose updates have been accepted so far, which keeps c the mean of their c_i
+            while hospitals join; never less than those.
+        mean: Of the models: ``equal`` (the paper) or ``by_images``. Control variates always count
+            the same.
     """
 
     uploads: ClassVar[tuple[str, ...]] = (
@@ -131,7 +136,7 @@ class SCAFFOLD(AveragingMethod):
     def _moved(
         self, server: ServerState, updates: Sequence[TwinUpdate], before: int, after: int
     ) -> Weights:
-        """Return c+ = (before * c + sum of (c_i+ - c_i)) / after; with as many twins as before it is algorithm 1, line 17."""
+        """Return c+ = (before * c + sum of (c_i+ - c_i)) / after: algorithm 1, line 17."""
         control = padded(with_label("control", server.kept), num_rows(server.weights))
         moved = {}
         for name, value in parameters_of(server.weights).items():
@@ -160,8 +165,9 @@ def correction_of(context: LocalContext) -> Weights:
 def total_step(context: LocalContext) -> float:
     """Return S: how far a constant gradient of 1 moves a weight in this round.
 
-    Step k of SGD with momentum rho moves by ``learning rate * (1 - rho^k) / (1 - rho)``. Without momentum S is the sum of the learning
-    rates; with one learning rate it is ``(K - rho (1 - rho^K) / (1 - rho)) / (1 - rho) * learning rate``, as in the notes on methods.
+    Step k of SGD with momentum rho moves by ``learning rate * (1 - rho^k) / (1 - rho)``. Without
+    momentum S is the sum of the learning rates; with one learning rate it is ``(K - rho (1 - rho^K)
+    / (1 - rho)) / (1 - rho) * learning rate``, as in the notes on methods.
     """
     each = context.num_steps // len(context.learning_rates)
     rates = [rate for rate in context.learning_rates for _ in range(each)]

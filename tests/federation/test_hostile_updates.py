@@ -1,5 +1,6 @@
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -97,7 +98,7 @@ def hospitals(images: Batch) -> SimulatedHospitals:
 
 @pytest.fixture(scope="module")
 def trained() -> dict[bytes, TwinUpdate]:
-    """What twins of FedAvg made of which broadcast: tests that come by the same model train once."""
+    """Updates of FedAvg by broadcast: tests that come by the same model train once."""
     return {}
 
 
@@ -168,8 +169,8 @@ def test_no_kind_of_hostile_update_stops_or_poisons_a_defended_federation(
     images: Batch,
     trained: dict[bytes, TwinUpdate],
     honest: ServerState,
-    kind: str,
-    rule: str,
+    kind: Any,
+    rule: Any,
 ) -> None:
     server, records = play(hospitals, KINDS[kind], RULES[rule], trained)
     assert server.round == ROUNDS == len(records)
@@ -180,7 +181,7 @@ def test_no_kind_of_hostile_update_stops_or_poisons_a_defended_federation(
 
 @pytest.mark.parametrize("kind", SCREENED)
 def test_what_screening_turns_away_changes_the_model_as_silence_does_bit_for_bit(
-    hospitals: SimulatedHospitals, trained: dict[bytes, TwinUpdate], kind: str
+    hospitals: SimulatedHospitals, trained: dict[bytes, TwinUpdate], kind: Any
 ) -> None:
     expected, _ = play(hospitals, Kind(silent), RobustConfig(), trained)
     server, records = play(hospitals, KINDS[kind], RobustConfig(), trained)
@@ -197,7 +198,7 @@ def test_what_screening_turns_away_changes_the_model_as_silence_does_bit_for_bit
     ["NaN", "huge norm (x 1e6)", "scaled x 100", "sign-flipped, hidden under screening's norm"],
 )
 def test_without_a_defence_the_same_update_ruins_the_model(
-    hospitals: SimulatedHospitals, images: Batch, trained: dict[bytes, TwinUpdate], kind: str
+    hospitals: SimulatedHospitals, images: Batch, trained: dict[bytes, TwinUpdate], kind: Any
 ) -> None:
     server, _ = play(hospitals, KINDS[kind], None, trained)
     assert accuracy(server, images) < 0.6
@@ -205,7 +206,7 @@ def test_without_a_defence_the_same_update_ruins_the_model(
 
 @pytest.mark.parametrize("kind", ["wrong shape", "extra tensor"])
 def test_without_a_defence_the_same_update_stops_the_run(
-    hospitals: SimulatedHospitals, trained: dict[bytes, TwinUpdate], kind: str
+    hospitals: SimulatedHospitals, trained: dict[bytes, TwinUpdate], kind: Any
 ) -> None:
     with pytest.raises((RuntimeError, KeyError)):
         play(hospitals, KINDS[kind], None, trained)
@@ -226,7 +227,7 @@ def test_a_strangers_and_a_second_answer_change_nothing(
     hospitals: SimulatedHospitals, honest: ServerState, trained: dict[bytes, TwinUpdate]
 ) -> None:
     class Crowded(HostileEngine):
-        def train(self, method: FedAvg, broadcasts: dict[str, Broadcast]) -> list[TwinUpdate]:  # type: ignore[no-untyped-def]
+        def train(self, method: Method, broadcasts: Mapping[str, Broadcast]) -> list[TwinUpdate]:
             updates = list(super().train(method, broadcasts))
             wild = [
                 replace(each, weights={name: value * 0 for name, value in each.weights.items()})
@@ -249,7 +250,7 @@ def test_with_two_answers_left_a_robust_round_keeps_the_model_and_the_run_goes_o
     hospitals: SimulatedHospitals,
 ) -> None:
     class Late(HostileEngine):
-        def train(self, method: FedAvg, broadcasts: dict[str, Broadcast]) -> list[TwinUpdate]:  # type: ignore[no-untyped-def]
+        def train(self, method: Method, broadcasts: Mapping[str, Broadcast]) -> list[TwinUpdate]:
             return list(super().train(method, broadcasts))[:2]
 
     for rule in RULES.values():
@@ -290,7 +291,7 @@ DEFENDED = {
     ],
 )
 def test_every_method_learns_under_every_rule_beside_a_twin_with_wild_uploads(
-    hospitals: SimulatedHospitals, images: Batch, name: str, rule: str
+    hospitals: SimulatedHospitals, images: Batch, name: str, rule: Any
 ) -> None:
     method = METHODS[name]()
     if isinstance(method, FedKA | GLFC | LGA):
@@ -311,5 +312,6 @@ def test_every_method_learns_under_every_rule_beside_a_twin_with_wild_uploads(
         if value.is_floating_point()
     )
     assert any(record.accepted for record in records)
-    # The centre of Gram matrices need not be one, and a head solved from it need not be good: see docs/security.md.
+    # The centre of Gram matrices need not be one, and a head solved from it need not be good: see
+    # docs/security.md.
     assert name == "analytic" or accuracy(server, images) > 0.5

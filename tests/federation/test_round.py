@@ -63,7 +63,7 @@ def play(
     engine: ProcessEngine | SequentialEngine | None = None,
     poison: Callable[..., Any] | None = None,
     config: RoundConfig | None = None,
-) -> tuple[Any, ...] | None:
+) -> tuple[Any, ...]:
     engine = engine or SequentialEngine(hospitals)
     server, proxy, records = (
         new_server(NETWORK, seed=3, settle_rounds=0),

@@ -3,6 +3,7 @@ from dataclasses import replace
 from math import ceil
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import pydantic
 import pytest
@@ -45,7 +46,7 @@ def server(tiny_network: NetworkConfig) -> ServerState:
 
 
 def honest(server: ServerState, count: int, seed: int = 0) -> list[TwinUpdate]:
-    """Updates that lie about 0.1 around the global model, each of another number of images, counters and statistics moved as well."""
+    """Updates about 0.1 around the global model, each of another number of images."""
     generator = torch.Generator().manual_seed(seed)
 
     def moved(value: torch.Tensor, index: int) -> torch.Tensor:
@@ -79,7 +80,7 @@ def same(one: Weights, other: Weights) -> bool:
 
 
 def slow_trimmed_mean(values: list[list[float]], trim: int) -> list[float]:
-    """Yin et al. 2018, definition 2: per coordinate, the mean of what is left of the sorted values without the beta n at each end."""
+    """Yin et al. 2018, definition 2: each coordinate's mean without beta n values at each end."""
     centre = []
     for coordinate in zip(*values, strict=True):
         left = sorted(coordinate)
@@ -91,7 +92,7 @@ def slow_trimmed_mean(values: list[list[float]], trim: int) -> list[float]:
 
 
 def slow_krum(vectors: list[list[float]], num_byzantine: int) -> list[float]:
-    """Blanchard et al. 2017, section 4: s(i), the sum of |V_i - V_j|^2 over the n - f - 2 vectors V_j that are nearest to V_i."""
+    """Blanchard et al. 2017, section 4: sum of |V_i - V_j|^2 over the n - f - 2 nearest V_j."""
     scores = []
     for i, own in enumerate(vectors):
         squares = []
@@ -268,7 +269,7 @@ def test_krum_leaves_the_parameters_of_those_chosen_as_they_are(server: ServerSt
 @pytest.mark.parametrize("rule", ["median", "trimmed_mean"])
 @pytest.mark.parametrize("num_byzantine", [1, 2, 3])
 def test_no_hostile_minority_moves_the_centre_out_of_the_honest_range(
-    server: ServerState, rule: str, num_byzantine: int
+    server: ServerState, rule: Any, num_byzantine: int
 ) -> None:
     good = honest(server, num_byzantine + 1)
     bad = [
@@ -453,7 +454,10 @@ def test_a_round_with_too_few_updates_keeps_the_model_and_says_why(
     for count in range(1, least):
         accepted, rejected = defend(honest(server, count), server, NO_UPLOADS, config)
         assert not accepted and len(rejected) == count
-        expected = f"{config.rule} against {config.num_byzantine} hostile twins takes {least} updates; this round has {count}: "
+        expected = (
+            f"{config.rule} against {config.num_byzantine} hostile twins takes {least} updates; "
+            f"this round has {count}: "
+        )
         assert {each.reason for each in rejected} == {expected + "the model stays as it was"}
     assert defend(honest(server, least), server, NO_UPLOADS, config)[0]
     assert defend([], server, NO_UPLOADS, config) == ((), ())
@@ -488,7 +492,7 @@ def test_a_round_with_too_few_updates_for_krum_takes_the_median(
         ({"clip": 1.0}, "clip"),
     ],
 )
-def test_a_setting_out_of_range_is_refused(settings: dict[str, object], message: str) -> None:
+def test_a_setting_out_of_range_is_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(pydantic.ValidationError, match=re.escape(message)):
         RobustConfig(**settings)
 

@@ -31,7 +31,7 @@ def update_of(server: ServerState, **changes: torch.Tensor) -> TwinUpdate:
     )
 
 
-def reason(update: TwinUpdate, server: ServerState, config: ScreeningConfig = CONFIG) -> str | None:
+def reason(update: TwinUpdate, server: ServerState, config: ScreeningConfig = CONFIG) -> str:
     accepted, rejected = screen([update], server, ["north", "south"], DECLARED, config)
     assert len(accepted) + len(rejected) == 1
     return rejected[0].reason if rejected else None

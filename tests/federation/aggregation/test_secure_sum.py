@@ -69,7 +69,7 @@ class SimulatedHospitals:
         self.on_the_way = on_the_way
         self.calls, self.seen = [], []
 
-    def __call__(self, verb: str, messages: dict[str, Any]) -> dict[str, Any]:
+    def __call__(self, verb: Any, messages: dict[str, Any]) -> dict[str, Any]:
         answers = {}
         for name, message in messages.items():
             try:
@@ -101,7 +101,7 @@ def mean_of(updates: list[TwinUpdate], mean: Any) -> Weights:
 
 
 def check_is_mean_of(
-    result: SecureSum, names: list[str] | tuple[str, ...], mean: str = "by_images"
+    result: SecureSum, names: list[str] | tuple[str, ...], mean: Any = "by_images"
 ) -> None:
     updates = [update_of(name) for name in names]
     expected = mean_of(updates, mean)
@@ -118,7 +118,7 @@ def check_is_mean_of(
 
 
 @pytest.mark.parametrize("mean", ["by_images", "equal"])
-def test_the_sum_is_the_mean_of_all_hospitals_as_one_update(mean: str) -> None:
+def test_the_sum_is_the_mean_of_all_hospitals_as_one_update(mean: Any) -> None:
     hospitals = SimulatedHospitals()
     result = secure_sum(broadcasts(), mean, CONFIG, hospitals)
     check_is_mean_of(result, NAMES, mean)
@@ -181,7 +181,7 @@ def test_two_that_drop_out_one_after_the_other_need_two_restarts() -> None:
 
 
 def test_who_does_not_train_is_left_out_without_a_restart() -> None:
-    def fail(verb: str, call: int, answers: dict[str, Any]) -> dict[str, Any]:
+    def fail(verb: Any, call: int, answers: dict[str, Any]) -> dict[str, Any]:
         return {**answers, "west": OSError("out of memory")} if verb == "seal" else answers
 
     result = secure_sum(broadcasts(), "by_images", CONFIG, SimulatedHospitals(on_the_way=fail))
@@ -272,7 +272,7 @@ def test_a_repeated_round_without_one_of_them_has_no_sum_and_says_whose_it_could
 
 
 def test_half_of_the_hospitals_cannot_choose_by_a_lie_who_is_summed() -> None:
-    def lie(verb: str, call: int, answers: dict[str, Any]) -> dict[str, Any]:
+    def lie(verb: Any, call: int, answers: dict[str, Any]) -> dict[str, Any]:
         lying = (
             {
                 name: replace(answers[name], opened_for=("centre", "east", "west"))
@@ -291,7 +291,7 @@ def test_half_of_the_hospitals_cannot_choose_by_a_lie_who_is_summed() -> None:
 def test_a_vector_that_comes_late_is_an_answer_to_another_roster_and_is_left_out() -> None:
     late = {}
 
-    def delay(verb: str, call: int, answers: dict[str, Any]) -> dict[str, Any]:
+    def delay(verb: Any, call: int, answers: dict[str, Any]) -> dict[str, Any]:
         if verb == "mask" and call == 1:
             late["south"] = answers.pop("south")
             answers.pop("east")
@@ -340,7 +340,7 @@ WRONG_ANSWERS = {
 @pytest.mark.parametrize(
     ("verb", "what"), [(verb, what) for verb, kinds in WRONG_ANSWERS.items() for what in kinds]
 )
-def test_an_answer_that_is_no_answer_leaves_its_hospital_out(verb: str, what: str) -> None:
+def test_an_answer_that_is_no_answer_leaves_its_hospital_out(verb: Any, what: str) -> None:
     def spoil(asked: str, call: int, answers: dict[str, Any]) -> dict[str, Any]:
         return (
             {**answers, "east": WRONG_ANSWERS[verb][what](answers["east"])}
@@ -362,7 +362,7 @@ def test_an_answer_that_is_no_answer_leaves_its_hospital_out(verb: str, what: st
     ],
 )
 def test_a_wrong_opening_ends_the_round(spoil: Callable[..., Any]) -> None:
-    def wrong(verb: str, call: int, answers: dict[str, Any]) -> dict[str, Any]:
+    def wrong(verb: Any, call: int, answers: dict[str, Any]) -> dict[str, Any]:
         return {**answers, "east": spoil(answers["east"])} if verb == "open" else answers
 
     assert (
@@ -372,7 +372,7 @@ def test_a_wrong_opening_ends_the_round(spoil: Callable[..., Any]) -> None:
 
 
 def test_two_hospitals_with_one_key_are_both_left_out() -> None:
-    def copy(verb: str, call: int, answers: dict[str, Any]) -> dict[str, Any]:
+    def copy(verb: Any, call: int, answers: dict[str, Any]) -> dict[str, Any]:
         return (
             {**answers, "east": replace(answers["east"], public_key=answers["west"].public_key)}
             if verb == "seal"
@@ -389,7 +389,7 @@ def test_a_replayed_seal_makes_its_own_hospital_refuse_and_the_others_are_summed
     secure_sum(broadcasts(), "by_images", CONFIG, before)
     old = next(each for each in before.seen if isinstance(each, Sealed) and each.twin_id == "east")
 
-    def replay(verb: str, call: int, answers: dict[str, Any]) -> dict[str, Any]:
+    def replay(verb: Any, call: int, answers: dict[str, Any]) -> dict[str, Any]:
         return {**answers, "east": old} if verb == "seal" else answers
 
     result = secure_sum(broadcasts(), "by_images", CONFIG, SimulatedHospitals(on_the_way=replay))
@@ -408,7 +408,7 @@ def test_the_same_hospitals_give_the_same_bits_whatever_the_keys() -> None:
 @pytest.mark.parametrize(
     "wrong", [{"minimum_hospitals": 2}, {"max_restarts": -1}, {"max_images": 0}, {"threshold": 1}]
 )
-def test_a_configuration_that_protects_nothing_is_refused(wrong: dict[str, int]) -> None:
+def test_a_configuration_that_protects_nothing_is_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):
         SecureAggregationConfig(**wrong)
 
@@ -438,7 +438,7 @@ def test_which_methods_are_sums_of_weights_and_nothing_more() -> None:
 )
 @pytest.mark.parametrize("mean", ["by_images", "equal"])
 def test_a_method_that_is_a_sum_gives_the_same_server_for_the_sum_as_for_all(
-    method: Any, mean: str
+    method: Any, mean: Any
 ) -> None:
     method = replace(method, mean=mean)
     assert method.sums == mean

@@ -1,5 +1,6 @@
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -33,7 +34,7 @@ def test_workers_times_threads_never_exceeds_the_cores(
 
 
 @pytest.mark.parametrize("wrong", [{"workers": 0}, {"threads": 0}, {"worker": 1}])
-def test_an_engine_that_cannot_be_is_refused(wrong: dict[str, int]) -> None:
+def test_an_engine_that_cannot_be_is_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):
         EngineConfig(**wrong)
 
@@ -51,7 +52,7 @@ def test_auto_takes_worker_processes_where_a_cpu_has_cores_for_several(
     monkeypatch: pytest.MonkeyPatch,
     cores: int,
     threads: int,
-    device: str,
+    device: Any,
     processes: int,
 ) -> None:
     made = []

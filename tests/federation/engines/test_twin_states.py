@@ -50,7 +50,7 @@ def play(
     rounds: int,
     start: tuple[Any, ...] | None = None,
     config: RoundConfig = TWO,
-) -> tuple[Any, ...] | None:
+) -> tuple[Any, ...]:
     """Run rounds; returns what is needed to go on."""
     server, proxy = start or (
         new_server(hospitals.setting.network, seed=3, settle_rounds=0),

@@ -86,7 +86,7 @@ TYPOS = {
 
 @pytest.mark.parametrize("level", TYPOS)
 def test_a_typo_at_any_level_is_an_error_that_suggests_the_right_key(
-    write: Callable[..., Any], level: str
+    write: Callable[..., Any], level: Any
 ) -> None:
     sections, wrong, right = TYPOS[level]
     with pytest.raises(ConfigError) as caught:

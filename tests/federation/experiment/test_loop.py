@@ -3,12 +3,19 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 from safetensors.torch import load_file
 
+from federation.experiment.checkpoint import (
+    Checkpoint,
+    CheckpointError,
+    load_checkpoint,
+    save_checkpoint,
+)
 from federation.experiment.config import ExperimentConfig, load_experiment
 from federation.experiment.loop import ExperimentError, RunCallbacks, run_experiment, with_seed
 from federation.experiment.run_folder import RunFolder
@@ -40,7 +47,10 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_run_leaves_every_promised_result(finished: Path) -> None:
     results = json.loads((finished / "results.json").read_text())
-    promised = "average_accuracy last_accuracy macro_f1 forgetting accuracy_matrix detection seconds images_trained config_digest code_version"
+    promised = (
+        "average_accuracy last_accuracy macro_f1 forgetting accuracy_matrix detection seconds "
+        "images_trained config_digest code_version"
+    )
     assert set(promised.split()) <= results.keys()
     assert [len(row) for row in results["accuracy_matrix"]] == [1, 2]
     assert results["images_trained"] > 0 and 0 <= results["last_accuracy"] <= 1
@@ -75,25 +85,82 @@ class Stop(Exception):
     pass
 
 
-@pytest.mark.parametrize("when", [0, 3, 5])
-def test_a_run_stopped_after_a_round_and_resumed_equals_an_uninterrupted_one(
-    finished: Path, tmp_path: Path, when: int
-) -> None:
-    def stop(record: dict[str, Any]) -> None:
+def stopped_after(when: int, out: Path) -> None:
+    """Run until what happened in a round, from 0, has been shown."""
+
+    def stop(record: Mapping[str, Any]) -> None:
         if record["kind"] == "round" and record["round"] == when:
             raise Stop
 
-    with pytest.raises(
-        Stop
-    ):  # between the round's record and its checkpoint: the round is repeated
-        run_experiment(config(), tmp_path, callbacks=RunCallbacks(record=stop))
-    if when:
+    with pytest.raises(Stop):
+        run_experiment(config(), out, callbacks=RunCallbacks(record=stop))
+
+
+def stopped_before_checkpoint(number: int, out: Path) -> None:
+    """Run until a checkpoint, from 1, is about to be saved: its records are written."""
+    saved = []
+
+    def save(folder: Path, checkpoint: Checkpoint) -> Path:
+        saved.append(checkpoint)
+        if len(saved) == number:
+            raise Stop
+        return save_checkpoint(folder, checkpoint)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Stop):
+        patch.setattr("federation.experiment.loop.save_checkpoint", save)
+        run_experiment(config(), out)
+
+
+@pytest.mark.parametrize("when", [0, 3, 5])
+def test_what_was_shown_is_saved_and_a_resumed_run_equals_an_uninterrupted_one(
+    finished: Path, tmp_path: Path, when: int
+) -> None:
+    stopped_after(when, tmp_path)
+    assert load_checkpoint(tmp_path / "checkpoint").server.round == when + 1
+    run_experiment(config(), tmp_path, resume=True)
+    assert comparable(tmp_path) == comparable(finished)
+    assert RunFolder(tmp_path).read_records()[-1] == RunFolder(finished).read_records()[-1]
+
+
+def test_a_round_that_ended_before_its_checkpoint_is_repeated(
+    finished: Path, tmp_path: Path
+) -> None:
+    stopped_before_checkpoint(4, tmp_path)
+    run_experiment(config(), tmp_path, resume=True)
+    assert comparable(tmp_path) == comparable(finished)
+
+
+@pytest.mark.parametrize("resume", [True, False])
+def test_a_run_that_ended_before_its_first_checkpoint_begins_anew(
+    finished: Path, tmp_path: Path, resume: bool
+) -> None:
+    stopped_before_checkpoint(1, tmp_path)
+    run_experiment(config(), tmp_path, resume=resume)
+    assert comparable(tmp_path) == comparable(finished)
+
+
+def cut_records(out: Path, count: int) -> None:
+    records = out / "records.jsonl"
+    lines = records.read_text().splitlines(keepends=True)
+    records.write_text("".join(lines[: len(lines) - count]) + lines[-count][:20])
+
+
+def test_a_run_whose_last_record_was_lost_repeats_that_round(
+    finished: Path, tmp_path: Path
+) -> None:
+    stopped_after(4, tmp_path)
+    cut_records(tmp_path, 1)
+    run_experiment(config(), tmp_path, resume=True)
+    assert comparable(tmp_path) == comparable(finished)
+
+
+def test_a_run_that_lost_more_records_than_checkpoints_can_bring_back_says_so(
+    tmp_path: Path,
+) -> None:
+    stopped_after(4, tmp_path)
+    cut_records(tmp_path, 4)
+    with pytest.raises(CheckpointError, match=r"counts on \d+ records, of which \d+ are whole"):
         run_experiment(config(), tmp_path, resume=True)
-        assert comparable(tmp_path) == comparable(finished)
-        assert RunFolder(tmp_path).read_records()[-1] == RunFolder(finished).read_records()[-1]
-    else:
-        with pytest.raises(ValueError, match="no finished round was saved"):
-            run_experiment(config(), tmp_path, resume=True)
 
 
 def test_a_run_killed_in_the_middle_and_resumed_equals_an_uninterrupted_one(
@@ -175,7 +242,7 @@ def test_a_failing_disk_ends_the_run_with_its_last_checkpoint_whole(
 
     save, calls = room.save_file, []
 
-    def full(*arguments: Any, **keywords: Any) -> None:
+    def full(*arguments: Any, **keywords: Any) -> Any:
         calls.append(1)
         if len(calls) == 3:
             raise OSError(28, "No space left on device")

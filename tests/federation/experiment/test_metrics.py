@@ -44,14 +44,20 @@ def test_accuracy_and_macro_f1_are_those_of_scikit_learn(
     confusion = matrix_of(truth, [guess for _, guess in both], classes)
     names = list(range(classes))
     assert accuracy(confusion) == pytest.approx(accuracy_score(truth, predicted))
+    occurring = sorted({*truth, *predicted} - {99})
     assert macro_f1(confusion) == pytest.approx(
-        f1_score(truth, predicted, labels=names, average="macro", zero_division=0)
+        f1_score(truth, predicted, labels=occurring, average="macro", zero_division=0)
     )
     recalls = recall_score(truth, predicted, labels=names, average=None, zero_division=0)
     assert accuracy_per_class(confusion) == pytest.approx(recalls)
     assert (
         confusion.tolist() == sklearn_confusion(truth, predicted, labels=[*names, 99])[:-1].tolist()
     )
+
+
+def test_a_class_without_images_and_predictions_does_not_count() -> None:
+    confusion = matrix_of([0, 0, 1, 2], [0, 0, 1, 2], 4)
+    assert (accuracy(confusion), macro_f1(confusion)) == (1.0, 1.0)
 
 
 def test_a_class_that_is_never_named_counts_0() -> None:
@@ -94,7 +100,8 @@ MATRIX = [[0.9], [0.7, 0.8], [0.6, 0.85, 0.5]]
 
 
 def test_forgetting_of_three_tasks_by_hand() -> None:
-    # task 0: best 0.9, at the end 0.6; task 1: best before the last task 0.8, at the end 0.85: it gained
+    # task 0: best 0.9, at the end 0.6; task 1: best before the last task 0.8, at the end 0.85: it
+    # gained
     assert forgetting(MATRIX, [10, 10, 10]) == pytest.approx((0.3 - 0.05) / 2)
     assert forgetting(MATRIX, [30, 10, 5]) == pytest.approx((30 * 0.3 - 10 * 0.05) / 40)
 

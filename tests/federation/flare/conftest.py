@@ -156,6 +156,7 @@ def any_tensor() -> st.SearchStrategy[Tensor]:
 
 SMALL = (
     "scenario.rounds_per_task=2",
+    "federation.settle_rounds=1",
     "training.epochs=1",
     "method=fedavg",
     "network={backbone: lenet, width: 4, image_size: 28, channels: 1}",

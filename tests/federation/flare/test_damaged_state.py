@@ -25,6 +25,7 @@ from incremental.model_file import load_model
 
 SMALL = (
     "scenario.rounds_per_task=2",
+    "federation.settle_rounds=1",
     "training.epochs=1",
     "network={backbone: lenet, width: 4, image_size: 28, channels: 1}",
     "evaluation.round_images=40",

@@ -26,6 +26,7 @@ from twin.messages import GlobalModel, Observation, TwinUpdate
 ROOT = Path(__file__).parents[3]
 SMALL = (
     "scenario.rounds_per_task=2",
+    "federation.settle_rounds=1",
     "training.epochs=1",
     "method={name: fedka, head_loss: ce, reconstruction: {perturb_steps: 2, invert_steps: 5}}",
     "evaluation.round_images=60",

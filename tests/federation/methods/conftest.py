@@ -1,4 +1,4 @@
-"""A batch with a teacher, a small federation to play in, and a search for pixels: what the tests of single methods share."""
+"""What tests of methods share: a batch with a teacher, a small federation, a search for pixels."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -34,7 +34,7 @@ ROWS = (0, 0, 2, 1, 3, 4, 3, 4)
 
 @dataclass(frozen=True)
 class Scene:
-    """One step of a twin that has finished two tasks: classes 0 and 2, class 1; now 3 and 4. The teacher knows the first three."""
+    """One step of a twin that has finished two tasks; the teacher knows the first three classes."""
 
     network: IncrementalNetwork
     batch: TrainingBatch
@@ -93,14 +93,14 @@ Play = Callable[..., Played]
 
 @pytest.fixture(scope="session")
 def quick_ward(tiny_hospitals: SimulatedHospitals) -> SimulatedHospitals:
-    """The tiny hospitals with twins that notice every task, and end one as soon as the next begins."""
+    """The tiny hospitals, with twins that notice every task."""
     twin = replace(tiny_hospitals.setting.twin, detection=DetectionConfig(jump_fraction=0.01))
     return replace(tiny_hospitals, setting=replace(tiny_hospitals.setting, twin=twin))
 
 
 @pytest.fixture(scope="session")
 def play(quick_ward: SimulatedHospitals) -> Play:
-    """Runs six rounds over three tasks; the head grows where a twin notices the next one: at least in rounds 0 and 2."""
+    """Runs six rounds over three tasks; the head grows at least in rounds 0 and 2."""
 
     def run(method: Method, rounds: int = 6, engine: SequentialEngine | None = None) -> Played:
         engine = engine or SequentialEngine(quick_ward)
@@ -132,7 +132,7 @@ def same() -> Callable[[Mapping[str, Tensor], Mapping[str, Tensor]], bool]:
 
 @pytest.fixture
 def assert_wall(tiny_hospitals: SimulatedHospitals) -> Callable[[Played, set[str]], None]:
-    """Checks that updates hold the model, declared uploads and numbers, and no 16 neighbouring values of any image of the archive."""
+    """Checks that updates hold no 16 neighbouring values of any image of the archive."""
     images = tiny_hospitals.archive.images
     forms = [form.reshape(-1, 16) for form in (images, images.transpose(0, 3, 1, 2))]
     traces = {

@@ -44,7 +44,7 @@ def played(tiny_hospitals: SimulatedHospitals) -> tuple[Any, ...]:
 def ridge_by_numpy(
     features: NDArray[Any], rows: NDArray[Any], classes: int, method: Analytic
 ) -> NDArray[Any]:
-    """Plain least squares on stacked equations: features and one-hot rows of everybody, and one equation for each shrunk feature."""
+    """Plain least squares on stacked equations, one more for each shrunk feature."""
     features = np.concatenate([features, np.ones((len(features), 1))], 1)
     shrink = method.ridge * np.mean((features[:, :-1] ** 2).sum(0))
     penalty = np.sqrt(shrink) * np.eye(features.shape[1])[:-1]  # the constant is not shrunk

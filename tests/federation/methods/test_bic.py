@@ -38,7 +38,7 @@ def test_the_loss_is_the_slow_loop_of_equations_1_to_3(scene: Any) -> None:
 
 
 @pytest.mark.parametrize("head_loss", ["bce", "ce"])
-def test_without_a_teacher_it_is_plain_cross_entropy(scene: Any, head_loss: str) -> None:
+def test_without_a_teacher_it_is_plain_cross_entropy(scene: Any, head_loss: Any) -> None:
     context = scene.without_teacher
     assert torch.equal(
         scene.total(BiC(head_loss=head_loss), context),
@@ -55,7 +55,7 @@ def test_in_the_first_task_it_is_fedavg_with_memory_bit_for_bit(
 
 @pytest.fixture
 def biased() -> tuple[Tensor, ...]:
-    """Logits of 60 images of five classes, right on the whole, whose two new classes are too loud: times 2 and 1.5 more."""
+    """Logits of 60 images of five classes whose two new ones are too large: times 2 and + 1.5."""
     generator = torch.Generator().manual_seed(4)
     rows = torch.arange(5).repeat(12)
     logits = torch.randn(60, 5, generator=generator) + 2 * functional.one_hot(rows, 5)
@@ -221,7 +221,7 @@ def test_the_global_model_is_the_corrected_mean(play: Callable[..., Any]) -> Non
         {"penalty": 0.0},
     ],
 )
-def test_a_value_out_of_range_says_what_is_allowed(wrong: dict[str, float]) -> None:
+def test_a_value_out_of_range_says_what_is_allowed(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="allowed"):
         BiC(**wrong)
 

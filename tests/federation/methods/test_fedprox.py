@@ -56,7 +56,7 @@ def test_statistics_of_batch_normalisation_do_not_pull(scene: Any) -> None:
 
 @pytest.mark.parametrize("norm", ["batch", "group"])
 @pytest.mark.parametrize("backbone", ["lenet", "resnet10"])
-def test_parameters_among_weights_are_those_that_training_moves(backbone: str, norm: str) -> None:
+def test_parameters_among_weights_are_those_that_training_moves(backbone: Any, norm: Any) -> None:
     network = IncrementalNetwork(NetworkConfig(backbone=backbone, width=8, norm=norm), 3)
     assert parameters_of(weights_of(network)).keys() == dict(network.named_parameters()).keys()
 

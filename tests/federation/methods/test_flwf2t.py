@@ -30,7 +30,7 @@ def divergence_by_hand(logits: Tensor, teacher_logits: Tensor, temperature: floa
 
 @pytest.fixture
 def taught(scene: Any, tiny_network: NetworkConfig) -> tuple[Any, ...]:
-    """The scene of a twin that has a teacher of three classes of its own; the server's teaches four of its five rows."""
+    """A twin with a teacher of three classes of its own; the server's teaches four of five rows."""
     generator = torch.Generator().manual_seed(8)
     own = grow_head(initial_weights(tiny_network, 3), 3, generator)
     received = grow_head(initial_weights(tiny_network, 4), 5, generator)
@@ -163,7 +163,7 @@ def test_nothing_but_the_model_crosses_the_wall_and_the_seed_decides(
         {"temperature": 0.0},
     ],
 )
-def test_settings_out_of_range_are_refused(settings: dict[str, float]) -> None:
+def test_settings_out_of_range_are_refused(settings: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="allowed: "):
         FLwF2T(**settings)
 

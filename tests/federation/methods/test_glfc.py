@@ -29,7 +29,7 @@ def by_hand(
     old: list[list[float]],
     rows: list[int],
     finished: set[int],
-    head_loss: str,
+    head_loss: Any,
 ) -> tuple[float, float]:
     """Section 2.8 of the notes on methods, image by image and class by class."""
     count, classes, known = len(rows), len(logits[0]), len(old[0])
@@ -64,7 +64,7 @@ def by_hand(
 @pytest.mark.parametrize("head_loss", ["bce", "ce"])
 @pytest.mark.parametrize("share", [0.5, 0.25])
 def test_the_loss_is_the_slow_loop_of_the_equation(
-    scene: Any, head_loss: str, share: float
+    scene: Any, head_loss: Any, share: float
 ) -> None:
     current, distilled = by_hand(
         scene.logits().tolist(),
@@ -80,7 +80,7 @@ def test_the_loss_is_the_slow_loop_of_the_equation(
 
 
 def test_weights_of_four_images_by_hand(scene: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Gradients 0.2 and 0.6 of finished classes, 0.4 and 0.8 of current ones: each against the mean of its side, 0.4 and 0.6."""
+    """Gradients 0.2, 0.6 of finished and 0.4, 0.8 of current classes, against means 0.4 and 0.6."""
     wanted = torch.tensor([0.2, 0.6, 0.4, 0.8])
     rows = torch.tensor([0, 1, 3, 4])
     logits = torch.zeros(4, 5)
@@ -110,7 +110,7 @@ def test_all_finished_tasks_are_one_group(scene: Any) -> None:
     assert torch.equal(scene.total(GLFC()), scene.total(GLFC(), merged))
 
 
-def test_old_columns_learn_from_the_teacher_and_new_ones_from_the_class_and_the_teacher_gets_no_gradient(
+def test_old_columns_learn_from_the_teacher_which_gets_no_gradient(
     scene: Any,
 ) -> None:
     logits = scene.network(scene.batch.images).logits

@@ -22,9 +22,9 @@ WEIGHTINGS = ("lga_cumulative_clamped", "paper_per_task", "none")
 
 
 def weights_by_hand(
-    gradients: list[float], tasks: list[int], finished: int, exponent: float, weighting: str
+    gradients: list[float], tasks: list[int], finished: int, exponent: float, weighting: Any
 ) -> list[float]:
-    """Section 2.8 of the notes on methods, image by image: the code's growing groups, or one group per task."""
+    """Image by image: the code's growing groups, or one group per task."""
     powered = [g**exponent for g in gradients]
     if weighting == "none" or not finished:
         return [1.0] * len(powered)
@@ -47,7 +47,7 @@ def weights_by_hand(
 
 
 def test_weights_of_four_images_over_three_tasks_by_hand() -> None:
-    """Gradients 0.4 and 0.8 of the first task get two terms, 0.6 of the second one, 0.3 of the current one stands alone."""
+    """Gradients 0.4 and 0.8 of the first task, 0.6 of the second, 0.3 of the current one."""
     found = weights_by_hand([0.4, 0.8, 0.6, 0.3], [0, 0, 1, 2], 2, 1.0, "lga_cumulative_clamped")
     assert found == pytest.approx([0.4 / 0.6 + 0.4 / 0.6, 0.8 / 0.6 + 0.8 / 0.6, 0.6 / 0.6, 1.0])
     assert (
@@ -62,7 +62,7 @@ def test_weights_of_four_images_over_three_tasks_by_hand() -> None:
 @pytest.mark.parametrize("weighting", WEIGHTINGS)
 @pytest.mark.parametrize("head_loss", ["bce", "ce"])
 def test_the_loss_is_the_slow_loop_of_the_equation(
-    scene: Any, weighting: str, head_loss: str
+    scene: Any, weighting: Any, head_loss: Any
 ) -> None:
     logits, old, rows = scene.logits(), scene.old_logits(), scene.batch.rows
     probabilities = torch.sigmoid(logits) if head_loss == "bce" else torch.softmax(logits, 1)
@@ -114,7 +114,7 @@ def test_without_a_teacher_and_weights_it_is_glfc_times_one(scene: Any) -> None:
     )
 
 
-def test_a_twin_without_finished_tasks_has_unit_weights_so_glfc_times_two_holds_with_every_weighting(
+def test_without_finished_tasks_every_weighting_gives_glfc_times_two(
     scene: Any,
 ) -> None:
     newcomer = replace(scene.context, groups=((0, 1, 2, 3, 4),))
@@ -125,7 +125,7 @@ def test_a_twin_without_finished_tasks_has_unit_weights_so_glfc_times_two_holds_
 
 
 @pytest.mark.parametrize("weighting", WEIGHTINGS)
-def test_it_is_fedka_without_attention_bit_for_bit(scene: Any, weighting: str) -> None:
+def test_it_is_fedka_without_attention_bit_for_bit(scene: Any, weighting: Any) -> None:
     fedka = FedKA(classification_weight=1.0, attention_weight=0.0, weighting=weighting)
     assert torch.equal(scene.total(LGA(weighting=weighting)), scene.total(fedka))
 

@@ -1,5 +1,7 @@
-"""There is no GPU here. Torch's fake tensors stand in for one: they know their device and every operator's rules about it, hold no numbers,
-and cannot be looked at from the host; so a tensor that was forgotten on the CPU is an error, and each look is counted."""
+"""Methods on a GPU, for which torch's fake tensors stand in: they know their device and no numbers.
+
+A tensor that was forgotten on the CPU is an error, and each look from the host is counted.
+"""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -87,7 +89,7 @@ def gradients(outputs: Any, inputs: Any, *args: Any, **kwargs: Any) -> tuple[Any
 
 @pytest.fixture
 def gpu(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
-    """A GPU on which networks are born; only their layout cannot be changed, which has no meaning without numbers."""
+    """A GPU on which networks are born; their layout has no meaning without numbers."""
     plain = nn.Module.to
     monkeypatch.setattr("torch.cuda.amp.common.amp_definitely_not_available", lambda: False)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *args: True)
@@ -117,8 +119,8 @@ def train(
     method: Any,
     twin_id: str,
     **training: Any,
-) -> tuple[Any, ...] | None:
-    """Let a twin train a round more on the GPU; return what leaves it, what it keeps, and how often the host looked."""
+) -> tuple[Any, ...]:
+    """Train one round more on the GPU; return update, kept tensors and looks from the host."""
     setting = replace(hospitals.setting, training=replace(hospitals.setting.training, **training))
     broadcast = method.broadcast(played.server, played.proxy.old_model, twin_id)
     twin = replace(hospitals, setting=setting, device=GPU).twin(
@@ -161,7 +163,7 @@ def test_a_tensor_that_was_forgotten_on_the_cpu_is_found(
     class Forgetful(FedAvg):
         def local_loss(
             self, network: IncrementalNetwork, batch: TrainingBatch, context: LocalContext
-        ) -> None:
+        ) -> Any:
             terms = super().local_loss(network, batch, context)
             return {
                 **terms,

@@ -117,6 +117,6 @@ def test_repeatable_over_growth_of_the_head_and_nothing_but_weights_leaves(
 
 
 @pytest.mark.parametrize("wrong", [{"spatial_weight": -1.0}, {"flat_weight": -1.0}])
-def test_a_value_out_of_range_says_what_is_allowed(wrong: dict[str, float]) -> None:
+def test_a_value_out_of_range_says_what_is_allowed(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="allowed: 0 or more"):
         PODNet(**wrong)

@@ -154,7 +154,8 @@ def test_a_model_made_to_see_the_prototypes_scores_best(server: ServerState, upl
     optimiser = torch.optim.SGD(network.parameters(), lr=0.2)
     for _ in range(40):
         optimiser.zero_grad()
-        torch.nn.functional.cross_entropy(network.eval()(to_unit(images)).logits, rows).backward()  # type: ignore[no-untyped-call]
+        logits = network.eval()(to_unit(images)).logits
+        torch.nn.functional.cross_entropy(logits, rows).backward()
         optimiser.step()
     trained = replace(
         told, weights={name: value.detach() for name, value in network.state_dict().items()}

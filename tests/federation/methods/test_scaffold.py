@@ -24,7 +24,8 @@ from twin.twin import DigitalTwin
 
 NETWORK = NetworkConfig(backbone="lenet", width=4, image_size=16, norm="group")
 RATE, EPOCHS = 0.05, 3
-# A batch holds all images of a twin, so that the order in which they are drawn is no part of the comparison.
+# A batch holds all images of a twin, so that the order in which they are drawn is no part of the
+# comparison.
 TRAINING = TrainingConfig(
     epochs=EPOCHS,
     batch_size=500,
@@ -93,7 +94,7 @@ def loop_by_hand(
     new_rows: list[Any],
     momentum: float = 0.0,
 ) -> tuple[dict[str, Tensor], ...]:
-    """Algorithm 1, option II, in plain torch: full participation, all images in one batch. Returns x and c after the last round."""
+    """Algorithm 1, option II, in plain torch; returns x and c after the last round."""
     x = {name: value.clone() for name, value in start.items()}
     c = {name: torch.zeros_like(value) for name, value in x.items()}
     own = [{name: torch.zeros_like(value) for name, value in x.items()} for _ in data_of_rounds[0]]

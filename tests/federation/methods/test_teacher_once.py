@@ -54,7 +54,7 @@ class EachByItself:
 
 
 def train(scene: Any, method: Any, augmentation: AugmentationConfig = STILL) -> tuple[Any, ...]:
-    """Train for three epochs; return the weights, the losses, and how many images teachers looked at."""
+    """Train three epochs; return weights, losses and how many images teachers were shown."""
     pixels = torch.randint(
         0, 256, (22, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(1)
     )
@@ -82,7 +82,7 @@ def train(scene: Any, method: Any, augmentation: AugmentationConfig = STILL) -> 
 
 @contextmanager
 def images_that_teachers_see(student: IncrementalNetwork) -> Iterator[list[Any]]:
-    """Count the images of each look of any network but the student, also of those that a method builds itself."""
+    """Count the images shown to any network but the student."""
     looked = []
 
     def look(module: Any, inputs: tuple[Tensor, ...], outputs: Outputs | Tensor) -> None:
