@@ -1,8 +1,11 @@
-"""FedKA's local step where as many twins train at once as there are cores, one thread each, as worker processes train them.
+"""FedKA's local step where as many twins train at once as there are cores, one thread each.
 
-``python -m benchmarks.at_once``: images per second of ours and of the plain reference (``benchmarks.local_step``), each one twin after the
-other with all threads, and a twin for each thread at once. A small network cannot keep two threads busy on one small batch; two twins can.
-The reference is given the same chance.
+For worker processes train them.
+
+``python -m benchmarks.at_once``: images per second of ours and of the plain reference
+(``benchmarks.local_step``), each one twin after the other with all threads, and a twin for each
+thread at once. A small network cannot keep two threads busy on one small batch; two twins can. The
+reference is given the same chance.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -19,7 +22,7 @@ SIDES = {"ours": our_step, "reference": plain_step}
 
 @contextmanager
 def crew(side: str, case: Case, size: int) -> Iterator[Callable[[], None]]:
-    """Give a call in which this many processes of one thread each do a timing's work at the same time.
+    """Give a call in which this many single-threaded processes do a timing's work at once.
 
     Args:
         side: Name in ``SIDES``.
@@ -112,7 +115,8 @@ def main(arguments: list[str] | None = None) -> None:
         )
     )
     print(
-        f"\nMedians of {given.repeats} turns, all four in turn; ours in {given.precision}. One after the other: {given.threads} threads "
+        f"\nMedians of {given.repeats} turns, all four in turn; ours in {given.precision}. One "
+        f"after the other: {given.threads} threads "
         "for one twin; at once: one thread for each of as many twins."
     )
 

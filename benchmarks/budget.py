@@ -1,19 +1,25 @@
-"""The written budget: what one local step, one round and one task must cost at the least, from the configurations alone.
+"""The written budget.
 
-``python -m benchmarks.budget`` prints the tables of ``docs/performance.md``; ``--write docs/performance.md`` puts them between its marks;
-``--measure`` also measures this machine's peaks and turns operations and bytes into the time they would need. Nothing is trained.
+What one local step, one round and one task must cost at the least, from the configurations alone.
 
-Formulae, with F the operations of one look at one image (forward), F_1 those of its first convolution, B the batch:
+``python -m benchmarks.budget`` prints the tables of ``docs/performance.md``; ``--write
+docs/performance.md`` puts them between its marks; ``--measure`` also measures this machine's peaks
+and turns operations and bytes into the time they would need. Nothing is trained.
 
-* step: ``B (3 F - F_1 + F)``: forward, backward for weights and for maps (each as much as forward; nobody needs the gradient of the
-  images), and the teacher's forward.
-* round: twins of the pool x images that they look at x F, + training twins x epochs x images of a twin x step / B, + proxy: test images of
-  the prototypes x F; prototypes x steps x (perturbing: 3 F - F_1; inverting: counted on the public network).
+Formulae, with F the operations of one look at one image (forward), F_1 those of its first
+convolution, B the batch:
+
+* step: ``B (3 F - F_1 + F)``: forward, backward for weights and for maps (each as much as forward;
+  nobody needs the gradient of the images), and the teacher's forward.
+* round: twins of the pool x images that they look at x F, + training twins x epochs x images of a
+  twin x step / B, + proxy: test images of the prototypes x F; prototypes x steps x (perturbing: 3 F
+  - F_1; inverting: counted on the public network).
 * first round of a task: besides, every twin that goes on looks at all its images once for herding.
 * task: the first round and the others.
 
-Operations are counted, not derived (``benchmarks.flops``); a test compares them with the formula. Bytes are what every operator would
-read and write with no cache and no fusion, in the configuration's own arithmetic, measured on two small batches and continued in a line.
+Operations are counted, not derived (``benchmarks.flops``); a test compares them with the formula.
+Bytes are what every operator would read and write with no cache and no fusion, in the
+configuration's own arithmetic, measured on two small batches and continued in a line.
 """
 
 from collections.abc import Callable
@@ -43,7 +49,8 @@ from physical.planning import plan_scenario
 from physical.scenario import Scenario
 
 CONFIGS = Path(__file__).parent.parent / "hospital_configs"
-# Training images of each class, so that the budget needs no data: OrganAMNIST from its archive, CIFAR-100 by its definition.
+# Training images of each class, so that the budget needs no data: OrganAMNIST from its archive,
+# CIFAR-100 by its definition.
 CLASS_COUNTS = {
     "organamnist": (1956, 1390, 1357, 1474, 3963, 3817, 6164, 3919, 3929, 3031, 3561),
     "cifar100": (500,) * 100,
@@ -222,10 +229,14 @@ def budget_table(name: str, task: int, peak: Peak | None) -> str:
             times = [duration(each) for each in seconds]
         rows.append((what, scaled(cost.flops, "FLOP"), scaled(cost.bytes, "B"), *times))
     lead = (
-        f"**{name}**, task {task + 1} of {config.scenario.num_tasks}: {protocol.twins} twins, of which "
-        f"{config.federation.twins_per_round} train; a twin has {protocol.arrivals:,.0f} images of its task and "
-        f"{protocol.exemplars:,.0f} exemplars (means); {config.training.epochs} epochs, batch {config.training.batch_size}, "
-        f"{config.training.precision}; {protocol.rows} classes, of which the teacher knows {protocol.old_rows}.\n"
+        f"**{name}**, task {task + 1} of {config.scenario.num_tasks}: {protocol.twins} twins, of "
+        "which "
+        f"{config.federation.twins_per_round} train; a twin has {protocol.arrivals:,.0f} images of "
+        "its task and "
+        f"{protocol.exemplars:,.0f} exemplars (means); {config.training.epochs} epochs, batch "
+        f"{config.training.batch_size}, "
+        f"{config.training.precision}; {protocol.rows} classes, of which the teacher knows "
+        f"{protocol.old_rows}.\n"
     )
     headers = (
         "",

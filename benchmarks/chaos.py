@@ -1,15 +1,20 @@
-"""The long failure test of a deployment: real processes over mutual TLS, and faults at random moments, for as long as asked.
+"""The long failure test of a deployment.
+
+Real processes over mutual TLS, and faults at random moments, for as long as asked.
 
     python -m benchmarks.chaos --seconds 1200 --seed 1        # make chaos
 
-A federation of ``phantom_tiny`` (FedKA with reconstruction; the uploads are bit for bit) runs through once in this process, undisturbed.
-Then ``fedka deploy up --local`` runs the same experiment while hospitals and server are killed, stopped, cut off, their disks filled and
-their twins' states damaged, as a seeded plan says. All hospitals must answer in every round, so every disturbed round is repeated, and the
-end must be the undisturbed run's: every weight, every record, every image that a twin remembers. Exit code 1 where it is not.
+A federation of ``phantom_tiny`` (FedKA with reconstruction; the uploads are bit for bit) runs
+through once in this process, undisturbed. Then ``fedka deploy up --local`` runs the same experiment
+while hospitals and server are killed, stopped, cut off, their disks filled and their twins' states
+damaged, as a seeded plan says. All hospitals must answer in every round, so every disturbed round
+is repeated, and the end must be the undisturbed run's: every weight, every record, every image that
+a twin remembers. Exit code 1 where it is not.
 
 MLflow is down all the time: the experiment is to be tracked at an address where nobody answers.
 
-Needs Linux with namespaces, and ``ip`` (iproute2). Everything runs in namespaces that end with this command; Ctrl-C ends all.
+Needs Linux with namespaces, and ``ip`` (iproute2). Everything runs in namespaces that end with this
+command; Ctrl-C ends all.
 """
 
 import argparse
@@ -45,7 +50,9 @@ from federation.flare.server import ServerConfig
 PORT = 8102
 DEADLINE_SECONDS = 20.0
 SHARE = 0.5  # of the time that is left for rounds when faults take the rest
-ONE_ROUND_IN = 7.0  # seconds under faults, however fast a round is: what a measurement on a busy machine must not fall below
+# Seconds under faults, however fast a round is: what a measurement on a busy machine must not fall
+# below.
+ONE_ROUND_IN = 7.0
 NOBODY = "http://127.0.0.1:9"
 SETTINGS = (
     "method={name: fedka, head_loss: ce, reconstruction: {perturb_steps: 2, invert_steps: 5}}",
@@ -56,7 +63,10 @@ SETTINGS = (
 
 
 def experiment(rounds_per_task: int, epochs: int) -> ExperimentConfig:
-    """Return what is run: images arrive again and again, so that there is always something new to lose."""
+    """Return what is run.
+
+    Images arrive again and again, so that there is always something new to lose.
+    """
     sizes = (
         f"scenario.rounds_per_task={rounds_per_task}",
         f"scenario.arrivals_per_task={min(rounds_per_task, 12)}",
@@ -99,7 +109,8 @@ def disturbed(options: argparse.Namespace) -> bool:
             chaos = Chaos(made, options.seconds, process, PORT)
             chaos.run(plan(options.seed, names, DEADLINE_SECONDS, kinds))
             tell(
-                f"no more faults after {time.time() - chaos.started:.0f} s and {chaos.rounds_done()} rounds; the run goes on to its end"
+                f"no more faults after {time.time() - chaos.started:.0f} s and "
+                f"{chaos.rounds_done()} rounds; the run goes on to its end"
             )
             if all(each.recovered for each in chaos.episodes):
                 with suppress(subprocess.TimeoutExpired):
@@ -117,8 +128,10 @@ def disturbed(options: argparse.Namespace) -> bool:
         ]
         found += checks(config, folder / "reference", made)
     facts = (
-        f"Command: `python -m benchmarks.chaos --seconds {options.seconds:g} --seed {options.seed} --epochs {options.epochs}`: "
-        f"{2 * rounds} rounds of {len(names)} hospitals; undisturbed and sequential {reference_seconds:.0f} s, under faults {lasted:.0f} s."
+        f"Command: `python -m benchmarks.chaos --seconds {options.seconds:g} --seed {options.seed} "
+        f"--epochs {options.epochs}`: "
+        f"{2 * rounds} rounds of {len(names)} hospitals; undisturbed and sequential "
+        f"{reference_seconds:.0f} s, under faults {lasted:.0f} s."
     )
     text = report(facts, chaos, found, 2 * rounds)
     RunFolder(folder).write_json("verdict.json", {"good": all(each.good for each in found)})
@@ -138,7 +151,10 @@ def recovered_check(episodes: Sequence[Episode]) -> Check:
 
 
 def missed_check(log: str) -> Check:
-    """Return the check that the deployment says that MLflow is away: at its end, having waited for it at no time before."""
+    """Return the check that the deployment says that MLflow is away.
+
+    At its end, having waited for it at no time before.
+    """
     missed = "MLflow is behind" in log
     return Check(
         "MLflow is missed, and stops nothing",
@@ -154,11 +170,13 @@ def report(facts: str, chaos: Chaos, found: Sequence[Check], rounds: int) -> str
     usual, good = usual_seconds(feed), all(each.good for each in found)
     faults = sum(len(each.faults) for each in chaos.episodes)
     parts = (
-        f"## {'Good' if good else 'BAD'}: {faults} faults, {sessions} sessions, {repeated} repeated rounds",
+        f"## {'Good' if good else 'BAD'}: {faults} faults, {sessions} sessions, {repeated} "
+        "repeated rounds",
         facts,
         describe(),
         check_table(found),
-        f"A round takes {usual:.1f} s (median). Lost: how much later the next round was finished than without the fault; the time "
+        f"A round takes {usual:.1f} s (median). Lost: how much later the next round was finished "
+        "than without the fault; the time "
         "that the fault itself lasted is in it.",
         cost_table(chaos.episodes, usual),
         diary(chaos.episodes, feed, chaos.started, usual),

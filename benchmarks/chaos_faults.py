@@ -1,8 +1,11 @@
-"""How a fault is done to a deployment on this machine, and mended. Linux, inside a mount and process namespace of its own (see ``chaos``).
+"""How a fault is done to a deployment on this machine, and mended.
 
-Killing and holding are signals to every process of a kit. A cut line drops packets silently: in the deployment's network namespace the
-ports of the hospital's connections to the server become black holes by routing rules (``ip rule``), without a reset on either side. A
-hospital's kit lies on a disk of its own, a small tmpfs, which can be filled to the last byte.
+Linux, inside a mount and process namespace of its own (see ``chaos``).
+
+Killing and holding are signals to every process of a kit. A cut line drops packets silently: in the
+deployment's network namespace the ports of the hospital's connections to the server become black
+holes by routing rules (``ip rule``), without a reset on either side. A hospital's kit lies on a
+disk of its own, a small tmpfs, which can be filled to the last byte.
 """
 
 import os
@@ -111,7 +114,10 @@ def network_down(grip: Grip, names: Sequence[str]) -> Iterator[str]:
 
 @contextmanager
 def cut_off(grip: Grip, names: Sequence[str]) -> Iterator[str]:
-    """Drop all packets between sites and the server, of connections that are there and of those that are tried."""
+    """Drop all packets between sites and the server.
+
+    Of connections that are there and of those that are tried.
+    """
     over, dropped = threading.Event(), set[int]()
     grip.in_network(
         "ip", "rule", "add", "pref", _LOCAL, "lookup", "local"

@@ -1,7 +1,7 @@
 """Which fault befalls whom and when: a plan that a seed names. Knows no process and no clock.
 
-A fault begins a random while after the federation has recovered from the one before, or, where it comes ``at_once``, while it still
-recovers. Every kind comes once before any comes again.
+A fault begins a random while after the federation has recovered from the one before, or, where it
+comes ``at_once``, while it still recovers. Every kind comes once before any comes again.
 """
 
 import random
@@ -54,7 +54,8 @@ class Fault:
     Args:
         kind: Name of its kind.
         victims: Whom it befalls; none: the server, or all.
-        after: Seconds until it begins, from the recovery before, or, at once, from the end of the fault before.
+        after: Seconds until it begins, from the recovery before, or, at once, from the end of the
+            fault before.
         seconds: How long it lasts.
         at_once: Whether it does not wait for a recovery.
     """

@@ -36,7 +36,8 @@ class Episode:
 
     Args:
         faults: Oldest first.
-        recovered: When the next round was finished after the last of them [s since the epoch]; none: never.
+        recovered: When the next round was finished after the last of them [s since the epoch];
+            none: never.
         rounds_before: Rounds that were finished when it began.
         rounds_after: Rounds that were finished then.
     """
@@ -58,7 +59,9 @@ class Episode:
 
 
 def seconds_lost(episode: Episode, usual_round: float) -> float | None:
-    """Return how much later the last round of an episode was finished than without it; none where it never was.
+    """Return how much later the last round of an episode was finished than without it.
+
+    None where it never was.
 
     A fault comes at a random moment of a round, so that half of that round was still to do.
     """
@@ -73,14 +76,20 @@ def seconds_lost(episode: Episode, usual_round: float) -> float | None:
 
 
 def usual_seconds(feed: Sequence[Mapping[str, Any]]) -> float:
-    """Return the median of the rounds' own seconds, from a deployment's feed; 0 where there was no round."""
+    """Return the median of the rounds' own seconds, from a deployment's feed.
+
+    0 where there was no round.
+    """
     return median(
         [float(each["seconds"]) for each in feed if each["event"] == "aggregated"] or [0.0]
     )
 
 
 def cost_table(episodes: Sequence[Episode], usual_round: float) -> str:
-    """Return what each kind of fault cost, as Markdown: those that came alone, then those that came together."""
+    """Return what each kind of fault cost, as Markdown.
+
+    Those that came alone, then those that came together.
+    """
     rows: list[tuple[str, int, str, str, str]] = []
     for name in dict.fromkeys([*(kind.name for kind in KINDS), *(each.name for each in episodes)]):
         mine = [each for each in episodes if each.name == name]
@@ -113,7 +122,10 @@ def check_table(found: Sequence[Check]) -> str:
 
 
 def around(feed: Sequence[Mapping[str, Any]], began: float, until: float) -> list[str]:
-    """Return the feed's sentences from a moment to another; what is said again and again is said once, with a count."""
+    """Return the feed's sentences from a moment to another.
+
+    What is said again and again is said once, with a count.
+    """
     said: list[tuple[str, str, int]] = []
     for event in feed:
         at = datetime.fromisoformat(event["at"])
@@ -145,7 +157,8 @@ def diary(
             whom = ", ".join(each.fault.victims) or "all"
             lasted = f", for {each.ended - each.began:.0f} s" if each.fault.seconds else ""
             parts.append(
-                f"* second {each.began - started:.0f}: {each.fault.kind}, {whom}{lasted}: {each.hit or 'there was nothing to hit'}"
+                f"* second {each.began - started:.0f}: {each.fault.kind}, {whom}{lasted}: "
+                f"{each.hit or 'there was nothing to hit'}"
             )
         lost = seconds_lost(episode, usual_round)
         parts.append(f"* {'never recovered' if lost is None else f'{lost:.0f} s lost'}\n")

@@ -1,4 +1,7 @@
-"""A deployment under faults: begins one after the other, and waits until the federation has recovered. Knows no verdict."""
+"""A deployment under faults.
+
+Begins one after the other, and waits until the federation has recovered.
+"""
 
 import subprocess
 import sys
@@ -21,7 +24,10 @@ FEED_LINES = 1_000_000
 
 
 def whole_round(feed: Iterable[Mapping[str, Any]]) -> bool:
-    """Return whether a round was begun and finished in a piece of the feed: one that a fault found under way proves nothing."""
+    """Return whether a round was begun and finished in a piece of the feed.
+
+    One that a fault found under way proves nothing.
+    """
     begun = False
     for event in feed:
         begun |= event["event"] == "round"
@@ -77,7 +83,8 @@ class Chaos:
                 )
             )
             tell(
-                f"{self._clock()}  {self.episodes[-1].name}: {'recovered' if recovered else 'NOT recovered'}, {self.rounds_done()} rounds"
+                f"{self._clock()}  {self.episodes[-1].name}: "
+                f"{'recovered' if recovered else 'NOT recovered'}, {self.rounds_done()} rounds"
             )
             if not recovered:
                 return
@@ -87,7 +94,8 @@ class Chaos:
         began = time.time()
         with FAULTS[fault.kind](Grip(self.made, self.process.pid, self.port), fault.victims) as hit:
             tell(
-                f"{self._clock()}  {fault.kind} {', '.join(fault.victims)}: {hit or 'nothing to hit'}"
+                f"{self._clock()}  {fault.kind} {', '.join(fault.victims)}: "
+                f"{hit or 'nothing to hit'}"
             )
             self.pass_time(fault.seconds)
         return Happened(fault, hit, began, time.time())
@@ -101,7 +109,10 @@ class Chaos:
         return self.process.poll() is not None
 
     def wait_for(self, is_so: Callable[[], bool]) -> bool:
-        """Wait until something is so and return whether it is: not when the deployment ends before or patience does."""
+        """Wait until something is so and return whether it is.
+
+        Not when the deployment ends before or patience does.
+        """
         end = time.monotonic() + PATIENCE_SECONDS
         while not is_so():
             if self.is_over() or time.monotonic() > end:

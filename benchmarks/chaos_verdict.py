@@ -1,4 +1,7 @@
-"""Whether a run under faults ended as the uninterrupted one: weights, results and every twin's state. Knows no process and no fault."""
+"""Whether a run under faults ended as the uninterrupted one.
+
+Weights, results and every twin's state.
+"""
 
 import json
 from collections import Counter
@@ -44,7 +47,7 @@ class Check:
 
 
 def checks(experiment: ExperimentConfig, reference: Path, made: Deployment) -> list[Check]:
-    """Compare what a deployment left behind with the uninterrupted sequential run of the same experiment."""
+    """Compare a deployment's results with the uninterrupted sequential run."""
     there = made.place.run
     done, planned = (
         rounds_in(there),
@@ -75,7 +78,10 @@ def checks(experiment: ExperimentConfig, reference: Path, made: Deployment) -> l
         except (KeyError, ValueError) as error:
             found.append(Check(f"the state of {name}'s twin", f"cannot be read: {error}", False))
             continue
-        what = f"the state of {name}'s twin: {len(state.memory.all_positions())} exemplars, {len(state.current)} current, "
+        what = (
+            f"the state of {name}'s twin: {len(state.memory.all_positions())} exemplars, "
+            f"{len(state.current)} current, "
+        )
         what += f"{len(state.held_back)} held back, the same images"
         found.append(
             differing(
@@ -106,7 +112,10 @@ def differing(what: str, expected: Mapping[str, Any], found: Mapping[str, Any]) 
 
 
 def facts_of(state: TwinState, images: Images) -> dict[str, Any]:
-    """Return all that a twin's state says, with images in place of positions: those are counted anew in a hospital's own archive."""
+    """Return all that a twin's state says, with images in place of positions.
+
+    Those are counted anew in a hospital's own archive.
+    """
     plain, tensors = to_plain(state)
     kept = {
         name: digest(value.numpy()) for name, value in tensors.items() if name.startswith("kept/")
@@ -136,7 +145,10 @@ def bits(weights: Mapping[str, torch.Tensor]) -> dict[str, str]:
 
 
 def attempts(feed: Sequence[Mapping[str, Any]], rounds: int) -> tuple[int, int]:
-    """Return the number of sessions and of rounds that were begun more than once, from a deployment's feed."""
+    """Return the number of sessions and of rounds that were begun more than once.
+
+    From a deployment's feed.
+    """
     begun = Counter(
         each["round"] for each in feed if each["event"] == "round" and each["round"] < rounds
     )

@@ -1,9 +1,13 @@
-"""Fewer bytes up: FedAvg with replay and FedKA with each compression, with and without error feedback: accuracy and megabytes per round.
+"""Fewer bytes up: FedAvg with replay and FedKA with each compression.
 
-Part of real OrganAMNIST over two tasks, a small network, few rounds: what is compared is compressions, not methods, and a small network
-forgives more than a large one. FedKA sends no prototypes here: they would be counted as well and are not compressed.
+With and without error feedback: accuracy and megabytes per round.
 
-``python -m benchmarks.compression``; ``--dataset phantom_axial`` needs no download; ``--out FILE`` also writes JSON.
+Part of real OrganAMNIST over two tasks, a small network, few rounds: what is compared is
+compressions, not methods, and a small network forgives more than a large one. FedKA sends no
+prototypes here: they would be counted as well and are not compressed.
+
+``python -m benchmarks.compression``; ``--dataset phantom_axial`` needs no download; ``--out FILE``
+also writes JSON.
 """
 
 import argparse

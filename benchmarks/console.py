@@ -1,7 +1,10 @@
-"""How long does a case of 2,000 images take to open, and to group? Issue 5 allows 1 s and 5 s, with bounded memory.
+"""How long does a case of 2,000 images take to open.
 
-Time of the server alone: the page and the API's answers, asked in this process, without a network. The processor's time stands beside the
-clock's, because a machine that does much else makes only the latter longer.
+To group? Issue 5 allows 1 s and 5 s, with bounded memory.
+
+Time of the server alone: the page and the API's answers, asked in this process, without a network.
+The processor's time stands beside the clock's, because a machine that does much else makes only the
+latter longer.
 
     python -m benchmarks.console [--images 2000] [--repeats 5]
 """

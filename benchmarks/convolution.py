@@ -1,4 +1,6 @@
-"""Convolutions of small maps in bfloat16: as they are, and with the maps of the batch side by side, forward and backward.
+"""Convolutions of small maps in bfloat16.
+
+As they are, and with the maps of the batch side by side, forward and backward.
 
 ``python -m benchmarks.convolution``. Why ``incremental/convolution.py`` exists.
 """

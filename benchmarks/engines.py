@@ -1,7 +1,11 @@
-"""Engines against each other: the same experiment one twin after the other, with the debug engine, and in 1 and 2 worker processes.
+"""Engines against each other.
 
-Real OrganAMNIST, a thin network, each engine in a fresh process. Prints seconds per round as a ratio to the sequential engine, and exits
-with 1 where the weights after the last round differ in one bit.
+The same experiment one twin after the other, with the debug engine, and in 1 and 2 worker
+processes.
+
+Real OrganAMNIST, a thin network, each engine in a fresh process. Prints seconds per round as a
+ratio to the sequential engine, and exits with 1 where the weights after the last round differ in
+one bit.
 
 ``python -m benchmarks.engines``; ``--out FILE`` also writes JSON.
 """
@@ -28,7 +32,10 @@ ENGINES = {
 
 
 def measure(engine: str, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Run one experiment in this process; return the time of its rounds and the digest of its last weights."""
+    """Run one experiment in this process.
+
+    Return the time of its rounds and the digest of its last weights.
+    """
     from federation.experiment.checkpoint import load_checkpoint
     from federation.experiment.config import load_experiment
     from federation.experiment.loop import RunCallbacks, run_experiment

@@ -1,7 +1,10 @@
-"""What a network costs: rounds of one experiment by processes over mutual TLS, against the same rounds in one process.
+"""What a network costs.
 
-Four hospitals of ``phantom_tiny``; both sides in one run, each round from its record to the next one's. Prints milliseconds per round of
-both, the difference, what was really sent, and how long a session needs to begin. Exits with 1 where the weights differ in one bit.
+Rounds of one experiment by processes over mutual TLS, against the same rounds in one process.
+
+Four hospitals of ``phantom_tiny``; both sides in one run, each round from its record to the next
+one's. Prints milliseconds per round of both, the difference, what was really sent, and how long a
+session needs to begin. Exits with 1 where the weights differ in one bit.
 
 ``python -m benchmarks.flare``; ``--out FILE`` also writes JSON.
 """

@@ -1,8 +1,11 @@
-"""How many floating-point operations and bytes a piece of work takes. A multiplication and an addition are two operations.
+"""How many floating-point operations and bytes a piece of work takes.
 
-Operations are counted by ``torch.utils.flop_counter`` while the work runs: convolutions and matrix products, forward and backward;
-element by element work is not counted, as is usual. Bytes: what every operator would read and write if nothing stayed in a cache and none
-were fused (views move nothing): an upper estimate of the traffic.
+A multiplication and an addition are two operations.
+
+Operations are counted by ``torch.utils.flop_counter`` while the work runs: convolutions and matrix
+products, forward and backward; element by element work is not counted, as is usual. Bytes: what
+every operator would read and write if nothing stayed in a cache and none were fused (views move
+nothing): an upper estimate of the traffic.
 """
 
 from collections.abc import Callable
@@ -68,7 +71,9 @@ def count_bytes(work: Callable[[], object]) -> int:
 def model_step(
     config: NetworkConfig, batch_size: int, rows: int, old_rows: int, bfloat16: bool = False
 ) -> Callable[[], None]:
-    """Return the least work of a step: student forward and backward, teacher forward, update of the weights; once each.
+    """Return the least work of a step.
+
+    Student forward and backward, teacher forward, update of the weights; once each.
 
     Args:
         config: Network.
@@ -110,7 +115,9 @@ def forward_flops_per_image(config: NetworkConfig, rows: int) -> float:
 def traffic(
     work_of: Callable[[int], Callable[[], object]], low: int = 2, high: int = 4
 ) -> tuple[float, float]:
-    """Return (bytes per step, bytes per image): the traffic of a step is taken as a line through two batch sizes.
+    """Return (bytes per step, bytes per image).
+
+    The traffic of a step is taken as a line through two batch sizes.
 
     Args:
         work_of: Makes the step of a batch size.

@@ -1,4 +1,6 @@
-"""The local step on a GPU: images per second, share of its matrix product's peak, and how busy the device says it was.
+"""The local step on a GPU.
+
+Images per second, share of its matrix product's peak, and how busy the device says it was.
 
 ``python -m benchmarks.gpu``; without a GPU it says so and does nothing.
 """

@@ -1,13 +1,17 @@
-"""What one hostile hospital of five does to the global model, with and without screening and robust aggregation.
+"""What one hostile hospital of five does to the global model.
 
-A small federation on real OrganAMNIST images learns all eleven organs in one task. One hospital sends, in every round, one of the kinds of
-bad updates below. Printed is the accuracy of the last global model on test images, as the mean and standard deviation over seeds.
+With and without screening and robust aggregation.
 
-    python -m benchmarks.hostile                                       # all; about ten minutes on one core
-    python -m benchmarks.hostile --dataset phantom_axial --seeds 1     # without a download
+A small federation on real OrganAMNIST images learns all eleven organs in one task. One hospital
+sends, in every round, one of the kinds of bad updates below. Printed is the accuracy of the last
+global model on test images, as the mean and standard deviation over seeds.
 
-``no defence`` is the method's own mean of whatever came back. ``stops``: the round raised an error, and with it the run. ``not run``: what
-would happen is known and not wanted. Everything else runs the rounds of ``federation.round``.
+    python -m benchmarks.hostile                                       # all; about ten minutes on
+    one core python -m benchmarks.hostile --dataset phantom_axial --seeds 1     # without a download
+
+``no defence`` is the method's own mean of whatever came back. ``stops``: the round raised an error,
+and with it the run. ``not run``: what would happen is known and not wanted. Everything else runs
+the rounds of ``federation.round``.
 """
 
 import argparse
@@ -110,7 +114,10 @@ def pickled(sent: Sent) -> TwinUpdate:
 
 
 def hidden(sent: Sent) -> TwinUpdate:
-    """Return the update turned round and as long as the screening just lets pass: 9.9 times the norm of the global model."""
+    """Return the update turned round and as long as the screening just lets pass.
+
+    9.9 times the norm of the global model.
+    """
     length, allowed = (
         parameter_norm(sent.update.weights, sent.broadcast.weights),
         9.9 * parameter_norm(sent.broadcast.weights),
@@ -209,7 +216,8 @@ class HostileEngine:
         hospitals: Whose twins.
         damage: What becomes of the hostile one's update.
         hostile: Which.
-        trained: What twins made of which broadcasts, over all runs of a seed: where two runs come by the same model, nobody trains twice.
+        trained: What twins made of which broadcasts, over all runs of a seed: where two runs come
+            by the same model, nobody trains twice.
     """
 
     hospitals: Hospitals
@@ -250,7 +258,10 @@ class HostileEngine:
         return updates
 
     def _train(self, method: Method, twin_id: str, broadcast: Broadcast) -> TwinUpdate:
-        """Let a twin train unless it has: without a memory, what it makes of a broadcast depends on nothing else."""
+        """Let a twin train unless it has.
+
+        Without a memory, what it makes of a broadcast depends on nothing else.
+        """
         flipped = isinstance(self.hospitals, Misled) and twin_id == self.hostile
         key = sha256(
             repr(
@@ -329,7 +340,10 @@ def run(
     defence: RobustConfig | None,
     trained: dict[bytes, TwinUpdate],
 ) -> Outcome:
-    """Run one federation to its end; what its twins trained is looked up and kept in ``trained``."""
+    """Run one federation to its end.
+
+    What its twins trained is looked up and kept in ``trained``.
+    """
     config, hospitals = setup.config, setup.hospitals()
     engine = HostileEngine(
         Misled(hospitals, HOSTILE) if kind.flips else hospitals, kind.damage, trained=trained
@@ -398,7 +412,10 @@ def report(found: Mapping[str, Mapping[str, Sequence[Outcome]]]) -> str:
         *(name for name in defences if name != "no defence"),
         "screening says",
     ]
-    return f"{table(['hostile update', *defences], rows)}\n\nRounds in which nothing of it was aggregated:\n\n{table(heads, reasons)}"
+    return (
+        f"{table(['hostile update', *defences], rows)}\n\nRounds in which nothing of it was "
+        f"aggregated:\n\n{table(heads, reasons)}"
+    )
 
 
 def main(given: list[str]) -> int:
@@ -445,8 +462,10 @@ def main(given: list[str]) -> int:
             ]
         tell(f"  {name}: {perf_counter() - began:.0f} s")
     print(
-        f"{arguments.dataset}, {arguments.images_per_class} images of each of 11 organs over 5 hospitals (Dirichlet {arguments.alpha:g}), "
-        f"{arguments.rounds} rounds of FedAvg, LeNet of width 8, one thread. Accuracy in % on {arguments.test_images} test images, "
+        f"{arguments.dataset}, {arguments.images_per_class} images of each of 11 organs over 5 "
+        f"hospitals (Dirichlet {arguments.alpha:g}), "
+        f"{arguments.rounds} rounds of FedAvg, LeNet of width 8, one thread. Accuracy in % on "
+        f"{arguments.test_images} test images, "
         f"mean ± standard deviation over {arguments.seeds} seeds.\n"
     )
     print(report(found))

@@ -1,4 +1,7 @@
-"""Prototypes out of their gradients: all in one batch, as ours, against one by one, as public code. Knows no round."""
+"""Prototypes out of their gradients.
+
+All in one batch, as ours, against one by one, as public code.
+"""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,7 +18,9 @@ from incremental.reconstruction import GradientEncoder, invert
 
 
 def inversion_table(config: ExperimentConfig, prototypes: int = 10, steps: int = 0) -> str:
-    """Return the seconds of inverting prototypes: in one batch, one by one with the same search, one by one as LGA.
+    """Return the seconds of inverting prototypes.
+
+    In one batch, one by one with the same search, one by one as LGA.
 
     Args:
         config: Its method's settings.

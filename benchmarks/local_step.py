@@ -1,7 +1,10 @@
-"""FedKA's local step with a teacher: ours against the plain reference, images per second and share of the measured matrix product's peak.
+"""FedKA's local step with a teacher.
 
-``python -m benchmarks.local_step`` on real OrganAMNIST images; ``--habits`` shows what each habit of the reference costs, ``--profile``
-where the time goes. Ours is called as a twin calls it: ``train_locally`` with ``METHODS["fedka"]`` and a ``LocalContext``.
+Ours against the plain reference, images per second and share of the measured matrix product's peak.
+
+``python -m benchmarks.local_step`` on real OrganAMNIST images; ``--habits`` shows what each habit
+of the reference costs, ``--profile`` where the time goes. Ours is called as a twin calls it:
+``train_locally`` with ``METHODS["fedka"]`` and a ``LocalContext``.
 """
 
 import argparse
@@ -34,7 +37,9 @@ THIN = NetworkConfig(backbone="resnet10", width=16, image_size=28)
 FULL = NetworkConfig(backbone="resnet18", width=64, image_size=32)
 NETWORKS = {"thin": THIN, "full": FULL}
 NAMES = {"thin": "resnet10 w16, 28 px", "full": "resnet18 w64, 32 px"}
-RATE = 0.01  # small, so that numbers stay ordinary whatever the images: overflow and denormals would change the speed
+# Small, so that numbers stay ordinary whatever the images: overflow and denormals would change the
+# speed.
+RATE = 0.01
 
 
 @dataclass(frozen=True)
@@ -81,7 +86,10 @@ class Material:
 
 
 def organ_images(count: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """Return real images of the first six organs, the same number of each, in a fixed mixed order."""
+    """Return real images of the first six organs.
+
+    The same number of each, in a fixed mixed order.
+    """
     train = load_dataset("organamnist").train
     each = -(-count // ROWS)
     positions = np.stack(
@@ -254,7 +262,8 @@ def main(arguments: list[str] | None = None) -> None:
     print(peak_table(peak) + "\n")
     print(table(HEADERS, [compare(case, given.repeats, peak) for case in cases]))
     print(
-        f"\nMedians of {given.repeats} turns, ours and reference in turn, {given.threads} threads. Model FLOP: student forward and "
+        f"\nMedians of {given.repeats} turns, ours and reference in turn, {given.threads} threads. "
+        "Model FLOP: student forward and "
         "backward and teacher forward, once each, whatever either side really computes."
     )
 

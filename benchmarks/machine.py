@@ -1,7 +1,9 @@
-"""What this machine can do at its best: matrix products per second and bytes per second, measured; and what it is.
+"""What this machine can do at its best.
 
-``python -m benchmarks.machine`` prints both. Peaks are measured in the same run as whatever is compared with them: a shared machine is not
-the same machine an hour later.
+Matrix products per second and bytes per second, measured; and what it is.
+
+``python -m benchmarks.machine`` prints both. Peaks are measured in the same run as whatever is
+compared with them: a shared machine is not the same machine an hour later.
 """
 
 import os
@@ -26,8 +28,10 @@ class Peak:
     """The best that was seen.
 
     Args:
-        flops: Floating-point operations per second of a matrix product, by precision; a multiplication and an addition are two.
-        bytes_per_second: Of the better of a large copy (reads and writes each byte) and a large triad (reads two, writes one).
+        flops: Floating-point operations per second of a matrix product, by precision; a
+            multiplication and an addition are two.
+        bytes_per_second: Of the better of a large copy (reads and writes each byte) and a large
+            triad (reads two, writes one).
         threads: With which it was measured.
         device: Where.
     """
@@ -50,7 +54,8 @@ def measure_peak(
     Args:
         threads: Of torch.
         sizes: Sides of square matrices; the best one counts.
-        megabytes: Size of each array that is copied; must be larger than the last cache (shared servers: several hundred megabytes).
+        megabytes: Size of each array that is copied; must be larger than the last cache (shared
+            servers: several hundred megabytes).
         repeats: Times each is measured; the best counts.
         device: ``cpu`` or ``cuda``.
     """

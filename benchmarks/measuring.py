@@ -1,4 +1,4 @@
-"""How times are taken, processes of their own started, and tables written. Knows nothing of what is timed."""
+"""How times are taken, processes of their own started, and tables written."""
 
 import argparse
 import json
@@ -17,7 +17,9 @@ ROOT = Path(__file__).resolve().parents[1]
 def alternately(
     works: Mapping[str, Callable[[], object]], repeats: int, warm_up: bool = True
 ) -> dict[str, float]:
-    """Return the median seconds of each of several works, which take turns: a load that comes or goes meets them all.
+    """Return the median seconds of each of several works, which take turns.
+
+    A load that comes or goes meets them all.
 
     Args:
         works: By name; each is called ``repeats`` times.
@@ -39,7 +41,9 @@ def alternately(
 
 
 def in_fresh_process(module: str, arguments: Sequence[str]) -> dict[str, Any]:
-    """Return the JSON object in the last line that a module prints when it is run by itself, with one thread.
+    """Return the JSON object in the last line that a module prints when it is run by itself.
+
+    With one thread.
 
     Args:
         module: What is run, from the root of the repository.

@@ -1,13 +1,18 @@
-"""How well are unknown organs found? Streams of real CT slices in which one organ is unknown, each of the eleven in turn.
+"""How well are unknown organs found? Streams of real CT slices in which one organ is unknown.
 
-For each organ a network is trained on the training images of the other ten. The hospital's history are named images of these ten: training
-images, and, held back, the validation images from which the threshold is taken. The stream is the official test images of all eleven, none
-named. Scores, threshold and groups are those of the console (``twin.review``); four scores are compared.
+Each of the eleven in turn.
 
-    python -m benchmarks.novelty --out runs/novelty                              # all; about ten minutes on one core
-    python -m benchmarks.novelty --out /tmp/try --organs 1 --images 2000 --epochs 1
+For each organ a network is trained on the training images of the other ten. The hospital's history
+are named images of these ten: training images, and, held back, the validation images from which the
+threshold is taken. The stream is the official test images of all eleven, none named. Scores,
+threshold and groups are those of the console (``twin.review``); four scores are compared.
 
-Trained models are kept under ``--out``, so that a second call takes a minute. Writes ``novelty.md`` and ``novelty.json`` there.
+    python -m benchmarks.novelty --out runs/novelty                              # all; about ten
+    minutes on one core python -m benchmarks.novelty --out /tmp/try --organs 1 --images 2000
+    --epochs 1
+
+Trained models are kept under ``--out``, so that a second call takes a minute. Writes ``novelty.md``
+and ``novelty.json`` there.
 """
 
 import argparse
@@ -64,7 +69,8 @@ class Outcome:
         false_new: Share of the known organs' images that look new.
         in_right_case: Share of the organ's images that are in a case of which it is the majority.
         in_largest_right_case: The same for the largest such case alone.
-        purity: Share of the organ in the cases of which it is the majority; none without such a case.
+        purity: Share of the organ in the cases of which it is the majority; none without such a
+            case.
         cases: Cases opened.
         right_cases: Of these, cases of which the organ is the majority.
         false_cases_per_1000: Other cases for each 1,000 images of known organs.
@@ -176,7 +182,10 @@ def names_of(batch: Batch) -> NDArray[np.str_]:
 
 
 def auroc(scores: NDArray[np.floating], is_new: NDArray[np.bool_]) -> float:
-    """Return the chance that a new image scores higher than a known one, ties counted half (Mann and Whitney)."""
+    """Return the chance that a new image scores higher than a known one, ties counted half.
+
+    Mann and Whitney.
+    """
     ordered = np.sort(scores[~is_new])
     below = np.searchsorted(ordered, scores[is_new], "left")
     not_above = np.searchsorted(ordered, scores[is_new], "right")
@@ -280,21 +289,26 @@ def tables(outcomes: Sequence[Outcome], size: Size, config: TriageConfig) -> Ite
     accuracy = np.mean([each.accuracy for each in outcomes])
     yield "# Detection of an unknown organ\n"
     yield (
-        f"OrganAMNIST, {len(organs)} organs in turn. A ResNet-10 of width 16 at 28 px, {size.epochs} epochs on {size.training_images} "
-        f"images, mean accuracy on known organs {accuracy:.3f}, seed {size.seed}. Threshold: quantile {config.quantile} of held-back "
-        f"validation images. Cases of {config.minimum_group} images or more, tightness {config.tightness}. Mean ± standard deviation.\n"
+        f"OrganAMNIST, {len(organs)} organs in turn. A ResNet-10 of width 16 at 28 px, "
+        f"{size.epochs} epochs on {size.training_images} "
+        f"images, mean accuracy on known organs {accuracy:.3f}, seed {size.seed}. Threshold: "
+        f"quantile {config.quantile} of held-back "
+        f"validation images. Cases of {config.minimum_group} images or more, tightness "
+        f"{config.tightness}. Mean ± standard deviation.\n"
     )
     yield f"| score | {' | '.join(COLUMNS.values())} |"
     yield f"| --- {'| --- ' * len(COLUMNS)}|"
     for score in SCORES:
-        yield f"| {score} | {' | '.join(mean_and_spread([each for each in outcomes if each.score == score], field) for field in COLUMNS)} |"
+        own = [each for each in outcomes if each.score == score]
+        yield f"| {score} | {' | '.join(mean_and_spread(own, field) for field in COLUMNS)} |"
     for score in SCORES:
         yield f"\n## {score}\n"
         yield f"| unknown organ | {' | '.join(COLUMNS.values())} |"
         yield f"| --- {'| --- ' * len(COLUMNS)}|"
         for each in outcomes:
             if each.score == score:
-                yield f"| {each.organ} | {' | '.join(shown(getattr(each, field)) for field in COLUMNS)} |"
+                cells = " | ".join(shown(getattr(each, field)) for field in COLUMNS)
+                yield f"| {each.organ} | {cells} |"
 
 
 def mean_and_spread(outcomes: Sequence[Outcome], field: str) -> str:

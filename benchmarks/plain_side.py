@@ -1,4 +1,7 @@
-"""What the plain reference needs to run a round that ours ran: the same images, twins, weights and prototypes. Times nothing."""
+"""What the plain reference needs to run a round that ours ran.
+
+The same images, twins, weights and prototypes. Times nothing.
+"""
 
 from collections.abc import Mapping
 from typing import Any, cast

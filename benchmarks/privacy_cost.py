@@ -1,11 +1,16 @@
-"""What does privacy cost? Accuracy of FedAvg against epsilon: noise on each image's gradient, and noise on each hospital's whole update.
+"""What does privacy cost? Accuracy of FedAvg against epsilon.
 
-Four hospitals share the images of six organs (real CT slices, OrganAMNIST) and train a small network without batch normalisation, all in
-every round. Each row is the mean over the seeds of the accuracy on test images after the last round, and what the twin that has spent most
-has spent by then. Both epsilons are counted by the platform, each for what its mechanism protects: one image, or all of a hospital's.
+Noise on each image's gradient, and noise on each hospital's whole update.
 
-    python -m benchmarks.privacy_cost                                                   # the table of docs/privacy.md
-    python -m benchmarks.privacy_cost --dataset phantom_axial --seeds 1 --rounds 2      # made images, seconds
+Four hospitals share the images of six organs (real CT slices, OrganAMNIST) and train a small
+network without batch normalisation, all in every round. Each row is the mean over the seeds of the
+accuracy on test images after the last round, and what the twin that has spent most has spent by
+then. Both epsilons are counted by the platform, each for what its mechanism protects: one image, or
+all of a hospital's.
+
+    python -m benchmarks.privacy_cost                                                   # the table
+    of docs/privacy.md python -m benchmarks.privacy_cost --dataset phantom_axial --seeds 1 --rounds
+    2      # made images, seconds
 
 Noise is seeded here, so that the table can be made again.
 """
@@ -38,10 +43,12 @@ BASE = (
     "hospitals={initial: 4, join_per_task: 0}",
     "network={backbone: lenet, width: 8, norm: group, image_size: 28, channels: 1}",
     "method={name: fedavg}",
-    "training={epochs: 1, batch_size: 64, learning_rate: 0.2, momentum: 0.9, schedule: constant, gradient_clip: null}",
+    "training={epochs: 1, batch_size: 64, learning_rate: 0.2, momentum: 0.9, schedule: constant, "
+    "gradient_clip: null}",
     "training.augmentation={crop_padding_pixels: 0, brightness: 0.0}",
     "twin.held_back_fraction=0",
-    "federation={twins_per_round: 4, screening: {max_relative_change: 1.0e+6}}",  # noise on every weight is a large change: it is meant
+    # Noise on every weight is a large change: it is meant.
+    "federation={twins_per_round: 4, screening: {max_relative_change: 1.0e+6}}",
     "evaluation={round_images: 0, task_images: 3000}",
     "engine={name: sequential}",
     "tracking.enabled=false",
@@ -146,7 +153,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         )
     )
     print(
-        f"\n{given.dataset}, {given.seeds} seeds, {given.rounds} rounds: {process_time() - begun:.0f} s of one core"
+        f"\n{given.dataset}, {given.seeds} seeds, {given.rounds} rounds: "
+        f"{process_time() - begun:.0f} s of one core"
     )
 
 

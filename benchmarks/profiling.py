@@ -1,8 +1,9 @@
 """Where the time of a piece of work goes, by groups of operators. Knows no case and no reference.
 
-Groups come from torch's profiler: an operator belongs to the nearest named range around it (optimiser, teacher, augmentation,
-attention), else to the group of its own name; the Python inside such a range belongs to it too. What of the wall time is left over is
-Python's overhead: interpreter, data loading, the profiler itself.
+Groups come from torch's profiler: an operator belongs to the nearest named range around it
+(optimiser, teacher, augmentation, attention), else to the group of its own name; the Python inside
+such a range belongs to it too. What of the wall time is left over is Python's overhead:
+interpreter, data loading, the profiler itself.
 """
 
 import contextlib
@@ -99,7 +100,10 @@ def profile_table(title: str, work: Callable[[], object], steps: int) -> str:
         for group, each in seconds.items()
     ]
     rows.append(("all", "100.0%", f"{plain / steps * 1e3:.2f}"))
-    note = f"\nShares under the profiler, which made it {wall / plain:.2f} times slower; milliseconds are those shares of the time without it."
+    note = (
+        f"\nShares under the profiler, which made it {wall / plain:.2f} times slower; milliseconds "
+        "are those shares of the time without it."
+    )
     return table((title, "share", "ms of a step"), rows) + "\n" + note
 
 
@@ -113,7 +117,10 @@ def _ancestors(event: Any) -> list[str]:
 
 @contextlib.contextmanager
 def _named_ranges() -> Iterator[None]:
-    """Name, while this lasts, what is not an operator: teacher, attention, augmentation. A name that is gone goes without."""
+    """Name, while this lasts, what is not an operator: teacher, attention, augmentation.
+
+    A name that is gone goes without.
+    """
     import federation.methods.fedka
     import twin.batches
     from benchmarks.reference import PlainDataset, PlainLoss

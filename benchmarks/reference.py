@@ -1,24 +1,31 @@
-"""The plain reference, part 1: a local step as a competent research programmer writes it from the papers, without thinking of speed.
+"""The plain reference, part 1.
 
-Same network, same weights, same losses, same batch size, same optimiser as ours. What differs is only habit, and each habit is one that the
-public code of this line of work has; nothing is slowed down on purpose. Each can be switched off (``Habits``), so that one can see what
-it costs:
+A local step as a competent research programmer writes it from the papers, without thinking of
+speed.
+
+Same network, same weights, same losses, same batch size, same optimiser as ours. What differs is
+only habit, and each habit is one that the public code of this line of work has; nothing is slowed
+down on purpose. Each can be switched off (``Habits``), so that one can see what it costs:
 
 * float32 throughout, tensors in torch's default layout.
-* ``per_image_transforms``: a data set that opens each image through PIL, varies it by itself with torchvision and turns it into a tensor,
-  in every epoch anew, in a ``DataLoader`` without worker processes (iCaRL, GLFC, LGA; workers would take the cores that train).
-* ``teacher_graph``: the teacher runs with gradients on and its outputs are not detached, so that the loss goes back through it too; its
-  gradients are thrown away (GLFC, LGA).
-* ``library_maps``: attention maps through the package pytorch-grad-cam. The teacher's maps are the package's ``GradCAM`` as it is, but
-  for its last act: maps are not scaled up to the image one by one with OpenCV, because the loss compares them as they are; its logits
-  come from the same forward pass. The package gives only numbers: through ``GradCAM`` the student would learn nothing (the best known
-  public LwM, in FACIL, has that flaw). So the student uses the package's hooks (``ActivationsAndGradients`` with ``detach=False``) and
-  does what its ``GradCAM`` does: back from the scores through the whole network with the graph kept, channel weights by the mean
-  gradient, rectified weighted sum of the maps, which keep their graph. FACIL runs the student once more for this; here one forward pass
-  serves loss and map.
+* ``per_image_transforms``: a data set that opens each image through PIL, varies it by itself with
+  torchvision and turns it into a tensor, in every epoch anew, in a ``DataLoader`` without worker
+  processes (iCaRL, GLFC, LGA; workers would take the cores that train).
+* ``teacher_graph``: the teacher runs with gradients on and its outputs are not detached, so that
+  the loss goes back through it too; its gradients are thrown away (GLFC, LGA).
+* ``library_maps``: attention maps through the package pytorch-grad-cam. The teacher's maps are the
+  package's ``GradCAM`` as it is, but for its last act: maps are not scaled up to the image one by
+  one with OpenCV, because the loss compares them as they are; its logits come from the same forward
+  pass. The package gives only numbers: through ``GradCAM`` the student would learn nothing (the
+  best known public LwM, in FACIL, has that flaw). So the student uses the package's hooks
+  (``ActivationsAndGradients`` with ``detach=False``) and does what its ``GradCAM`` does: back from
+  the scores through the whole network with the graph kept, channel weights by the mean gradient,
+  rectified weighted sum of the maps, which keep their graph. FACIL runs the student once more for
+  this; here one forward pass serves loss and map.
 * ``items``: the value of each loss term is fetched in each step for a running mean.
 
-Two things of the public code are *not* copied, as they would change the result: no ``drop_last``, no learning rate that is reset.
+Two things of the public code are *not* copied, as they would change the result: no ``drop_last``,
+no learning rate that is reset.
 """
 
 from collections.abc import Callable, Sequence
@@ -79,7 +86,8 @@ class PlainNetwork(nn.Module):
     def last_layer(self) -> nn.Module:
         """The layer whose maps are looked at."""
         backbone: Any = self.network.backbone
-        return backbone.upper_stage if hasattr(backbone, "upper_stage") else backbone.second  # type: ignore[no-any-return]
+        stage = "upper_stage" if hasattr(backbone, "upper_stage") else "second"
+        return getattr(backbone, stage)  # type: ignore[no-any-return]
 
 
 class PlainDataset(torch.utils.data.Dataset[tuple[Tensor, int]]):
@@ -112,7 +120,10 @@ class PlainDataset(torch.utils.data.Dataset[tuple[Tensor, int]]):
 
 
 def transform_of(config: NetworkConfig, image_side: int, training: bool) -> Callable[[Any], Tensor]:
-    """Return torchvision's transform of one image: resize where sizes differ, crop, brightness, tensor, normalise."""
+    """Return torchvision's transform of one image.
+
+    Resize where sizes differ, crop, brightness, tensor, normalise.
+    """
     from torchvision import transforms  # type: ignore[import-untyped]
 
     steps: list[Any] = (
@@ -154,7 +165,10 @@ def loader_of(
 
 
 def image_weights(logits: Tensor, rows: Tensor, groups: tuple[tuple[int, ...], ...]) -> Tensor:
-    """Return FedKA's gradient weights, task after task with a mask, as LGA's code does it (with the paper's mean of each task)."""
+    """Return FedKA's gradient weights, task after task with a mask, as LGA's code does it.
+
+    With the paper's mean of each task.
+    """
     old, current = sum(len(group) for group in groups[:-1]), len(groups[-1])
     weights = torch.ones(len(rows), device=logits.device)
     if not old:
@@ -172,7 +186,9 @@ def image_weights(logits: Tensor, rows: Tensor, groups: tuple[tuple[int, ...], .
 
 
 class OwnOrFirstChoice:
-    """The class whose attention is compared: the image's own where the teacher knows it, else the teacher's first choice.
+    """The class whose attention is compared.
+
+    The image's own where the teacher knows it, else the teacher's first choice.
 
     Args:
         row: The image's own class.
@@ -216,7 +232,9 @@ def _teacher_cam(teacher: PlainNetwork) -> Any:
 
 
 class PlainLoss:
-    """FedKA's loss of a batch: gradient-adaptive classification, semantic and attention distillation.
+    """FedKA's loss of a batch.
+
+    Gradient-adaptive classification, semantic and attention distillation.
 
     Args:
         student: In training mode; its layers get hooks.
@@ -262,7 +280,10 @@ class PlainLoss:
         return terms
 
     def close(self) -> None:
-        """Take the hooks away; not before the last backward pass, as the package cuts the graph too."""
+        """Take the hooks away.
+
+        Not before the last backward pass, as the package cuts the graph too.
+        """
         for hooks in (self.hooks, self.teacher_hooks, self.cam and self.cam.activations_and_grads):
             if hooks is not None:
                 hooks.release()

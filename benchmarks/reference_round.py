@@ -1,11 +1,13 @@
-"""The plain reference, part 2: a round of FedKA as public code of this line of work runs it. Knows none of our twins.
+"""The plain reference, part 2: a round of FedKA as public code of this line of work runs it.
 
-Habits that it stands for, all of them GLFC's and LGA's: the global model is copied into every twin of the pool; every twin's entropy is
-computed each round on all its current images, through the training loader; herding and prototypes go through a loader image by image;
-prototypes are perturbed one at a time; each gradient is inverted by itself; models are averaged tensor by tensor in Python.
+Habits that it stands for, all of them GLFC's and LGA's: the global model is copied into every twin
+of the pool; every twin's entropy is computed each round on all its current images, through the
+training loader; herding and prototypes go through a loader image by image; prototypes are perturbed
+one at a time; each gradient is inverted by itself; models are averaged tensor by tensor in Python.
 
-The search of an inversion is ours by default (Adam, 300 steps, early stop), so that the ratio shows batching and not another algorithm;
-``lbfgs`` is that of the public code: 250 steps of up to 20 inner ones, to the end.
+The search of an inversion is ours by default (Adam, 300 steps, early stop), so that the ratio shows
+batching and not another algorithm; ``lbfgs`` is that of the public code: 250 steps of up to 20
+inner ones, to the end.
 """
 
 import copy
@@ -93,7 +95,8 @@ def plain_round(
         teacher: The old model; none in the first task.
         twins: All of the pool.
         chosen: Indices of those that train.
-        judged: Reconstructed prototypes [P, C, H, W], 8 bit, and their rows, on which the proxy server scores the model.
+        judged: Reconstructed prototypes [P, C, H, W], 8 bit, and their rows, on which the proxy
+            server scores the model.
         rules: Settings.
 
     Returns:
@@ -211,7 +214,10 @@ def score_plainly(model: PlainNetwork, judged: tuple[Tensor, Tensor], rules: Pla
 
 
 def prototype_gradients(twin: PlainTwin, rules: PlainRules) -> list[list[Tensor]]:
-    """Return, for each current class, the gradient of the public network at its perturbed prototype."""
+    """Return, for each current class.
+
+    The gradient of the public network at its perturbed prototype.
+    """
     model = twin.model
     assert model is not None
     model.eval()

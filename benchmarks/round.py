@@ -1,13 +1,18 @@
-"""A whole round of organa_paper's protocol: ours against the plain reference, and the proxy server's share of a task's time.
+"""A whole round of organa_paper's protocol.
 
-``python -m benchmarks.round`` (thin network) or ``--full``. Two rounds are timed: the first of the second task (new classes arrive, twins
-archive, a teacher appears) and its fifth, which stands for the other nine. Both sides start from the same state: same images, same chosen
-twins, same weights, same batch size, same losses, same prototypes to invert.
+Ours against the plain reference, and the proxy server's share of a task's time.
 
-What is shrunk: images per class (``--images-per-class``), so that the reference ends today; what that does to the ratios is estimated in
-the lines "all images": time to look and to train grows with the images, time for prototypes and proxy server does not. What is changed so
-that the rounds do not hang on luck: twins follow the rule ``by_name`` and *watch* the paper's rule, so every entropy of the paper's rule
-is computed, but the head grows in the same round however little a few steps have taught the model.
+``python -m benchmarks.round`` (thin network) or ``--full``. Two rounds are timed: the first of the
+second task (new classes arrive, twins archive, a teacher appears) and its fifth, which stands for
+the other nine. Both sides start from the same state: same images, same chosen twins, same weights,
+same batch size, same losses, same prototypes to invert.
+
+What is shrunk: images per class (``--images-per-class``), so that the reference ends today; what
+that does to the ratios is estimated in the lines "all images": time to look and to train grows with
+the images, time for prototypes and proxy server does not. What is changed so that the rounds do not
+hang on luck: twins follow the rule ``by_name`` and *watch* the paper's rule, so every entropy of
+the paper's rule is computed, but the head grows in the same round however little a few steps have
+taught the model.
 """
 
 import argparse
@@ -40,9 +45,12 @@ def main(arguments: list[str] | None = None) -> None:
     finally:
         world.engine.close()
     print(
-        f"Network {config.network.backbone} w{config.network.width}, {config.network.image_size} px; {given.images_per_class or 'all'} "
-        f"images per class; {given.epochs} epochs, batch {config.training.batch_size}; ours in {given.precision}, engine "
-        f"{given.engine}; {given.threads} threads; {given.repeats} turns, medians; the reference inverts with {given.search}.\n"
+        f"Network {config.network.backbone} w{config.network.width}, {config.network.image_size} "
+        f"px; {given.images_per_class or 'all'} "
+        f"images per class; {given.epochs} epochs, batch {config.training.batch_size}; ours in "
+        f"{given.precision}, engine "
+        f"{given.engine}; {given.threads} threads; {given.repeats} turns, medians; the reference "
+        f"inverts with {given.search}.\n"
     )
     print("\n".join(facts) + "\n")
     print(stage_table(rounds) + "\n")
@@ -76,7 +84,8 @@ def _time_round(
     )
     images = sum(each.num_images for each in record.accepted)
     about = (
-        f"* {name}: {len(record.observations)} twins look, {len(record.chosen)} train on {images} images in all, "
+        f"* {name}: {len(record.observations)} twins look, {len(record.chosen)} train on {images} "
+        "images in all, "
         f"{prototypes} prototypes are inverted, "
         f"{'a' if next(iter(ran.engine.broadcasts.values())).old_model else 'no'} teacher."
     )

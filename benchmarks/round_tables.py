@@ -1,4 +1,7 @@
-"""The tables of ``benchmarks.round``: seconds by stage, and what a task of the protocol costs. Measure nothing."""
+"""The tables of ``benchmarks.round``: seconds by stage, and what a task of the protocol costs.
+
+Measure nothing.
+"""
 
 from collections.abc import Mapping
 
@@ -10,7 +13,10 @@ ROUNDS_PER_TASK = 10  # of the protocol, for the sum over a task
 
 
 def stage_table(rounds: Mapping[str, Mapping[str, Stages]]) -> str:
-    """Return the seconds of each stage of each round, given by round and side (``ours``, ``reference``)."""
+    """Return the seconds of each stage of each round, given by round and side.
+
+    ``ours``, ``reference``.
+    """
     rows = []
     for name, sides in rounds.items():
         for stage in (*STAGES, "all"):
@@ -57,15 +63,19 @@ def task_table(rounds: Mapping[str, Mapping[str, Stages]], factor: float) -> str
         "reference's",
     )
     note = (
-        "\nA task is the first round and nine like the middle one. The proxy's share counts scoring and all of the aggregation, the mean "
-        "of the models included; the twins' part of the prototypes (perturbing, encoding) is not the proxy's. With worker processes ours "
+        "\nA task is the first round and nine like the middle one. The proxy's share counts "
+        "scoring and all of the aggregation, the mean "
+        "of the models included; the twins' part of the prototypes (perturbing, encoding) is not "
+        "the proxy's. With worker processes ours "
         "counts it as training."
     )
     return table(headers, rows) + "\n" + note
 
 
 def task_seconds(first: Stages, middle: Stages, images: float = 1.0) -> dict[str, float]:
-    """Return the seconds of a task by what grows with the images and what does not: the first round and nine like the middle one.
+    """Return the seconds of a task by what grows with the images and what does not.
+
+    The first round and nine like the middle one.
 
     Args:
         first: Stages of the first round.

@@ -1,4 +1,7 @@
-"""The shrunk experiment of ``benchmarks.round``: its hospitals, and the states before the rounds that are timed. Knows no reference."""
+"""The shrunk experiment of ``benchmarks.round``.
+
+Its hospitals, and the states before the rounds that are timed.
+"""
 
 import argparse
 import copy
@@ -112,7 +115,8 @@ def changes(given: argparse.Namespace) -> list[str]:
         "twin.watched=[{rule: entropy_jump, jump_fraction: 0.3641, reference_classes: 3}]",
         f"training.precision={given.precision}",
         f"training.epochs={given.epochs}",
-        f"engine={{name: {given.engine}, threads: {given.threads if given.engine == 'sequential' else 1}, workers: {given.threads}}}",
+        f"engine={{name: {given.engine}, threads: "
+        f"{given.threads if given.engine == 'sequential' else 1}, workers: {given.threads}}}",
     ]
     return (
         made
@@ -122,7 +126,10 @@ def changes(given: argparse.Namespace) -> list[str]:
 
 
 def snapshots(world: World) -> dict[str, Snapshot]:
-    """Return the states before the second task's first and before its middle round; the way there is as short as it can be."""
+    """Return the states before the second task's first and before its middle round.
+
+    The way there is as short as it can be.
+    """
     config = world.config
     brief = replace(config.training, epochs=1)
     hurried = make_engine(
@@ -157,7 +164,7 @@ def snapshots(world: World) -> dict[str, Snapshot]:
 
 
 def growth_of_images(world: World) -> float:
-    """Return how many times more images a twin of the second task trains on in the whole protocol than here (estimate)."""
+    """Return how many times more images a second-task twin trains on in the whole protocol."""
     archive, config = world.hospitals.archive, world.config
     images = []
     for per_class in (config.scenario.images_per_class, None):

@@ -1,7 +1,9 @@
-"""Every benchmark, one after the other, each in a process of its own; what they print becomes ``benchmarks/RESULTS.md``.
+"""Every benchmark, one after the other, each in a process of its own.
 
-``make bench``, or ``python -m benchmarks.run_all --skip round_full scale``. A part that fails leaves its error in the report and the others
-run on.
+What they print becomes ``benchmarks/RESULTS.md``.
+
+``make bench``, or ``python -m benchmarks.run_all --skip round_full scale``. A part that fails
+leaves its error in the report and the others run on.
 """
 
 import argparse
@@ -151,7 +153,8 @@ def report(sections: Sequence[str], skipped: Sequence[str], tiny: bool) -> str:
     if tiny:
         lead += [
             "",
-            "**Tiny settings: this only shows that everything runs. No number here means anything.**",
+            "**Tiny settings: this only shows that everything runs. No number here means "
+            "anything.**",
         ]
     if skipped:
         lead += ["", f"Skipped: {', '.join(skipped)}."]

@@ -1,8 +1,11 @@
-"""Memory and time of a round against the number of twins: 10, 100, 1,000 and 10,000 exist, as many train as before.
+"""Memory and time of a round against the number of twins.
 
-Real OrganAMNIST, a thin network, equal data for each twin (shared images), each number of twins in a fresh process. Nothing is
-reconstructed on the server, whose need of memory would hide that of the twins. Prints a table, and whether 10,000 twins need at most
-1.5 times the memory and 1.2 times the time per round of 10.
+10, 100, 1,000 and 10,000 exist, as many train as before.
+
+Real OrganAMNIST, a thin network, equal data for each twin (shared images), each number of twins in
+a fresh process. Nothing is reconstructed on the server, whose need of memory would hide that of the
+twins. Prints a table, and whether 10,000 twins need at most 1.5 times the memory and 1.2 times the
+time per round of 10.
 
 ``python -m benchmarks.scale``; ``--out FILE`` also writes JSON.
 """
@@ -23,7 +26,10 @@ MOST_MEMORY, MOST_TIME = 1.5, 1.2
 
 
 def measure(twins: int, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Run one experiment in this process; return its peak of resident memory and the time of each round."""
+    """Run one experiment in this process.
+
+    Return its peak of resident memory and the time of each round.
+    """
     from federation.experiment.config import ExperimentConfig
     from federation.experiment.loop import RunCallbacks, run_experiment
     from federation.methods.fedka import FedKA
@@ -89,7 +95,10 @@ def measure(twins: int, arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def peak_megabytes() -> float:
-    """Return the most resident memory of this process and, with worker processes, of the largest of these."""
+    """Return the most resident memory of this process and.
+
+    With worker processes, of the largest of these.
+    """
     import resource
 
     children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1e3
@@ -147,12 +156,14 @@ def main(given: list[str]) -> int:
         for each in found
     ]
     print(
-        f"{arguments.training} twins look and train in each of {arguments.rounds} rounds; {arguments.engine} engine, one thread.\n"
+        f"{arguments.training} twins look and train in each of {arguments.rounds} rounds; "
+        f"{arguments.engine} engine, one thread.\n"
     )
     print(table(columns, rows))
     held = found[-1]["memory_ratio"] <= MOST_MEMORY and found[-1]["time_ratio"] <= MOST_TIME
     print(
-        f"\nBounds at {arguments.twins[-1]:,} twins, memory {MOST_MEMORY} and time {MOST_TIME}: {'held' if held else '**not held**'}."
+        f"\nBounds at {arguments.twins[-1]:,} twins, memory {MOST_MEMORY} and time {MOST_TIME}: "
+        f"{'held' if held else '**not held**'}."
     )
     if arguments.out:
         settings = {

@@ -1,4 +1,7 @@
-"""Clocks around our own objects: a round runs as it always does, and the seconds of its stages are known. Knows no experiment."""
+"""Clocks around our own objects.
+
+A round runs as it always does, and the seconds of its stages are known.
+"""
 
 from collections.abc import Mapping, Sequence
 from time import perf_counter
@@ -64,7 +67,10 @@ class WatchedEngine:
         return observations
 
     def train(self, method: Any, broadcasts: Mapping[str, Broadcast]) -> Any:
-        """Let these twins train; the prototypes that they make at the end are timed by themselves."""
+        """Let these twins train.
+
+        The prototypes that they make at the end are timed by themselves.
+        """
         self.broadcasts = broadcasts
         objective, own = method.inner, {"finish_local": 0.0}
         if isinstance(self.inner, SequentialEngine):  # into a worker process no clock can be sent

@@ -1,1 +1,4 @@
-"""The hospitals' world: images that arrive over time. Holds pixels, knows no model and no federation."""
+"""The hospitals' world: images that arrive over time.
+
+Holds pixels, knows no model and no federation.
+"""

@@ -1,4 +1,6 @@
-"""A hospital's archive and stream as one file: its images, their class names, and what arrives when. Knows no other hospital.
+"""A hospital's archive and stream as one file.
+
+Its images, their class names, and what arrives when.
 
 Written whole or not at all as safetensors, which hold arrays and nothing that runs.
 """
@@ -30,7 +32,8 @@ def save_archive(
 ) -> Path:
     """Write what one hospital will see, and nothing else of the archive.
 
-    Positions are counted anew from 0 in their old order, so whatever breaks a tie by position breaks it as before.
+    Positions are counted anew from 0 in their old order, so whatever breaks a tie by position
+    breaks it as before.
 
     Args:
         path: Of the file; readable by its owner alone.
@@ -74,10 +77,12 @@ def load_hospital(hospital_id: str, path: Path) -> Hospital:
     try:
         with safe_open(path, framework="numpy") as file:
             plain = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 -- no mapping
+            names = file.keys()  # no mapping: it has nothing but keys()
+            tensors = {name: file.get_tensor(name) for name in names}
         if plain.get("version") != _VERSION:
             raise ArchiveError(
-                f"{path.name} is an archive of version {plain.get('version')}; this program reads {_VERSION}; make it anew"
+                f"{path.name} is an archive of version {plain.get('version')}; this program reads "
+                f"{_VERSION}; make it anew"
             )
         archive = Batch(
             tensors["images"], tensors["labels"], tuple(json.loads(plain["vocabulary"]))
@@ -99,5 +104,6 @@ def load_hospital(hospital_id: str, path: Path) -> Hospital:
         raise
     except (OSError, SafetensorError, KeyError, ValueError) as error:
         raise ArchiveError(
-            f"{path.name} cannot be read as a hospital's archive: {error}; make it anew with: fedka deploy init"
+            f"{path.name} cannot be read as a hospital's archive: {error}; make it anew with: "
+            "fedka deploy init"
         ) from error

@@ -1,4 +1,4 @@
-"""The one form in which images travel inside a hospital. Knows neither models nor who owns the images."""
+"""The one form in which images travel inside a hospital."""
 
 from dataclasses import dataclass
 
@@ -31,17 +31,20 @@ class Batch:
             or self.images.shape[3] not in (1, 3)
         ):
             raise ValueError(
-                f"Batch.images is {self.images.dtype} of shape {self.images.shape}; expected uint8 of shape [N, H, W, 1 or 3]"
+                f"Batch.images is {self.images.dtype} of shape {self.images.shape}; expected uint8 "
+                "of shape [N, H, W, 1 or 3]"
             )
         if self.labels.shape != (len(self.images),):
             raise ValueError(
-                f"Batch.labels has shape {self.labels.shape}; expected one per image: ({len(self.images)},)"
+                f"Batch.labels has shape {self.labels.shape}; expected one per image: "
+                f"({len(self.images)},)"
             )
         if len(self.labels) and not (
             self.labels.min() >= 0 and self.labels.max() < len(self.vocabulary)
         ):
             raise ValueError(
-                f"Batch.labels reach from {self.labels.min()} to {self.labels.max()}; the vocabulary has {len(self.vocabulary)} names"
+                f"Batch.labels reach from {self.labels.min()} to {self.labels.max()}; the "
+                f"vocabulary has {len(self.vocabulary)} names"
             )
 
     def __len__(self) -> int:

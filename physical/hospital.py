@@ -30,7 +30,8 @@ class Hospital:
 
     Args:
         hospital_id: Its name in the federation.
-        archive: All images that the hospital will ever see (in a simulation: shared with others, never copied).
+        archive: All images that the hospital will ever see (in a simulation: shared with others,
+            never copied).
         arrivals: What arrives when, in order of time.
         joins_at_round: First round in which it answers.
     """
@@ -49,7 +50,10 @@ class Hospital:
         return self._archive.vocabulary
 
     def new_images(self, after_round: int, until_round: int) -> NDArray[np.int64]:
-        """Return the archive positions of what arrived after one round and up to another, shape [N]."""
+        """Return the archive positions of what arrived after one round and up to another.
+
+        Shape [N].
+        """
         arrived = [
             each.positions for each in self._arrivals if after_round < each.round <= until_round
         ]

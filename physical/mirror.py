@@ -1,6 +1,7 @@
-"""One hospital's images on this machine: what the twin mirrors. Pixels are bytes in a database. Knows no model and no file format.
+"""One hospital's images on this machine: what the twin mirrors. Pixels are bytes in a database.
 
-Everything is one transaction: an image is here whole or not at all, whatever kills the process. Adding is idempotent by image id.
+Everything is one transaction: an image is here whole or not at all, whatever kills the process.
+Adding is idempotent by image id.
 """
 
 import sqlite3
@@ -29,11 +30,13 @@ class ImageFacts:
     """All that the mirror knows of an image but its pixels.
 
     Args:
-        image_id: Stable name of the image that cannot be linked to a patient without the hospital's key.
+        image_id: Stable name of the image that cannot be linked to a patient without the hospital's
+            key.
         arrived: When it came, UTC, ISO 8601.
         patient: Pseudonym of the patient.
         study: Pseudonym of the study.
-        class_name: What people decided that it shows, else what its sender said; None if nobody named it.
+        class_name: What people decided that it shows, else what its sender said; None if nobody
+            named it.
         source: Kind of file it came in: "dicom", "png", "jpeg", "nifti".
     """
 
@@ -50,7 +53,8 @@ class MirrorImage:
     """An image on its way into the mirror.
 
     Args:
-        image_id: Keyed hash of what identifies it (SOP Instance UID and frame, or the file's content).
+        image_id: Keyed hash of what identifies it (SOP Instance UID and frame, or the file's
+            content).
         arrived: When it came, UTC, ISO 8601 with its offset.
         patient: Pseudonym of the patient.
         study: Pseudonym of the study.
@@ -70,7 +74,10 @@ class MirrorImage:
 
 @dataclass(frozen=True)
 class DayCount:
-    """How many images of a class came on a day (UTC, "2024-02-19"); class name None: without a name."""
+    """How many images of a class came on a day (UTC, "2024-02-19").
+
+    Class name None: without a name.
+    """
 
     day: str
     class_name: str | None
@@ -91,7 +98,8 @@ class Mirror:
     def __init__(self, folder: Path, image_size: int = 64) -> None:
         if not 8 <= image_size <= 1024:
             raise MirrorError(
-                f"image_size is {image_size}; allowed: 8 to 1024 pixels; choose the size that the model takes"
+                f"image_size is {image_size}; allowed: 8 to 1024 pixels; choose the size that the "
+                "model takes"
             )
         self.folder = folder
         self.image_size = image_size
@@ -119,7 +127,8 @@ class Mirror:
         with self._file.transaction() as connection:
             before = connection.total_changes
             connection.executemany(
-                "INSERT INTO images (image_id, arrived, patient, study, sent_name, source, pixels) VALUES (?, ?, ?, ?, ?, ?, ?) "
+                "INSERT INTO images (image_id, arrived, patient, study, sent_name, source, pixels) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?) "
                 "ON CONFLICT (image_id) DO NOTHING",
                 rows,
             )
@@ -134,7 +143,8 @@ class Mirror:
         """Return image ids in order of arrival.
 
         Args:
-            named: True: only images that have a class name; False: only those without one; None: all.
+            named: True: only images that have a class name; False: only those without one; None:
+                all.
             after: Only those that came after this one.
 
         Raises:
@@ -163,7 +173,8 @@ class Mirror:
         most = MOST_BYTES_AT_ONCE // (size * size)
         if len(image_ids) > most:
             raise MirrorError(
-                f"pixels of {len(image_ids):,} images at once; allowed: {most:,} of {size} x {size}; ask for them in parts"
+                f"pixels of {len(image_ids):,} images at once; allowed: {most:,} of {size} x "
+                f"{size}; ask for them in parts"
             )
         result = np.empty((len(image_ids), size, size), np.uint8)
         places = _places(image_ids)
@@ -188,7 +199,10 @@ class Mirror:
         return [found[each] for each in image_ids]
 
     def class_counts(self) -> dict[str, int]:
-        """Return class name -> number of images, in the order of the names; images without a name are not counted."""
+        """Return class name -> number of images, in the order of the names.
+
+        Images without a name are not counted.
+        """
         query = (
             f"SELECT {_NAME}, count(*) FROM images WHERE {_NAME} IS NOT NULL GROUP BY 1 ORDER BY 1"
         )
@@ -196,8 +210,14 @@ class Mirror:
             return dict(connection.execute(query).fetchall())
 
     def counts_by_day(self) -> list[DayCount]:
-        """Return how many images of each class came on each day, the earliest first; days without images are left out."""
-        query = f"SELECT substr(arrived, 1, 10), {_NAME}, count(*) FROM images GROUP BY 1, 2 ORDER BY 1, 2"
+        """Return how many images of each class came on each day, the earliest first.
+
+        Days without images are left out.
+        """
+        query = (
+            f"SELECT substr(arrived, 1, 10), {_NAME}, count(*) FROM images GROUP BY 1, 2 ORDER BY "
+            "1, 2"
+        )
         with self._file.reading() as connection:
             return [DayCount(*row) for row in connection.execute(query)]
 
@@ -228,7 +248,8 @@ class Mirror:
         pixels = np.asarray(image.pixels)
         if pixels.dtype != np.uint8 or pixels.shape != (self.image_size, self.image_size):
             raise MirrorError(
-                f"image {image.image_id}: got {pixels.dtype} of shape {pixels.shape}; expected uint8 of shape "
+                f"image {image.image_id}: got {pixels.dtype} of shape {pixels.shape}; expected "
+                "uint8 of shape "
                 f"({self.image_size}, {self.image_size}); window and resize it before"
             )
         if not image.image_id:
@@ -253,7 +274,8 @@ def _utc(image: MirrorImage) -> str:
         moment = None
     if moment is None or moment.utcoffset() != timedelta(0):
         raise MirrorError(
-            f"image {image.image_id}: arrived is '{image.arrived}'; expected UTC like 2024-02-19T08:30:00+00:00; "
+            f"image {image.image_id}: arrived is '{image.arrived}'; expected UTC like "
+            "2024-02-19T08:30:00+00:00; "
             "use datetime.now(UTC).isoformat()"
         )
     return image.arrived
@@ -262,7 +284,8 @@ def _utc(image: MirrorImage) -> str:
 def _check_name(class_name: str | None) -> None:
     if class_name is not None and (not class_name.strip() or class_name != class_name.strip()):
         raise MirrorError(
-            f"class name '{class_name}'; expected no blanks around it and at least a letter, or None; strip it"
+            f"class name '{class_name}'; expected no blanks around it and at least a letter, or "
+            "None; strip it"
         )
 
 
@@ -298,5 +321,6 @@ def _unknown(image_ids: Iterable[str]) -> MirrorError:
     missing = list(image_ids)
     more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
     return MirrorError(
-        f"mirror: no image {', '.join(missing[:3])}{more}; allowed: ids that Mirror.ids() returns; ask for those"
+        f"mirror: no image {', '.join(missing[:3])}{more}; allowed: ids that Mirror.ids() returns; "
+        "ask for those"
     )

@@ -1,6 +1,9 @@
-"""The SQLite file of a mirror: made, checked, opened, and shared by threads and processes. Knows its tables and no image.
+"""The SQLite file of a mirror: made, checked, opened, and shared by threads and processes.
 
-Readers never wait for a writer (WAL). A connection is this process's own: one that was made before a fork is not used after it.
+Knows its tables and no image.
+
+Readers never wait for a writer (WAL). A connection is this process's own: one that was made before
+a fork is not used after it.
 """
 
 import os
@@ -27,13 +30,17 @@ CREATE TABLE IF NOT EXISTS images (
     pixels BLOB NOT NULL
 ) STRICT;
 CREATE INDEX IF NOT EXISTS images_by_name ON images (coalesce(decided_name, sent_name), position);
-CREATE INDEX IF NOT EXISTS images_by_day ON images (substr(arrived, 1, 10), coalesce(decided_name, sent_name));
+CREATE INDEX IF NOT EXISTS images_by_day
+    ON images (substr(arrived, 1, 10), coalesce(decided_name, sent_name));
 """
 _OF_PARENTS: list[sqlite3.Connection] = []
 
 
 class MirrorError(ValueError):
-    """The mirror cannot do what was asked. The message says what, what came, what is allowed and what to do."""
+    """The mirror cannot do what was asked.
+
+    The message says what, what came, what is allowed and what to do.
+    """
 
 
 class MirrorFile:
@@ -66,7 +73,8 @@ class MirrorFile:
         if int(stored) != image_size:
             self.close()
             raise MirrorError(
-                f"mirror {folder}: asked for images of {image_size} pixels; it holds images of {stored}; "
+                f"mirror {folder}: asked for images of {image_size} pixels; it holds images of "
+                f"{stored}; "
                 f"open it with image_size={stored}, or make a new mirror in another folder"
             )
 
@@ -81,7 +89,9 @@ class MirrorFile:
         """Hold the connection, one thread at a time."""
         with self._lock:
             if self._pid != os.getpid():
-                if self._pid:  # the parent's: neither used nor closed here, for that would disturb the parent's locks
+                # The parent's: neither used nor closed here, for that would disturb the parent's
+                # locks.
+                if self._pid:
                     self._finish.detach()
                     _OF_PARENTS.append(self._connection)
                 self._open()
@@ -153,5 +163,6 @@ def image_size_of(folder: Path) -> int:
 
 def _no_mirror(folder: Path, why: object) -> MirrorError:
     return MirrorError(
-        f"mirror {folder}: {FILE_NAME} is no mirror ({why}); expected one made by this program; move it away"
+        f"mirror {folder}: {FILE_NAME} is no mirror ({why}); expected one made by this program; "
+        "move it away"
     )

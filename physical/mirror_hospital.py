@@ -1,7 +1,8 @@
-"""A hospital whose images come from its mirror: what people have named by now is what has arrived. Knows no model.
+"""A hospital whose images come from its mirror: what people have named by now is what has arrived.
 
-A simulation knows beforehand what arrives when; a mirror does not. What a round found is written down beside the mirror, so that a round
-that is repeated finds the same images, and an image keeps its position for as long as the twin remembers it.
+A simulation knows beforehand what arrives when; a mirror does not. What a round found is written
+down beside the mirror, so that a round that is repeated finds the same images, and an image keeps
+its position for as long as the twin remembers it.
 """
 
 import json
@@ -36,8 +37,8 @@ class _Found:
 class MirrorHospital(Hospital):
     """A physical entity whose images arrive in its mirror.
 
-    Positions count the images in the order in which rounds found them. An image shows what people say of it now; if they take a name back,
-    what they said when the twin met it.
+    Positions count the images in the order in which rounds found them. An image shows what people
+    say of it now; if they take a name back, what they said when the twin met it.
 
     Args:
         hospital_id: Its name in the federation.
@@ -65,7 +66,10 @@ class MirrorHospital(Hospital):
         return self._names
 
     def new_images(self, after_round: int, until_round: int) -> NDArray[np.int64]:
-        """Return the positions of what was found after one round and up to another; the last one looks at the mirror first."""
+        """Return the positions of what was found after one round and up to another.
+
+        The last one looks at the mirror first.
+        """
         if until_round > max((each.round for each in self._found), default=-1):
             self._write_down(until_round)
         self._look()
@@ -136,7 +140,8 @@ def _read(stream: Path) -> list[_Found]:
         ]
     except (ValueError, KeyError, TypeError) as error:
         raise StreamError(
-            f"{stream} is not a list of rounds: {error}; restore it from a backup: the twin's memory points into it"
+            f"{stream} is not a list of rounds: {error}; restore it from a backup: the twin's "
+            "memory points into it"
         ) from error
 
 

@@ -35,13 +35,15 @@ def plan_scenario(
         class_names: The data set's classes in their natural order.
         config: The protocol.
         hospitals: Who takes part.
-        seed: Keys every draw; the order in which hospitals are listed does not change another hospital's draw of classes.
+        seed: Keys every draw; the order in which hospitals are listed does not change another
+            hospital's draw of classes.
 
     Returns:
         The plan. With ``disjoint`` images, every image of a task's classes has exactly one owner.
 
     Raises:
-        ScenarioError: More classes than exist, an unknown class name, a class without images, no hospital at the first task.
+        ScenarioError: More classes than exist, an unknown class name, a class without images, no
+            hospital at the first task.
     """
     order = _class_order(class_names, config, seed)
     size = config.classes_per_task
@@ -94,7 +96,8 @@ def _class_order(class_names: Sequence[str], config: ScenarioConfig, seed: int) 
             _rng(seed, _ORDER).shuffle(order)
     if needed > len(order):
         raise ScenarioError(
-            f"num_tasks x classes_per_task is {config.num_tasks} x {config.classes_per_task} = {needed} classes; {config.dataset} has "
+            f"num_tasks x classes_per_task is {config.num_tasks} x {config.classes_per_task} = "
+            f"{needed} classes; {config.dataset} has "
             f"{len(order)}; lower one of the two"
         )
     return order
@@ -109,7 +112,8 @@ def _check_images(
     ]
     if empty:
         raise ScenarioError(
-            f"no training image shows {', '.join(empty)}; leave the class out (class_order) or bring its images"
+            f"no training image shows {', '.join(empty)}; leave the class out (class_order) or "
+            "bring its images"
         )
 
 
@@ -117,7 +121,8 @@ def _check_hospitals(hospitals: Sequence[HospitalConfig], config: ScenarioConfig
     names = [hospital.name for hospital in hospitals]
     if len(set(names)) != len(names):
         raise ScenarioError(
-            f"two hospitals have the same name: {sorted({name for name in names if names.count(name) > 1})}"
+            "two hospitals have the same name: "
+            f"{sorted({name for name in names if names.count(name) > 1})}"
         )
     if not any(hospital.joins_at_task == 0 for hospital in hospitals):
         raise ScenarioError(
@@ -126,14 +131,18 @@ def _check_hospitals(hospitals: Sequence[HospitalConfig], config: ScenarioConfig
     late = [hospital.name for hospital in hospitals if hospital.joins_at_task >= config.num_tasks]
     if late:
         raise ScenarioError(
-            f"{', '.join(late)} would join after the last task; joins_at_task is at most {config.num_tasks - 1}"
+            f"{', '.join(late)} would join after the last task; joins_at_task is at most "
+            f"{config.num_tasks - 1}"
         )
 
 
 def _learners(
     hospitals: Sequence[HospitalConfig], config: ScenarioConfig, task: int, seed: int
 ) -> list[HospitalConfig]:
-    """Return who sees new classes in this task: floor(0.9 N) of those already present, and all that join now; never nobody."""
+    """Return who sees new classes in this task.
+
+    Floor(0.9 N) of those already present, and all that join now; never nobody.
+    """
     in_order = sorted(hospitals, key=lambda hospital: hospital.name)
     present = [hospital for hospital in in_order if hospital.joins_at_task < task]
     joining = [hospital for hospital in in_order if hospital.joins_at_task == task]
@@ -149,7 +158,10 @@ def _choose_classes(
     task: int,
     seed: int,
 ) -> dict[str, tuple[str, ...]]:
-    """Draw each hospital's classes; a class that nobody drew goes to the hospital with the fewest, so that none is lost."""
+    """Draw each hospital's classes.
+
+    A class that nobody drew goes to the hospital with the fewest, so that none is lost.
+    """
     chosen: dict[str, list[int]] = {}
     for hospital in learners:
         share = config.heterogeneity if hospital.heterogeneity is None else hospital.heterogeneity

@@ -1,7 +1,8 @@
-"""Who sees which class when, as a finished plan. Knows neither pixels nor models, and not how the plan was drawn.
+"""Who sees which class when, as a finished plan.
 
-A plan grows with the images and the hospitals, never with their product: hospitals that share a class's images share one array of
-positions, and a hospital's arrivals are made when they are asked for.
+A plan grows with the images and the hospitals, never with their product: hospitals that share a
+class's images share one array of positions, and a hospital's arrivals are made when they are asked
+for.
 """
 
 from collections import Counter
@@ -18,7 +19,9 @@ from physical.protocol import ScenarioConfig
 
 @dataclass(frozen=True, slots=True)
 class ClassImages:
-    """Images of one class that come to a hospital in one stage; where images are shared, hospitals share this very object.
+    """Images of one class that come to a hospital in one stage.
+
+    Where images are shared, hospitals share this very object.
 
     Args:
         class_name: What they show.
@@ -35,7 +38,8 @@ class HospitalPlan:
 
     Args:
         joins_at_task: First stage in which it takes part.
-        classes_by_task: Class names that are new to it, by stage; empty where it keeps its old data.
+        classes_by_task: Class names that are new to it, by stage; empty where it keeps its old
+            data.
         images_by_task: The images of these classes, by stage, in the data set's order of classes.
         arrival_rounds: Of each stage, the rounds in which a portion of its images arrives.
     """
@@ -47,7 +51,10 @@ class HospitalPlan:
 
     @property
     def arrivals(self) -> tuple[Arrival, ...]:
-        """Positions in the training split with the round of arrival; made anew each time. Every portion holds every class alike."""
+        """Positions in the training split with the round of arrival; made anew each time.
+
+        Every portion holds every class alike.
+        """
         dated = []
         for rounds, groups in zip(self.arrival_rounds, self.images_by_task, strict=True):
             positions = np.concatenate(
@@ -112,14 +119,18 @@ class Scenario:
         return Arrivals(self.hospitals)
 
     def task_at(self, round_number: int) -> int:
-        """Return the stage to which a round belongs (for measuring; nobody in the federation is told)."""
+        """Return the stage to which a round belongs.
+
+        For measuring; nobody in the federation is told.
+        """
         return min(round_number // self.rounds_per_task, len(self.tasks) - 1)
 
     def manifest(self, config: ScenarioConfig) -> dict[str, Any]:
         """Return the plan as plain data, with a report of who shares images with whom.
 
-        Each group of images stands there once. A hospital's images of a stage are those of its groups, one after the other; of P arrival
-        rounds the p-th brings every P-th image from the p-th on.
+        Each group of images stands there once. A hospital's images of a stage are those of its
+        groups, one after the other; of P arrival rounds the p-th brings every P-th image from the
+        p-th on.
         """
         groups = {id(each): each for each in self._groups()}
         number = {key: index for index, key in enumerate(groups)}
@@ -148,7 +159,10 @@ class Scenario:
         }
 
     def _groups(self) -> Iterator[ClassImages]:
-        """Walk over the images of all hospitals; a shared group comes once for each of its owners."""
+        """Walk over the images of all hospitals.
+
+        A shared group comes once for each of its owners.
+        """
         return (
             each
             for plan in self.hospitals.values()
@@ -185,7 +199,10 @@ class Scenario:
 
 
 def arrival_rounds(config: ScenarioConfig) -> tuple[tuple[int, ...], ...]:
-    """Return, of each stage, the rounds in which a portion of its images arrives: evenly spread, the first at its begin."""
+    """Return, of each stage, the rounds in which a portion of its images arrives.
+
+    Evenly spread, the first at its begin.
+    """
     step = config.rounds_per_task // config.arrivals_per_task
     portions = range(config.arrivals_per_task)
     return tuple(

@@ -1,6 +1,7 @@
-"""Batched, seeded augmentation of images: tensors in, tensors out, no image by itself. Knows no network.
+"""Batched, seeded augmentation of images: tensors in, tensors out, no image by itself.
 
-Normalisation is not here: a network carries its own (``incremental.network``), so that no caller can apply another one.
+Normalisation is not here: a network carries its own (``incremental.network``), so that no caller
+can apply another one.
 """
 
 import numpy as np
@@ -17,9 +18,12 @@ class AugmentationConfig:
     """How training images are varied.
 
     Args:
-        crop_padding_pixels: Zero border from which a crop of the original size is cut; 0 switches it off [px].
-        horizontal_flip: Mirror half of the images. Never where classes are left and right (``Scenario`` checks that).
-        brightness: Brightness is multiplied by a factor drawn from [1 - brightness, 1 + brightness].
+        crop_padding_pixels: Zero border from which a crop of the original size is cut; 0 switches
+            it off [px].
+        horizontal_flip: Mirror half of the images. Never where classes are left and right
+            (``Scenario`` checks that).
+        brightness: Brightness is multiplied by a factor drawn from [1 - brightness, 1 +
+            brightness].
     """
 
     crop_padding_pixels: int = 4
@@ -40,7 +44,10 @@ class AugmentationConfig:
 
 
 def to_tensor(images: NDArray[np.uint8]) -> UInt8[Tensor, "B C H W"]:
-    """Return [N, H, W, C] arrays as a [N, C, H, W] tensor; the pixels stay 8 bit so that they stay small."""
+    """Return [N, H, W, C] arrays as a [N, C, H, W] tensor.
+
+    The pixels stay 8 bit so that they stay small.
+    """
     return torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
 
 

@@ -1,1 +1,4 @@
-"""Attacks that a curious server could run on what leaves a hospital and on the trained model; ``docs/privacy.md`` explains the figures."""
+"""Attacks that a curious server could run on what leaves a hospital and on the trained model.
+
+``docs/privacy.md`` explains the figures.
+"""

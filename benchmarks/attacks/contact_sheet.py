@@ -1,4 +1,7 @@
-"""Small grey images as a labelled picture: one row for each way to get them, one column for each image."""
+"""Small grey images as a labelled picture.
+
+One row for each way to get them, one column for each image.
+"""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +17,8 @@ def draw(rows: Mapping[str, Tensor], columns: list[str], footer: str, path: Path
     """Write the picture.
 
     Args:
-        rows: Images of each row, shape [P, 1, H, W], values in [0, 1], by the row's label (lines end in a line break).
+        rows: Images of each row, shape [P, 1, H, W], values in [0, 1], by the row's label (lines
+            end in a line break).
         columns: Label of each image.
         footer: Stands below: where the images are from.
         path: A PNG file.

@@ -1,6 +1,9 @@
-"""What could be done to prototype gradients before they leave: clipping, noise, fewer bits, fewer values. Not options of the platform.
+"""What could be done to prototype gradients before they leave.
 
-The platform's own ``outgoing`` changes the weights of an update and not these gradients; here is what it would buy if it did.
+Clipping, noise, fewer bits, fewer values. Not options of the platform.
+
+The platform's own ``outgoing`` changes the weights of an update and not these gradients; here is
+what it would buy if it did.
 """
 
 import torch
@@ -14,7 +17,9 @@ def clip(gradients: Tensor, norm: float) -> Tensor:
 
 
 def noisy(gradients: Tensor, multiplier: float, generator: torch.Generator) -> Tensor:
-    """Return gradients [P, G], each coordinate with Gaussian noise of ``multiplier`` times the largest norm among them.
+    """Return gradients [P.
+
+    G], each coordinate with Gaussian noise of ``multiplier`` times the largest norm among them.
 
     The multiplier is that of the Gaussian mechanism with the clipping norm at that norm.
     """

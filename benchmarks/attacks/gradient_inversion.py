@@ -1,10 +1,14 @@
-"""What can be seen in uploaded prototype gradients: the proxy server's own reconstruction and a stronger attack, with and without defences.
+"""What can be seen in uploaded prototype gradients.
 
-Hospitals of the platform train on real OrganAMNIST images and upload the gradients of their prototypes as FedKA, GLFC and LGA do. A
-prototype is a patient's image: the one nearest to the mean feature of its class. The attacker is the server: it has these gradients, the
-public network, and the local model that came with them.
+The proxy server's own reconstruction and a stronger attack, with and without defences.
 
-    python -m benchmarks.attacks.gradient_inversion --sheet docs/images/gradient_inversion.png    # about seven minutes on one core
+Hospitals of the platform train on real OrganAMNIST images and upload the gradients of their
+prototypes as FedKA, GLFC and LGA do. A prototype is a patient's image: the one nearest to the mean
+feature of its class. The attacker is the server: it has these gradients, the public network, and
+the local model that came with them.
+
+    python -m benchmarks.attacks.gradient_inversion --sheet docs/images/gradient_inversion.png    #
+    about seven minutes on one core
 """
 
 import os
@@ -109,7 +113,10 @@ class Outcome:
 
 
 def judge(material: Material, defence: Defence, seed: int) -> Outcome:
-    """Encode the prototypes behind a defence, attack what is sent, and let the proxy server choose a model by it."""
+    """Encode the prototypes behind a defence, attack what is sent.
+
+    Let the proxy server choose a model by it.
+    """
     generator = torch.Generator().manual_seed(seed)
     sent_images = material.by_twin(partial(_perturb, defence.perturbation), material.real)
     channels, height, width = material.real.shape[1:]
@@ -150,7 +157,10 @@ def _undo(
 
 
 def _best(answers: list[Tensor], material: Material) -> Tensor:
-    """Return the answer nearest to the truth, the proxy server's among them: which it is, an attacker would learn on images of his own."""
+    """Return the answer nearest to the truth, the proxy server's among them.
+
+    Which it is, an attacker would learn on images of his own.
+    """
     return max(answers, key=lambda answer: float(ssim(answer, material.real).mean()))
 
 
@@ -161,8 +171,12 @@ def _chosen_accuracy(material: Material, scores: Sequence[Score | None]) -> floa
 
 
 def accuracy_without_upload(material: Material) -> float:
-    """Return what the model is worth that images which twins hold back would choose: ``reconstruction: null``."""
-    # What was observed at the begin of a round judges the model of the round before; the last round's model is judged by nobody here.
+    """Return what the model is worth that images which twins hold back would choose.
+
+    ``reconstruction: null``.
+    """
+    # What was observed at the begin of a round judges the model of the round before; the last
+    # round's model is judged by nobody here.
     run = material.run
     return _chosen_accuracy(
         material,
@@ -215,7 +229,10 @@ def report(material: Material, found: Mapping[str, Outcome], shown: Mapping[str,
         f"{accuracy_without_upload(material):.3f}",
     )
     second = table((*heads, *undone), [*rows, nothing])
-    return f"{first}\n\n{second}\n\nThe best of the models that the proxy server chooses from: {max(material.accuracies):.3f}."
+    return (
+        f"{first}\n\n{second}\n\nThe best of the models that the proxy server chooses from: "
+        f"{max(material.accuracies):.3f}."
+    )
 
 
 def _cells(likeness: Likeness) -> tuple[str, str, str, str]:
@@ -255,7 +272,10 @@ def show(
     )
 
 
-_CREDIT = "Images: OrganAMNIST of MedMNIST v2 (Yang et al. 2023; from LiTS, Bilic et al. 2023), CC BY 4.0; reconstructions made from them."
+_CREDIT = (
+    "Images: OrganAMNIST of MedMNIST v2 (Yang et al. 2023; from LiTS, Bilic et al. 2023), CC BY "
+    "4.0; reconstructions made from them."
+)
 
 
 def _short(name: str) -> str:
@@ -291,15 +311,18 @@ def main() -> None:
         )
         found[defence.name] = judge(material, replace(defence, attack=harder), asked.seed)
         tell(
-            f"  {defence.name}: {perf_counter() - began:.0f} s, SSIM {found[defence.name].strong.ssim:.3f}"
+            f"  {defence.name}: {perf_counter() - began:.0f} s, SSIM "
+            f"{found[defence.name].strong.ssim:.3f}"
         )
     shown = baselines(material, asked.seed)
     if asked.sheet:
         show(material, found, shown, asked.sheet)
     print(
-        f"{len(material.real)} prototypes of {asked.hospitals} hospitals and {len(material.class_names)} organs at 28 px, OrganAMNIST, "
+        f"{len(material.real)} prototypes of {asked.hospitals} hospitals and "
+        f"{len(material.class_names)} organs at 28 px, OrganAMNIST, "
         f"seed {asked.seed}, {asked.threads} thread, {perf_counter() - started:.0f} s "
-        f"({process_time():.0f} s of one core); `python -m benchmarks.attacks.gradient_inversion --seed {asked.seed}`.\n"
+        f"({process_time():.0f} s of one core); `python -m benchmarks.attacks.gradient_inversion "
+        f"--seed {asked.seed}`.\n"
     )
     print(f"{report(material, found, shown)}\n\n{describe()}")
 

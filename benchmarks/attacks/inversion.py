@@ -1,9 +1,10 @@
-"""A stronger attack on prototype gradients than the proxy server's own search. Knows no defence and no data set.
+"""A stronger attack on prototype gradients than the proxy server's own search.
 
-Source: Geiping et al., Inverting Gradients, NeurIPS 2020, eq. 4: cosine similarity and total variation, Adam on the gradient's sign,
-pixels kept in [0, 1], several first guesses; the class is read off the gradient as in iDLG (Zhao et al., 2020). Two steps are ours: the
-best guess is polished by L-BFGS in float64, and the perturbation of the prototype is undone with the local model, which the same twin has
-uploaded.
+Source: Geiping et al., Inverting Gradients, NeurIPS 2020, eq. 4: cosine similarity and total
+variation, Adam on the gradient's sign, pixels kept in [0, 1], several first guesses; the class is
+read off the gradient as in iDLG (Zhao et al., 2020). Two steps are ours: the best guess is polished
+by L-BFGS in float64, and the perturbation of the prototype is undone with the local model, which
+the same twin has uploaded.
 """
 
 from dataclasses import dataclass
@@ -43,7 +44,9 @@ def reconstructions(
     config: AttackConfig,
     generator: torch.Generator,
 ) -> list[Tensor]:
-    """Return what the attacker might take for the images, one answer [P, C, H, W] for each smoothness, before and after polishing.
+    """Return what the attacker might take for the images.
+
+    One answer [P, C, H, W] for each smoothness, before and after polishing.
 
     Args:
         encoder: The public network.
@@ -66,7 +69,10 @@ def reconstructions(
 
 
 def mismatch(encoder: GradientEncoder, images: Tensor, gradients: Tensor) -> Tensor:
-    """Return 1 minus the cosine between the gradient of each image and what was sent, where something was sent, shape [P]."""
+    """Return 1 minus the cosine between the gradient of each image and what was sent.
+
+    Where something was sent, shape [P].
+    """
     own = encoder.encode(images, encoder.rows_of(gradients)) * (gradients != 0)
     return 1 - torch.cosine_similarity(own, gradients, dim=1)
 
@@ -100,7 +106,10 @@ def match_direction(
 
 
 def polish(encoder: GradientEncoder, gradients: Tensor, guesses: Tensor, steps: int) -> Tensor:
-    """Return the guesses after L-BFGS in float64 on the sum of the mismatches' logarithms, so that no prototype outweighs another."""
+    """Return the guesses after L-BFGS in float64 on the sum of the mismatches' logarithms.
+
+    So no prototype outweighs another.
+    """
     free = guesses.double().clamp(1e-4, 1 - 1e-4).logit().requires_grad_()
     search = torch.optim.LBFGS(
         [free],
@@ -131,9 +140,12 @@ def polish(encoder: GradientEncoder, gradients: Tensor, guesses: Tensor, steps: 
 def undo_perturbation(
     network: IncrementalNetwork, images: Tensor, rows: Tensor, config: ReconstructionConfig
 ) -> Tensor:
-    """Return the images that ``incremental.reconstruction.perturb`` would have moved here; pixels that it clamped are lost.
+    """Return the images that ``incremental.reconstruction.perturb`` would have moved here.
 
-    Each step back solves ``x = clamp(y + rate * (gradient(x) + decay * x))`` by two rounds of putting x in.
+    Pixels that it clamped are lost.
+
+    Each step back solves ``x = clamp(y + rate * (gradient(x) + decay * x))`` by two rounds of
+    putting x in.
 
     Args:
         network: The local model as uploaded.

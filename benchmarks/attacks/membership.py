@@ -1,8 +1,9 @@
-"""Does the trained model tell whose images it was trained on? Membership inference on the global model, with and without defences.
+"""Membership inference on the global model, with and without defences.
 
-Federations of the platform train on a few real OrganAMNIST images for long, so that the model knows them by heart: the attacker's best
-case. The others are training images of the data set that no hospital of this run has: they show the same patients, often in the next
-slice. Shadow models are federations of the same configuration on the other half of the data set.
+Federations of the platform train on a few real OrganAMNIST images for long, so that the model knows
+them by heart: the attacker's best case. The others are training images of the data set that no
+hospital of this run has: they show the same patients, often in the next slice. Shadow models are
+federations of the same configuration on the other half of the data set.
 
     python -m benchmarks.attacks.membership          # about a quarter of an hour on one core
 """
@@ -68,7 +69,10 @@ class Size:
 
 
 def base(size: Size, seed: int) -> ExperimentConfig:
-    """Return the federation that is attacked: FedKA, two tasks of four organs, four hospitals that all go on to the second."""
+    """Return the federation that is attacked.
+
+    FedKA, two tasks of four organs, four hospitals that all go on to the second.
+    """
     protocol = ScenarioConfig(
         "organamnist",
         num_tasks=2,
@@ -100,7 +104,10 @@ def base(size: Size, seed: int) -> ExperimentConfig:
 
 
 def small(config: ExperimentConfig) -> ExperimentConfig:
-    """Return the federation with which differential privacy is compared: FedAvg with memory on a LeNet without batch normalisation."""
+    """Return the federation with which differential privacy is compared.
+
+    FedAvg with memory on a LeNet without batch normalisation.
+    """
     network = NetworkConfig(backbone="lenet", width=16, norm="group", image_size=28)
     training = replace(config.training, precision="float32")
     return replace(config, network=network, method=FedAvg(memory=True), training=training)
@@ -171,7 +178,10 @@ class Groups:
     others_last: Positions
 
     def pairs(self) -> dict[str, tuple[Positions, Positions]]:
-        """Return members and others by the name of the question; classes are the same on both sides; none without members."""
+        """Return members and others by the name of the question.
+
+        Classes are the same on both sides; none without members.
+        """
         members = np.concatenate([self.exemplars, self.archived, self.current])
         others = np.concatenate([self.others_first, self.others_last])
         pairs = {
@@ -193,7 +203,10 @@ def halves(data: ImageDataset) -> Halves:
 
 
 def groups_of(run: Watched, most_others: int, seed: int) -> Groups:
-    """Return what became of which images; as many others of each class, so that no class gives a member away."""
+    """Return what became of which images.
+
+    As many others of each class, so that no class gives a member away.
+    """
     exemplars = np.unique(
         np.concatenate([state.memory.all_positions() for state in run.states.values()])
     )
@@ -287,7 +300,10 @@ def attack(run: Watched, shadows: Sequence[Watched], size: Size) -> Outcome:
 
 
 def measure(data: ImageDataset, size: Size, names: Sequence[str]) -> dict[str, list[Outcome]]:
-    """Return what attacks found for each defence and seed; each line of progress carries the figures."""
+    """Return what attacks found for each defence and seed.
+
+    Each line of progress carries the figures.
+    """
     parts = halves(data)
     shadows: dict[str, list[Watched]] = {}
     found: dict[str, list[Outcome]] = {}
@@ -313,7 +329,8 @@ def measure(data: ImageDataset, size: Size, names: Sequence[str]) -> dict[str, l
                 )
             )
             tell(
-                f"  {name}, seed {seed}: {perf_counter() - began:.0f} s, AUROC {found[name][-1].lira['all members'].auroc:.3f}"
+                f"  {name}, seed {seed}: {perf_counter() - began:.0f} s, AUROC "
+                f"{found[name][-1].lira['all members'].auroc:.3f}"
             )
     return found
 
@@ -345,9 +362,12 @@ def main() -> None:
     names = [name for name in DEFENCES if not asked.only or name in asked.only]
     found = measure(load_dataset("organamnist"), size, names)
     print(
-        f"OrganAMNIST, 2 tasks of 4 organs, 4 hospitals, {size.images_per_class} images of each organ, {size.rounds} rounds a task, "
-        f"{size.epochs} epochs a round; seeds {', '.join(map(str, size.seeds))}, {size.shadows} shadow federations, "
-        f"{8 * size.others} others, {asked.threads} thread, {perf_counter() - started:.0f} s ({process_time():.0f} s of one core); "
+        f"OrganAMNIST, 2 tasks of 4 organs, 4 hospitals, {size.images_per_class} images of each "
+        f"organ, {size.rounds} rounds a task, "
+        f"{size.epochs} epochs a round; seeds {', '.join(map(str, size.seeds))}, {size.shadows} "
+        "shadow federations, "
+        f"{8 * size.others} others, {asked.threads} thread, {perf_counter() - started:.0f} s "
+        f"({process_time():.0f} s of one core); "
         "`python -m benchmarks.attacks.membership`. Mean ± standard deviation over seeds.\n"
     )
     print(f"{questions_table(found[names[0]])}\n\n{defences_table(found)}\n\n{describe()}")

@@ -1,4 +1,4 @@
-"""What membership inference found, as Markdown tables: mean and standard deviation over seeds. Knows no federation."""
+"""What membership inference found, as Markdown tables: mean and standard deviation over seeds."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,9 +16,12 @@ class Outcome:
     Args:
         loss: Loss threshold, by question.
         lira: Calibrated by shadow models, by question.
-        control: Loss threshold on models that have seen none of the images: above 0.5 the members are only easier images.
-        local: Calibrated attack of the server on each hospital's last update, on that hospital's images; mean over hospitals.
-        attribution: Share of the last task's images of which the server names the hospital, by the largest confidence.
+        control: Loss threshold on models that have seen none of the images: above 0.5 the members
+            are only easier images.
+        local: Calibrated attack of the server on each hospital's last update, on that hospital's
+            images; mean over hospitals.
+        attribution: Share of the last task's images of which the server names the hospital, by the
+            largest confidence.
         accuracy: On test images of all classes.
         epsilon: Spent by the hospital that spent most; none without differential privacy.
     """

@@ -1,8 +1,9 @@
-"""How an attacker tells members from others by what a model says, and how well that goes. Knows no federation.
+"""How an attacker tells members from others by what a model says, and how well that goes.
 
-Sources: loss threshold: Yeom et al., Privacy Risk in Machine Learning, CSF 2018; calibration by shadow models: Carlini et al., Membership
-Inference Attacks From First Principles (LiRA), S&P 2022, the offline attack with one variance for all images: its likelihood ratio orders
-images as the difference to their mean under models that have not seen them.
+Sources: loss threshold: Yeom et al., Privacy Risk in Machine Learning, CSF 2018; calibration by
+shadow models: Carlini et al., Membership Inference Attacks From First Principles (LiRA), S&P 2022,
+the offline attack with one variance for all images: its likelihood ratio orders images as the
+difference to their mean under models that have not seen them.
 """
 
 from dataclasses import dataclass
@@ -38,7 +39,9 @@ class Success:
 def confidence(
     network: NetworkConfig, weights: Weights, images: NDArray[np.uint8], rows: NDArray[np.int64]
 ) -> Scores:
-    """Return ``log(p / (1 - p))`` of each image's class, p what the model gives it (Carlini et al., eq. 3); in the order of minus the loss.
+    """Return ``log(p / (1 - p))`` of each image's class.
+
+    P what the model gives it (Carlini et al., eq. 3); in the order of minus the loss.
 
     Args:
         network: What the weights belong to.
@@ -67,7 +70,7 @@ def success(members: Scores, others: Scores) -> Success:
 
 
 def found_at(members: Scores, others: Scores, rate: float) -> float:
-    """Return the share of members above a threshold that at most this share of the others passes."""
+    """Return the share of members above the threshold of this false positive rate."""
     allowed = int(rate * len(others) + 1e-9)
     threshold = np.sort(others)[::-1][allowed]
     return float((members > threshold).mean())

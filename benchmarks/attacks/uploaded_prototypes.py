@@ -1,4 +1,7 @@
-"""Prototypes as the hospitals of a federation encoded them: the truth behind uploads, and what to compare guesses with. Knows no attack."""
+"""Prototypes as the hospitals of a federation encoded them.
+
+The truth behind uploads, and what to compare guesses with.
+"""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -48,7 +51,10 @@ class Material:
     def by_twin(
         self, work: Callable[[IncrementalNetwork, Tensor, Tensor], Tensor], images: Tensor
     ) -> Tensor:
-        """Return what a function of a twin's network, its images and their rows makes of all images."""
+        """Return what a function of a twin's network.
+
+        Its images and their rows makes of all images.
+        """
         done = images.clone()
         for network in dict.fromkeys(self.networks):
             own = torch.tensor([each is network for each in self.networks])
@@ -128,7 +134,10 @@ def gather(config: ExperimentConfig, data: ImageDataset) -> Material:
 
 
 def baselines(material: Material, seed: int) -> dict[str, Tensor]:
-    """Return images that an attacker could show without having seen any upload, and another patient's."""
+    """Return images that an attacker could show without having seen any upload.
+
+    Another patient's.
+    """
     others, means, any_ones = [], [], []
     generator = torch.Generator().manual_seed(seed)
     for index, image in enumerate(material.real):

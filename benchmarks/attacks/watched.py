@@ -1,4 +1,7 @@
-"""A federation in this process that an attacker watches: the platform's own rounds, and the simulation's truth to judge guesses by."""
+"""A federation in this process that an attacker watches.
+
+The platform's own rounds, and the simulation's truth to judge guesses by.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -43,7 +46,7 @@ class Watched:
         return np.unique(np.concatenate(list(self.trained.values())))
 
     def accuracy(self, server: ServerState, most: int | None = None) -> float:
-        """Return the share of test images of the classes that have appeared which a server's model names rightly."""
+        """Return the accuracy of a server's model on test images of the classes seen so far."""
         task = self.setup.scenario.task_at(server.round - 1)
         return self.setup.evaluator.evaluate(
             server.weights, server.class_names, task, most

@@ -1,7 +1,9 @@
-"""Data sets by name, with their data sheets. Loading checks everything; a file is fetched where it is not at hand.
+"""Data sets by name, with their data sheets.
 
-``load_dataset("organamnist")`` is all that most callers need. To add a data set: one file with a sheet and a reader, and one
-line in ``DATASETS``.
+Loading checks everything; a file is fetched where it is not at hand.
+
+``load_dataset("organamnist")`` is all that most callers need. To add a data set: one file with a
+sheet and a reader, and one line in ``DATASETS``.
 """
 
 import difflib
@@ -80,8 +82,9 @@ def load_dataset(
         name: A name in ``DATASETS``.
         data_dir: Folder with files of your own; see ``download``.
         fetch: Whether what is not at hand may be fetched.
-        holdout_validation: Where a data set has no validation part: move a fixed, stratified tenth of train there. Without
-            it, the validation part of such a data set is empty and train is whole.
+        holdout_validation: Where a data set has no validation part: move a fixed, stratified tenth
+            of train there. Without it, the validation part of such a data set is empty and train is
+            whole.
         report: Is told each step in one line.
 
     Raises:

@@ -1,7 +1,10 @@
-"""Checks of what was read from a data file: keys, types, shapes, label ranges, classes. Pure functions over arrays.
+"""Checks of what was read from a data file: keys, types, shapes, label ranges, classes.
 
-Digests are checked before a file is opened (``download``); these checks catch what a digest cannot: a sheet that does not
-fit its file, and files that a person brings with a digest of their own. Knows no place that files come from.
+Pure functions over arrays.
+
+Digests are checked before a file is opened (``download``); these checks catch what a digest cannot:
+a sheet that does not fit its file, and files that a person brings with a digest of their own. Knows
+no place that files come from.
 """
 
 import zipfile
@@ -27,7 +30,8 @@ def read_npz(path: Path, keys: Sequence[str]) -> dict[str, NDArray[Any]]:
         keys: Arrays it must have.
 
     Raises:
-        DataError: If it is no npz file, is cut short or damaged, lacks a key, or holds Python objects.
+        DataError: If it is no npz file, is cut short or damaged, lacks a key, or holds Python
+            objects.
     """
     whole = "a whole npz file"
     try:

@@ -1,7 +1,10 @@
-"""How large a compressed frame says it is, read from its own header, before any decoder allocates for it.
+"""How large a compressed frame says it is.
 
-A file may call itself 64 x 64 while the JPEG inside it asks for 60,000 x 60,000: decoders believe the JPEG.
-Knows the markers of JPEG, JPEG-LS and JPEG 2000 (ITU-T T.81, T.87, T.800) that carry the size, and no more.
+Read from its own header, before any decoder allocates for it.
+
+A file may call itself 64 x 64 while the JPEG inside it asks for 60,000 x 60,000: decoders believe
+the JPEG. Knows the markers of JPEG, JPEG-LS and JPEG 2000 (ITU-T T.81, T.87, T.800) that carry the
+size, and no more.
 """
 
 from dataclasses import dataclass
@@ -57,7 +60,8 @@ def _jpeg_size(frame: bytes) -> FrameSize | None:
 
 
 def _jpeg_2000_size(frame: bytes) -> FrameSize | None:
-    # SOC, SIZ, length, capabilities, then eight words of 4 bytes: grid, offset, tile, tile's offset; then the components
+    # SOC, SIZ, length, capabilities, then eight words of 4 bytes: grid, offset, tile, tile's
+    # offset; then the components
     header = frame[8:42]
     if len(header) < 34:
         return None

@@ -1,4 +1,4 @@
-"""What a data set is: its sheet, its files, its images. Knows neither where files come from nor how they are read."""
+"""What a data set is: its sheet, its files, its images."""
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -12,12 +12,18 @@ from numpy.typing import NDArray
 from physical.batch import Batch
 
 HOLDOUT_SEED = 1234
-"""Seed of the validation images that are taken out of train where a data set has none of its own."""
+"""Seed of the validation images that are taken out of train.
+
+Where a data set has none of its own.
+"""
 HOLDOUT_SHARE = 0.1
 
 
 class DataError(ValueError):
-    """A data set or one of its files is not what it must be. The message has four parts: what, got, expected, what to do."""
+    """A data set or one of its files is not what it must be.
+
+    The message has four parts: what, got, expected, what to do.
+    """
 
 
 def data_error(what: object, got: object, expected: object, what_to_do: str) -> DataError:
@@ -32,7 +38,8 @@ class DataFile:
     Args:
         name: File name.
         md5: Digest of its bytes, 32 hexadecimal digits.
-        num_bytes: Its size, where it is published; a file of another size is refused before its digest is computed.
+        num_bytes: Its size, where it is published; a file of another size is refused before its
+            digest is computed.
     """
 
     name: str
@@ -65,7 +72,9 @@ class Source(Protocol):
         """Say what the place is, in a few words."""
 
     def deliver(self, files: Sequence[DataFile], delivery: Delivery) -> None:
-        """Put as many of the files as it has into the delivery's folder, each checked by digest before it appears there.
+        """Put as many of the files as it has into the delivery's folder.
+
+        Each checked by digest before it appears there.
 
         Raises:
             DataError: If it has them not, or not these.
@@ -117,7 +126,10 @@ class Splits:
 
 @dataclass(frozen=True)
 class ImageDataset:
-    """A data set in memory. ``digest`` names the exact source bytes: "md5:..." (see ``digest_of``)."""
+    """A data set in memory.
+
+    ``digest`` names the exact source bytes: "md5:..." (see ``digest_of``).
+    """
 
     sheet: DataSheet
     train: Batch
@@ -164,15 +176,18 @@ def hold_out_validation(
 ) -> Splits:
     """Move a stratified share of train to validation; each image is in exactly one of the two.
 
-    Which images move depends on labels, share and seed alone, so that it is the same in every run and for every method.
+    Which images move depends on labels, share and seed alone, so that it is the same in every run
+    and for every method.
 
     Args:
         splits: Parts whose validation is empty.
-        share: Part of each class that moves, between 0 and 1; at least one image of each class that has two.
+        share: Part of each class that moves, between 0 and 1; at least one image of each class that
+            has two.
         seed: Seed of the choice.
 
     Returns:
-        The parts with a smaller train; the splits as they are where they already have a validation part.
+        The parts with a smaller train; the splits as they are where they already have a validation
+        part.
     """
     if len(splits.validation):
         return splits
@@ -193,7 +208,10 @@ def hold_out_validation(
 
 
 def digest_of(files: Sequence[DataFile]) -> str:
-    """Return "md5:..." of a data set: of its one file, or of the list "name md5" of its files, one a line."""
+    """Return "md5:..." of a data set.
+
+    Of its one file, or of the list "name md5" of its files, one a line.
+    """
     if len(files) == 1:
         return f"md5:{files[0].md5}"
     lines = "".join(f"{file.name} {file.md5}\n" for file in files)

@@ -1,8 +1,9 @@
-"""A DICOM file of a CT becomes slices in Hounsfield units, all turned the same way. Knows no patient, no hospital, no model.
+"""A DICOM file of a CT becomes slices in Hounsfield units, all turned the same way.
 
-Only CT (CT Image Storage and its enhanced, multi-frame forms), only axial slices; what cannot be taken is a ``DicomError`` with a reason.
-The picture is oriented as radiologists look at it: front at the top, the patient's left on the right. How a file is judged before
-it is decoded stands in ``dicom_file``.
+Only CT (CT Image Storage and its enhanced, multi-frame forms), only axial slices; what cannot be
+taken is a ``DicomError`` with a reason. The picture is oriented as radiologists look at it: front
+at the top, the patient's left on the right. How a file is judged before it is decoded stands in
+``dicom_file``.
 """
 
 import math
@@ -93,7 +94,9 @@ def read_ct(
 
 
 def ct_frames(dataset: "Dataset", stored: NDArray[np.integer]) -> Iterator[CtFrame]:
-    """Yield the slices of a data set in Hounsfield units, one at a time, so that one is in memory as floats.
+    """Yield the slices of a data set in Hounsfield units, one at a time.
+
+    So one is in memory as floats.
 
     Args:
         dataset: As ``parse_ct`` returns it.
@@ -178,10 +181,12 @@ def _padding(dataset: "Dataset", values: NDArray[np.integer]) -> NDArray[np.bool
 
 
 def _turn(dataset: "Dataset", number: int) -> tuple[bool, bool, bool]:
-    """Return whether rows and columns change places, and whether the result is then upside down, or turned left to right.
+    """Return whether rows and columns change places.
 
-    The first three numbers of ImageOrientationPatient point along a row, the last three down a column; x grows to the patient's
-    left and y to the back (PS3.3 C.7.6.2.1.1).
+    Whether the result is then upside down, or turned left to right.
+
+    The first three numbers of ImageOrientationPatient point along a row, the last three down a
+    column; x grows to the patient's left and y to the back (PS3.3 C.7.6.2.1.1).
     """
     numbers = _numbers(
         _of_frame(dataset, number, "PlaneOrientationSequence", "ImageOrientationPatient")
@@ -251,7 +256,10 @@ def _own_window(dataset: "Dataset", number: int) -> Window | None:
 
 
 def _of_frame(dataset: "Dataset", number: int, group: str, keyword: str) -> Any:
-    """Return a value of one frame: from its own functional group, the shared one, or the data set (PS3.3 C.7.6.16)."""
+    """Return a value of one frame.
+
+    From its own functional group, the shared one, or the data set (PS3.3 C.7.6.16).
+    """
     for place, index in (
         ("PerFrameFunctionalGroupsSequence", number),
         ("SharedFunctionalGroupsSequence", 0),

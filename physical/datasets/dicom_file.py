@@ -1,7 +1,8 @@
-"""A DICOM file is judged and decoded: form, kind, sizes, then pixels. Knows no patient, no densities, no directions.
+"""A DICOM file is judged and decoded: form, kind, sizes, then pixels.
 
-The cheap and safe steps come first; nothing is decoded before its size is known and allowed. What cannot be taken is a ``DicomError`` with
-a reason. Not read on purpose: the Deflated transfer syntax, whose size cannot be known before it is unpacked.
+The cheap and safe steps come first; nothing is decoded before its size is known and allowed. What
+cannot be taken is a ``DicomError`` with a reason. Not read on purpose: the Deflated transfer
+syntax, whose size cannot be known before it is unpacked.
 """
 
 import logging
@@ -29,7 +30,8 @@ CT_CLASSES = frozenset(
 ASK_SENDER = "ask the sender for the original CT slices"
 _DEFLATED = b"1.2.840.10008.1.2.1.99"
 _RLE = "1.2.840.10008.1.2.5"
-_MOST_READS = 1_000_000  # of pydicom in one file: bounds the number of elements, whose objects are larger than their bytes
+# Of pydicom in one file: bounds the number of elements, whose objects are larger than their bytes.
+_MOST_READS = 1_000_000
 
 
 class DicomError(RefusalError):
@@ -79,7 +81,10 @@ def parse_ct(content: bytes, limits: Limits) -> "Dataset":
 
 @contextmanager
 def quietly() -> Iterator[None]:
-    """Keep pydicom from quoting values, which may be names, in warnings and logs; its log stays silent for good."""
+    """Keep pydicom from quoting values, which may be names, in warnings and logs.
+
+    Its log stays silent for good.
+    """
     logging.getLogger("pydicom").setLevel(logging.CRITICAL)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -141,11 +146,15 @@ class _Counted(BytesIO):
 
 
 def _end_of_last_element(dataset: "Dataset", num_bytes: int) -> int | None:
-    """Return where the data set ends; None if an element has fewer bytes than it says: pydicom passes over that in silence."""
+    """Return where the data set ends.
+
+    None if an element has fewer bytes than it says: pydicom passes over that in silence.
+    """
     from pydicom.dataelem import RawDataElement
 
     ending = 0
-    for element in (dataset.get_item(tag) for tag in dataset.keys()):  # noqa: SIM118  (a data set iterates over values)
+    tags = dataset.keys()  # a data set iterates over its values
+    for element in (dataset.get_item(tag) for tag in tags):
         if isinstance(element, RawDataElement):
             held = len(element.value or b"")
             if element.length == 0xFFFFFFFF:
@@ -335,7 +344,10 @@ def stored_values(dataset: "Dataset", limits: Limits) -> NDArray[np.integer]:
 
 
 def value_of(dataset: "Dataset", keyword: str) -> Any:
-    """Return an element's value; None where it is absent, empty or cannot be read. Nothing is said about a bad value: it may be a name."""
+    """Return an element's value; None where it is absent, empty or cannot be read.
+
+    Nothing is said about a bad value: it may be a name.
+    """
     try:
         with quietly():
             return dataset.get(keyword)

@@ -1,6 +1,9 @@
-"""Where a data set's files come from: a person's folder, the cache, the official address, mirrors; in this order.
+"""Where a data set's files come from.
 
-A file is used only if its digest is the published one, wherever it came from. Knows no data set: a sheet is an argument.
+A person's folder, the cache, the official address, mirrors; in this order.
+
+A file is used only if its digest is the published one, wherever it came from. Knows no data set: a
+sheet is an argument.
 """
 
 import os
@@ -32,7 +35,8 @@ def find_files(
 ) -> dict[str, Path]:
     """Return those of a data set's files that are at hand, checked; nothing is fetched.
 
-    A gzipped file in a person's folder is unpacked into the cache. A damaged file in the cache counts as absent.
+    A gzipped file in a person's folder is unpacked into the cache. A damaged file in the cache
+    counts as absent.
 
     Args:
         sheet: The data set.
@@ -40,7 +44,8 @@ def find_files(
         report: Is told each step in one line.
 
     Raises:
-        DataError: If a person's folder does not exist, or holds a file of the right name and the wrong digest.
+        DataError: If a person's folder does not exist, or holds a file of the right name and the
+            wrong digest.
     """
     cache = cache_folder() / sheet.name
     found: dict[str, Path] = {}
@@ -71,7 +76,8 @@ def fetch_files(
         File name -> path, all with the published digest.
 
     Raises:
-        DataError: If a file can be had nowhere: what was tried, and where to get it and where to put it by hand.
+        DataError: If a file can be had nowhere: what was tried, and where to get it and where to
+            put it by hand.
     """
     found = find_files(sheet, data_dir, report)
     delivery = Delivery(cache_folder() / sheet.name, search_folders(data_dir), report, progress)
@@ -97,7 +103,9 @@ def fetch_files(
 
 
 def search_folders(data_dir: Path | None) -> tuple[Path, ...]:
-    """Return the folders to look into before anything is fetched: the given one, FEDKA_DATA, the laboratory's.
+    """Return the folders to look into before anything is fetched.
+
+    The given one, FEDKA_DATA, the laboratory's.
 
     Raises:
         DataError: If a folder that a person named does not exist.
@@ -128,7 +136,10 @@ def _named_folders(data_dir: Path | None) -> tuple[Path, ...]:
 def _in_own_folders(
     file: DataFile, sheet: DataSheet, data_dir: Path | None, cache: Path, report: Report
 ) -> Path | None:
-    """Return the file from a person's folder, or the laboratory's; there may be a folder of the data set in it."""
+    """Return the file from a person's folder, or the laboratory's.
+
+    There may be a folder of the data set in it.
+    """
     for folder in search_folders(data_dir):
         for home in (folder, folder / sheet.name):
             path = home / file.name
@@ -175,7 +186,8 @@ def _nowhere(sheet: DataSheet, missing: list[DataFile], failures: list[str]) -> 
         wanted,
         f"get them on another machine (see {sheet.source}"
         + "".join(f", {address}" for address in _addresses(sheet))
-        + f") and put them into {cache_folder() / sheet.name}, or into any folder that you name with --data-dir or {DATA_DIR_VARIABLE}",
+        + f") and put them into {cache_folder() / sheet.name}, or into any folder that you name "
+        f"with --data-dir or {DATA_DIR_VARIABLE}",
     )
 
 

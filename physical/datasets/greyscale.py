@@ -1,4 +1,7 @@
-"""From Hounsfield units to the grey square that a model takes: window, fit into a square. Pure; knows no file format."""
+"""From Hounsfield units to the grey square that a model takes: window, fit into a square.
+
+Pure; knows no file format.
+"""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -16,7 +19,8 @@ class Window:
     Args:
         centre: Density of middle grey [HU].
         width: Range from black to white, above 0, and at least 1 for LINEAR [HU].
-        function: DICOM's name of the curve (PS3.3 C.11.2.1.2 and 3). LINEAR_EXACT is what our data sets are made with.
+        function: DICOM's name of the curve (PS3.3 C.11.2.1.2 and 3). LINEAR_EXACT is what our data
+            sets are made with.
 
     Raises:
         ValueError: If a number is not finite or the width is too small.
@@ -32,7 +36,8 @@ class Window:
         fits = self.width > least or (self.function == "LINEAR" and self.width == 1)
         if not (np.isfinite([self.centre, self.width]).all() and fits):
             raise ValueError(
-                f"window of centre {self.centre} and width {self.width} HU; allowed: finite, width above {least:g}; correct it"
+                f"window of centre {self.centre} and width {self.width} HU; allowed: finite, width "
+                f"above {least:g}; correct it"
             )
 
 
@@ -43,8 +48,8 @@ ABDOMEN = Window(40.0, 400.0)
 def windowed(hounsfield: NDArray[np.floating], window: Window) -> NDArray[np.uint8]:
     """Return grey values; densities below the window are 0, above it 255.
 
-    LINEAR_EXACT: grey = 255 ((x - c) / w + 1/2); LINEAR: the same with c - 1/2 and w - 1; SIGMOID: 255 / (1 + exp(-4 (x - c) / w)).
-    Fractions are cut off, as in the made data sets.
+    LINEAR_EXACT: grey = 255 ((x - c) / w + 1/2); LINEAR: the same with c - 1/2 and w - 1; SIGMOID:
+    255 / (1 + exp(-4 (x - c) / w)). Fractions are cut off, as in the made data sets.
 
     Args:
         hounsfield: Densities, any shape [HU].
@@ -69,7 +74,9 @@ def windowed(hounsfield: NDArray[np.floating], window: Window) -> NDArray[np.uin
 def fitted(
     grey: NDArray[np.uint8], size: int, spacing: tuple[float, float] = (1.0, 1.0)
 ) -> NDArray[np.uint8]:
-    """Return an image resized to [size, size]; what is not square is centred on black, nothing is stretched or cut off.
+    """Return an image resized to [size, size].
+
+    What is not square is centred on black, nothing is stretched or cut off.
 
     Args:
         grey: The image, [H, W].

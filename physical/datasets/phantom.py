@@ -1,12 +1,15 @@
-"""PhantomMNIST: slices of made abdominal CT scans, in the form and with the classes of OrganMNIST. Needs no download.
+"""PhantomMNIST: slices of made abdominal CT scans.
 
-Each made patient (``phantom_anatomy``) is scanned analytically: around an organ's middle, slices of its bounding box are
-sampled, windowed like an abdominal CT, and resized to 28 x 28. Left and right organs have nearly mirrored shapes, so that
-they must be told apart by what stands beside them, as in the real data. Orientation is the radiological one: axial images
-show the front at the top, and axial and coronal ones the patient's left on the right.
+In the form and with the classes of OrganMNIST. Needs no download.
 
-It is for tests, for machines without a network, and for the coronal and sagittal paths. It says nothing about patients:
-an accuracy reached here is no claim about real images. Knows no model.
+Each made patient (``phantom_anatomy``) is scanned analytically: around an organ's middle, slices of
+its bounding box are sampled, windowed like an abdominal CT, and resized to 28 x 28. Left and right
+organs have nearly mirrored shapes, so that they must be told apart by what stands beside them, as
+in the real data. Orientation is the radiological one: axial images show the front at the top, and
+axial and coronal ones the patient's left on the right.
+
+It is for tests, for machines without a network, and for the coronal and sagittal paths. It says
+nothing about patients: an accuracy reached here is no claim about real images. Knows no model.
 """
 
 from collections.abc import Callable
@@ -44,7 +47,8 @@ WINDOW_HU = (-160.0, 240.0)
 """What becomes black and white: the usual abdominal window, level 40 and width 400."""
 
 _AXES: dict[Plane, tuple[int, int, int, bool]] = {
-    # across the slice, down the image, along the image (0 x, 1 y, 2 z); whether down is turned over (head at the top)
+    # across the slice, down the image, along the image (0 x, 1 y, 2 z); whether down is turned over
+    # (head at the top)
     "axial": (2, 1, 0, False),
     "coronal": (1, 2, 0, True),
     "sagittal": (0, 2, 1, True),
@@ -63,16 +67,20 @@ def make_phantom(
     patients: dict[str, int] | None = None,
     slices_per_organ: int = SLICES_PER_ORGAN,
 ) -> dict[str, NDArray[np.uint8]]:
-    """Return images and labels of all splits, with OrganMNIST's keys; equal arguments give equal bytes.
+    """Return images and labels of all splits, with OrganMNIST's keys.
+
+    Equal arguments give equal bytes.
 
     Args:
         plane: How the made patients are cut.
         seed: Which patients are made. The same seed gives the same patients in all three planes.
-        patients: Number of patients in "train", "val" and "test"; the default makes the data set of the sheet.
+        patients: Number of patients in "train", "val" and "test"; the default makes the data set of
+            the sheet.
         slices_per_organ: Slices of each organ of each patient.
 
     Returns:
-        ``train_images`` [N, 28, 28] and ``train_labels`` [N, 1], and the same for ``val`` and ``test``, all uint8.
+        ``train_images`` [N, 28, 28] and ``train_labels`` [N, 1], and the same for ``val`` and
+        ``test``, all uint8.
     """
     arrays: dict[str, NDArray[np.uint8]] = {}
     first = 0
@@ -107,7 +115,10 @@ def _scan(
 def _crop_box(
     shapes: tuple[Shape, ...], plane: Plane, depth: float, rng: np.random.Generator
 ) -> tuple[Floats, Floats]:
-    """Return two corners of a flat box around an organ: [3] and [3], equal along the axis that is cut across."""
+    """Return two corners of a flat box around an organ.
+
+    [3] and [3], equal along the axis that is cut across.
+    """
     low = np.min([np.array(shape.centre) - shape.reach() for shape in shapes], axis=0)
     high = np.max([np.array(shape.centre) + shape.reach() for shape in shapes], axis=0)
     centre, half = (low + high) / 2, (high - low) / 2
@@ -115,7 +126,8 @@ def _crop_box(
     across = _AXES[plane][0]
     moved[across], scaled[across] = 0, 1  # across the slice an organ must not be missed
     centre, half = centre + half * moved, half * scaled
-    # the middle 70 % of the organ, as the real data take slices from the middle of the bounding boxes
+    # the middle 70 % of the organ, as the real data take slices from the middle of the bounding
+    # boxes
     centre[across] += half[across] * 1.4 * (depth - 0.5)
     half[across] = 0
     return centre - half, centre + half
@@ -204,7 +216,9 @@ def _body(patient: Patient, x: Floats, y: Floats, z: Floats, rough: Floats) -> F
 
 
 def _noise(lattice: Floats, axes: tuple[Floats, Floats, Floats], cell: float) -> Floats:
-    """Return smooth noise of [-1, 1): a random lattice, trilinear between its points, repeated without end.
+    """Return smooth noise of [-1.
+
+    1): a random lattice, trilinear between its points, repeated without end.
 
     Args:
         lattice: Random values, [P, P, P].
@@ -241,8 +255,10 @@ def _sheet(plane: Plane) -> DataSheet:
         licence="Apache-2.0, as this program",
         citation="none: made by this program; cite the program",
         description=(
-            f"Procedural abdominal CT phantom in Hounsfield units: {sum(PATIENTS.values())} made patients, 11 organs, {plane} slices "
-            f"near each organ's middle, window {WINDOW_HU[0]:.0f} to {WINDOW_HU[1]:.0f} HU, 28 x 28. For tests and offline use."
+            f"Procedural abdominal CT phantom in Hounsfield units: {sum(PATIENTS.values())} made "
+            f"patients, 11 organs, {plane} slices "
+            f"near each organ's middle, window {WINDOW_HU[0]:.0f} to {WINDOW_HU[1]:.0f} HU, 28 x "
+            "28. For tests and offline use."
         ),
         class_names=CLASS_NAMES,
         counts={

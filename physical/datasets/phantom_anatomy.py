@@ -1,11 +1,13 @@
-"""The made patients of the phantom: which organ lies where, and how large and dense it is. Knows no images and no files.
+"""The made patients of the phantom: which organ lies where, and how large and dense it is.
 
-A patient is a list of solid shapes in the order in which they are painted; a later one covers an earlier one. Coordinates
-are in millimetres: x from the patient's right (negative) to left (positive), y from front (negative) to back, z from the
-pelvis upwards. Densities are Hounsfield units [HU].
+A patient is a list of solid shapes in the order in which they are painted; a later one covers an
+earlier one. Coordinates are in millimetres: x from the patient's right (negative) to left
+(positive), y from front (negative) to back, z from the pelvis upwards. Densities are Hounsfield
+units [HU].
 
-Only sums, products and quotients are used, because these are rounded in the same way on every processor: sine, exponential
-and normal deviates are not, and the phantom's digest must be the same everywhere.
+Only sums, products and quotients are used, because these are rounded in the same way on every
+processor: sine, exponential and normal deviates are not, and the phantom's digest must be the same
+everywhere.
 """
 
 from dataclasses import dataclass, replace
@@ -59,7 +61,10 @@ class Shape:
     shell_density: float = BONE_HU
 
     def cosine_and_sine(self) -> tuple[float, float]:
-        """Return cosine and sine of its turn, from the half-angle's tangent: no transcendental function."""
+        """Return cosine and sine of its turn, from the half-angle's tangent.
+
+        No transcendental function.
+        """
         square = self.turn * self.turn
         return (1 - square) / (1 + square), 2 * self.turn / (1 + square)
 
@@ -102,7 +107,10 @@ class Patient:
 
 
 class _Dice:
-    """Draws that all come from ``Generator.random``: the one stream that is the same in every NumPy."""
+    """Draws that all come from ``Generator.random``.
+
+    The one stream that is the same in every NumPy.
+    """
 
     def __init__(self, rng: np.random.Generator) -> None:
         self.rng = rng
@@ -111,7 +119,10 @@ class _Dice:
         return low + (high - low) * float(self.rng.random())
 
     def about(self, centre: float, spread: float) -> float:
-        """Return a value that is near the centre more often than far from it, at most ``spread`` away."""
+        """Return a value that is near the centre more often than far from it.
+
+        At most ``spread`` away.
+        """
         return centre + spread * (float(self.rng.random()) + float(self.rng.random()) - 1)
 
     def lattice(self, points: int) -> NDArray[np.float64]:
@@ -137,7 +148,10 @@ class _Builder:
         vary: float = 0.18,
         **look: float,
     ) -> Shape:
-        """Add a shape near a nominal place; ``wander`` is in millimetres, ``vary`` a fraction of the radii."""
+        """Add a shape near a nominal place.
+
+        ``wander`` is in millimetres, ``vary`` a fraction of the radii.
+        """
         dice = self.dice
         moved = [
             dice.about(value * scale, wander)
@@ -147,16 +161,22 @@ class _Builder:
             value * scale * dice.about(1, vary)
             for value, scale in zip(radii, self.scale, strict=True)
         ]
-        return self.add(Shape(_point(moved), _point(sized), dice.about(density, 8), **look))  # type: ignore[arg-type]
+        about = dice.about(density, 8)
+        shape = Shape(_point(moved), _point(sized), about, **look)  # type: ignore[arg-type]
+        return self.add(shape)
 
     def inside(
         self, host: Shape, offset: Point, fraction: Point, density: float, **look: float
     ) -> Shape:
-        """Add a shape at an offset, and of a size, that are fractions of another one's radii: it moves with its host."""
+        """Add a shape at an offset, and of a size, that are fractions of another one's radii.
+
+        It moves with its host.
+        """
         centre = [c + o * r for c, o, r in zip(host.centre, offset, host.radii, strict=True)]
         radii = [f * r for f, r in zip(fraction, host.radii, strict=True)]
         look = {"turn": host.turn, **look}
-        return self.add(Shape(_point(centre), _point(radii), density, **look))  # type: ignore[arg-type]
+        shape = Shape(_point(centre), _point(radii), density, **look)  # type: ignore[arg-type]
+        return self.add(shape)
 
     def add(self, shape: Shape) -> Shape:
         self.shapes.append(shape)
@@ -401,7 +421,10 @@ def _upper_abdomen(builder: _Builder, enhancement: float) -> None:
 
 
 def _kidneys(builder: _Builder, enhancement: float) -> None:
-    """Kidneys: bright cortex, darker middle, fat where the vessels enter on the side of the spine."""
+    """Kidneys: bright cortex, darker middle, fat.
+
+    Where the vessels enter on the side of the spine.
+    """
     dice = builder.dice
     for side, name, height in ((1, "kidney-left", 262), (-1, "kidney-right", 246)):
         builder.place((side * 70, 46, height), (34, 32, 62), FAT_HU, wander=10, vary=0.25)

@@ -1,8 +1,10 @@
-"""Phantom CT slices as DICOM files with made-up patients: what a scanner would send, for demos and tests. Knows no hospital.
+"""Phantom CT slices as DICOM files with made-up patients.
 
-The slices are those of ``phantom`` (the same made anatomy, the same boxes around organs), in Hounsfield units instead of windowed, at any
-size. Everything follows from a generator and a seed: names, numbers, UIDs, pixels; equal arguments give equal bytes. It says nothing about
-patients.
+What a scanner would send, for demos and tests.
+
+The slices are those of ``phantom`` (the same made anatomy, the same boxes around organs), in
+Hounsfield units instead of windowed, at any size. Everything follows from a generator and a seed:
+names, numbers, UIDs, pixels; equal arguments give equal bytes. It says nothing about patients.
 """
 
 from collections.abc import Collection, Iterator, Mapping
@@ -21,7 +23,10 @@ if TYPE_CHECKING:
     from pydicom import Dataset
 
 BODY_PARTS = {name.upper().replace("-", "_"): name for name in CLASS_NAMES}
-"""BodyPartExamined, as a code string may be written -> class name; a config's ``class_names`` for these files."""
+"""BodyPartExamined, as a code string may be written -> class name.
+
+A config's ``class_names`` for these files.
+"""
 SLOPE, INTERCEPT = 1.0, -1024.0
 _FAMILY = (
     "ACKERMANN",
@@ -75,7 +80,8 @@ class PhantomSlice:
 
 def make_identity(rng: np.random.Generator) -> MadePatient:
     """Return a made-up patient; names and numbers are drawn, nobody is meant."""
-    name = f"{_FAMILY[rng.integers(len(_FAMILY))]}^{_GIVEN[rng.integers(len(_GIVEN))]}{rng.integers(10_000):04d}"
+    family, given = _FAMILY[rng.integers(len(_FAMILY))], _GIVEN[rng.integers(len(_GIVEN))]
+    name = f"{family}^{given}{rng.integers(10_000):04d}"
     born = f"{rng.integers(1930, 2000)}{rng.integers(1, 13):02d}{rng.integers(1, 29):02d}"
     return MadePatient(
         name,
@@ -224,7 +230,8 @@ def write_phantom_dicom(
     Args:
         folder: Where; made if it is not there.
         rng: Identities, UIDs, boxes and noise.
-        organs: Class name -> whether the sender names it; False: BodyPartExamined is absent, an unknown organ.
+        organs: Class name -> whether the sender names it; False: BodyPartExamined is absent, an
+            unknown organ.
         patients: Numbers of made patients.
         slices_per_organ: Slices of each organ of each patient.
         size: Height and width [px].

@@ -1,6 +1,7 @@
-"""Why a file that came from outside is not taken: a word for the machine, a sentence for people. Knows no file format.
+"""Why a file that came from outside is not taken: a word for the machine, a sentence for people.
 
-A message never quotes what stands in the file: it may be a name. It gives numbers, and words of ours.
+A message never quotes what stands in the file: it may be a name. It gives numbers, and words of
+ours.
 """
 
 from enum import StrEnum
@@ -42,5 +43,8 @@ class RefusalError(ValueError):
 def refuse(
     kind: type[RefusalError], reason: Reason, got: str, allowed: str, what_to_do: str
 ) -> NoReturn:
-    """Raise a refusal of a file with the four parts that each message has; what pydicom or Pillow said is not repeated."""
+    """Raise a refusal of a file with the four parts that each message has.
+
+    What pydicom or Pillow said is not repeated.
+    """
     raise kind(reason, f"file: got {got}; allowed: {allowed}; {what_to_do}") from None

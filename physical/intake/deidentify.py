@@ -1,9 +1,11 @@
-"""A data set without its patient: PS3.15 Annex E, basic profile, as a closed list. Knows no folder and no mirror.
+"""A data set without its patient: PS3.15 Annex E, basic profile, as a closed list.
 
-The basic profile names what to remove. This table is stricter: it names what may stay (what a CT's pixels need to be understood) and
-what is emptied or replaced; all else goes, among it all private elements, overlays, curves, dates, free text and references, and
-whatever future editions add. Pixels are written anew from their decoded values: comments inside of a JPEG, unused high bits and
-bytes behind the last pixel are not carried over. What is drawn into the pixels themselves stays: files flagged so are refused earlier.
+The basic profile names what to remove. This table is stricter: it names what may stay (what a CT's
+pixels need to be understood) and what is emptied or replaced; all else goes, among it all private
+elements, overlays, curves, dates, free text and references, and whatever future editions add.
+Pixels are written anew from their decoded values: comments inside of a JPEG, unused high bits and
+bytes behind the last pixel are not carried over. What is drawn into the pixels themselves stays:
+files flagged so are refused earlier.
 """
 
 import re
@@ -47,21 +49,25 @@ TABLE: dict[str, Action] = {
     **_all(Action.PSEUDONYM, "PatientName PatientID"),
     **_all(
         Action.EMPTY,  # a CT must have them, but may have them without a value
-        "StudyDate StudyTime AccessionNumber ReferringPhysicianName PatientBirthDate PatientSex StudyID SeriesNumber Manufacturer "
+        "StudyDate StudyTime AccessionNumber ReferringPhysicianName PatientBirthDate PatientSex "
+        "StudyID SeriesNumber Manufacturer "
         "PositionReferenceIndicator",
     ),
     **_all(
         Action.KEEP,
-        "SOPClassUID Modality ImageType BodyPartExamined Laterality ImageLaterality PatientPosition BurnedInAnnotation",
+        "SOPClassUID Modality ImageType BodyPartExamined Laterality ImageLaterality "
+        "PatientPosition BurnedInAnnotation",
     ),
     **_all(
         Action.KEEP,
-        "KVP SliceThickness SpacingBetweenSlices GantryDetectorTilt ReconstructionDiameter AcquisitionNumber InstanceNumber",
+        "KVP SliceThickness SpacingBetweenSlices GantryDetectorTilt ReconstructionDiameter "
+        "AcquisitionNumber InstanceNumber",
     ),
     **_all(Action.KEEP, "ImagePositionPatient ImageOrientationPatient SliceLocation PixelSpacing"),
     **_all(
         Action.KEEP,
-        "SamplesPerPixel NumberOfFrames Rows Columns BitsAllocated BitsStored HighBit PixelRepresentation",
+        "SamplesPerPixel NumberOfFrames Rows Columns BitsAllocated BitsStored HighBit "
+        "PixelRepresentation",
     ),
     **_all(
         Action.KEEP,
@@ -73,7 +79,8 @@ TABLE: dict[str, Action] = {
     ),
     **_all(
         Action.KEEP,
-        "SharedFunctionalGroupsSequence PerFrameFunctionalGroupsSequence PlaneOrientationSequence PlanePositionSequence",
+        "SharedFunctionalGroupsSequence PerFrameFunctionalGroupsSequence PlaneOrientationSequence "
+        "PlanePositionSequence",
     ),
     **_all(
         Action.KEEP, "PixelMeasuresSequence PixelValueTransformationSequence FrameVOILUTSequence"
@@ -128,7 +135,8 @@ def deidentified(
             clean.SOPInstanceUID,
         )
         meta.TransferSyntaxUID = ExplicitVRLittleEndian
-        meta.ImplementationClassUID, meta.ImplementationVersionName = IMPLEMENTATION_UID, "FEDKA"  # type: ignore[assignment]
+        meta.ImplementationClassUID = IMPLEMENTATION_UID  # type: ignore[assignment]
+        meta.ImplementationVersionName = "FEDKA"
         clean.file_meta = meta
     return clean
 
@@ -144,7 +152,10 @@ def to_bytes(dataset: "Dataset") -> bytes:
 
 
 def _patient(dataset: "Dataset", pseudonyms: Pseudonyms) -> str:
-    """Return the patient's pseudonym; where the sender gives no number, a patient is as long as a study."""
+    """Return the patient's pseudonym.
+
+    Where the sender gives no number, a patient is as long as a study.
+    """
     number = str(value_of(dataset, "PatientID") or "").strip()
     if number:
         return pseudonyms.of(
@@ -180,8 +191,12 @@ def _cleaned(dataset: "Dataset", pseudonyms: Pseudonyms) -> "Dataset":
     return clean
 
 
-def _readable(dataset: "Dataset"):  # type: ignore[no-untyped-def]  # pydicom's elements have no type without an import
-    """Yield the elements of the table whose values can be read; a value that cannot be read is not carried over."""
+# Pydicom's elements have no type without an import.
+def _readable(dataset: "Dataset"):  # type: ignore[no-untyped-def]
+    """Yield the elements of the table whose values can be read.
+
+    A value that cannot be read is not carried over.
+    """
     for tag in _tags():
         if tag not in dataset:
             continue
@@ -201,7 +216,8 @@ def _tags() -> tuple[int, ...]:
 
 def _is_code(value: object) -> bool:
     """Return whether a value is a code string, or several: words that might hold a name are not."""
-    parts = [value] if isinstance(value, str) or value is None else list(value)  # type: ignore[call-overload]
+    single = isinstance(value, str) or value is None
+    parts = [value] if single else list(value)  # type: ignore[call-overload]
     return all(_CODE.fullmatch(str(part or "")) for part in parts)
 
 

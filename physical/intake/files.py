@@ -8,7 +8,9 @@ PART = ".part"
 
 
 def write_whole(path: Path, content: bytes, waiting_room: Path | None = None) -> None:
-    """Write a file that appears at once and stays after a power failure; an old one of the same name is replaced.
+    """Write a file that appears at once and stays after a power failure.
+
+    An old one of the same name is replaced.
 
     Args:
         path: The file.

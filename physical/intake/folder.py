@@ -1,8 +1,11 @@
-"""The watched folder: what lands in a hospital's inbox goes into archive and mirror, or into quarantine. Knows no network.
+"""The watched folder.
 
-The way of a file: inbox -> claimed (a rename; a sender's next file of the same name is then another file) -> read -> copy without
-identity in the archive -> mirror, one transaction -> the claimed file is removed. Each step can be done twice without harm and the file
-is removed last, so that a process that dies at any point loses nothing and doubles nothing: the next one begins with what was claimed.
+What lands in a hospital's inbox goes into archive and mirror, or into quarantine.
+
+The way of a file: inbox -> claimed (a rename; a sender's next file of the same name is then another
+file) -> read -> copy without identity in the archive -> mirror, one transaction -> the claimed file
+is removed. Each step can be done twice without harm and the file is removed last, so that a process
+that dies at any point loses nothing and doubles nothing: the next one begins with what was claimed.
 A file on which processes die again and again goes to quarantine.
 
 One process at a time works on a folder (a lock that dies with its process); others wait for it.
@@ -36,7 +39,10 @@ Mark = tuple[int, int, int]
 
 
 class IntakeError(ValueError):
-    """A folder cannot be taken in. The message says what, what came, what is allowed and what to do."""
+    """A folder cannot be taken in.
+
+    The message says what, what came, what is allowed and what to do.
+    """
 
 
 class _UnreadableError(Exception):
@@ -59,7 +65,8 @@ class FolderIntake:
         clock: Tells the time, in UTC.
 
     Raises:
-        IntakeError: If the mirror has another image size, the archive another key, or the folders lie on two file systems.
+        IntakeError: If the mirror has another image size, the archive another key, or the folders
+            lie on two file systems.
     """
 
     def __init__(
@@ -89,10 +96,13 @@ class FolderIntake:
         self._check(folder)
 
     def look(self) -> IntakeReport:
-        """Take in what is complete: what has not changed for ``settle_seconds``, and what was renamed into place.
+        """Take in what is complete.
+
+        What has not changed for ``settle_seconds``, and what was renamed into place.
 
         Raises:
-            OSError: If archive, quarantine or mirror cannot be written (``sqlite3.Error`` for the mirror); no file is lost.
+            OSError: If archive, quarantine or mirror cannot be written (``sqlite3.Error`` for the
+                mirror); no file is lost.
         """
         with self._alone():
             remove_parts(self._waiting_room)
@@ -109,7 +119,9 @@ class FolderIntake:
             return report + IntakeReport(waiting=waiting + unread)
 
     def take_all(self, sleep: Callable[[float], object] = time.sleep) -> IntakeReport:
-        """Take in what is in the inbox now: two looks, far enough apart to see what is still being written.
+        """Take in what is in the inbox now.
+
+        Two looks, far enough apart to see what is still being written.
 
         Raises:
             OSError: As ``look``.
@@ -123,7 +135,9 @@ class FolderIntake:
     def watch(
         self, stop: threading.Event, tell: Callable[[IntakeReport], None], seconds: float = 1.0
     ) -> None:
-        """Look again and again until told to stop; a full disk or a locked mirror is logged and tried again.
+        """Look again and again until told to stop.
+
+        A full disk or a locked mirror is logged and tried again.
 
         Args:
             stop: Ends the watch.
@@ -148,7 +162,8 @@ class FolderIntake:
     def _check(self, folder: Path) -> None:
         if self._mirror.image_size != self._config.image_size:
             raise IntakeError(
-                f"intake {folder}: config.image_size is {self._config.image_size}, the mirror's {self._mirror.image_size}; "
+                f"intake {folder}: config.image_size is {self._config.image_size}, the mirror's "
+                f"{self._mirror.image_size}; "
                 "allowed: the same; correct the config"
             )
         if (
@@ -156,7 +171,8 @@ class FolderIntake:
             > 1
         ):
             raise IntakeError(
-                f"intake {folder}: inbox, archive and quarantine are on different file systems; allowed: one, so that files move at "
+                f"intake {folder}: inbox, archive and quarantine are on different file systems; "
+                "allowed: one, so that files move at "
                 "once; mount all of them together"
             )
         key = self.archive / ".key"
@@ -164,7 +180,8 @@ class FolderIntake:
             write_whole(key, self._pseudonyms.fingerprint().encode(), self._waiting_room)
         if key.read_text() != self._pseudonyms.fingerprint():
             raise IntakeError(
-                f"intake {folder}: the pseudonym key is not the one that the archive was made with; allowed: that one, or every patient "
+                f"intake {folder}: the pseudonym key is not the one that the archive was made "
+                "with; allowed: that one, or every patient "
                 "would appear a second time; restore the key file"
             )
 
@@ -199,7 +216,10 @@ class FolderIntake:
         return ready, len(found) - len(ready)
 
     def _scan(self) -> Iterator[tuple[Path, Mark]]:
-        """Yield regular files in order of their names; hidden and unfinished ones, links and devices are passed over."""
+        """Yield regular files in order of their names.
+
+        Hidden and unfinished ones, links and devices are passed over.
+        """
         for folder, folders, names in os.walk(self.inbox):
             folders[:] = sorted(each for each in folders if not each.startswith("."))
             for name in sorted(names):
@@ -246,7 +266,8 @@ class FolderIntake:
             if attempt > self._config.most_attempts:
                 raise RefusalError(
                     Reason.READER_DIED,
-                    f"file: {attempt - 1} processes died over it; allowed: none; do not open it before a specialist has",
+                    f"file: {attempt - 1} processes died over it; allowed: none; do not open it "
+                    "before a specialist has",
                 )
             new = self._file_away(self._content(claimed), original)
         except RefusalError as refusal:
@@ -264,7 +285,8 @@ class FolderIntake:
         if content is None:
             raise RefusalError(
                 Reason.TOO_LARGE,
-                f"file: got more than {most:,} bytes; allowed: {most:,}; raise limits.file_bytes if it is wanted",
+                f"file: got more than {most:,} bytes; allowed: {most:,}; raise limits.file_bytes "
+                "if it is wanted",
             )
         return content
 
@@ -279,13 +301,17 @@ class FolderIntake:
             if taken.is_other(archived):
                 raise RefusalError(
                     Reason.DUPLICATE,
-                    "file: got a SOP Instance UID that another image in the archive has; allowed: one image for each; ask the sender",
+                    "file: got a SOP Instance UID that another image in the archive has; allowed: "
+                    "one image for each; ask the sender",
                 )
             write_whole(place, taken.copy, self._waiting_room)
         return self._mirror.add(taken.images)
 
     def _tidy(self, folder: Path) -> None:
-        """Remove folders within the claims that have become empty: their names may be patients' names."""
+        """Remove folders within the claims that have become empty.
+
+        Their names may be patients' names.
+        """
         while folder != self._claims and self._claims in folder.parents:
             try:
                 folder.rmdir()

@@ -1,6 +1,7 @@
-"""PNG, JPEG and NIfTI files become slices: grey pictures as they are, volumes through a window. Knows no folder and no mirror.
+"""PNG, JPEG and NIfTI files become slices: grey pictures as they are, volumes through a window.
 
-What is archived is written anew from the pixels: EXIF, text chunks, and a NIfTI header's free text and extensions stay behind.
+What is archived is written anew from the pixels: EXIF, text chunks, and a NIfTI header's free text
+and extensions stay behind.
 """
 
 import logging
@@ -46,7 +47,9 @@ class Picture:
 
 
 def read_picture(content: bytes, size: int, limits: Limits) -> Picture:
-    """Return a PNG or JPEG file's grey values; colours become grey, what is transparent becomes black.
+    """Return a PNG or JPEG file's grey values.
+
+    Colours become grey, what is transparent becomes black.
 
     Args:
         content: The file.
@@ -113,7 +116,9 @@ def _grey(image: Any) -> NDArray[np.uint8]:
 
 
 def read_volume(content: bytes, size: int, window: Window | None, limits: Limits) -> Picture:
-    """Return a NIfTI volume's axial slices from the feet up, front at the top, patient's left on the right.
+    """Return a NIfTI volume's axial slices from the feet up.
+
+    Front at the top, patient's left on the right.
 
     Its values are taken as Hounsfield units.
 
@@ -221,7 +226,10 @@ def _own_window(volume: Any) -> Window:
 
 
 def _planes(volume: Any) -> Iterator[tuple[NDArray[np.float64], tuple[float, float]]]:
-    """Yield axial slices and the distance of their rows and columns; one at a time is in memory as floats."""
+    """Yield axial slices and the distance of their rows and columns.
+
+    One at a time is in memory as floats.
+    """
     from nibabel import io_orientation
 
     if not (int(volume.header["qform_code"]) or int(volume.header["sform_code"])):
@@ -244,7 +252,8 @@ def _planes(volume: Any) -> Iterator[tuple[NDArray[np.float64], tuple[float, flo
             "a tilt of at most 30 degrees",
             "resample it",
         )
-    orientation = io_orientation(volume.affine)  # type: ignore[no-untyped-call]  # nibabel has no types here; input axis -> body axis (right, front, up) and sign
+    # Nibabel has no types here; input axis -> body axis (right, front, up) and sign.
+    orientation = io_orientation(volume.affine)  # type: ignore[no-untyped-call]
     place = {int(body): axis for axis, (body, _) in enumerate(orientation)}
     signs = [int(orientation[place[body]][1]) for body in range(3)]
     across = place[2]
@@ -264,7 +273,8 @@ def _stripped(volume: Any) -> bytes:
 
     old = volume.header
     values, affine, dtype = volume.dataobj.get_unscaled(), volume.affine, volume.get_data_dtype()
-    fresh: Any = Nifti1Image(values, affine, dtype=dtype)  # type: ignore[no-untyped-call]  # nibabel has no types here
+    # Nibabel has no types here.
+    fresh: Any = Nifti1Image(values, affine, dtype=dtype)  # type: ignore[no-untyped-call]
     fresh.header["cal_min"], fresh.header["cal_max"] = old["cal_min"], old["cal_max"]
     fresh.header.set_slope_inter(volume.dataobj.slope, volume.dataobj.inter)
     return bytes(fresh.to_bytes())

@@ -1,6 +1,7 @@
-"""Names that stand for patients, studies and images: keyed hashes. Knows no file format; without the key nothing can be linked back.
+"""Names that stand for patients, studies and images: keyed hashes.
 
-One hospital, one key. Who loses it cannot continue a patient's history; who copies it can find out whether a known patient is here.
+One hospital, one key. Who loses it cannot continue a patient's history; who copies it can find out
+whether a known patient is here.
 """
 
 import hashlib
@@ -14,7 +15,10 @@ _ID_HEX = 32  # 128 bits
 
 
 class PseudonymError(ValueError):
-    """The key cannot be used. The message says what, what was found, what is allowed and what to do; never the key."""
+    """The key cannot be used.
+
+    The message says what, what was found, what is allowed and what to do; never the key.
+    """
 
 
 class Pseudonyms:
@@ -30,7 +34,8 @@ class Pseudonyms:
     def __init__(self, key: bytes) -> None:
         if len(key) != KEY_BYTES:
             raise PseudonymError(
-                f"pseudonym key: got {len(key)} bytes; allowed: {KEY_BYTES}; restore the key file, never type one"
+                f"pseudonym key: got {len(key)} bytes; allowed: {KEY_BYTES}; restore the key file, "
+                "never type one"
             )
         self._key = key
 
@@ -39,7 +44,9 @@ class Pseudonyms:
         return f"Pseudonyms({self.fingerprint()[:8]})"
 
     def of(self, kind: str, *parts: str) -> str:
-        """Return 32 hexadecimal digits that stand for something; equal words under two kinds have different pseudonyms.
+        """Return 32 hexadecimal digits that stand for something.
+
+        Equal words under two kinds have different pseudonyms.
 
         Args:
             kind: What it stands for, such as "patient".
@@ -58,7 +65,10 @@ class Pseudonyms:
         return digest.hexdigest()[:_ID_HEX]
 
     def uid(self, original: str) -> str:
-        """Return a valid DICOM UID that stands for another one (PS3.5 B.2: 2.25 and a number of 128 bits)."""
+        """Return a valid DICOM UID that stands for another one.
+
+        PS3.5 B.2: 2.25 and a number of 128 bits.
+        """
         return f"2.25.{int(self.of('uid', original), 16)}"
 
     def fingerprint(self) -> str:
@@ -67,7 +77,9 @@ class Pseudonyms:
 
 
 def read_or_make_key(path: Path) -> Pseudonyms:
-    """Return pseudonyms with the key in a file; the file is made at first use, readable by its owner only.
+    """Return pseudonyms with the key in a file.
+
+    The file is made at first use, readable by its owner only.
 
     Raises:
         PseudonymError: If others can read the file, or it holds no key.
@@ -85,7 +97,8 @@ def read_or_make_key(path: Path) -> Pseudonyms:
         key = bytes.fromhex(path.read_text("ascii").strip())
     except ValueError:
         raise PseudonymError(
-            f"pseudonym key {path}: got no key; allowed: 64 hexadecimal digits; restore it from your backup"
+            f"pseudonym key {path}: got no key; allowed: 64 hexadecimal digits; restore it from "
+            "your backup"
         ) from None
     return Pseudonyms(key)
 

@@ -1,7 +1,7 @@
-"""Where files go that cannot be taken: moved as they are, with a note beside each. Knows no file format.
+"""Where files go that cannot be taken: moved as they are, with a note beside each.
 
-The files still hold their patients' identity, so that folder and files are for the owner alone. The notes hold none: file names may
-be patients' names, so that a note has the name's keyed hash.
+The files still hold their patients' identity, so that folder and files are for the owner alone. The
+notes hold none: file names may be patients' names, so that a note has the name's keyed hash.
 """
 
 import hashlib
@@ -60,7 +60,9 @@ class Quarantine:
         self.waiting_room.mkdir(exist_ok=True)
 
     def put(self, path: Path, original: str, refusal: RefusalError) -> QuarantineNote:
-        """Move a file here. The note comes first: if the process dies between the two, the next try writes the same note again.
+        """Move a file here. The note comes first.
+
+        If the process dies between the two, the next try writes the same note again.
 
         Args:
             path: The file.

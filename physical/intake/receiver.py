@@ -1,7 +1,7 @@
-"""The DICOM network door: C-STORE of CT images into a hospital's inbox, and C-ECHO. Knows no mirror: the folder's intake does the rest.
+"""The DICOM network door: C-STORE of CT images into a hospital's inbox, and C-ECHO.
 
-A sender is told "success" only after its image is safe on disk; what the image is worth is judged later, so that a broken file goes to
-quarantine and does not block a sender's queue.
+A sender is told "success" only after its image is safe on disk; what the image is worth is judged
+later, so that a broken file goes to quarantine and does not block a sender's queue.
 """
 
 import socket
@@ -49,7 +49,8 @@ class Receiver:
     ) -> None:
         if not [title for title in allowed if title.strip()]:
             raise ValueError(
-                "receiver: got no allowed sender; allowed: one title and more; name the PACS that may send"
+                "receiver: got no allowed sender; allowed: one title and more; name the PACS that "
+                "may send"
             )
         self._inbox, self._pseudonyms, self._most_bytes = inbox, pseudonyms, most_bytes
         self._title, self._allowed, self._most_senders = ae_title, list(allowed), most_senders
@@ -83,7 +84,9 @@ class Receiver:
 
     def _entity(self) -> "AE":
         from pynetdicom import AE
-        from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]  # made at run time
+
+        # Made at run time.
+        from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 
         entity = AE(self._title)
         entity.require_called_aet = True
@@ -124,7 +127,10 @@ def transfer_syntaxes() -> list[str]:
 
 
 def without_delay(event: "Event") -> None:
-    """Send small packets at once: without this each image waits for the other side's delayed acknowledgement (40 ms)."""
+    """Send small packets at once.
+
+    Without this each image waits for the other side's delayed acknowledgement (40 ms).
+    """
     connection = event.assoc.dul.socket
     if connection is not None and connection.socket is not None:
         connection.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

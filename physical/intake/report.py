@@ -1,4 +1,4 @@
-"""What became of the files of a look at the inbox: counts that people and logs may see. Knows no file and no name."""
+"""What became of the files of a look at the inbox: counts that people and logs may see."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,7 +13,8 @@ class IntakeReport:
         images: Images (slices) of them.
         repeated: Files that had been taken before, with the same content.
         quarantined: Reason -> files.
-        waiting: Files that may still be written to, or that could not be opened; the next look sees them again.
+        waiting: Files that may still be written to, or that could not be opened; the next look sees
+            them again.
     """
 
     added: int = 0

@@ -1,4 +1,7 @@
-"""Sends DICOM files to a receiver, as a scanner or a PACS does: for demos, tests and trying a connection. Knows no hospital."""
+"""Sends DICOM files to a receiver, as a scanner or a PACS does.
+
+For demos, tests and trying a connection.
+"""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -14,7 +17,10 @@ _SECONDS = 30.0
 
 
 class SendError(OSError):
-    """A receiver cannot be reached, or refuses. The message says what, what came, what is allowed and what to do."""
+    """A receiver cannot be reached, or refuses.
+
+    The message says what, what came, what is allowed and what to do.
+    """
 
 
 def send(
@@ -50,7 +56,8 @@ def send(
     )
     if not association.is_established:
         raise SendError(
-            f"receiver {called} at {address}:{port}: no connection for {calling}; expected an open receiver that allows it; "
+            f"receiver {called} at {address}:{port}: no connection for {calling}; expected an open "
+            "receiver that allows it; "
             "check address, port and both titles"
         )
     try:

@@ -222,9 +222,7 @@ def test_costs_stand_by_kind_and_faults_that_came_together_stand_for_themselves(
     ]
 
 
-def test_the_feed_around_a_fault_is_what_was_said_until_the_recovery_and_repetitions_are_counted() -> (
-    None
-):
+def test_the_feed_around_a_fault_ends_at_the_recovery_and_counts_repetitions() -> None:
     feed = [
         event(99),
         event(100),

@@ -81,7 +81,7 @@ def test_the_budget_knows_the_protocol() -> None:
     assert sum(CLASS_COUNTS["organamnist"]) == 34_561
 
 
-def test_a_document_keeps_what_stands_around_its_budget(tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+def test_a_document_keeps_what_stands_around_its_budget(tmp_path: Path) -> None:
     path = tmp_path / "performance.md"
     path.write_text(f"before\n{MARKS[0]}\nold\n{MARKS[1]}\nafter\n")
     write_between_marks(path, "new")
@@ -105,9 +105,7 @@ def test_a_table_is_markdown() -> None:
     assert duration(1200) == "20 min"
 
 
-def test_a_task_is_its_first_round_and_the_others_and_only_the_twins_part_grows_with_the_images() -> (
-    None
-):
+def test_a_task_is_its_rounds_and_only_the_twins_part_grows_with_the_images() -> None:
     first = {
         "observe": 2.0,
         "score": 1.0,

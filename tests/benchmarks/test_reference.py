@@ -1,4 +1,7 @@
-"""The plain reference computes what ours computes: otherwise a ratio of their times would say nothing."""
+"""The plain reference computes what ours computes.
+
+Otherwise a ratio of their times would say nothing.
+"""
 
 import numpy as np
 import pytest
@@ -19,13 +22,25 @@ from twin.batches import TrainingBatch
 from twin.memory import herd
 from twin.objective import LocalContext
 
-# The package pulls in half of the plotting world; its import must not turn a deprecation elsewhere into a failure here.
+# The package pulls in half of the plotting world; its import must not turn a deprecation elsewhere
+# into a failure here.
 pytestmark = pytest.mark.filterwarnings("ignore")
 pytest.importorskip("pytorch_grad_cam")
 pytest.importorskip("torchvision")
 
-from benchmarks.reference import Habits, PlainLoss, PlainNetwork, PlainTask, transform_of  # noqa: E402
-from benchmarks.reference_round import PlainRules, average, herd_plainly, invert_plainly  # noqa: E402
+from benchmarks.reference import (  # noqa: E402
+    Habits,
+    PlainLoss,
+    PlainNetwork,
+    PlainTask,
+    transform_of,
+)
+from benchmarks.reference_round import (  # noqa: E402
+    PlainRules,
+    average,
+    herd_plainly,
+    invert_plainly,
+)
 
 GROUPS = ((0, 1, 2), (3, 4, 5))
 NETWORK = NetworkConfig(backbone="resnet10", width=4, image_size=16)
@@ -158,7 +173,8 @@ def test_a_plain_inversion_comes_nearer_to_the_image(search: str, steps: int) ->
     image = torch.rand(1, 1, 16, 16, generator=torch.Generator().manual_seed(8))
     loss = torch.nn.functional.cross_entropy(encoder(image), torch.tensor([2]))
     gradient = [each.detach() for each in torch.autograd.grad(loss, list(encoder.parameters()))]
-    rules = PlainRules(NETWORK, 1, 4, 0.1, 1, 0.1, steps, 2021, 1e-9, search)  # type: ignore[arg-type]
+    shared: Any = (NETWORK, 1, 4, 0.1, 1, 0.1)
+    rules = PlainRules(*shared, steps, 2021, 1e-9, search)  # type: ignore[arg-type]
     torch.manual_seed(4)
     first = torch.rand(1, 1, 16, 16)
     torch.manual_seed(4)

@@ -1,4 +1,7 @@
-"""Fixtures of the data room's tests: a private cache, tiny data sheets, and a web server on this machine."""
+"""Fixtures of the data room's tests.
+
+A private cache, tiny data sheets, and a web server on this machine.
+"""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -48,7 +51,8 @@ def sheet_of() -> Callable[..., DataSheet]:
             "image_size": (4, 4, 1),
             "has_left_and_right": False,
         }
-        return DataSheet(**(facts | changes), files=files, sources=sources)  # type: ignore[arg-type]
+        changed: Any = facts | changes
+        return DataSheet(**changed, files=files, sources=sources)
 
     return make
 

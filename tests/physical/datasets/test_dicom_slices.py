@@ -128,7 +128,8 @@ def test_grey_values_are_those_of_the_standards_equation(
 @given(st.integers(-1000, 1000), st.integers(1, 3000))
 def test_denser_is_never_darker(centre: int, width: int) -> None:
     for function in ("LINEAR_EXACT", "LINEAR", "SIGMOID"):
-        grey = windowed(np.arange(-3000.0, 3000.0, 7), Window(centre, width, function)).astype(int)  # type: ignore[arg-type]
+        window = Window(centre, width, function)  # type: ignore[arg-type]
+        grey = windowed(np.arange(-3000.0, 3000.0, 7), window).astype(int)
         assert (np.diff(grey) >= 0).all()
 
 

@@ -52,7 +52,8 @@ def test_patients_of_one_split_are_not_in_another() -> None:
     parted = make_phantom("axial", 1, {"train": 2, "val": 1, "test": 1}, 1)
     images = np.concatenate([parted[f"{split}_images"] for split in ("train", "val", "test")])
     assert len(np.unique(images.reshape(44, -1), axis=0)) == 44
-    # the patients are numbered through: the third of three is the one that stands in validation above
+    # the patients are numbered through: the third of three is the one that stands in validation
+    # above
     whole = make_phantom("axial", 1, {"train": 3}, 1)["train_images"]
     assert all((whole == image).all((1, 2)).any() for image in parted["val_images"])
 

@@ -65,7 +65,8 @@ def ward_of(tmp_path: Path, pseudonyms: Pseudonyms) -> Callable[..., SimulatedHo
     def make(name: str = "hospitals", **changes: object) -> SimulatedHospitals:
         folder = tmp_path / name
         mirror, clock = Mirror(folder / "mirror", SIZE), Clock()
-        config = IntakeConfig(**({"image_size": SIZE, "settle_seconds": 0} | changes))  # type: ignore[arg-type]
+        changed: Any = {"image_size": SIZE, "settle_seconds": 0} | changes
+        config = IntakeConfig(**changed)
         return SimulatedHospitals(
             folder,
             mirror,

@@ -1,8 +1,8 @@
 """A process that takes a folder in and may be killed over it. Run by tests, never imported by them.
 
 ``look FOLDER``: one look; each file operation within the folder writes a point to standard output.
-``crash TEMPLATE SPACE``: copies TEMPLATE once for each file operation of a look, dies at that operation, looks again, and writes one line
-of JSON with what was found then.
+``crash TEMPLATE SPACE``: copies TEMPLATE once for each file operation of a look, dies at that
+operation, looks again, and writes one line of JSON with what was found then.
 """
 
 import json
