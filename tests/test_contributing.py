@@ -33,6 +33,8 @@ def registered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> type[Any]:
     spec = importlib.util.spec_from_file_location("federation.methods.lwf", path)
     module = importlib.util.module_from_spec(spec)
     monkeypatch.setitem(sys.modules, "federation.methods.lwf", module)
+    assert spec is not None
+    assert spec.loader is not None
     spec.loader.exec_module(module)
     monkeypatch.setitem(METHODS, "lwf", module.LwF)  # undone after the test
     exec(REGISTRATION, {"METHODS": METHODS, "LwF": module.LwF})
@@ -64,7 +66,7 @@ def test_the_method_of_the_page_trains_and_its_distillation_takes_part(
 
 
 def test_the_reduction_test_of_the_page_passes(run: Callable[..., Any]) -> None:
-    space = {}
+    space: dict[Any, Any] = {}
     exec(TEST, space)
     space["test_lwf_without_distillation_is_fedavg"](run)
 

@@ -34,7 +34,7 @@ def planned(seed: int, count: int = 40, deadline: float = 20.0) -> list[Fault]:
     return list(islice(plan(seed, HOSPITALS, deadline), count))
 
 
-def event(second: int, kind: str = "round", **more: Any) -> dict[str, Any]:
+def event(second: int, kind: Any = "round", **more: Any) -> dict[str, Any]:
     at = datetime.fromtimestamp(second, UTC).isoformat(timespec="seconds")
     return {"at": at, "event": kind, "text": f"{kind} at {second}", **more}
 
@@ -101,6 +101,7 @@ def test_there_are_rounds_for_the_time_that_faults_leave() -> None:
 
 def test_the_experiment_is_tracked_where_nobody_answers_and_has_arrivals_in_every_task() -> None:
     config = experiment(rounds_per_task=5, epochs=3)
+    assert config.tracking.uri is not None
     assert config.tracking.enabled and config.tracking.uri.startswith("http://127.0.0.1")
     assert (config.scenario.arrivals_per_task, config.training.epochs, len(config.hospitals)) == (
         5,

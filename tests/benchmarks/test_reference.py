@@ -3,6 +3,8 @@
 Otherwise a ratio of their times would say nothing.
 """
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch

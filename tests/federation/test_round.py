@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from federation.engines.choice import EngineConfig, make_engine
-from federation.engines.processes import ProcessEngine
 from federation.engines.sequential import SequentialEngine
 from federation.engines.simulated_hospitals import SimulatedHospitals
 from federation.engines.twin_states import StateFolder
@@ -60,7 +59,7 @@ def play(
     hospitals: SimulatedHospitals,
     method: FedAvg | FedKA,
     rounds: int,
-    engine: ProcessEngine | SequentialEngine | None = None,
+    engine: Any = None,
     poison: Callable[..., Any] | None = None,
     config: RoundConfig | None = None,
 ) -> tuple[Any, ...]:
@@ -283,7 +282,7 @@ def test_a_twin_that_was_not_drawn_catches_up_when_it_is(hospitals: SimulatedHos
     config = RoundConfig(twins_per_round=1, observers_per_round=1)
     engine = SequentialEngine(hospitals)
     _, _, records = play(hospitals, FedAvg(), 8, engine, config=config)
-    first = {}
+    first: dict[Any, Any] = {}
     for record in records:
         first.setdefault(record.observations[0].twin_id, record.round)
     arrived = {

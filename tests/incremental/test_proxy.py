@@ -16,7 +16,7 @@ def model(
     )
 
 
-def best_round(proxy: ProxyServer, *models: StoredModel) -> int | None:
+def best_round(proxy: ProxyServer, *models: StoredModel) -> int:
     for each in models:
         proxy.consider(each)
     return None if proxy.best is None else proxy.best.round

@@ -15,7 +15,7 @@ NAMES = [f"class-{index}" for index in range(CLASSES)]
 
 
 def used(
-    images_per_class: int | None, seed: int = 1, images: str = "disjoint"
+    images_per_class: int | None, seed: int = 1, images: Any = "disjoint"
 ) -> dict[str, NDArray[Any]]:
     config = ScenarioConfig(
         "made",

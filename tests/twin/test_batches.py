@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -64,7 +66,7 @@ def test_what_a_stretch_is_asked_is_what_each_batch_would_have_been_asked(
 
 def test_still_images_are_shown_to_a_teacher_once_and_varied_ones_as_they_are_now() -> None:
     for augmentation, looks in ((STILL, 600), (AugmentationConfig(), 1200)):
-        looked = []
+        looked: list[Any] = []
         source = batches(augmentation=augmentation)
         for batch in [*source.epoch(), *source.epoch()]:
             batch.ask(

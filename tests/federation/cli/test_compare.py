@@ -102,6 +102,7 @@ def test_ctrl_c_says_how_to_go_on(suite: Path, tmp_path: Path) -> None:
             if line.startswith("  1 of 4"):
                 running.send_signal(signal.SIGINT)
                 break
+        assert running.stdout is not None
         rest = running.stdout.read()
     assert running.returncode == 130, rest
     assert "interrupted: 1 of 4 runs are finished" in rest and "--set training.epochs=30" in rest

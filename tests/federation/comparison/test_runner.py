@@ -31,7 +31,7 @@ def test_runs_are_planned_one_whole_comparison_per_seed(compared: tuple[Any, ...
 
 def test_what_is_finished_is_not_run_again(compared: tuple[Any, ...]) -> None:
     _, runs, _, _ = compared
-    started = []
+    started: list[Any] = []
     assert (
         run_missing(
             [run for run in runs if run.label != "joint"],

@@ -236,6 +236,8 @@ def test_a_method_that_answers_in_two_ways_has_a_row_for_each_and_one_budget(
     head, means = block.rows
     results = json.loads((runs[0].path / "results.json").read_text())
     assert (head.label, means.label) == ("iCaRL", "iCaRL (nearest mean)")
+    assert means.last is not None
+    assert head.last is not None
     assert (
         means.last.mean
         == results["second_answer"]["last_accuracy"]

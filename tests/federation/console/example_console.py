@@ -106,7 +106,7 @@ def copy_world(world: World, folder: Path, **changes: object) -> World:
     )
 
 
-def _open(settings: ConsoleSettings, cases: dict[str, int], training_id: str) -> World:
+def _open(settings: ConsoleSettings, cases: dict[str, Any], training_id: str) -> World:
     clock = Clock()
     services = make_services(
         settings, clock, PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
@@ -264,7 +264,7 @@ def _comparison() -> dict[str, object]:
     }
 
 
-def end_job(services: Services, job: Job, result: dict[str, object]) -> Job:
+def end_job(services: Services, job: Job, result: dict[str, Any]) -> Job:
     """Write the files that the process of a job and the queue would write."""
     folder = services.settings.jobs_folder / job.job_id
     ended = replace(

@@ -54,7 +54,7 @@ class Queue:
     def now(self) -> datetime:
         return datetime.now(UTC)
 
-    def command(self, kind: str) -> tuple[str, ...]:
+    def command(self, kind: Any) -> tuple[str, ...]:
         return (sys.executable, str(self.child))
 
     def run(self) -> None:

@@ -148,7 +148,7 @@ def test_a_dictionary_and_a_folder_serve_a_run_alike(
 def test_both_kept_checkpoints_find_the_states_that_were_theirs(
     tiny_hospitals: SimulatedHospitals, tmp_path: Path, finished: int
 ) -> None:
-    memory = {}
+    memory: dict[Any, Any] = {}
     play(tiny_hospitals, memory, finished)  # as it was then
     play(tiny_hospitals, StateFolder(tmp_path), 4)
     view = StateFolder(tmp_path, until=finished - 1)
@@ -165,7 +165,7 @@ class Killed(BaseException):
 def test_a_round_that_ends_at_any_write_and_is_repeated_equals_one_that_did_not(
     tiny_hospitals: SimulatedHospitals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write: int
 ) -> None:
-    expected_states = {}
+    expected_states: dict[Any, Any] = {}
     expected, _ = play(tiny_hospitals, expected_states, 5)
     start = play(tiny_hospitals, StateFolder(tmp_path), 3)
     calls, save = [], room.save_file

@@ -86,7 +86,7 @@ TYPOS = {
 
 @pytest.mark.parametrize("level", TYPOS)
 def test_a_typo_at_any_level_is_an_error_that_suggests_the_right_key(
-    write: Callable[..., Any], level: Any
+    write: Any, level: Any
 ) -> None:
     sections, wrong, right = TYPOS[level]
     with pytest.raises(ConfigError) as caught:
@@ -140,9 +140,7 @@ BAD_VALUES = {
 
 
 @pytest.mark.parametrize("case", BAD_VALUES)
-def test_a_value_that_cannot_be_run_is_one_clear_error(
-    write: Callable[..., Any], case: str
-) -> None:
+def test_a_value_that_cannot_be_run_is_one_clear_error(write: Any, case: str) -> None:
     sections, text = BAD_VALUES[case]
     with pytest.raises(ConfigError) as caught:
         load_experiment(write(**sections))

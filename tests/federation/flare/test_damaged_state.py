@@ -87,14 +87,14 @@ class Damaging:
 
     def __init__(
         self,
-        verb: str,
+        verb: Any,
         time: int,
         damage: Callable[..., Any] = lambda place: cut_in_half(newest(place)),
     ) -> None:
         self.verb, self.time, self.damage = verb, time, damage
         self.place, self.count = None, 0
 
-    def __call__(self, verb: str, twin_id: str, answer: bytes) -> bytes:
+    def __call__(self, verb: Any, twin_id: str, answer: bytes) -> bytes:
         if (verb, twin_id) == (self.verb, "north") and kind_of(answer) is not Fault:
             self.count += 1
             if self.count == self.time:
@@ -136,7 +136,7 @@ def test_a_damaged_newest_state_costs_repeated_rounds_and_nothing_else(
     experiments: dict[str, tuple[Any, ...]],
     tmp_path: Path,
     method: str,
-    verb: str,
+    verb: Any,
     time: int,
 ) -> None:
     config, alone = experiments[method]
@@ -190,13 +190,13 @@ def test_a_state_damaged_again_and_again_is_absent_and_holds_up_nobody_else(
     config, _ = experiments["fedka"]
     places = over.hospitals(config)
 
-    def spoil(verb: str, twin_id: str, answer: bytes) -> bytes:
+    def spoil(verb: Any, twin_id: str, answer: bytes) -> bytes:
         if (verb, twin_id) == ("train", "north") and kind_of(answer) is not Fault:
             cut_in_half(newest(places["north"]))
         return answer
 
     wires, place = Wires(places, spoil), place_of(tmp_path / "server", config, 1)
-    ended = []
+    ended: list[Any] = []
     while "finished" not in ended and len(ended) < 9:
         ended.append(serve(place, wires))
     assert (
@@ -218,7 +218,7 @@ def test_with_two_damaged_states_it_refuses_to_go_on_from_an_older_one(
     damaging.place = places["north"]
     answers = []
 
-    def watched(verb: str, twin_id: str, answer: bytes) -> bytes:
+    def watched(verb: Any, twin_id: str, answer: bytes) -> bytes:
         answers.append((verb, twin_id, answer))
         return damaging(verb, twin_id, answer)
 
@@ -238,7 +238,7 @@ def test_a_session_that_ends_in_the_first_round_begins_it_again(
     places = over.hospitals(config)
     fails = [True]
 
-    def once(verb: str, twin_id: str, answer: bytes) -> bytes:
+    def once(verb: Any, twin_id: str, answer: bytes) -> bytes:
         if verb == "train" and twin_id == "south" and fails.pop() if fails else False:
             return encode(Fault("south", "train", 0, "a full disk"))
         return answer

@@ -95,7 +95,7 @@ class Wires:
 def engine_over(
     wires: Any, config: ExperimentConfig, told: list[Any] | None = None, **limits: Any
 ) -> Callable[..., Any]:
-    def engine_for(setup: ExperimentSetup) -> RemoteEngine | None:
+    def engine_for(setup: ExperimentSetup) -> RemoteEngine:
         joins = {
             name: plan.joins_at_task * setup.scenario.rounds_per_task
             for name, plan in setup.scenario.hospitals.items()
@@ -178,7 +178,7 @@ def test_hospitals_and_server_that_are_killed_repeat_the_round_and_end_with_the_
     run_experiment(config, tmp_path / "here")
     killed = {("train", "north"): 2, ("train", "south"): 2, ("observe", "east"): 6}
 
-    def faults(verb: str, twin_id: str, content: bytes) -> bytes | None:
+    def faults(verb: Any, twin_id: str, content: bytes) -> bytes:
         if (verb, twin_id) in killed:
             killed[verb, twin_id] -= 1
             if killed[verb, twin_id] == 0:
@@ -208,7 +208,7 @@ def test_a_dead_hospital_is_suspect_and_asked_no_more_until_it_greets_again(tmp_
     config = experiment("federation.twins_per_round=4")
     dead = threading.Event()
 
-    def faults(verb: str, twin_id: str, content: bytes) -> bytes | None:
+    def faults(verb: Any, twin_id: str, content: bytes) -> bytes:
         if twin_id == "east" and dead.is_set():
             raise TimeoutError
         return content
@@ -279,7 +279,7 @@ def test_what_one_hospital_sends_never_stops_the_others(
 ) -> None:
     config = experiment("method=fedavg")
 
-    def faults(verb: str, twin_id: str, content: bytes) -> bytes:
+    def faults(verb: Any, twin_id: str, content: bytes) -> bytes:
         return spoil(content) if twin_id == "south" and verb in ("observe", "train") else content
 
     wires = Wires(open_hospitals(config, tmp_path / "hospitals"), faults)
@@ -341,7 +341,7 @@ def test_nothing_of_an_image_is_in_what_leaves_a_hospital(tmp_path: Path) -> Non
     places = open_hospitals(config, tmp_path / "hospitals")
     left: list[bytes] = []
 
-    def faults(verb: str, twin_id: str, content: bytes) -> bytes:
+    def faults(verb: Any, twin_id: str, content: bytes) -> bytes:
         left.append(content)
         return content
 

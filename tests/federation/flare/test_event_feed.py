@@ -93,7 +93,7 @@ def test_what_is_no_round_is_no_event() -> None:
 
 
 def test_where_things_stand_follows_from_what_happened() -> None:
-    status = {}
+    status: dict[Any, Any] = {}
     for event in (
         BEGIN,
         {"event": "hello", "hospital": "north", "last_round": -1},

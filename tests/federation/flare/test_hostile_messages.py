@@ -44,7 +44,7 @@ class Hostile:
     def __init__(self, damage: Callable[..., Any]) -> None:
         self.damage, self.honest, self.sent = damage, [], []
 
-    def __call__(self, wires: Any, verb: str, twin_id: str, content: bytes) -> bytes:
+    def __call__(self, wires: Any, verb: Any, twin_id: str, content: bytes) -> bytes:
         if (verb, twin_id) != ("train", HOSTILE):
             return content
         self.honest.append(decode(TwinUpdate, content))
@@ -134,7 +134,7 @@ TURNED_AWAY = {
 
 @pytest.mark.parametrize("kind", TURNED_AWAY)
 def test_a_malformed_update_is_turned_away_with_its_reason_and_changes_nothing_to_the_last_bit(
-    over: Any, config: ExperimentConfig, without: Any, tmp_path: Path, kind: str
+    over: Any, config: ExperimentConfig, without: Any, tmp_path: Path, kind: Any
 ) -> None:
     damage = {
         "2 GiB tensor": partial(claims, 2 * GIB),
@@ -169,7 +169,7 @@ def test_a_replayed_update_is_taken_in_its_own_round_and_in_no_other(
 
 @pytest.mark.parametrize("kind", ["label-flipped", "sign-flipped (x -5)", "scaled x 100"])
 def test_a_poisoned_update_moves_no_weight_beyond_those_of_honest_hospitals(
-    over: Any, kind: str
+    over: Any, kind: Any
 ) -> None:
     config = over.config(*FIVE, MEDIAN)
     places = over.hospitals(config, flipped=HOSTILE if KINDS[kind].flips else "")
@@ -242,7 +242,7 @@ def with_wrong_shape(message: Broadcast | GlobalModel) -> Broadcast | GlobalMode
     return replace(message, weights={**message.weights, "head.bias": torch.zeros(99)})
 
 
-def first_request(outcome: Any, verb: str, twin_id: str) -> bytes:
+def first_request(outcome: Any, verb: Any, twin_id: str) -> bytes:
     return next(
         content for asked, who, content in outcome.wires.asked if (asked, who) == (verb, twin_id)
     )
@@ -251,7 +251,7 @@ def first_request(outcome: Any, verb: str, twin_id: str) -> bytes:
 @pytest.mark.parametrize("spoil", REQUESTS.values(), ids=REQUESTS)
 @pytest.mark.parametrize("verb", ["observe", "train"])
 def test_a_hostile_servers_request_is_answered_with_a_fault_or_nonsense_and_the_twin_goes_on(
-    over: Any, config: ExperimentConfig, without: Any, verb: str, spoil: Callable[..., Any]
+    over: Any, config: ExperimentConfig, without: Any, verb: Any, spoil: Callable[..., Any]
 ) -> None:
     place = over.hospitals(config)["north"]
     site = HospitalSite(place)
@@ -304,7 +304,7 @@ LIES = {
 def test_an_observation_that_cannot_be_is_not_used_and_the_run_goes_on_without_it(
     over: Any, config: ExperimentConfig, lie: dict[str, Any]
 ) -> None:
-    def lying(wires: Any, verb: str, twin_id: str, content: bytes) -> bytes:
+    def lying(wires: Any, verb: Any, twin_id: str, content: bytes) -> bytes:
         if (verb, twin_id) != ("observe", HOSTILE):
             return content
         return encode(replace(decode(Observation, content), **lie))
@@ -326,20 +326,20 @@ class Remembering:
     def __init__(self, choose: Callable[..., Any]) -> None:
         self.choose, self.kept = choose, {}
 
-    def __call__(self, wires: Any, verb: str, twin_id: str, content: bytes) -> bytes:
+    def __call__(self, wires: Any, verb: Any, twin_id: str, content: bytes) -> bytes:
         number = getattr(decode(kind_of(content), content), "round", -1)
         self.kept[verb, twin_id, number] = content
         return self.choose(self.kept, verb, twin_id, number, content)
 
 
 def the_round_before(
-    kept: dict[tuple[Any, ...], bytes], verb: str, twin_id: str, number: int, content: bytes
+    kept: dict[tuple[Any, ...], bytes], verb: Any, twin_id: str, number: int, content: bytes
 ) -> bytes:
     return kept.get((verb, HOSTILE, number - 1), content) if twin_id == HOSTILE else content
 
 
 def anothers(
-    kept: dict[tuple[Any, ...], bytes], verb: str, twin_id: str, number: int, content: bytes
+    kept: dict[tuple[Any, ...], bytes], verb: Any, twin_id: str, number: int, content: bytes
 ) -> bytes:
     return (
         kept[verb, "north", number]
@@ -394,7 +394,7 @@ def test_a_training_that_comes_after_the_next_look_is_refused_and_the_next_one_i
     over: Any, config: ExperimentConfig, without: Any
 ) -> None:
     site = HospitalSite(over.hospitals(config)["north"])
-    asked = {}
+    asked: dict[Any, Any] = {}
     for verb, who, content in without.wires.asked:
         if who == "north":
             asked.setdefault(verb, []).append(content)

@@ -59,11 +59,17 @@ def test_a_misspelt_field_would_be_found(out: Path) -> None:
 def test_the_server_is_asked_whether_it_is_well_and_reached_before_its_run_is(out: Path) -> None:
     (pod,) = pods(out / "kubernetes" / "server.yaml")
     server, run = pod.containers
+    assert run.livenessProbe is not None
+    assert run.livenessProbe.httpGet is not None
+    assert run.readinessProbe is not None
+    assert run.readinessProbe.httpGet is not None
     assert (run.livenessProbe.httpGet.path, run.readinessProbe.httpGet.path) == (
         "/healthz",
         "/readyz",
     )
     assert "0.0.0.0" in run.args  # a probe comes from outside the pod
+    assert server.livenessProbe is not None
+    assert server.livenessProbe.tcpSocket is not None
     assert server.livenessProbe.tcpSocket.port == 8102
     service = next(yaml.safe_load_all((out / "kubernetes" / "server.yaml").read_text()))
     assert service["spec"]["publishNotReadyAddresses"] is True

@@ -94,7 +94,7 @@ def test_hyper_parameters_travel(method: FedKA | SCAFFOLD) -> None:
 
 
 @pytest.mark.parametrize("kind", MESSAGES.values(), ids=MESSAGES)
-def test_every_message_that_carries_weights_carries_its_class_names(kind: type[Any]) -> None:
+def test_every_message_that_carries_weights_carries_its_class_names(kind: Any) -> None:
     hints = hints_of(kind)
     assert Weights not in hints.values() or hints["class_names"] == tuple[str, ...]
 
@@ -152,7 +152,7 @@ def test_weights_that_a_message_holds_twice_are_sent_once(same: Callable[..., An
 
 
 def test_a_refused_record_leaves_nothing_with_the_receiver() -> None:
-    held = {}
+    held: dict[Any, Any] = {}
     with pytest.raises(RecordError):
         decode(Broadcast, changed(encode(BROADCAST), ("message", "extras"), ["taught_rows"]), held)
     with pytest.raises(MissingGroups):
@@ -161,7 +161,7 @@ def test_a_refused_record_leaves_nothing_with_the_receiver() -> None:
 
 
 def test_what_is_done_to_a_message_does_not_reach_the_list_of_what_is_held() -> None:
-    held = {}
+    held: dict[Any, Any] = {}
     decode(GlobalModel, encode(GlobalModel(WEIGHTS, ("liver",), 3)), held).weights.clear()
     assert [list(each) for each in held.values()] == [list(WEIGHTS)]
 
@@ -182,7 +182,7 @@ def test_a_sender_asks_for_a_digest_once(same: Callable[..., Any]) -> None:
 
 @pytest.mark.parametrize("kind", ["float16", "int8", "top_k"])
 def test_a_packed_update_leaves_its_weights_to_the_receiver(
-    kind: str, same: Callable[..., Any]
+    kind: Any, same: Callable[..., Any]
 ) -> None:
     reference = {
         "w": torch.rand(40, 3, generator=torch.Generator().manual_seed(1)),

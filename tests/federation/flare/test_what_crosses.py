@@ -179,7 +179,7 @@ class AskedAgain:
     def __init__(self) -> None:
         self.truth: dict[tuple[int, str], tuple[TwinUpdate, Broadcast]] = {}
 
-    def __call__(self, wires: Any, verb: str, twin_id: str, content: bytes) -> bytes:
+    def __call__(self, wires: Any, verb: Any, twin_id: str, content: bytes) -> bytes:
         if verb in ("seal", "train") and kind_of(content) is not Fault:
             broadcast = wires.engine.broadcasts[-1][twin_id]
             update = decode(TwinUpdate, wires.sites[twin_id].answer("train", wires.asked[-1][2]))
@@ -271,7 +271,7 @@ def test_what_the_server_received_gives_the_mean_together_and_noise_otherwise(
 
         def added(
             some: Sequence[str],
-            number: int = number,
+            number: Any = number,
             like: dict[str, Tensor] = like,
             total: int = total,
         ) -> dict[str, Tensor]:
@@ -315,7 +315,7 @@ def test_a_hospital_that_leaves_in_a_sum_only_does_not_answer_a_server_that_asks
     config = over.config(*FOUR, SECURE)
     refused = []
 
-    def ask_again(wires: Any, verb: str, twin_id: str, content: bytes) -> bytes:
+    def ask_again(wires: Any, verb: Any, twin_id: str, content: bytes) -> bytes:
         if verb == "seal":
             refused.append(
                 kind_of(wires.sites[twin_id].answer("train", wires.asked[-1][2])) is Fault

@@ -156,7 +156,7 @@ def test_a_first_new_row_that_is_not_that_of_most_is_left_out() -> None:
     ) == pytest.approx((0.75, 0.5, 3))
 
 
-def with_held_out(context: LocalContext, shown: tuple[Tensor, ...]) -> LocalContext:
+def with_held_out(context: LocalContext, shown: Any) -> LocalContext:
     return replace(context, held_out=lambda: shown)
 
 

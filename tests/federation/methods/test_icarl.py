@@ -239,6 +239,7 @@ def test_repeatable_over_growth_of_the_head_and_nothing_undeclared_leaves(
     assert same(first.server.weights, second.server.weights)
     assert same(first.server.kept, second.server.kept)
     means = class_means(first.server)
+    assert means is not None
     assert means.known.any() and len(means.known) == len(first.server.class_names)
     assert any("semantic" in update.metrics for update in first.updates)
     assert_wall(first, {"class_means", "class_counts"})

@@ -54,7 +54,7 @@ class FakeGPU(FakeTensorMode):
         func: Any,
         types: tuple[Any, ...],
         args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
+        kwargs: Any = None,
     ) -> Any:
         if func is torch.ops.aten._local_scalar_dense.default:
             self.looks += 1

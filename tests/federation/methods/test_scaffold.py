@@ -68,7 +68,7 @@ class Rehearsal:
             name: DigitalTwin(Hospital(name, batch, arrivals[name]), setting) for name in names
         }
         self.server = new_server(NETWORK, 4, settle_rounds=0)
-        self.updates = []
+        self.updates: list[Any] = []
 
     def round(self, new_names: tuple[Any, ...] = (), names: tuple[str, ...] | None = None) -> None:
         self.server, _ = grow_for_new_classes(
@@ -109,7 +109,7 @@ def loop_by_hand(
             network = IncrementalNetwork(NETWORK, len(x["head.bias"]))
             network.load_state_dict(x)
             images = torch.from_numpy(batch.images[positions]).permute(0, 3, 1, 2).float() / 255
-            buffers = {}
+            buffers: dict[Any, Any] = {}
             for step in range(EPOCHS):
                 network.zero_grad()
                 functional.cross_entropy(network(images).logits, rows).backward()

@@ -34,7 +34,7 @@ class Console:
     def roll_back(self, version: int, job_id: str) -> int:
         return roll_back(self.registry, version, job_id, "grace", "too many mistakes").version
 
-    def serving(self) -> int | None:
+    def serving(self) -> int:
         champion = self.registry.champion()
         return champion.version if champion else None
 

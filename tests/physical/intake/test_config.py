@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 
 from physical.datasets.phantom_dicom import BODY_PARTS
@@ -39,7 +41,7 @@ def test_free_text_becomes_a_name_only_by_a_list() -> None:
         {"windows": 1},
     ],
 )
-def test_values_out_of_range_are_refused(change: dict[str, object]) -> None:
+def test_values_out_of_range_are_refused(change: dict[str, Any]) -> None:
     with pytest.raises((ValueError, TypeError)):
         IntakeConfig(**change)  # type: ignore[arg-type]
 

@@ -72,7 +72,7 @@ def test_the_same_image_with_other_words_around_it_is_the_same(hospitals: Any, m
     "change", [{"RescaleIntercept": -1000}, {"PatientID": "SOMEBODY"}, {"PixelData": b"\1\0" * 256}]
 )
 def test_another_image_under_the_same_uid_is_quarantined(
-    hospitals: Any, made: Make, change: dict[str, object]
+    hospitals: Any, made: Make, change: dict[str, Any]
 ) -> None:
     hospitals.put("a.dcm", dicom_bytes(made()))
     hospitals.put("b.dcm", dicom_bytes(made(**change)))

@@ -21,7 +21,7 @@ WIDE = Window(0, 2000)
 
 
 def picture(
-    mode: str = "L", kind: str = "PNG", size: tuple[int, int] = (16, 16), **options: Any
+    mode: str = "L", kind: Any = "PNG", size: tuple[int, int] = (16, 16), **options: Any
 ) -> bytes:
     grey = Image.fromarray(np.arange(size[0] * size[1], dtype=np.uint8).reshape(size[::-1]))
     stream = BytesIO()

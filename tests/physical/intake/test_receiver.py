@@ -107,6 +107,8 @@ def test_packets_are_not_held_back_on_either_side(hospitals: Any, pseudonyms: Ps
     def note(event: evt.Event) -> None:
         without_delay(event)
         end = "receiver" if event.assoc.is_acceptor else "sender"
+        assert event.assoc.dul.socket is not None
+        assert event.assoc.dul.socket.socket is not None
         found[end] = event.assoc.dul.socket.socket.getsockopt(
             socket.IPPROTO_TCP, socket.TCP_NODELAY
         )

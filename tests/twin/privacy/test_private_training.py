@@ -193,7 +193,7 @@ def test_a_step_goes_along_the_mean_of_clipped_gradients(
     "settings", [{}, {"momentum": 0.9, "weight_decay": 0.1}, {"gradient_clip": 0.2}], ids=str
 )
 def test_without_noise_and_clipping_a_step_on_all_images_is_that_of_ordinary_training(
-    network: IncrementalNetwork, data: tuple[Tensor, Tensor], settings: dict[str, float]
+    network: IncrementalNetwork, data: tuple[Tensor, Tensor], settings: dict[str, Any]
 ) -> None:
     other = build_network(network.config, weights_of(network))
     train(

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from federation.engines.choice import EngineConfig, make_engine
-from federation.engines.processes import ProcessEngine
 from federation.engines.sequential import SequentialEngine
 from federation.engines.simulated_hospitals import SimulatedHospitals
 from federation.engines.twin_states import StateFolder
@@ -49,14 +48,14 @@ RESIDUAL = "outgoing/residual/"
 
 
 def compressed(
-    hospitals: SimulatedHospitals, kind: str, feedback: bool = True, share: float = 0.1
+    hospitals: SimulatedHospitals, kind: Any, feedback: bool = True, share: float = 0.1
 ) -> SimulatedHospitals:
     config = OutgoingConfig(CompressionConfig(kind, share, feedback))
     return replace(hospitals, setting=replace(hospitals.setting, outgoing=config))
 
 
 def play(
-    hospitals: SimulatedHospitals, method: Any, rounds: int = 4, engine: ProcessEngine | None = None
+    hospitals: SimulatedHospitals, method: Any, rounds: int = 4, engine: Any = None
 ) -> tuple[Any, ...]:
     engine = engine or SequentialEngine(hospitals)
     server, proxy, records = (
@@ -116,7 +115,7 @@ def leave(
     state: TwinState = EMPTY,
     policy: UploadPolicy | None = None,
     **changes: Any,
-) -> tuple[Any, ...] | None:
+) -> tuple[Any, ...]:
     return outgoing(
         an_update(weights, **changes), BROADCAST, config, state, policy or UploadPolicy(), FedAvg()
     )
@@ -138,7 +137,7 @@ def test_the_default_is_no_compression_bit_for_bit(tiny_hospitals: SimulatedHosp
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_travels_unpacks_to_the_weights_of_the_update(
-    kind: str, tiny_batch: Batch, tiny_setting: TwinSetting
+    kind: Any, tiny_batch: Batch, tiny_setting: TwinSetting
 ) -> None:
     setting = replace(tiny_setting, outgoing=OutgoingConfig(CompressionConfig(kind)))
     _, _, true = trained(tiny_batch, tiny_setting)
@@ -152,7 +151,7 @@ def test_what_travels_unpacks_to_the_weights_of_the_update(
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_receiver_to_whom_only_the_packed_form_travelled_gets_the_same_bits(
-    kind: str, tiny_batch: Batch, tiny_setting: TwinSetting
+    kind: Any, tiny_batch: Batch, tiny_setting: TwinSetting
 ) -> None:
     setting = replace(tiny_setting, outgoing=OutgoingConfig(CompressionConfig(kind)))
     _, broadcast, update = trained(tiny_batch, setting)
@@ -165,7 +164,7 @@ def test_a_receiver_to_whom_only_the_packed_form_travelled_gets_the_same_bits(
 
 @pytest.mark.parametrize(("kind", "most"), [("float16", 0.52), ("int8", 0.35), ("top_k", 0.18)])
 def test_the_bytes_of_a_round_are_those_that_cross_the_wire(
-    kind: str, most: float, tiny_hospitals: SimulatedHospitals
+    kind: Any, most: float, tiny_hospitals: SimulatedHospitals
 ) -> None:
     _, plain, _ = play(tiny_hospitals, FedAvg(), 2)
     _, records, _ = play(compressed(tiny_hospitals, kind), FedAvg(), 2)
@@ -180,7 +179,7 @@ def test_the_bytes_of_a_round_are_those_that_cross_the_wire(
 @pytest.mark.parametrize("feedback", [True, False])
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_head_grows_through_compressed_rounds_and_what_is_remembered_grows_with_it(
-    kind: str, feedback: bool, tiny_hospitals: SimulatedHospitals
+    kind: Any, feedback: bool, tiny_hospitals: SimulatedHospitals
 ) -> None:
     server, records, engine = play(compressed(tiny_hospitals, kind, feedback), FedAvg(), 6)
     assert len(server.task_begins) >= 2 and not any(record.rejected for record in records)
@@ -319,7 +318,7 @@ def test_the_policy_is_asked_before_anything_else_happens() -> None:
     ],
 )
 def test_worker_processes_equal_one_process_bit_for_bit(
-    kind: str, tiny_hospitals: SimulatedHospitals, tmp_path: Path
+    kind: Any, tiny_hospitals: SimulatedHospitals, tmp_path: Path
 ) -> None:
     hospitals = compressed(
         tiny_hospitals, kind, feedback=kind != "int8"

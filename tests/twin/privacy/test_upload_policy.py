@@ -61,7 +61,7 @@ class Listening(SequentialEngine):
 
     def __init__(self, hospitals: SimulatedHospitals) -> None:
         super().__init__(hospitals)
-        self.left = []
+        self.left: list[Any] = []
 
     def train(self, method: Any, broadcasts: dict[str, Broadcast]) -> list[TwinUpdate]:
         updates = list(super().train(method, broadcasts))

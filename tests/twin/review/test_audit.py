@@ -9,6 +9,7 @@ from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from shutil import copyfile
+from typing import Any
 
 import pytest
 from sqlalchemy.exc import DatabaseError
@@ -375,7 +376,7 @@ def test_a_damaged_anchor_is_a_fault(log: AuditLog, anchor: Path, damage: str) -
 
 @pytest.mark.parametrize("change", [{"count": ROWS - 1}, {"head": "0" * 64}, {"count": ROWS + 1}])
 def test_an_anchor_changed_without_the_key_is_a_fault(
-    log: AuditLog, anchor: Path, change: dict[str, object]
+    log: AuditLog, anchor: Path, change: dict[str, Any]
 ) -> None:
     anchor.write_text(json.dumps(json.loads(anchor.read_text()) | change))
     assert log.verify() == [
@@ -445,7 +446,7 @@ def test_another_database_needs_a_place_for_its_anchor() -> None:
 
 
 @pytest.mark.parametrize("wrong", [{"a": float("nan")}, {"a": object()}, {"a": b"x"}])
-def test_details_that_are_no_json_are_refused(log: AuditLog, wrong: dict[str, object]) -> None:
+def test_details_that_are_no_json_are_refused(log: AuditLog, wrong: dict[str, Any]) -> None:
     with pytest.raises(AuditError, match="no JSON"):
         log.record("anna", Role.CLINICIAN, None, "case.open", "case 1", wrong)
     assert log.head()[0] == ROWS
@@ -521,9 +522,12 @@ def two_processes(url: str) -> Iterator[list["subprocess.Popen[str]"]]:
 def test_processes_that_create_and_write_at_once_share_one_chain(url: str, anchor: Path) -> None:
     with two_processes(url) as processes:
         for process in processes:
+            assert process.stdout is not None
             assert process.stdout.readline() == "ready\n"
         for process in processes:
+            assert process.stdin is not None
             process.stdin.write("go\n")
+            assert process.stdin is not None
             process.stdin.flush()
         assert [process.stdout.readline() for process in processes] == ["done\n", "done\n"]
     log = AuditLog(url)
@@ -535,8 +539,11 @@ def test_a_process_killed_while_it_writes_raises_no_false_alarm(url: str) -> Non
     for _ in range(3):
         with two_processes(url) as processes:
             for process in processes:
+                assert process.stdout is not None
                 assert process.stdout.readline() == "ready\n"
+                assert process.stdin is not None
                 process.stdin.write("go\n")
+                assert process.stdin is not None
                 process.stdin.flush()
             assert processes[0].stdout.readline() == "done\n"
             processes[1].kill()

@@ -18,7 +18,7 @@ CLASSES = ("heart", "liver", "spleen", "bladder")
 
 
 def saved_model(
-    folder: Path, backbone: str = "resnet10", classes: tuple[Any, ...] = CLASSES, seed: int = 1
+    folder: Path, backbone: Any = "resnet10", classes: tuple[Any, ...] = CLASSES, seed: int = 1
 ) -> Path:
     config = NetworkConfig(backbone=backbone, width=8, image_size=16)
     network = build_network(

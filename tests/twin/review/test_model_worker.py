@@ -64,7 +64,9 @@ def test_the_worker_sees_what_a_model_in_this_process_sees(
     seen, here = worker.look(images), looker.look(images)
     np.testing.assert_allclose(seen.logits, here.logits, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(seen.features, here.features, rtol=1e-5, atol=1e-6)
+    assert worker.facts is not None
     assert seen.model == here.model == worker.facts.digest
+    assert worker.facts is not None
     assert worker.facts.class_names == CLASSES
     assert len(worker.look(images[:0])) == 0
 
@@ -82,6 +84,7 @@ def test_a_worker_that_was_killed_between_two_questions_starts_again_with_its_mo
 ) -> None:
     before, pid = worker.look(images_of()).logits, worker.pid
     os.kill(pid, signal.SIGKILL)
+    assert worker._process is not None
     worker._process.join(PATIENCE_SECONDS)
     assert np.array_equal(worker.look(images_of()).logits, before)
     assert worker.pid not in (None, pid)
@@ -130,6 +133,7 @@ def test_a_folder_without_a_model_is_a_clear_error_and_the_model_before_stays(
 ) -> None:
     with pytest.raises(WorkerError, match="give a model's folder"):
         worker.load(tmp_path)
+    assert worker.facts is not None
     assert worker.facts.class_names == CLASSES
     assert len(worker.look(images_of())) == 5
 

@@ -49,7 +49,9 @@ def test_of_two_processes_that_act_on_a_case_one_wins(
     ]
     assert [process.stdout.readline() for process in processes] == ["ready\n", "ready\n"]
     for process in processes:
+        assert process.stdin is not None
         process.stdin.write("go\n")
+        assert process.stdin is not None
         process.stdin.flush()
     said = {process.communicate()[0].split(":")[0].strip() for process in processes}
     assert said == {"won", "conflict"}

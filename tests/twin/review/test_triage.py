@@ -34,7 +34,7 @@ class Eye:
         self, class_names: tuple[str, ...] = tuple(KNOWN), digest: str = "sha256:one"
     ) -> None:
         self.facts = ModelFacts("nowhere", digest, class_names)
-        self.seen = []
+        self.seen: list[Any] = []
 
     def look(self, images: NDArray[Any]) -> Looks:
         self.seen.append(len(images))
@@ -91,7 +91,7 @@ def image_ids(store: ReviewStore, case_id: int) -> set[str]:
 
 @pytest.mark.parametrize("score", ["entropy", "max_softmax", "energy", "distance"])
 def test_an_unknown_organ_becomes_one_case_and_known_ones_none(
-    mirror: Mirror, store: ReviewStore, score: str
+    mirror: Mirror, store: ReviewStore, score: Any
 ) -> None:
     organ = pictures("pancreas", NEW["pancreas"], 40)
     mirror.add(organ)

@@ -232,6 +232,7 @@ def test_no_path_reaches_release_without_two_people(
             assert approved_by is not None
             assert named_by.casefold() != approved_by.casefold()
         if action == "release":
+            assert named_by is not None
             assert actor.user.casefold() != named_by.casefold()
 
 

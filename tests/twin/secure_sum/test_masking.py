@@ -61,7 +61,7 @@ def sealed_ward(
 
 
 def roster_of(
-    sealed: dict[str, Sealed], names: tuple[str, ...] | None = None, mean: str = "by_images"
+    sealed: dict[str, Sealed], names: tuple[str, ...] | None = None, mean: Any = "by_images"
 ) -> Roster:
     chosen = {name: sealed[name] for name in names or sealed}
     members = {
@@ -183,7 +183,7 @@ def test_a_masked_vector_is_that_of_the_equations_written_out() -> None:
 
 @pytest.mark.parametrize("mean", ["by_images", "equal"])
 def test_masks_cancel_exactly_and_the_sum_is_the_weighted_mean_within_the_resolution(
-    mean: str,
+    mean: Any,
 ) -> None:
     maskers, sealed = sealed_ward()
     roster = roster_of(sealed, mean=mean)
@@ -377,8 +377,8 @@ def test_a_hospital_opens_what_it_masked_last_and_nothing_else() -> None:
 
 
 def play(
-    maskers: dict[str, Masker], names: tuple[str, ...], mean: str = "by_images"
-) -> list[Opened] | None:
+    maskers: dict[str, Masker], names: tuple[str, ...], mean: Any = "by_images"
+) -> list[Opened]:
     sealed = {
         name: maskers[name].seal(update_of(name, number), GLOBAL)
         for number, name in enumerate(names)

@@ -66,7 +66,7 @@ def test_no_request_gets_a_fault_or_an_undescribed_answer(world: World, user: st
 def try_out(
     operation: Any,
     client: TestClient,
-    headers: dict[str, str],
+    headers: dict[str, Any],
     there: dict[str, Any],
     seen: Counter[int],
 ) -> None:

@@ -1,6 +1,7 @@
 """A parsed HTML page, for questions of the tests."""
 
 from html.parser import HTMLParser
+from typing import Any
 
 
 class Page(HTMLParser):
@@ -15,7 +16,7 @@ class Page(HTMLParser):
         self._open: list[str] = []
 
     @classmethod
-    def of(cls, source: str) -> "Page":
+    def of(cls, source: Any) -> "Page":
         page = cls()
         page.source = source
         page.feed(source)

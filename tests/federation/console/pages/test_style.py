@@ -1,6 +1,7 @@
 import re
 from itertools import pairwise, product
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -44,7 +45,7 @@ MARKS = dict.fromkeys(
 ) | {"blue": ("panel", "page")}
 
 
-def named(value: str | None) -> str | None:
+def named(value: str | None) -> str:
     hit = re.fullmatch(r"var\(--([\w-]+)\)", (value or "").strip())
     return hit[1] if hit else None
 
@@ -55,7 +56,7 @@ def stated_pairs() -> set[tuple[str, str]]:
 
 
 @pytest.mark.parametrize("colours", [LIGHT, DARK], ids=["light", "dark"])
-def test_every_text_has_enough_contrast_with_its_ground(colours: dict[str, str]) -> None:
+def test_every_text_has_enough_contrast_with_its_ground(colours: dict[str, Any]) -> None:
     pairs = stated_pairs() | {
         pair for text, grounds in INHERITED.items() for pair in product([text], grounds)
     }
@@ -65,7 +66,7 @@ def test_every_text_has_enough_contrast_with_its_ground(colours: dict[str, str])
 
 
 @pytest.mark.parametrize("colours", [LIGHT, DARK], ids=["light", "dark"])
-def test_marks_and_edges_stand_out_from_their_ground(colours: dict[str, str]) -> None:
+def test_marks_and_edges_stand_out_from_their_ground(colours: dict[str, Any]) -> None:
     poor = {
         (mark, ground): contrast(colours[mark], colours[ground])
         for mark, grounds in MARKS.items()

@@ -1,4 +1,5 @@
 import re
+from typing import Any
 
 import pytest
 
@@ -60,7 +61,7 @@ def test_a_token_in_the_address_does_not_count(world: World, case: str) -> None:
     ],
 )
 def test_a_request_from_another_site_is_refused_even_with_the_token(
-    world: World, case: str, headers: dict[str, str]
+    world: World, case: str, headers: dict[str, Any]
 ) -> None:
     assert world.client("ada").post(case, headers=headers).status_code == 403
     assert state_of(world) == "detected"
