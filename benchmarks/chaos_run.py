@@ -76,7 +76,7 @@ class Chaos:
             mended = len(self.feed())
             recovered = self.wait_for(
                 lambda mended=mended: whole_round(self.feed()[mended:]) or self._finished()
-            )  # type: ignore[misc]
+            )  # type: ignore[misc]  # the base is untyped
             self.episodes.append(
                 Episode(
                     tuple(happened), time.time() if recovered else None, done, self.rounds_done()

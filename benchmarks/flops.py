@@ -27,11 +27,11 @@ def count_flops(work: Callable[[], object]) -> int:
     return int(counter.get_total_flops())
 
 
-class TrafficCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class TrafficCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]  # the library is untyped
     """Adds up the bytes of what operators read and write; ``bytes`` holds the sum."""
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()  # type: ignore[no-untyped-call]  # the library is untyped
         self.bytes = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

@@ -72,7 +72,7 @@ def measure_peak(
                 lambda left=left, right=right, out=out: torch.mm(left, right, out=out),
                 repeats,
                 device,
-            )  # type: ignore[misc]
+            )  # type: ignore[misc]  # the base is untyped
             rates.append(2 * size**3 / seconds)
             tell(f"  {name} {size} x {size}: {scaled(rates[-1], 'FLOP/s')}")
         flops[name] = max(rates)

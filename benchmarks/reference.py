@@ -87,7 +87,7 @@ class PlainNetwork(nn.Module):
         """The layer whose maps are looked at."""
         backbone: Any = self.network.backbone
         stage = "upper_stage" if hasattr(backbone, "upper_stage") else "second"
-        return getattr(backbone, stage)  # type: ignore[no-any-return]
+        return getattr(backbone, stage)  # type: ignore[no-any-return]  # the library is untyped
 
 
 class PlainDataset(torch.utils.data.Dataset[tuple[Tensor, int]]):
@@ -124,7 +124,7 @@ def transform_of(config: NetworkConfig, image_side: int, training: bool) -> Call
 
     Resize where sizes differ, crop, brightness, tensor, normalise.
     """
-    from torchvision import transforms  # type: ignore[import-untyped]
+    from torchvision import transforms  # type: ignore[import-untyped]  # has no types
 
     steps: list[Any] = (
         [] if image_side == config.image_size else [transforms.Resize(config.image_size)]
@@ -135,7 +135,7 @@ def transform_of(config: NetworkConfig, image_side: int, training: bool) -> Call
             transforms.ColorJitter(brightness=63 / 255),
         ]
     steps += [transforms.ToTensor(), transforms.Normalize(_three(config.mean), _three(config.std))]
-    return transforms.Compose(steps)  # type: ignore[no-any-return]
+    return transforms.Compose(steps)  # type: ignore[no-any-return]  # the library is untyped
 
 
 def _three(values: tuple[float, ...]) -> tuple[float, ...]:
@@ -206,7 +206,7 @@ def _teacher_cam(teacher: PlainNetwork) -> Any:
     """Return the package's GradCAM, which hands out its maps before they are scaled up."""
     from pytorch_grad_cam import GradCAM
 
-    class Maps(GradCAM):  # type: ignore[misc]
+    class Maps(GradCAM):  # type: ignore[misc]  # the base is untyped
         def compute_cam_per_layer(
             self, input_tensor: Tensor, targets: Any, eigen_smooth: bool
         ) -> list[NDArray[np.float32]]:
@@ -315,7 +315,7 @@ class PlainLoss:
         self.student.zero_grad()
         scores = sum(output[int(row)] for output, row in zip(logits, shown, strict=True))
         assert isinstance(scores, Tensor)
-        scores.backward(retain_graph=True)  # type: ignore[no-untyped-call]
+        scores.backward(retain_graph=True)  # type: ignore[no-untyped-call]  # torch
         channel_weights = self.hooks.gradients[0].detach().mean((2, 3))
         return torch.relu((channel_weights[:, :, None, None] * activations).sum(1))
 
@@ -358,7 +358,7 @@ def train_plainly(
             last = loss_of(images.to(device), rows.to(device))
             loss = torch.stack(list(last.values())).sum()
             optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()  # type: ignore[no-untyped-call]  # the library is untyped
             torch.nn.utils.clip_grad_norm_(student.parameters(), 10.0)
             optimizer.step()
             if habits.items:

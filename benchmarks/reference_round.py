@@ -237,7 +237,7 @@ def prototype_gradients(twin: PlainTwin, rules: PlainRules) -> list[list[Tensor]
                 model.network(image).logits, target
             )
             optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()  # type: ignore[no-untyped-call]  # the library is untyped
             optimizer.step()
             image.data.clamp_(0, 1)
         loss = nn.functional.cross_entropy(encoder(image.detach()), torch.tensor([int(row)]))
@@ -282,7 +282,7 @@ def invert_plainly(
     if rules.search == "lbfgs":
         search = torch.optim.LBFGS([dummy], lr=0.1)
         for _ in range(rules.invert_steps):
-            search.step(difference)  # type: ignore[no-untyped-call]
+            search.step(difference)  # type: ignore[no-untyped-call]  # the library is untyped
         return dummy.detach()
     optimizer = torch.optim.Adam([dummy], lr=0.1)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, rules.invert_steps, 0.1 / 50)

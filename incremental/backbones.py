@@ -75,7 +75,7 @@ class FoldedBlock(nn.Module):
     def forward(self, maps: Float[Tensor, "B D H W"]) -> Float[Tensor, "B E h w"]:
         """Return the maps after the block; may use up the ones that come."""
         inner = self.first(maps)
-        return self.second(inner, self.shortcut(maps))  # type: ignore[no-any-return]
+        return self.second(inner, self.shortcut(maps))  # type: ignore[no-any-return]  # torch
 
 
 def _folded(convolution: nn.Module, norm: nn.Module, rectify: bool = True) -> FoldedConvolution:
@@ -137,11 +137,11 @@ class ResNet(nn.Module):
 
     def lower(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B E g g"]:
         """Return the maps after the third stage; a 32 px image gives 8x8."""
-        return self.lower_stages(self.stem(images))  # type: ignore[no-any-return]
+        return self.lower_stages(self.stem(images))  # type: ignore[no-any-return]  # torch
 
     def upper(self, maps: Float[Tensor, "B E g g"]) -> Float[Tensor, "B D h w"]:
         """Return the last maps; a 32 px image gives 4x4."""
-        return self.upper_stage(maps)  # type: ignore[no-any-return]
+        return self.upper_stage(maps)  # type: ignore[no-any-return]  # the library is untyped
 
 
 class LeNet(nn.Module):
@@ -172,11 +172,11 @@ class LeNet(nn.Module):
 
     def lower(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B E g g"]:
         """Return the maps after the first convolution; a 32 px image gives 16x16."""
-        return self.first(images)  # type: ignore[no-any-return]
+        return self.first(images)  # type: ignore[no-any-return]  # the library is untyped
 
     def upper(self, maps: Float[Tensor, "B E g g"]) -> Float[Tensor, "B D h w"]:
         """Return the last maps; a 32 px image gives 4x4."""
-        return self.second(maps)  # type: ignore[no-any-return]
+        return self.second(maps)  # type: ignore[no-any-return]  # the library is untyped
 
 
 BACKBONES: dict[str, Callable[[int, int, Norm], ResNet | LeNet]] = {

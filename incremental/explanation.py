@@ -50,4 +50,4 @@ class _Logits(nn.Module):
         self.network = network
 
     def forward(self, images: Float[Tensor, "B c H W"]) -> Float[Tensor, "B C"]:
-        return self.network(images).logits  # type: ignore[no-any-return]
+        return self.network(images).logits  # type: ignore[no-any-return]  # the library is untyped

@@ -101,7 +101,7 @@ class GradientEncoder(nn.Module):
 
     def forward(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B K"]:
         """Return the logits."""
-        return self.linear(self.convolutions(images).flatten(1))  # type: ignore[no-any-return]
+        return self.linear(self.convolutions(images).flatten(1))  # type: ignore[no-any-return]  # torch
 
     def encode(
         self, images: Float[Tensor, "P C H W"], rows: Int[Tensor, " P"]

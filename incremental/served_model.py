@@ -16,7 +16,7 @@ from incremental.model_file import load_model
 from incremental.prediction import predict
 
 
-class ServedModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
+class ServedModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]  # the base is untyped
     """A saved model behind MLflow's ``predict``."""
 
     def load_context(self, context: Any) -> None:

@@ -299,7 +299,7 @@ def _places(image_ids: Iterable[str]) -> dict[str, list[int]]:
 
 def _select(
     connection: sqlite3.Connection, columns: str, image_ids: Iterable[str]
-) -> Iterator[tuple]:  # type: ignore[type-arg]
+) -> Iterator[tuple]:  # type: ignore[type-arg]  # any
     for part in _parts(image_ids):
         yield from connection.execute(
             f"SELECT {columns} FROM images WHERE image_id IN ({_marks(part)})", part

@@ -200,7 +200,7 @@ def _steps(
         terms = terms_of(batch)
         total = torch.stack(list(terms.values())).sum()
         optimiser.zero_grad()
-        total.backward()  # type: ignore[no-untyped-call]
+        total.backward()  # type: ignore[no-untyped-call]  # the library is untyped
         norm = torch.nn.utils.clip_grad_norm_(parameters, config.gradient_clip or torch.inf)
         optimiser.step()
         return {**terms, "total": total, "gradient_norm": norm}

@@ -218,7 +218,7 @@ def spatial_distillation(
     after the other, as a unit vector. Zero for equal maps; the teacher gets no gradient.
     """
     difference: Tensor = _profile(maps) - _profile(old_maps.detach())
-    return torch.linalg.vector_norm(difference, dim=1).mean()  # type: ignore[no-any-return]
+    return torch.linalg.vector_norm(difference, dim=1).mean()  # type: ignore[no-any-return]  # torch
 
 
 def _profile(maps: Float[Tensor, "B D h w"]) -> Float[Tensor, "B q"]:

@@ -131,7 +131,7 @@ def polish(encoder: GradientEncoder, gradients: Tensor, guesses: Tensor, steps: 
 
     encoder.double()
     try:
-        search.step(loss)  # type: ignore[no-untyped-call]
+        search.step(loss)  # type: ignore[no-untyped-call]  # the library is untyped
     finally:
         encoder.float()
     return free.detach().sigmoid().to(guesses.dtype)

@@ -63,7 +63,7 @@ class RunFolder:
         place = self.path / name
         place.parent.mkdir(parents=True, exist_ok=True)
         beside = place.with_name(f".{os.getpid()}.{place.name}")
-        np.savez_compressed(beside, **arrays)  # type: ignore[arg-type]
+        np.savez_compressed(beside, **arrays)  # type: ignore[arg-type]  # checked at run time
         beside.replace(place)
         return place
 

@@ -25,7 +25,7 @@ EXECUTOR = "nvflare.collab.runtime.executor.CollabExecutor"
 class FederationServer:
     """The server's half: runs one session of the experiment in its folder."""
 
-    @collab.main  # type: ignore[untyped-decorator]
+    @collab.main  # type: ignore[untyped-decorator]  # the decorator is untyped
     def run(self) -> str:
         """Run until the session ends."""
         return serve(ServerPlace(_own_folder()), CollabLink())
@@ -37,12 +37,12 @@ class FederationHospital:
     def __init__(self) -> None:
         self._site: HospitalSite | None = None
 
-    @collab.init  # type: ignore[untyped-decorator]
+    @collab.init  # type: ignore[untyped-decorator]  # the decorator is untyped
     def open(self) -> None:
         """Read the hospital's own file."""
         self._site = HospitalSite(_own_folder())
 
-    @collab.publish  # type: ignore[untyped-decorator]
+    @collab.publish  # type: ignore[untyped-decorator]  # the decorator is untyped
     def answer(self, verb: str, content: bytes) -> bytes:
         """Answer one request; whatever goes wrong is an answer."""
         assert self._site is not None

@@ -53,14 +53,14 @@ def _with_limit(make: Callable[..., ssl.SSLContext | None]) -> Callable[..., ssl
             context.sslsocket_class = _Limited
         return context
 
-    made.limited = True  # type: ignore[attr-defined]
+    made.limited = True  # type: ignore[attr-defined]  # set at run time
     return made
 
 
 def _accept(server: Any) -> tuple[Any, Any]:
     """Accept a connection and leave the handshake to its own thread."""
     if isinstance(server.socket, ssl.SSLSocket):
-        server.socket.do_handshake_on_connect = False  # type: ignore[attr-defined]
+        server.socket.do_handshake_on_connect = False  # type: ignore[attr-defined]  # FLARE
     accepted: tuple[Any, Any] = server.socket.accept()
     return accepted
 

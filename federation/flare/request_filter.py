@@ -44,7 +44,7 @@ class ServerGate(FLComponent):  # type: ignore[misc]  # FLARE has no types
         limit_handshakes()
 
 
-class HospitalGate(FLComponent):  # type: ignore[misc]
+class HospitalGate(FLComponent):  # type: ignore[misc]  # the base is untyped
     """Leaves a hospital's FLARE the requests that a job's life is made of.
 
     Before the first can come.
@@ -61,7 +61,7 @@ class HospitalGate(FLComponent):  # type: ignore[misc]
             known[:] = [each for each in known if set(each.get_topics()) <= set(ANSWERED)]
 
 
-class OnlyConfiguration(AppValidator):  # type: ignore[misc]
+class OnlyConfiguration(AppValidator):  # type: ignore[misc]  # the base is untyped
     """Refuses an application that brings more than its configuration: no code comes to a site."""
 
     def validate(self, app_folder: str) -> tuple[str, dict[str, object]]:

@@ -202,7 +202,7 @@ def serve(place: ServerPlace, link: Link) -> str:
         )
 
     def record(plain: object) -> None:
-        event = aggregated(plain)  # type: ignore[arg-type]
+        event = aggregated(plain)  # type: ignore[arg-type]  # checked at run time
         if event is not None:
             activity.tell(event)
 

@@ -163,10 +163,10 @@ def fit_correction(
         value = functional.cross_entropy(corrected, rows) + penalty * (
             (correction[0] - 1) ** 2 + correction[1] ** 2
         )
-        value.backward()  # type: ignore[no-untyped-call]
+        value.backward()  # type: ignore[no-untyped-call]  # the library is untyped
         return value
 
-    optimiser.step(loss)  # type: ignore[no-untyped-call]
+    optimiser.step(loss)  # type: ignore[no-untyped-call]  # the library is untyped
     alpha, beta = correction.tolist()
     return alpha, beta
 

@@ -162,7 +162,7 @@ class _Builder:
             for value, scale in zip(radii, self.scale, strict=True)
         ]
         about = dice.about(density, 8)
-        shape = Shape(_point(moved), _point(sized), about, **look)  # type: ignore[arg-type]
+        shape = Shape(_point(moved), _point(sized), about, **look)  # type: ignore[arg-type]  # floats
         return self.add(shape)
 
     def inside(
@@ -175,7 +175,7 @@ class _Builder:
         centre = [c + o * r for c, o, r in zip(host.centre, offset, host.radii, strict=True)]
         radii = [f * r for f, r in zip(fraction, host.radii, strict=True)]
         look = {"turn": host.turn, **look}
-        shape = Shape(_point(centre), _point(radii), density, **look)  # type: ignore[arg-type]
+        shape = Shape(_point(centre), _point(radii), density, **look)  # type: ignore[arg-type]  # floats
         return self.add(shape)
 
     def add(self, shape: Shape) -> Shape:

@@ -135,7 +135,7 @@ def deidentified(
             clean.SOPInstanceUID,
         )
         meta.TransferSyntaxUID = ExplicitVRLittleEndian
-        meta.ImplementationClassUID = IMPLEMENTATION_UID  # type: ignore[assignment]
+        meta.ImplementationClassUID = IMPLEMENTATION_UID  # type: ignore[assignment]  # pydicom
         meta.ImplementationVersionName = "FEDKA"
         clean.file_meta = meta
     return clean
@@ -192,7 +192,7 @@ def _cleaned(dataset: "Dataset", pseudonyms: Pseudonyms) -> "Dataset":
 
 
 # Pydicom's elements have no type without an import.
-def _readable(dataset: "Dataset"):  # type: ignore[no-untyped-def]
+def _readable(dataset: "Dataset"):  # type: ignore[no-untyped-def]  # any
     """Yield the elements of the table whose values can be read.
 
     A value that cannot be read is not carried over.
@@ -217,7 +217,7 @@ def _tags() -> tuple[int, ...]:
 def _is_code(value: object) -> bool:
     """Return whether a value is a code string, or several: words that might hold a name are not."""
     single = isinstance(value, str) or value is None
-    parts = [value] if single else list(value)  # type: ignore[call-overload]
+    parts = [value] if single else list(value)  # type: ignore[call-overload]  # checked at run time
     return all(_CODE.fullmatch(str(part or "")) for part in parts)
 
 

@@ -253,7 +253,7 @@ def _planes(volume: Any) -> Iterator[tuple[NDArray[np.float64], tuple[float, flo
             "resample it",
         )
     # Nibabel has no types here; input axis -> body axis (right, front, up) and sign.
-    orientation = io_orientation(volume.affine)  # type: ignore[no-untyped-call]
+    orientation = io_orientation(volume.affine)  # type: ignore[no-untyped-call]  # nibabel
     place = {int(body): axis for axis, (body, _) in enumerate(orientation)}
     signs = [int(orientation[place[body]][1]) for body in range(3)]
     across = place[2]
@@ -274,7 +274,7 @@ def _stripped(volume: Any) -> bytes:
     old = volume.header
     values, affine, dtype = volume.dataobj.get_unscaled(), volume.affine, volume.get_data_dtype()
     # Nibabel has no types here.
-    fresh: Any = Nifti1Image(values, affine, dtype=dtype)  # type: ignore[no-untyped-call]
+    fresh: Any = Nifti1Image(values, affine, dtype=dtype)  # type: ignore[no-untyped-call]  # nibabel
     fresh.header["cal_min"], fresh.header["cal_max"] = old["cal_min"], old["cal_max"]
     fresh.header.set_slope_inter(volume.dataobj.slope, volume.dataobj.inter)
     return bytes(fresh.to_bytes())

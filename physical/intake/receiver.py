@@ -86,7 +86,7 @@ class Receiver:
         from pynetdicom import AE
 
         # Made at run time.
-        from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
+        from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]  # pydicom
 
         entity = AE(self._title)
         entity.require_called_aet = True

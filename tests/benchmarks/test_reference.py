@@ -3,7 +3,7 @@
 Otherwise a ratio of their times would say nothing.
 """
 
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -121,7 +121,7 @@ def test_the_plain_gradient_of_the_backbone_is_ours(habits: Habits) -> None:
         student, teacher = networks()
         terms = ours(student, teacher) if side == "ours" else plain(student, teacher, habits)
         student.zero_grad()
-        torch.stack(list(terms.values())).sum().backward()  # type: ignore[no-untyped-call]
+        torch.stack(list(terms.values())).sum().backward()
         gradients.append([value.grad for value in student.backbone.parameters()])
     for wanted, found in zip(*gradients, strict=True):
         assert wanted is not None
@@ -175,8 +175,7 @@ def test_a_plain_inversion_comes_nearer_to_the_image(search: str, steps: int) ->
     image = torch.rand(1, 1, 16, 16, generator=torch.Generator().manual_seed(8))
     loss = torch.nn.functional.cross_entropy(encoder(image), torch.tensor([2]))
     gradient = [each.detach() for each in torch.autograd.grad(loss, list(encoder.parameters()))]
-    shared: Any = (NETWORK, 1, 4, 0.1, 1, 0.1)
-    rules = PlainRules(*shared, steps, 2021, 1e-9, search)  # type: ignore[arg-type]
+    rules = PlainRules(NETWORK, 1, 4, 0.1, 1, 0.1, steps, 2021, 1e-9, cast(Any, search))
     torch.manual_seed(4)
     first = torch.rand(1, 1, 16, 16)
     torch.manual_seed(4)

@@ -155,7 +155,7 @@ def test_perturbing_makes_a_trained_model_surer_of_the_class(
         optimiser.zero_grad()
         torch.nn.functional.binary_cross_entropy_with_logits(
             network(images).logits, target
-        ).backward()  # type: ignore[no-untyped-call]
+        ).backward()
         optimiser.step()
     optimiser.zero_grad()
     images, rows, before = images[::20], rows[::20], weights_of(network)

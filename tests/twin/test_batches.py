@@ -70,7 +70,8 @@ def test_still_images_are_shown_to_a_teacher_once_and_varied_ones_as_they_are_no
         source = batches(augmentation=augmentation)
         for batch in [*source.epoch(), *source.epoch()]:
             batch.ask(
-                "rows", lambda images, rows, looked=looked: (looked.append(len(rows)) or rows,)
+                "rows",
+                lambda images, rows, looked=looked: (looked.append(len(rows)) or rows,),  # type: ignore[misc]  # untyped on purpose
             )
         assert sum(looked) == looks
 
@@ -79,7 +80,7 @@ def test_two_questions_are_two_and_a_batch_by_itself_is_asked_by_itself() -> Non
     stretch = Stretch(lambda: (torch.ones(4, 1, 2, 2), torch.arange(4)))
     batch = TrainingBatch(torch.ones(2, 1, 2, 2), torch.arange(2), stretch, torch.tensor([3, 1]))
     assert [
-        batch.ask(name, lambda images, rows, add=add: (rows + add,))[0].tolist()
+        batch.ask(name, lambda images, rows, add=add: (rows + add,))[0].tolist()  # type: ignore[misc]  # untyped on purpose
         for name, add in (("a", 0), ("b", 10))
     ] == [
         [3, 1],

@@ -263,7 +263,7 @@ def test_semantic_distillation_is_the_weighted_mean_of_the_slow_loop(head_loss: 
 def test_the_target_of_a_new_class_is_1_and_of_the_old_ones_what_the_teacher_says() -> None:
     logits = torch.zeros(1, C, requires_grad=True)
     loss = semantic_distillation(logits, TEACHER[:1], torch.tensor([4]), torch.ones(1), "bce")
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     assert logits.grad is not None
     # The gradient of binary cross-entropy at logit 0 is (1/2 - target) / C: the target can be read
     # from it.
@@ -280,7 +280,7 @@ def test_distillation_of_equal_models_is_0() -> None:
     student = LOGITS.clone().requires_grad_()
     # Binary cross-entropy keeps the teacher's own entropy.
     loss = semantic_distillation(student, LOGITS, ROWS, WEIGHTS, "bce")
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     assert student.grad is not None
     assert float(student.grad.abs().max()) < 1e-7
 
@@ -289,7 +289,7 @@ def test_distillation_of_equal_models_is_0() -> None:
 def test_the_teacher_gets_no_gradient(head_loss: HeadLoss) -> None:
     student, teacher = LOGITS.clone().requires_grad_(), TEACHER.clone().requires_grad_()
     loss = semantic_distillation(student, teacher, ROWS, WEIGHTS, head_loss)
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     assert teacher.grad is None
     assert student.grad is not None
     assert float(student.grad.abs().max()) > 0
@@ -309,7 +309,7 @@ def test_attention_distillation_is_the_weighted_mean_of_the_slow_loop(reduction:
         own_norm, old_norm = (sum(value**2 for value in values) ** 0.5 for values in (own, old))
         each = sum(abs(b / old_norm - a / own_norm) for a, b in zip(own, old, strict=True))
         total += weight * each / (12 if reduction == "mean" else 1)
-    found = attention_distillation(MAPS, OLD_MAPS, WEIGHTS, reduction)  # type: ignore[arg-type]
+    found = attention_distillation(MAPS, OLD_MAPS, WEIGHTS, reduction)
     assert float(found) == pytest.approx(total / B, rel=1e-5)
 
 
@@ -325,7 +325,7 @@ def test_a_map_of_zeros_counts_as_the_zero_vector(own: float, old: float, expect
     maps = torch.full((2, 3, 4), own, requires_grad=True)
     loss = attention_distillation(maps, torch.full((2, 3, 4), old), torch.ones(2))
     assert float(loss.detach()) == pytest.approx(expected, abs=1e-5)
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     assert maps.grad is not None
     assert bool(torch.isfinite(maps.grad).all())
 
@@ -333,14 +333,14 @@ def test_a_map_of_zeros_counts_as_the_zero_vector(own: float, old: float, expect
 def test_a_map_of_zeros_gives_a_finite_gradient_through_the_rectifier() -> None:
     before = torch.full((1, 3, 4), -1.0, requires_grad=True)
     loss = attention_distillation(torch.relu(before), OLD_MAPS[:1], torch.ones(1))
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     assert before.grad is not None
     assert before.grad.tolist() == torch.zeros(1, 3, 4).tolist()
 
 
 def test_attention_teaches_the_student_and_not_the_teacher() -> None:
     own, old = MAPS.clone().requires_grad_(), OLD_MAPS.clone().requires_grad_()
-    attention_distillation(own, old, WEIGHTS).backward()  # type: ignore[no-untyped-call]
+    attention_distillation(own, old, WEIGHTS).backward()
     assert old.grad is None
     assert own.grad is not None
     assert float(own.grad.abs().max()) > 0

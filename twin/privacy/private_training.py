@@ -144,7 +144,7 @@ class PrivateSteps:
             # Images have no gradient, so the hook of the first layer fires without that of its
             # input, which nobody asks for.
             warnings.filterwarnings("ignore", "Full backward hook is firing")
-            total.backward()  # type: ignore[no-untyped-call]
+            total.backward()  # type: ignore[no-untyped-call]  # the library is untyped
         for parameter in self._parameters:
             own = getattr(parameter, "grad_sample", None)
             # What is not finite would be so after clipping as well, and clipping is what the
@@ -154,7 +154,7 @@ class PrivateSteps:
                 if own is None
                 else torch.nan_to_num(own, 0.0, 0.0, 0.0)
             )
-            parameter.grad_sample = sane  # type: ignore[attr-defined]
+            parameter.grad_sample = sane  # type: ignore[attr-defined]  # set at run time
         if not self._checked:
             self._check()
             self._checked = True
@@ -168,7 +168,7 @@ class PrivateSteps:
             PrivacyError: If they differ.
         """
         for parameter in self._parameters:
-            each: Tensor = parameter.grad_sample  # type: ignore[attr-defined]
+            each: Tensor = parameter.grad_sample  # type: ignore[attr-defined]  # set at run time
             whole = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
             apart, size = (whole - each.mean(0)).norm(), each.flatten(1).norm(dim=1).mean()
             if bool(torch.isfinite(apart)) and float(apart) > _AGREE * float(size) + 1e-6:
@@ -244,7 +244,7 @@ def per_image_gradients(network: nn.Module) -> Iterator[None]:
     require_opacus()
     from opacus import GradSampleModule  # noqa: PLC0415  # an extra, and seconds to import
 
-    class Hooks(GradSampleModule):  # type: ignore[misc]
+    class Hooks(GradSampleModule):  # type: ignore[misc]  # the base is untyped
         GRAD_SAMPLERS: ClassVar[dict[type[nn.Module], Any]] = {
             **GradSampleModule.GRAD_SAMPLERS,
             nn.Conv2d: _convolution_gradients,
@@ -280,7 +280,7 @@ def private_optimiser(
     """
     from opacus.optimizers import DPOptimizer  # noqa: PLC0415
 
-    class Optimiser(DPOptimizer):  # type: ignore[misc]
+    class Optimiser(DPOptimizer):  # type: ignore[misc]  # the base is untyped
         def add_noise(self) -> None:
             """Add noise in float64 and round once."""
             deviation = self.noise_multiplier * self.max_grad_norm
@@ -317,8 +317,8 @@ def _convolution_gradients(
         activations[0].to(slopes.dtype), layer.kernel_size, **shape
     )  # [B, D k k, h w]
     gradients = torch.einsum("beq,bdq->bed", slopes.flatten(2), neighbourhoods)
-    weight: nn.Parameter = layer.weight  # type: ignore[assignment]
+    weight: nn.Parameter = layer.weight  # type: ignore[assignment]  # pydicom takes text too
     found: dict[nn.Parameter, Tensor] = {weight: gradients.view(len(slopes), *weight.shape)}
     if layer.bias is not None:
-        found[layer.bias] = slopes.sum((2, 3))  # type: ignore[index]
+        found[layer.bias] = slopes.sum((2, 3))  # type: ignore[index]  # one row was inserted
     return found

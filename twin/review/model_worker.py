@@ -171,7 +171,7 @@ class ModelWorker:
             late.set()
             with suppress(ValueError, AttributeError):  # it has just ended by itself
                 # Frees the parent, whether it sends or waits for the answer.
-                self._process.kill()  # type: ignore[union-attr]
+                self._process.kill()  # type: ignore[union-attr]  # there is one
 
         if self._process is None or not self._process.is_alive():
             self._start()

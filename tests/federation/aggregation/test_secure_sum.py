@@ -1,6 +1,6 @@
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -67,10 +67,11 @@ class SimulatedHospitals:
     ) -> None:
         self.maskers = {name: Masker(name) for name in names}
         self.on_the_way = on_the_way
-        self.calls, self.seen = [], []
+        self.calls: list[tuple[str, tuple[str, ...]]] = []
+        self.seen: list[Any] = []
 
-    def __call__(self, verb: Any, messages: dict[str, Any]) -> dict[str, Any]:
-        answers = {}
+    def __call__(self, verb: str, messages: Mapping[str, Any]) -> dict[str, Any]:
+        answers: dict[str, Any] = {}
         for name, message in messages.items():
             try:
                 masker = self.maskers[name]
@@ -138,7 +139,7 @@ def test_the_update_goes_through_the_method_as_if_it_were_all_of_them() -> None:
     )
     result = secure_sum(broadcasts(), "by_images", CONFIG, SimulatedHospitals())
     plain = FedAvg().aggregate(server, [update_of(name) for name in NAMES])
-    summed = FedAvg().aggregate(server, [result.update])
+    summed = FedAvg().aggregate(server, [result.update])  # type: ignore[list-item]  # wrong on purpose
     assert all(
         torch.allclose(plain.weights[key], summed.weights[key], rtol=0, atol=1e-6) for key in GLOBAL
     )
@@ -406,7 +407,9 @@ def test_a_replayed_seal_makes_its_own_hospital_refuse_and_the_others_are_summed
 
 def test_the_same_hospitals_give_the_same_bits_whatever_the_keys() -> None:
     first, second = (
-        secure_sum(broadcasts(), "by_images", CONFIG, SimulatedHospitals()).update.weights
+        cast(
+            Any, secure_sum(broadcasts(), "by_images", CONFIG, SimulatedHospitals()).update
+        ).weights
         for _ in range(2)
     )
     assert all(torch.equal(first[key], second[key]) for key in first)

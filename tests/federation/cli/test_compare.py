@@ -3,7 +3,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import yaml
@@ -98,7 +98,7 @@ def test_ctrl_c_says_how_to_go_on(suite: Path, tmp_path: Path) -> None:
         text=True,
     )
     with running:
-        for line in running.stdout:
+        for line in cast(Any, running.stdout):
             if line.startswith("  1 of 4"):
                 running.send_signal(signal.SIGINT)
                 break

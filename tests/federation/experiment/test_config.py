@@ -1,6 +1,6 @@
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import yaml
@@ -90,7 +90,7 @@ def test_a_typo_at_any_level_is_an_error_that_suggests_the_right_key(
 ) -> None:
     sections, wrong, right = TYPOS[level]
     with pytest.raises(ConfigError) as caught:
-        load_experiment(write(**sections))
+        load_experiment(cast(Any, cast(Any, write(**sections))))  # type: ignore[arg-type]  # wrong on purpose
     assert wrong in str(caught.value)
     assert f"Did you mean '{right}'?" in str(caught.value)
 
@@ -143,7 +143,7 @@ BAD_VALUES = {
 def test_a_value_that_cannot_be_run_is_one_clear_error(write: Any, case: str) -> None:
     sections, text = BAD_VALUES[case]
     with pytest.raises(ConfigError) as caught:
-        load_experiment(write(**sections))
+        load_experiment(cast(Any, cast(Any, write(**sections))))  # type: ignore[arg-type]  # wrong on purpose
     assert text in str(caught.value)
 
 

@@ -5,7 +5,7 @@ What takes a record apart and puts another together.
 
 import json
 import struct
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -101,7 +101,7 @@ def example(name: str) -> Any:
     return kind(
         **{
             each: samples[hint]
-            for each, hint in hints_of(kind).items()
+            for each, hint in hints_of(cast(Any, kind)).items()
             if hint in samples and not issubclass(kind, Method)
         }
     )

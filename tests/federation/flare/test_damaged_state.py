@@ -5,11 +5,10 @@ The round is repeated from the state before, and nothing is lost in silence.
 
 import json
 import os
-from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -102,7 +101,7 @@ class Damaging:
         return answer
 
 
-def weights_of(run: Path) -> dict[str, OrderedDict]:
+def weights_of(run: Path) -> dict[str, dict[Any, Any]]:
     return {
         folder.name: load_model(folder)[0].state_dict()
         for folder in sorted((run / "models").iterdir())
@@ -143,9 +142,9 @@ def test_a_damaged_newest_state_costs_repeated_rounds_and_nothing_else(
     places, damaging = over.hospitals(config), Damaging(verb, time)
     damaging.place = places["north"]
     wires, place = Wires(places, damaging), place_of(tmp_path / "server", config, 4)
-    ended = [serve(place, wires)]
+    ended = [serve(place, cast(Any, wires))]
     while ended[-1] != "finished" and len(ended) < 4:
-        ended.append(serve(place, wires))
+        ended.append(serve(place, cast(Any, wires)))
     last_look = (verb, time) == ("observe", 5)  # after which nothing of it is asked for
     assert (
         damaging.count >= time and ended == ["finished"]
@@ -175,7 +174,7 @@ def test_the_feed_says_whose_state_of_which_round_is_damaged(
     places, damaging = over.hospitals(config), Damaging("train", 2)
     damaging.place = places["north"]
     place = place_of(tmp_path / "server", config, 4)
-    assert serve(place, Wires(places, damaging)) == "waiting"
+    assert serve(place, cast(Any, Wires(places, damaging))) == "waiting"
     texts = [each["text"] for each in read_feed(place.folder, 100)]
     assert "north, round 2, observe: its twin's state of round 1 is damaged" in texts
     assert (
@@ -198,7 +197,7 @@ def test_a_state_damaged_again_and_again_is_absent_and_holds_up_nobody_else(
     wires, place = Wires(places, spoil), place_of(tmp_path / "server", config, 1)
     ended: list[Any] = []
     while "finished" not in ended and len(ended) < 9:
-        ended.append(serve(place, wires))
+        ended.append(serve(place, cast(Any, wires)))
     assert (
         ended[-1] == "finished" and len(ended) <= 5
     )  # one session for each round that is repeated once
@@ -223,7 +222,10 @@ def test_with_two_damaged_states_it_refuses_to_go_on_from_an_older_one(
         return damaging(verb, twin_id, answer)
 
     wires, place = Wires(places, watched), place_of(tmp_path / "server", config, 4)
-    assert [serve(place, wires), serve(place, wires)] == ["waiting", "waiting"]
+    assert [serve(place, cast(Any, wires)), serve(place, cast(Any, wires))] == [
+        "waiting",
+        "waiting",
+    ]
     last = [answer for verb, twin_id, answer in answers if (verb, twin_id) == ("observe", "north")][
         -1
     ]
@@ -244,5 +246,8 @@ def test_a_session_that_ends_in_the_first_round_begins_it_again(
         return answer
 
     wires, place = Wires(places, once), place_of(tmp_path / "server", config, 4)
-    assert [serve(place, wires), serve(place, wires)] == ["waiting", "finished"]
+    assert [serve(place, cast(Any, wires)), serve(place, cast(Any, wires))] == [
+        "waiting",
+        "finished",
+    ]
     assert_same(alone, place.run)

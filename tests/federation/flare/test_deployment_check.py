@@ -52,7 +52,7 @@ def made(once: Deployment, tmp_path: Path) -> Deployment:
     return Deployment(tmp_path / "deployment")
 
 
-def bad(folder: Path, **more: Any) -> dict[str, Any]:
+def bad(folder: Path, **more: Any) -> dict[Any, Any]:
     return {(each.site, each.what): each for each in check(folder, **more) if each.level != "ok"}
 
 
@@ -147,7 +147,7 @@ def test_flares_own_logs_are_a_warning(made: Deployment) -> None:
     ],
 )
 def test_a_servers_file_that_does_not_fit_the_experiment_is_found(
-    made: Deployment, what: Any, values: dict[str, Any]
+    made: Deployment, what: Any, values: dict[Any, Any]
 ) -> None:
     change_yaml(made.place.folder / "server.yaml", **values)
     assert bad(made.folder)["localhost", what].level == "error"
@@ -202,7 +202,7 @@ def test_a_full_disk_is_found_before_it_is(
     made: Deployment, monkeypatch: pytest.MonkeyPatch, free: int, level: Any
 ) -> None:
     monkeypatch.setattr(
-        room.shutil,
+        room.shutil,  # type: ignore[attr-defined]  # looked up where it is used
         "disk_usage",
         lambda path: shutil._ntuple_diskusage(1 << 40, (1 << 40) - free, free),
     )

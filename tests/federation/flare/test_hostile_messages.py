@@ -42,7 +42,7 @@ class Hostile:
     """
 
     def __init__(self, damage: Callable[..., Any]) -> None:
-        self.damage, self.honest, self.sent = damage, [], []
+        self.damage, self.honest, self.sent = damage, [], []  # type: ignore[var-annotated]  # any
 
     def __call__(self, wires: Any, verb: Any, twin_id: str, content: bytes) -> bytes:
         if (verb, twin_id) != ("train", HOSTILE):
@@ -324,7 +324,7 @@ class Remembering:
     """Keeps every answer, and gives one hospital another one than it gave."""
 
     def __init__(self, choose: Callable[..., Any]) -> None:
-        self.choose, self.kept = choose, {}
+        self.choose, self.kept = choose, {}  # type: ignore[var-annotated]  # any
 
     def __call__(self, wires: Any, verb: Any, twin_id: str, content: bytes) -> bytes:
         number = getattr(decode(kind_of(content), content), "round", -1)
@@ -414,7 +414,7 @@ def test_a_training_that_comes_after_the_next_look_is_refused_and_the_next_one_i
 
 
 def test_an_answer_that_comes_twice_counts_once(over: Any, config: ExperimentConfig) -> None:
-    class Doubled(over.wires_kind):
+    class Doubled(over.wires_kind):  # type: ignore[misc]  # untyped on purpose
         def ask(
             self, verb: str, requests: dict[str, bytes], seconds: float
         ) -> Iterator[tuple[Any, ...]]:
@@ -432,7 +432,7 @@ def test_an_answer_that_comes_twice_counts_once(over: Any, config: ExperimentCon
 def test_a_hospital_that_answers_after_the_deadline_disturbs_no_round_and_takes_part_again(
     over: Any, config: ExperimentConfig
 ) -> None:
-    class Late(over.wires_kind):
+    class Late(over.wires_kind):  # type: ignore[misc]  # untyped on purpose
         """Hands one hospital its request of round 1 only while the others train in round 2.
 
         Nobody waits for its answer.

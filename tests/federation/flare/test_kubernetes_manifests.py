@@ -11,7 +11,7 @@ import re
 import subprocess
 from pathlib import Path
 
-import kubernetes_validate
+import kubernetes_validate  # type: ignore[import-untyped]  # has no types
 import pytest
 import yaml
 from pydantic import ValidationError

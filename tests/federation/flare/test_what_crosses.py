@@ -135,7 +135,7 @@ def tensors_of(message: Any) -> list[torch.Tensor]:
         else ()
     )
     if is_dataclass(message):
-        parts = [getattr(message, field.name) for field in fields(message)]
+        parts = [getattr(message, field.name) for field in fields(message)]  # type: ignore[assignment]  # changes its type
     return [tensor for part in parts for tensor in tensors_of(part)]
 
 
@@ -193,7 +193,7 @@ def summed(over: Any) -> tuple[Any, ...]:
     return over.run(over.config(*FOUR, SECURE), asked), asked.truth
 
 
-def messages(outcome: Any, kind: type[Any]) -> dict[str, Any]:
+def messages(outcome: Any, kind: type[Any]) -> dict[Any, Any]:
     found = [
         decode(kind, content)
         for _, _, content in outcome.wires.answered
@@ -202,7 +202,7 @@ def messages(outcome: Any, kind: type[Any]) -> dict[str, Any]:
     return {(each.round, each.twin_id): each for each in found}
 
 
-def all_of(round_number: int, found: dict) -> list[str]:
+def all_of(round_number: int, found: dict[Any, Any]) -> list[str]:
     return [twin_id for number, twin_id in found if number == round_number]
 
 

@@ -73,7 +73,7 @@ def with_certificate(kit: Path, authority: Path | None, days: int) -> Path:
         root = x509.load_pem_x509_certificate(state["root_cert"].encode())
         issuer, signer = (
             root.subject,
-            serialization.load_pem_private_key(state["root_pri_key"].encode(), None),
+            serialization.load_pem_private_key(state["root_pri_key"].encode(), None),  # type: ignore[assignment]  # changes its type
         )
     end = datetime.now(UTC) + timedelta(days=days)
     built = (

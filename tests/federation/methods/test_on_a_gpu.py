@@ -52,8 +52,8 @@ class FakeGPU(FakeTensorMode):
     def __torch_dispatch__(
         self,
         func: Any,
-        types: tuple[Any, ...],
-        args: tuple[Any, ...] = (),
+        types: tuple[Any, ...],  # type: ignore[override]  # takes less than its base
+        args: tuple[Any, ...] = (),  # type: ignore[override]  # takes less than its base
         kwargs: Any = None,
     ) -> Any:
         if func is torch.ops.aten._local_scalar_dense.default:

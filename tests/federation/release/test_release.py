@@ -2,7 +2,7 @@ import json
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -36,7 +36,7 @@ class Console:
 
     def serving(self) -> int:
         champion = self.registry.champion()
-        return champion.version if champion else None
+        return cast(Any, champion.version if champion else None)
 
 
 @pytest.fixture

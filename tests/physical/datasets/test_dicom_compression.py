@@ -1,4 +1,5 @@
 from io import BytesIO
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -64,7 +65,7 @@ def as_ct(path: str) -> Dataset:
 
 def test_jpeg_ls_is_read() -> None:
     raw, compressed = (
-        as_ct(get_testdata_file(f"MR_small{kind}.dcm", download=False))
+        as_ct(cast(Any, get_testdata_file(f"MR_small{kind}.dcm", download=False)))
         for kind in ("", "_jpeg_ls_lossless")
     )
     assert compressed.file_meta.TransferSyntaxUID == uid.JPEGLSLossless
@@ -74,7 +75,7 @@ def test_jpeg_ls_is_read() -> None:
 
 
 def test_a_ct_from_a_scanner_is_read() -> None:
-    data = dcmread(get_testdata_file("CT_small.dcm", download=False))
+    data = dcmread(cast(Any, get_testdata_file("CT_small.dcm", download=False)))
     expected = data.pixel_array * float(data.RescaleSlope) + float(data.RescaleIntercept)
     expected[data.pixel_array == data.PixelPaddingValue] = AIR_HU
     np.testing.assert_array_equal(slices(data)[0].hounsfield, expected)

@@ -56,7 +56,7 @@ def test_refused_files_have_a_reason(name: str) -> None:
     data = made()
     change(data)
     stream = BytesIO()
-    data.file_meta.ImplementationClassUID = "1.2.3"
+    data.file_meta.ImplementationClassUID = "1.2.3"  # type: ignore[assignment]  # changes its type
     data.save_as(stream, enforce_file_format=False)
     content = b"\0" * 128 + b"DICM" + stream.getvalue().removeprefix(b"\0" * 128 + b"DICM")
     assert reason_of(content) is reason

@@ -113,7 +113,7 @@ def slow_grey(x: float, window: Window) -> int:
 def test_grey_values_are_those_of_the_standards_equation(
     slope: float, intercept: int, centre: int, width: int, function: str, seed: int
 ) -> None:
-    window = Window(centre, width, function)  # type: ignore[arg-type]
+    window = Window(centre, width, function)  # type: ignore[arg-type]  # checked at run time
     stored = np.random.default_rng(seed).integers(0, 4096, (8, 8)).astype("<u2")
     data = made(np.zeros((8, 8)), RescaleSlope=slope, RescaleIntercept=intercept)
     data.PixelData = stored.tobytes()
@@ -128,7 +128,7 @@ def test_grey_values_are_those_of_the_standards_equation(
 @given(st.integers(-1000, 1000), st.integers(1, 3000))
 def test_denser_is_never_darker(centre: int, width: int) -> None:
     for function in ("LINEAR_EXACT", "LINEAR", "SIGMOID"):
-        window = Window(centre, width, function)  # type: ignore[arg-type]
+        window = Window(centre, width, function)
         grey = windowed(np.arange(-3000.0, 3000.0, 7), window).astype(int)
         assert (np.diff(grey) >= 0).all()
 
@@ -139,7 +139,7 @@ def test_denser_is_never_darker(centre: int, width: int) -> None:
 )
 def test_windows_that_cannot_be_are_refused(width: float, function: str) -> None:
     with pytest.raises(ValueError, match="window of centre"):
-        Window(40, width, function)  # type: ignore[arg-type]
+        Window(40, width, function)  # type: ignore[arg-type]  # checked at run time
 
 
 def test_the_files_own_window_is_used_where_none_is_given() -> None:

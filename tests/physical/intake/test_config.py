@@ -43,7 +43,7 @@ def test_free_text_becomes_a_name_only_by_a_list() -> None:
 )
 def test_values_out_of_range_are_refused(change: dict[str, Any]) -> None:
     with pytest.raises((ValueError, TypeError)):
-        IntakeConfig(**change)  # type: ignore[arg-type]
+        IntakeConfig(**change)
 
 
 def test_reports_add_up() -> None:

@@ -84,7 +84,7 @@ def test_the_key_is_not_shown(tmp_path: Path) -> None:
 
 def test_of_two_that_make_a_key_at_once_both_get_the_same(tmp_path: Path) -> None:
     for turn in range(10):
-        path, together, found = tmp_path / f"key{turn}", threading.Barrier(4), []
+        path, together, found = tmp_path / f"key{turn}", threading.Barrier(4), []  # type: ignore[var-annotated]  # any
 
         def work(
             path: Path = path, together: threading.Barrier = together, found: list[str] = found

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from pydicom import Dataset, uid
 from pynetdicom import AE, evt
-from pynetdicom.sop_class import Verification
+from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]  # looked up where it is used
 
 from physical.datasets.phantom_dicom import dicom_bytes
 from physical.intake.pseudonyms import Pseudonyms

@@ -153,7 +153,7 @@ def test_gradients_of_single_images_are_those_of_a_slow_loop(
     with per_image_gradients(network):
         terms = terms_at(network, data)(torch.arange(24))
         with pytest.warns(UserWarning, match="Full backward hook is firing"):
-            torch.stack(list(terms.values())).sum().backward()  # type: ignore[no-untyped-call]
+            torch.stack(list(terms.values())).sum().backward()
         for index, parameter in enumerate(network.parameters()):
             expected = torch.stack([each[index] for each in slow])
             found = parameter.grad_sample  # type: ignore[attr-defined]  # Opacus sets it
@@ -176,7 +176,7 @@ def test_a_step_goes_along_the_mean_of_clipped_gradients(
         dp = private_optimiser(optimiser, 0.0, limit, 20.0, Seeded(torch.Generator()))
         terms = terms_at(network, data)(torch.arange(24))
         with pytest.warns(UserWarning, match="Full backward hook is firing"):
-            torch.stack(list(terms.values())).sum().backward()  # type: ignore[no-untyped-call]
+            torch.stack(list(terms.values())).sum().backward()
         dp.step()
     for index, parameter in enumerate(network.parameters()):
         expected = (

@@ -9,7 +9,7 @@ from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from shutil import copyfile
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from sqlalchemy.exc import DatabaseError
@@ -121,7 +121,7 @@ def test_entries_come_newest_first_and_whole(log: AuditLog) -> None:
 
 
 CHANGES: dict[str, Callable[[object], object]] = {
-    "number": lambda value: int(value) + 100,
+    "number": lambda value: int(value) + 100,  # type: ignore[call-overload]  # untyped
     "hospital": lambda value: "south" if value is None else None,
     "details": lambda value: str(value).replace('"n":[1', '"n": [1'),
 }
@@ -510,7 +510,7 @@ def two_processes(url: str) -> Iterator[list["subprocess.Popen[str]"]]:
         "text": True,
         "cwd": Path(__file__).parents[3],
     }
-    started = [subprocess.Popen([*command, name], **pipes) for name in ("one", "two")]
+    started = [subprocess.Popen([*command, name], **pipes) for name in ("one", "two")]  # type: ignore[call-overload]  # untyped
     try:
         yield started
     finally:
@@ -529,7 +529,10 @@ def test_processes_that_create_and_write_at_once_share_one_chain(url: str, ancho
             process.stdin.write("go\n")
             assert process.stdin is not None
             process.stdin.flush()
-        assert [process.stdout.readline() for process in processes] == ["done\n", "done\n"]
+        assert [cast(Any, process.stdout).readline() for process in processes] == [
+            "done\n",
+            "done\n",
+        ]
     log = AuditLog(url)
     assert (log.head()[0], log.verify()) == (50, [])
     assert json.loads(anchor.read_text())["count"] == 50
@@ -545,7 +548,7 @@ def test_a_process_killed_while_it_writes_raises_no_false_alarm(url: str) -> Non
                 process.stdin.write("go\n")
                 assert process.stdin is not None
                 process.stdin.flush()
-            assert processes[0].stdout.readline() == "done\n"
+            assert cast(Any, processes[0].stdout).readline() == "done\n"
             processes[1].kill()
         assert AuditLog(url).verify() == []
 

@@ -5,7 +5,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import psutil
@@ -83,7 +83,7 @@ def test_a_worker_that_was_killed_between_two_questions_starts_again_with_its_mo
     worker: ModelWorker,
 ) -> None:
     before, pid = worker.look(images_of()).logits, worker.pid
-    os.kill(pid, signal.SIGKILL)
+    os.kill(cast(Any, pid), signal.SIGKILL)
     assert worker._process is not None
     worker._process.join(PATIENCE_SECONDS)
     assert np.array_equal(worker.look(images_of()).logits, before)
@@ -124,7 +124,7 @@ def test_a_child_that_hangs_is_killed_after_its_time(
             worker.look(
                 np.zeros((512, 64, 64), np.uint8)
             )  # more than a pipe holds: the parent is stuck in sending
-    assert not psutil.pid_exists(pid)
+    assert not psutil.pid_exists(cast(Any, pid))
     assert len(worker.look(images_of())) == 5
 
 
@@ -183,7 +183,7 @@ def test_a_worker_has_a_process_from_its_first_model_until_it_is_closed(folder: 
     pid = worker.pid
     worker.close()
     worker.close()
-    assert not psutil.pid_exists(pid)
+    assert not psutil.pid_exists(cast(Any, pid))
     with pytest.raises(WorkerError, match="was closed"):
         worker.look(images_of())
 

@@ -3,7 +3,7 @@ import hmac
 import json
 from collections.abc import Callable
 from dataclasses import fields, replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ from twin.messages import TwinUpdate
 from twin.secure_sum.fixed_point import RESOLUTION, change_of, decode, encode
 from twin.secure_sum.mask_keys import long_term_key, mask_stream
 from twin.secure_sum.mask_messages import Masked, Member, Opened, Opening, Roster, Sealed
-from twin.secure_sum.masking import Masker, MaskingConfig, MaskingError
+from twin.secure_sum.masking import Masker, MaskingConfig, MaskingError  # type: ignore[attr-defined]  # looked up where it is used
 
 pytest.importorskip("cryptography", reason="the keys are those of the extra package cryptography")
 
@@ -219,7 +219,7 @@ def test_a_single_vector_looks_uniform_where_the_share_itself_does_not() -> None
     config = {"num_images": 10, "class_names": CLASSES}
     sealed = {
         name: maskers[name].seal(
-            TwinUpdate(name, 0, moved, **config), {"head.weight": big["head.weight"] + 1}
+            TwinUpdate(name, 0, moved, **cast(Any, config)), {"head.weight": big["head.weight"] + 1}
         )
         for name in NAMES
     }

@@ -1,7 +1,7 @@
 import re
 from itertools import pairwise, product
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -47,7 +47,7 @@ MARKS = dict.fromkeys(
 
 def named(value: str | None) -> str:
     hit = re.fullmatch(r"var\(--([\w-]+)\)", (value or "").strip())
-    return hit[1] if hit else None
+    return cast(Any, hit[1] if hit else None)
 
 
 def stated_pairs() -> set[tuple[str, str]]:
