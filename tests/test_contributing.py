@@ -54,7 +54,7 @@ def run(registered: type[Any], tmp_path: Path) -> Callable[..., Any]:
 def test_the_method_has_fewer_than_forty_lines_of_code() -> None:
     lines = [line for block in (METHOD, REGISTRATION, TEST) for line in block.splitlines()]
     assert len([line for line in METHOD.splitlines() if line.strip()]) < 40
-    assert max(map(len, lines)) <= 140
+    assert max(map(len, lines)) <= 100
 
 
 def test_the_method_of_the_page_trains_and_its_distillation_takes_part(
