@@ -3,8 +3,8 @@
 What one local step, one round and one task must cost at the least, from the configurations alone.
 
 ``python -m benchmarks.budget`` prints the tables of ``docs/performance_reference.md``; ``--write
-docs/performance_reference.md`` puts them between its marks; ``--measure`` also measures this machine's peaks
-and turns operations and bytes into the time they would need. Nothing is trained.
+docs/performance_reference.md`` puts them between its marks; ``--measure`` also measures this
+machine's peaks and turns operations and bytes into the time they would need. Nothing is trained.
 
 Formulae, with F the operations of one look at one image (forward), F_1 those of its first
 convolution, B the batch:

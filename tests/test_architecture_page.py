@@ -1,4 +1,4 @@
-"""docs/architecture.md names files that exist, all folders of the house, and answers four questions."""
+"""docs/architecture.md names files that exist and all folders, and answers four questions."""
 
 import re
 from pathlib import Path
