@@ -13,6 +13,7 @@ from incremental.network import IncrementalNetwork
 from twin.batches import Answers, Ask, TrainingBatch
 
 Made = TypeVar("Made")
+Finished = tuple[Mapping[str, Tensor], Mapping[str, Tensor]]  # what to upload, what to keep
 Terms = dict[str, Tensor]  # named scalar terms of a loss; their sum is minimised, each is reported
 
 
@@ -144,9 +145,7 @@ class LocalObjective(Protocol):
         """Return the terms of the loss of one batch."""
         ...
 
-    def finish_local(
-        self, network: IncrementalNetwork, context: LocalContext
-    ) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor]]:
+    def finish_local(self, network: IncrementalNetwork, context: LocalContext) -> Finished:
         """Return what to upload besides the weights, and what to keep on the twin."""
         ...
 
