@@ -4,6 +4,7 @@ import fcntl
 import logging
 import os
 import shutil
+import socket
 import sqlite3
 import tempfile
 from contextlib import closing
@@ -16,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 _SQLITE = "sqlite:///"
+_CONNECT_SECONDS = 5
 _REQUIREMENTS = ("mlflow", "torch", "numpy", "pandas", "safetensors", "jaxtyping", "pydantic")
 
 
@@ -56,6 +58,7 @@ def open_store(uri: str) -> Any:
     uri = check_uri(uri)
     _before_import()
     if not uri.startswith(_SQLITE):
+        _check_answers(uri)
         return _connect(uri)
     path = Path(uri.removeprefix(_SQLITE))
     try:
@@ -72,6 +75,19 @@ def open_store(uri: str) -> Any:
             f"the store {path} cannot be used: {error}; needed: an SQLite file in a folder that "
             "can be written; name another place"
         ) from error
+
+
+def _check_answers(uri: str) -> None:
+    """Check within seconds that somebody listens at an address: MLflow would try for minutes."""
+    parts = urlsplit(uri)
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    try:
+        socket.create_connection((parts.hostname, port), _CONNECT_SECONDS).close()
+    except OSError as error:
+        raise RegistryError(
+            f"the store at {parts.hostname}:{port} does not answer within {_CONNECT_SECONDS} s: "
+            f"{error}; needed: an MLflow server that runs; check the address and try again"
+        ) from None
 
 
 def artifact_location(uri: str) -> str | None:
@@ -158,6 +174,9 @@ def _before_import() -> None:
         "MLFLOW_LOGGING_LEVEL": "WARNING",
         "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
         "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+        # Seconds and repetitions of a request; MLflow's own (120 and 7) look like a hang.
+        "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
     }.items():
         os.environ.setdefault(name, value)
     logging.getLogger("alembic").setLevel(logging.WARNING)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from federation.cli import fail
+from federation.cli import fail, interrupt_on_sigterm
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -88,6 +88,7 @@ def compare(
     from federation.comparison.suite import find_suite, load_suite
     from federation.comparison.summary import write_comparison
 
+    interrupt_on_sigterm()
     console = Console()
     loaded = load_suite(find_suite(suite), change or [])
     chosen = _seeds(seeds) or loaded.config.seeds
