@@ -31,6 +31,7 @@ from benchmarks.attacks.similarity import Likeness, ssim
 from benchmarks.attacks.uploaded_prototypes import Material, baselines, experiment, gather
 from benchmarks.machine import describe
 from benchmarks.measuring import parser, table, tell, use_threads
+from federation.aggregation.means import Arrived
 from federation.method import Method
 from federation.methods.prototypes import collect_prototypes, score_on_prototypes
 from incremental.network import IncrementalNetwork
@@ -125,7 +126,9 @@ def judge(material: Material, defence: Defence, seed: int) -> Outcome:
     sent = defence.alter(encoder.encode(sent_images, material.rows), generator)
     upload = {"prototype_gradients": sent, "prototype_shape": torch.tensor(shape)}
     update = TwinUpdate("all", 0, {}, 1, upload, class_names=material.class_names)
-    kept = collect_prototypes(replace(server, kept={}), [update], defence.perturbation).kept
+    kept = collect_prototypes(
+        replace(server, kept={}), [Arrived(update)], defence.perturbation
+    ).kept
     by_proxy = to_unit(kept["prototype_images"][: len(sent)])
     strong = _best(
         [by_proxy, *reconstructions(encoder, sent, shape, defence.attack, generator)], material

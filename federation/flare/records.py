@@ -47,7 +47,7 @@ __all__ = [
     "kind_of",
 ]
 
-RECORD_VERSION = 1
+RECORD_VERSION = 2
 MAGIC = b"FEDKA\r\n\0"  # a line end that a text mode would change
 _START = struct.Struct("<8sHI")
 

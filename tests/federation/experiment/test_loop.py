@@ -27,10 +27,15 @@ TINY = ROOT / "hospital_configs" / "phantom_tiny"
 VARYING = ("seconds", "code_version")
 
 
+QUICK = (
+    "training.epochs=1",
+    "tracking.enabled=false",
+    "method.reconstruction={perturb_steps: 2, invert_steps: 4}",
+)
+
+
 def config(*changes: Any, seed: int = 5) -> ExperimentConfig:
-    return with_seed(
-        load_experiment(TINY, ["training.epochs=1", "tracking.enabled=false", *changes]), seed
-    )
+    return with_seed(load_experiment(TINY, [*QUICK, *changes]), seed)
 
 
 def comparable(out: Path) -> dict[str, Any]:
@@ -177,7 +182,7 @@ def test_a_run_killed_in_the_middle_and_resumed_equals_an_uninterrupted_one(
         "--seed",
         "5",
     ]
-    command += ["--set", "training.epochs=1", "--set", "tracking.enabled=false"]
+    command += [word for change in QUICK for word in ("--set", change)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     with subprocess.Popen(
         command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True

@@ -140,7 +140,12 @@ def test_five_processes_over_mutual_tls_end_with_the_sequential_runs_weights(
     tmp_path: Path,
 ) -> None:
     config, made = deploy(
-        tmp_path, FEDKA, "scenario.rounds_per_task=2", minimum_hospitals=4, deadline_seconds=120
+        tmp_path,
+        FEDKA,
+        "scenario.rounds_per_task=2",
+        "federation.settle_rounds=1",
+        minimum_hospitals=4,
+        deadline_seconds=120,
     )
     run_experiment(cast(Any, config), tmp_path / "here")
     with Running(made, tmp_path) as running:

@@ -43,7 +43,7 @@ from twin.config import TwinSetting
 from twin.messages import Broadcast, GlobalModel, Observation, TwinUpdate
 
 MESSAGES = {name: kind for name, kind in KINDS.items() if not issubclass(kind, Method)}
-GOLDEN = "3ac9f51977981855e74ce094eb605c771d48ca1f68e0df4332a9766b77afbb56"
+GOLDEN = "9e3773642201ef697eba15cac32b0b11148ff3a2485c820b7d966153658f166a"
 
 
 @pytest.mark.parametrize(

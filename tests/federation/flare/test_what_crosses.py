@@ -346,6 +346,7 @@ def wire(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, ...]:
         "method=fedavg",
         SECURE,
         "scenario.rounds_per_task=1",
+        "federation.settle_rounds=0",
         "evaluation.round_images=20",
         "evaluation.task_images=20",
         "tracking.enabled=false",

@@ -32,6 +32,7 @@ MOST_SECONDS = 400.0
 SMALL = (
     "method=fedavg",
     "scenario.rounds_per_task=1",
+    "federation.settle_rounds=0",
     "evaluation.round_images=20",
     "tracking.enabled=false",
 )
