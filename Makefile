@@ -44,7 +44,8 @@ contracts: env   ## import contracts
 
 unit: env        ## pytest, and how much of the program it ran (lines and branches)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --cov --cov-report=
-	$(BIN)/coverage report --skip-covered --fail-under=92 | tail -n 1
+	@echo "coverage of lines and branches, percent:"
+	$(BIN)/coverage report --format=total --fail-under=92
 
 bench: env       ## benchmarks/RESULTS.md: every benchmark on this machine, about a quarter of an hour on two idle cores
 	$(BIN)/python -m benchmarks.run_all
