@@ -42,8 +42,10 @@ types: env       ## mypy strict
 contracts: env   ## import contracts
 	$(BIN)/lint-imports
 
-unit: env        ## pytest
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+unit: env        ## pytest, and how much of the program it ran (lines and branches)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --cov --cov-report=
+	@echo "coverage of lines and branches, percent:"
+	$(BIN)/coverage report --format=total --fail-under=92
 
 bench: env       ## benchmarks/RESULTS.md: every benchmark on this machine, about a quarter of an hour on two idle cores
 	$(BIN)/python -m benchmarks.run_all
@@ -52,4 +54,4 @@ chaos: env       ## the long failure test of a deployment: random faults for SEC
 	$(BIN)/python -m benchmarks.chaos --seconds $(SECONDS) --seed $(SEED)
 
 clean:           ## remove the environment and caches, keep runs
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache *.egg-info
+	rm -rf .coverage .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache *.egg-info

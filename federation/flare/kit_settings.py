@@ -1,7 +1,8 @@
-"""What FLARE may do at a site, and where it stores: a site's own settings beside its kit. Knows no experiment.
+"""FLARE settings of a site: what FLARE may do there, and where it stores.
 
-FLARE's defaults let an operator bring code and read files, and store in a folder that all users of a machine share. Here a site builds two
-classes and nothing else, takes no code, and keeps its files below its own kit.
+FLARE's defaults let an operator bring code and read files, and store in a folder that all users of
+a machine share. Here a site builds two classes and nothing else, takes no code, and keeps its files
+below its own kit.
 """
 
 import json
@@ -75,7 +76,10 @@ def close_kit(kit: Path) -> None:
 
 
 def settle_stores(kit: Path) -> None:
-    """Tell FLARE's server where it lies now: its stores are whole paths, and a kit is made on one machine and run on another."""
+    """Tell FLARE's server where it lies now.
+
+    Its stores are whole paths, and a kit is made on one machine and run on another.
+    """
     path = kit / "local" / "resources.json"
     if not (kit / "startup" / "fed_server.json").exists() or not path.exists():
         return

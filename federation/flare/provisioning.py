@@ -1,13 +1,14 @@
-"""A deployment as folders: provisioned start-up kits, each with its own part of the federation and nothing of the others'.
+"""Provisioning of a deployment: folders and start-up kits.
 
-FLARE's own provisioning makes keys, certificates and kits; what is ours is put beside: what FLARE may do at the site
-(``federation.flare.kit_settings``), the experiment at the server, one hospital's images at its own.
+FLARE's own provisioning makes keys, certificates and kits; what is ours is put beside: what FLARE
+may do at the site (``federation.flare.kit_settings``), the experiment at the server, one hospital's
+images at its own.
 
-    authority/            the certificate authority's private key: keep it offline; needed to add hospitals
-    server/               the server's kit, and in fedka/ its file, the experiment, the run
-    hospitals/<name>/     a hospital's kit, and in fedka/ its file, its archive, its twin's state
-    operator/             the kit by which sessions are begun
-    manifests/            how each site is run as a service: systemd, containers, Kubernetes
+    authority/            the certificate authority's private key: keep it offline; needed to add
+    hospitals server/               the server's kit, and in fedka/ its file, the experiment, the
+    run hospitals/<name>/     a hospital's kit, and in fedka/ its file, its archive, its twin's
+    state operator/             the kit by which sessions are begun manifests/            how each
+    site is run as a service: systemd, containers, Kubernetes
 """
 
 import json
@@ -97,7 +98,9 @@ def init_deployment(
     port: int,
     data_dir: Path | None = None,
 ) -> Deployment:
-    """Make a deployment of an experiment: kits, and every hospital's part of the plan with its own images.
+    """Make a deployment of an experiment.
+
+    Kits, and every hospital's part of the plan with its own images.
 
     Args:
         experiment: What will be run; its hospitals are the sites.
@@ -108,13 +111,15 @@ def init_deployment(
         data_dir: Folder with data files.
 
     Raises:
-        DeployError: If a name cannot be one, the folder is there, or the experiment may not be deployed.
+        DeployError: If a name cannot be one, the folder is there, or the experiment may not be
+            deployed.
     """
     names = tuple(each.name for each in experiment.hospitals)
     _check_names(names, host, port)
     if folder.exists():
         raise DeployError(
-            f"{folder} is there already; choose another folder, or add hospitals with fedka deploy add"
+            f"{folder} is there already; choose another folder, or add hospitals with fedka deploy "
+            "add"
         )
     experiment.check_deployable()
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -156,7 +161,10 @@ def init_deployment(
 
 
 def write_hospital(kit: Path, name: str, hospitals: SimulatedHospitals | None) -> str:
-    """Put a hospital's images, unless it brings its own, and its long-term key beside its kit; return the public half of the key."""
+    """Put a hospital's images, unless it brings its own, and its long-term key beside its kit.
+
+    Return the public half of the key.
+    """
     site = kit / OWN_FOLDER
     site.mkdir(mode=0o700)
     if hospitals is not None:
@@ -171,7 +179,10 @@ def write_hospital(kit: Path, name: str, hospitals: SimulatedHospitals | None) -
 
 
 def pin_keys(made: Deployment, names: Sequence[str], public: Mapping[str, str]) -> None:
-    """Give hospitals their own file, with everybody's public key: the server's word is not taken for whose key is whose."""
+    """Give hospitals their own file, with everybody's public key.
+
+    The server's word is not taken for whose key is whose.
+    """
     secure = made.place.experiment.federation.secure_aggregation is not None
     for name in names:
         own: dict[str, Any] = {
@@ -192,7 +203,8 @@ def _check_names(names: Sequence[str], host: str, port: int) -> None:
     for name in names:
         if not _NAME.fullmatch(name) or name in ("server", "operator", host):
             raise DeployError(
-                f"hospital {name!r} cannot be the name of a site; allowed: letters, digits, _ and -, at most 63, and not server, operator "
+                f"hospital {name!r} cannot be the name of a site; allowed: letters, digits, _ and "
+                "-, at most 63, and not server, operator "
                 "or the server's host"
             )
     if not _HOST.fullmatch(host):
@@ -254,7 +266,8 @@ def make_kits(project: Mapping[str, Any], scratch: Path, authority: str | None =
     Args:
         project: As FLARE's project.yml says it.
         scratch: An empty folder.
-        authority: Content of ``authority/cert.json``: who is in it keeps key and certificate; none: a new authority.
+        authority: Content of ``authority/cert.json``: who is in it keeps key and certificate; none:
+            a new authority.
 
     Returns:
         A folder with ``state`` and ``prod_00``.
@@ -281,7 +294,8 @@ def make_kits(project: Mapping[str, Any], scratch: Path, authority: str | None =
     if done.returncode or not (kits / "prod_00").is_dir():
         said = (done.stderr or done.stdout).strip().splitlines()
         raise DeployError(
-            f"FLARE's provisioning failed: {said[-1] if said else 'without a word'}; is it installed? pip install 'fedka[flare]'"
+            f"FLARE's provisioning failed: {said[-1] if said else 'without a word'}; is it "
+            "installed? pip install 'fedka[flare]'"
         )
     return kits
 

@@ -1,4 +1,4 @@
-"""What a hospital did last, in a file of its own and in its log: verb, round, time, and a fault's kind and place. Nothing of a patient."""
+"""Status file of a hospital: what it did last."""
 
 import json
 import logging

@@ -1,4 +1,4 @@
-"""With what a kit was made, and with what it is about to run: a difference between sites is seen before anything is sent."""
+"""Version check: packages that a kit was made with against those it runs with."""
 
 import json
 import platform

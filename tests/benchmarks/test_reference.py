@@ -104,7 +104,7 @@ def test_the_plain_gradient_of_the_backbone_is_ours(habits: Habits) -> None:
         student, teacher = networks()
         terms = ours(student, teacher) if side == "ours" else plain(student, teacher, habits)
         student.zero_grad()
-        torch.stack(list(terms.values())).sum().backward()  # type: ignore[no-untyped-call]  # untyped in torch
+        torch.stack(list(terms.values())).sum().backward()
         gradients.append([value.grad for value in student.backbone.parameters()])
     for wanted, found in zip(*gradients, strict=True):
         assert wanted is not None

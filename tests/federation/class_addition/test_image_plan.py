@@ -1,5 +1,6 @@
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -88,7 +89,7 @@ def test_smaller_limit_chooses_some_of_the_same_images(federation: ExampleFedera
     ],
 )
 def test_approved_images_that_cannot_be_trained_on_are_refused(
-    federation: ExampleFederation, new_images: dict[str, list[str]], message: str
+    federation: ExampleFederation, new_images: dict[str, Any], message: str
 ) -> None:
     with pytest.raises((AdditionError, MirrorError), match=message):
         make_plan(

@@ -125,7 +125,7 @@ def test_pictures_and_volumes_are_taken_with_their_folders_name(
     hospital.put("liver/two.jpg", stream.getvalue())
     hospital.put(
         "liver/three.nii",
-        nib.Nifti1Image(np.zeros((8, 8, 2), np.int16), np.eye(4)).to_bytes(),  # type: ignore[no-untyped-call]  # nibabel
+        nib.Nifti1Image(np.zeros((8, 8, 2), np.int16), np.eye(4)).to_bytes(),
     )
     hospital.put("liver/four.dcm", file_of(body_part=None))
     hospital.put("five.png", b"\x89PNG\r\n\x1a\n nothing")

@@ -31,7 +31,7 @@ def picture(
 
 
 def nifti(values: NDArray[Any], affine: NDArray[Any]) -> Any:
-    return nib.Nifti1Image(values, affine)  # type: ignore[no-untyped-call]  # nibabel has no types
+    return nib.Nifti1Image(values, affine)
 
 
 def volume(
