@@ -24,14 +24,8 @@ BODY_PARTS = {name.upper().replace("-", "_"): name for name in CLASS_NAMES}
 """BodyPartExamined as a code string -> class name; usable as ``class_names`` of an intake."""
 SLOPE, INTERCEPT = 1.0, -1024.0
 _FAMILY = (
-    "ACKERMANN",
-    "BELLWETHER",
-    "CASTLEMAINE",
-    "DUNNOCK",
-    "EVERGREEN",
-    "FAIRWEATHER",
-    "GREENSLADE",
-    "HOLLOWAY",
+    *("ACKERMANN", "BELLWETHER", "CASTLEMAINE", "DUNNOCK"),
+    *("EVERGREEN", "FAIRWEATHER", "GREENSLADE", "HOLLOWAY"),
 )
 _GIVEN = ("ADA", "BRUNO", "CLARA", "DESMOND", "EDITH", "FELIX", "GRETA", "HUGO")
 _CT_IMAGE_STORAGE = "1.2.840.10008.5.1.4.1.1.2"

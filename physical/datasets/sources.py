@@ -163,26 +163,11 @@ class WheelMember:
 
 
 def _pip_download(requirement: str, python_version: str, folder: Path) -> None:
-    command = [
-        sys.executable,
-        "-m",
-        "pip",
-        "download",
-        "--no-deps",
-        "--only-binary=:all:",
-        "--python-version",
-        python_version,
-    ]
-    command += [
-        "--no-input",
-        "--quiet",
-        "--disable-pip-version-check",
-        "--no-cache-dir",
-        "--timeout",
-        "6",
-        "--retries",
-        "1",
-    ]
+    options = (
+        f"--no-deps --only-binary=:all: --python-version {python_version} --no-input --quiet "
+        "--disable-pip-version-check --no-cache-dir --timeout 6 --retries 1"
+    )
+    command = [sys.executable, "-m", "pip", "download", *options.split()]
     try:
         done = subprocess.run(
             [*command, "--dest", str(folder), requirement],
