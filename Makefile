@@ -8,7 +8,7 @@ SECONDS ?= 1200
 OUT ?= runs/organa_demo-seed$(SEED)
 export PYTHONDONTWRITEBYTECODE := 1
 
-.PHONY: env demo console-demo test lint types contracts unit bench chaos clean help
+.PHONY: env demo console-demo test lint types contracts unit coverage bench chaos clean help
 
 help:            ## show this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -45,6 +45,10 @@ contracts: env   ## import contracts
 unit: env        ## pytest
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
+coverage: env    ## pytest once more, and how much of the program it ran: lines and branches
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --cov --cov-report=
+	$(BIN)/coverage report --format=total --fail-under=92
+
 bench: env       ## benchmarks/RESULTS.md: every benchmark on this machine, about a quarter of an hour on two idle cores
 	$(BIN)/python -m benchmarks.run_all
 
@@ -52,4 +56,4 @@ chaos: env       ## the long failure test of a deployment: random faults for SEC
 	$(BIN)/python -m benchmarks.chaos --seconds $(SECONDS) --seed $(SEED)
 
 clean:           ## remove the environment and caches, keep runs
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache *.egg-info
+	rm -rf .coverage .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache *.egg-info

@@ -1,1 +1,4 @@
-"""Small scripts that time one thing and print a ratio. No part of the program, and nothing in them is a timed test."""
+"""Scripts that measure speed, memory, robustness and privacy; not part of the program.
+
+No test times anything.
+"""

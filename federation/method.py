@@ -7,7 +7,7 @@ hyper-parameters. A method never extends another method: what two share is a fun
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import ClassVar, Protocol, runtime_checkable
 
@@ -20,7 +20,7 @@ from incremental.network import IncrementalNetwork
 from incremental.proxy import Score, StoredModel
 from twin.batches import TrainingBatch
 from twin.messages import Broadcast, Observation, TwinUpdate
-from twin.objective import LocalContext, Terms
+from twin.objective import Finished, LocalContext, Terms
 from twin.privacy.upload_policy import UploadKinds
 
 Classifier = Callable[[Tensor], Tensor]  # 8-bit images [N, C, H, W] -> rows of the head [N]
@@ -42,9 +42,7 @@ class Method(ABC):
     ) -> Terms:
         """Return the named terms of one batch's loss; their sum is minimised."""
 
-    def finish_local(
-        self, network: IncrementalNetwork, context: LocalContext
-    ) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor]]:
+    def finish_local(self, network: IncrementalNetwork, context: LocalContext) -> Finished:
         """Return what a twin uploads besides its weights, and what it keeps for its next round."""
         return {}, context.kept
 

@@ -1,1 +1,1 @@
-"""A model that grows and what it remembers. Weights and numbers only: knows no hospital and no round."""
+"""A model that grows by classes, and what it remembers: weights and numbers only."""

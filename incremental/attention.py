@@ -1,8 +1,9 @@
-"""Grad-CAM: where a network looks when it names a class. Knows no loss and no training.
+"""Grad-CAM: where a network looks when it names a class.
 
-Source: Selvaraju et al., Grad-CAM, ICCV 2017, eq. 1 and 2. With global average pooling and a linear head the gradient of a class score with
-respect to the last maps is the head's row divided by the number of positions, so the map has a closed form (CAM, Zhou et al., CVPR 2016)
-that needs no backward pass; elsewhere autograd gives it. Both agree with the package pytorch-grad-cam (tests).
+Source: Selvaraju et al., Grad-CAM, ICCV 2017, eq. 1 and 2. With global average pooling and a linear
+head the gradient of a class score with respect to the last maps is the head's row divided by the
+number of positions, so the map has a closed form (CAM, Zhou et al., CVPR 2016) that needs no
+backward pass; elsewhere autograd gives it. Both agree with the package pytorch-grad-cam (tests).
 """
 
 from typing import Literal
@@ -24,8 +25,8 @@ def attention(
 ) -> Float[Tensor, "B h w"]:
     """Return each image's Grad-CAM for one class, before any scaling.
 
-    Gradient flows to the maps (and, in closed form, to the head's row); the channel weights that autograd computes are constants, so the
-    map is of first order.
+    Gradient flows to the maps (and, in closed form, to the head's row); the channel weights that
+    autograd computes are constants, so the map is of first order.
 
     Args:
         network: The network that made ``outputs``.
@@ -45,8 +46,8 @@ def attention(
 def _gradient_of_scores(
     network: IncrementalNetwork, outputs: Outputs, rows: Int[Tensor, " B"]
 ) -> Float[Tensor, "B E g g"]:
-    # The upper half runs again, in evaluation mode: batch statistics would mix the other images' scores into an image's gradient, and
-    # a frozen teacher left no graph to go back through.
+    # The upper half runs again, in evaluation mode: batch statistics would mix the other images'
+    # scores into an image's gradient, and a frozen teacher left no graph to go back through.
     training = network.training
     network.eval()
     with torch.enable_grad():

@@ -1,7 +1,8 @@
-"""Feature extractors: images in, maps out. Know neither classes nor heads.
+"""Backbones: feature extractors from images to maps (ResNet, LeNet).
 
-The stem is 3x3 with stride 1 and without max-pool, so that the last map of a 28 or 32 px image is 4x4: an attention map needs places to
-attend to (a stock ResNet-18 leaves 1x1). No operation is in place: per-sample gradients for differential privacy need that.
+The stem is 3x3 with stride 1 and without max-pool, so that the last map of a 28 or 32 px image is
+4x4: an attention map needs places to attend to (a stock ResNet-18 leaves 1x1). No operation is in
+place: per-sample gradients for differential privacy need that.
 """
 
 from collections.abc import Callable
@@ -18,7 +19,10 @@ Norm = Literal["batch", "group"]
 
 
 def normalisation(norm: Norm, channels: int) -> nn.Module:
-    """Return the normalisation layer of a name; ``group`` (8 channels a group where that divides them) has no state that mixes patients."""
+    """Return the normalisation layer of a name.
+
+    ``group`` (8 channels a group where that divides them) has no state that mixes patients.
+    """
     return (
         nn.BatchNorm2d(channels)
         if norm == "batch"
@@ -27,7 +31,10 @@ def normalisation(norm: Norm, channels: int) -> nn.Module:
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions beside a shortcut (He et al., Deep Residual Learning, CVPR 2016, figure 5 left)."""
+    """Two 3x3 convolutions beside a shortcut.
+
+    He et al., Deep Residual Learning, CVPR 2016, figure 5 left.
+    """
 
     def __init__(self, channels_in: int, channels: int, stride: int, norm: Norm) -> None:
         super().__init__()
@@ -48,7 +55,9 @@ class BasicBlock(nn.Module):
 
 
 class FoldedBlock(nn.Module):
-    """A basic block that does not learn: batch normalisations are in the convolutions, sums and rectifiers beside them.
+    """A basic block that does not learn.
+
+    Batch normalisations are in the convolutions, sums and rectifiers beside them.
 
     Args:
         block: With batch normalisation, in evaluation mode; is not changed.
@@ -66,7 +75,7 @@ class FoldedBlock(nn.Module):
     def forward(self, maps: Float[Tensor, "B D H W"]) -> Float[Tensor, "B E h w"]:
         """Return the maps after the block; may use up the ones that come."""
         inner = self.first(maps)
-        return self.second(inner, self.shortcut(maps))  # type: ignore[no-any-return]
+        return self.second(inner, self.shortcut(maps))  # type: ignore[no-any-return]  # torch
 
 
 def _folded(convolution: nn.Module, norm: nn.Module, rectify: bool = True) -> FoldedConvolution:
@@ -88,7 +97,8 @@ class ResNet(nn.Module):
 
     Args:
         blocks: Blocks in each of the four stages.
-        width: Channels of the first stage; each later one has twice the channels and half the side length.
+        width: Channels of the first stage; each later one has twice the channels and half the side
+            length.
         channels: Channels of the images.
         norm: Name of the normalisation.
     """
@@ -114,7 +124,10 @@ class ResNet(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def fold(self) -> None:
-        """Put batch normalisations into convolutions, for a network that will not learn any more; others stay."""
+        """Put batch normalisations into convolutions, for a network that will not learn any more.
+
+        Others stay.
+        """
         if self.norm == "batch":
             assert isinstance(self.stem, nn.Sequential)
             self.stem = _folded(self.stem[0], self.stem[1])
@@ -124,11 +137,11 @@ class ResNet(nn.Module):
 
     def lower(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B E g g"]:
         """Return the maps after the third stage; a 32 px image gives 8x8."""
-        return self.lower_stages(self.stem(images))  # type: ignore[no-any-return]
+        return self.lower_stages(self.stem(images))  # type: ignore[no-any-return]  # torch
 
     def upper(self, maps: Float[Tensor, "B E g g"]) -> Float[Tensor, "B D h w"]:
         """Return the last maps; a 32 px image gives 4x4."""
-        return self.upper_stage(maps)  # type: ignore[no-any-return]
+        return self.upper_stage(maps)  # type: ignore[no-any-return]  # the library is untyped
 
 
 class LeNet(nn.Module):
@@ -149,18 +162,21 @@ class LeNet(nn.Module):
         )
 
     def fold(self) -> None:
-        """Put batch normalisations into convolutions, for a network that will not learn any more; others stay."""
+        """Put batch normalisations into convolutions, for a network that will not learn any more.
+
+        Others stay.
+        """
         if self.norm == "batch":
             self.first = nn.Sequential(_folded(self.first[0], self.first[1]), *self.first[3:])
             self.second = nn.Sequential(_folded(self.second[0], self.second[1]), *self.second[3:])
 
     def lower(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B E g g"]:
         """Return the maps after the first convolution; a 32 px image gives 16x16."""
-        return self.first(images)  # type: ignore[no-any-return]
+        return self.first(images)  # type: ignore[no-any-return]  # the library is untyped
 
     def upper(self, maps: Float[Tensor, "B E g g"]) -> Float[Tensor, "B D h w"]:
         """Return the last maps; a 32 px image gives 4x4."""
-        return self.second(maps)  # type: ignore[no-any-return]
+        return self.second(maps)  # type: ignore[no-any-return]  # the library is untyped
 
 
 BACKBONES: dict[str, Callable[[int, int, Norm], ResNet | LeNet]] = {

@@ -1,8 +1,10 @@
-"""Convolutions that are quick in bfloat16 on a CPU: of small maps while a network learns, and with what follows them when it does not.
+"""Fast bfloat16 convolutions on a CPU, for training small maps and for folded inference.
 
-Know no network. oneDNN's bfloat16 kernels fill the matrix units with the pixels of one row of a map. In the last stages of our networks a
-row has four or eight pixels, and they run at a tenth of the speed of a matrix product. There the maps of the batch are laid side by side,
-a column of zeros between two neighbours, so that a row is long: the same products, of which few are wasted (``benchmarks/convolution.py``).
+Know no network. oneDNN's bfloat16 kernels fill the matrix units with the pixels of one row of a
+map. In the last stages of our networks a row has four or eight pixels, and they run at a tenth of
+the speed of a matrix product. There the maps of the batch are laid side by side, a column of zeros
+between two neighbours, so that a row is long: the same products, of which few are wasted
+(``benchmarks/convolution.py``).
 """
 
 import torch
@@ -11,7 +13,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-SMALL_MAP = 16  # positions of the output; with more, and few channels, laying side by side costs more than it saves
+# Positions of the output; with more, and few channels, laying side by side costs more than it
+# saves.
+SMALL_MAP = 16
 MEDIUM_MAP = 64  # with many channels
 MANY_CHANNELS = 256
 
@@ -29,7 +33,10 @@ class Convolution(nn.Conv2d):
         super().__init__(channels_in, channels, 3, stride, padding=1, bias=False)
 
     def forward(self, maps: Float[Tensor, "B D H W"]) -> Float[Tensor, "B E h w"]:
-        """Return the convolved maps; the same either way, but for the order in which products are summed up."""
+        """Return the convolved maps.
+
+        The same either way, but for the order in which products are summed up.
+        """
         height, width = (_positions(side, self.stride[0]) for side in maps.shape[2:])
         if not (is_small(height, width, self.out_channels) and _in_bfloat16(maps)):
             return super().forward(maps)
@@ -37,7 +44,11 @@ class Convolution(nn.Conv2d):
 
 
 class Shortcut(nn.Conv2d):
-    """A 1x1 convolution without padding: a product of matrices, which the library's gradients do not know.
+    """A 1x1 convolution without padding, as a product of matrices.
+
+    The library's own is not used: its gradient in channels-last float32 writes beside its memory on
+    CPUs with AVX-512 where channels are few and maps large (torch 2.14: a segmentation fault with 8
+    channels and stride 2 from sides of 56 px on), and its gradients in bfloat16 are slow.
 
     Args:
         channels_in: Of the maps that come.
@@ -49,17 +60,20 @@ class Shortcut(nn.Conv2d):
         super().__init__(channels_in, channels, 1, stride, bias=False)
 
     def forward(self, maps: Float[Tensor, "B D H W"]) -> Float[Tensor, "B E h w"]:
-        """Return the convolved maps; the same either way, but for the order in which products are summed up."""
-        if not _in_bfloat16(maps):
-            return super().forward(maps)
-        pixels = maps.bfloat16().permute(0, 2, 3, 1)[:, :: self.stride[0], :: self.stride[1]]
+        """Return the convolved maps."""
+        if _in_bfloat16(maps):
+            maps = maps.bfloat16()
+        pixels = maps.permute(0, 2, 3, 1)[:, :: self.stride[0], :: self.stride[1]]
         return functional.linear(pixels, self.weight.flatten(1), self.bias).permute(0, 3, 1, 2)
 
 
 class FoldedConvolution(nn.Module):
-    """A convolution with the batch normalisation after it folded in, and the sum and rectifier that follow; for networks that do not learn.
+    """A convolution with the batch normalisation after it folded in.
 
-    In bfloat16 on a CPU all of it is one operator of oneDNN's where no gradient is asked for, from weights that are cast once.
+    The sum and rectifier that follow; for networks that do not learn.
+
+    In bfloat16 on a CPU all of it is one operator of oneDNN's where no gradient is asked for, from
+    weights that are cast once.
 
     Args:
         convolution: Is not changed.
@@ -122,7 +136,9 @@ class FoldedConvolution(nn.Module):
 
 
 def is_small(height: int, width: int, channels: int) -> bool:
-    """Whether a convolution that gives such maps is quicker side by side while it learns, as measured.
+    """Whether a convolution that gives such maps is quicker side by side while it learns.
+
+    For measured.
 
     Args:
         height: Of the maps that it gives [px].
@@ -184,7 +200,8 @@ def _in_bfloat16(maps: Tensor) -> bool:
     )
 
 
-# The operators that torch's own compiler uses; a build without oneDNN, or a processor without bfloat16, has to go the plain way.
+# The operators that torch's own compiler uses; a build without oneDNN, or a processor without
+# bfloat16, has to go the plain way.
 _FUSES = hasattr(torch.ops.mkldnn, "_convolution_pointwise") and bool(
     torch.ops.mkldnn._is_mkldnn_bf16_supported()
 )

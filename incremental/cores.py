@@ -1,4 +1,4 @@
-"""The cores of this machine: how many there are for this process, and how to use them all. Knows no engine."""
+"""CPU cores of this process: how many there are, and using them all."""
 
 import os
 from collections.abc import Iterator
@@ -14,7 +14,10 @@ def available_cores() -> int:
 
 @contextmanager
 def all_cores() -> Iterator[None]:
-    """Let torch use every core of this process while this is open, whatever one training may use."""
+    """Let torch use every core of this process while this is open.
+
+    Whatever one training may use.
+    """
     before = torch.get_num_threads()
     torch.set_num_threads(max(available_cores(), before))
     try:

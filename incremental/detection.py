@@ -1,11 +1,14 @@
-"""Does this look new? Rules that read prediction entropies and decide. Know no hospital, no round and no class name.
+"""Detection of new classes: rules that read prediction entropies and decide.
 
-Entropy is in nats inside this file; every threshold of a configuration is a fraction of the largest entropy there is, ln C for C classes,
-because a threshold in nats that is right for 10 classes can never be reached with 3 (ln 3 = 1.099).
+Entropy is in nats inside this file; every threshold of a configuration is a fraction of the largest
+entropy there is, ln C for C classes, because a threshold in nats that is right for 10 classes can
+never be reached with 3 (ln 3 = 1.099).
 
-Sources: the jump rule is that of LGA (Dong et al. 2023) and FedKA (section 3.2: 1.2 nats for CIFAR-100, 0.4 nats for the organs). The
-calibrated rule is ours: the two-sample test of Kolmogorov and Smirnov against the twin's own history. It looks at whole distributions,
-because a network can be sure and wrong about a class that it never saw: then entropies fall, and a rule for rising means sees nothing.
+Sources: the jump rule is that of LGA (Dong et al. 2023) and FedKA (section 3.2: 1.2 nats for
+CIFAR-100, 0.4 nats for the organs). The calibrated rule is ours: the two-sample test of Kolmogorov
+and Smirnov against the twin's own history. It looks at whole distributions, because a network can
+be sure and wrong about a class that it never saw: then entropies fall, and a rule for rising means
+sees nothing.
 """
 
 from dataclasses import dataclass
@@ -17,8 +20,12 @@ import pydantic.dataclasses
 from numpy.typing import NDArray
 from pydantic import ConfigDict
 
-EVERYTHING_IS_NEW = 1e3  # mean entropy under a model that knows no class [nats]: above every ln C, so no later mean can jump over it
-FEWEST_OWN = 5  # images held back below which a twin compares with the federation's usual entropies instead of its own
+# Mean entropy under a model that knows no class [nats]: above every ln C, so no later mean can jump
+# over it.
+EVERYTHING_IS_NEW = 1e3
+# Images held back below which a twin compares with the federation's usual entropies instead of its
+# own.
+FEWEST_OWN = 5
 USUAL_LEVELS = np.linspace(
     0.05, 0.95, 19
 )  # quantiles by which a twin's usual entropies are told to others
@@ -29,15 +36,20 @@ class DetectionConfig:
     """Which rule decides, and when it fires.
 
     Args:
-        rule: ``entropy_jump`` (paper): mean entropy rose by more than ``jump_fraction`` since the last look. ``calibrated``: entropies of
-            arrivals are distributed otherwise than those of images of known classes that the twin held back, under the same model.
-            ``by_name``: people have looked already; whatever arrives counts, so a name that the model does not know is new.
-        jump_fraction: Threshold of the jump as a fraction of ln C. Paper: 1.2 nats = 0.521 ln 10; 0.4 nats = 0.364 ln 3.
-        reference_classes: C of that fraction; none: the classes that the model knows at that moment. The paper's thresholds are constant in
-            nats: reference 10 for CIFAR-100 (T = 10), 3 for the organs.
-        shift_margin: Smallest distance of the two distributions that counts, in (0, 1): the largest difference of their shares below any
-            entropy.
-        false_alarm_chance: Chance of an alarm among images of known classes, by which few images need a larger distance than many.
+        rule: ``entropy_jump`` (paper): mean entropy rose by more than ``jump_fraction`` since the
+            last look. ``calibrated``: entropies of arrivals are distributed otherwise than those of
+            images of known classes that the twin held back, under the same model. ``by_name``:
+            people have looked already; whatever arrives counts, so a name that the model does not
+            know is new.
+        jump_fraction: Threshold of the jump as a fraction of ln C. Paper: 1.2 nats = 0.521 ln 10;
+            0.4 nats = 0.364 ln 3.
+        reference_classes: C of that fraction; none: the classes that the model knows at that
+            moment. The paper's thresholds are constant in nats: reference 10 for CIFAR-100 (T =
+            10), 3 for the organs.
+        shift_margin: Smallest distance of the two distributions that counts, in (0, 1): the largest
+            difference of their shares below any entropy.
+        false_alarm_chance: Chance of an alarm among images of known classes, by which few images
+            need a larger distance than many.
         sample: Most images that one decision looks at, evenly taken; none: all.
     """
 
@@ -49,15 +61,20 @@ class DetectionConfig:
     sample: int | None = None
 
     def __post_init__(self) -> None:
-        """Check the ranges; a threshold that can never be reached is an error, not a quiet detector."""
+        """Check the ranges; a threshold that can never be reached is an error.
+
+        Not a quiet detector.
+        """
         if not 0 < self.jump_fraction < 1:
             raise ValueError(
-                f"jump_fraction is {self.jump_fraction}; allowed: above 0 and below 1, as entropy never exceeds ln C; the paper's "
+                f"jump_fraction is {self.jump_fraction}; allowed: above 0 and below 1, as entropy "
+                "never exceeds ln C; the paper's "
                 "thresholds are 0.521 (1.2 nats of ln 10) and 0.364 (0.4 nats of ln 3)"
             )
         if not 0 < self.shift_margin < 1:
             raise ValueError(
-                f"shift_margin is {self.shift_margin}; allowed: above 0 and below 1, as no distance exceeds 1"
+                f"shift_margin is {self.shift_margin}; allowed: above 0 and below 1, as no "
+                "distance exceeds 1"
             )
         if not 0 < self.false_alarm_chance < 0.5:
             raise ValueError(
@@ -79,13 +96,17 @@ class DetectionConfig:
         reachable = log(fewest_classes) if fewest_classes > 0 else 0.0
         if self.rule == "entropy_jump" and self.jump_nats(fewest_classes) >= reachable:
             raise ValueError(
-                f"jump_fraction {self.jump_fraction} of ln {self.reference_classes or fewest_classes} is "
-                f"{self.jump_nats(fewest_classes):.3f} nats; with {fewest_classes} classes the entropy cannot exceed "
-                f"ln {fewest_classes} = {reachable:.3f}, so the rule can never fire; lower jump_fraction or reference_classes"
+                f"jump_fraction {self.jump_fraction} of ln "
+                f"{self.reference_classes or fewest_classes} is "
+                f"{self.jump_nats(fewest_classes):.3f} nats; with {fewest_classes} classes the "
+                "entropy cannot exceed "
+                f"ln {fewest_classes} = {reachable:.3f}, so the rule can never fire; lower "
+                "jump_fraction or reference_classes"
             )
         if self.rule == "calibrated" and fewest_classes < 2:
             raise ValueError(
-                f"a model of {fewest_classes} class has no entropy, so no rule can fire; allowed: first task of 2 classes or more"
+                f"a model of {fewest_classes} class has no entropy, so no rule can fire; allowed: "
+                "first task of 2 classes or more"
             )
 
     def jump_nats(self, classes: int) -> float:
@@ -103,7 +124,8 @@ class Evidence:
         current: Entropies of the images being learned [nats], shape [M].
         held_back: Entropies of images of known classes that are never trained on [nats], shape [K].
         previous_mean: Mean entropy at the last look [nats]; none at the first one.
-        usual_elsewhere: Quantiles (``USUAL_LEVELS``) of held-back entropies over the federation, for a twin without a history [nats].
+        usual_elsewhere: Quantiles (``USUAL_LEVELS``) of held-back entropies over the federation,
+            for a twin without a history [nats].
         images_elsewhere: Images behind these quantiles.
     """
 
@@ -179,7 +201,7 @@ def detect(evidence: Evidence, config: DetectionConfig) -> Detection:
 
 
 def distribution_distance(values: NDArray[np.float32], others: NDArray[np.float32]) -> float:
-    """Return the largest difference of two empirical distribution functions (Kolmogorov and Smirnov), in [0, 1]."""
+    """Return the Kolmogorov-Smirnov distance of two samples, in [0, 1]."""
     at = np.concatenate([values, others])
     below = np.searchsorted(np.sort(values), at, "right") / len(values)
     below_others = np.searchsorted(np.sort(others), at, "right") / len(others)
@@ -187,5 +209,8 @@ def distribution_distance(values: NDArray[np.float32], others: NDArray[np.float3
 
 
 def chance_distance(count: int, others: int, chance: float) -> float:
-    """Return the distance that two samples of one distribution exceed with this chance: ``sqrt(-ln(chance / 2) (n + m) / (2 n m))``."""
+    """Return the distance that two samples of one distribution exceed with this chance.
+
+    ``sqrt(-ln(chance / 2) (n + m) / (2 n m))``.
+    """
     return sqrt(-log(chance / 2) * (count + others) / (2 * count * others))

@@ -1,7 +1,7 @@
-"""Where networks run: on the CPU or on a GPU. Picks one, and moves what is to be there. Knows no network.
+"""Device of networks: choose CPU or GPU, and move tensors there.
 
-On a GPU a twin's work is done inside ``born_on``: what it is given is moved there once, what it makes on the way is born there, and what
-leaves it is moved back. So no method names a device.
+On a GPU a twin's work is done inside ``born_on``: what it is given is moved there once, what it
+makes on the way is born there, and what leaves it is moved back. So no method names a device.
 """
 
 from collections.abc import Mapping
@@ -28,7 +28,8 @@ def pick_device(name: DeviceName) -> torch.device:
     there = name != "cpu" and torch.cuda.is_available()
     if name == "cuda" and not there:
         raise DeviceError(
-            "engine.device is 'cuda' and torch finds no GPU that it can use; set it to 'cpu' or 'auto', or mend the driver"
+            "engine.device is 'cuda' and torch finds no GPU that it can use; set it to 'cpu' or "
+            "'auto', or mend the driver"
         )
     return torch.device("cuda") if there else CPU
 

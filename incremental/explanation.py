@@ -1,6 +1,7 @@
-"""Grad-CAM as people see it: by the package pytorch-grad-cam, scaled to the image and to [0, 1]. Knows no training and no file.
+"""Grad-CAM overlays for people, by the package pytorch-grad-cam.
 
-Source: Selvaraju et al., Grad-CAM, ICCV 2017, eq. 1 and 2. What training compares is not scaled: ``incremental.attention``.
+Source: Selvaraju et al., Grad-CAM, ICCV 2017, eq. 1 and 2. What training compares is not scaled:
+``incremental.attention``.
 """
 
 from collections.abc import Sequence
@@ -25,7 +26,8 @@ def explain(
         rows: The class of each image as a row of the head.
 
     Returns:
-        Values in [0, 1], scaled for each image, shape [B, H, W]; all 0 where nothing speaks for the class.
+        Values in [0, 1], scaled for each image, shape [B, H, W]; all 0 where nothing speaks for the
+        class.
     """
     from pytorch_grad_cam import (
         GradCAM,  # takes seconds to import; most callers never ask for a map
@@ -48,4 +50,4 @@ class _Logits(nn.Module):
         self.network = network
 
     def forward(self, images: Float[Tensor, "B c H W"]) -> Float[Tensor, "B C"]:
-        return self.network(images).logits  # type: ignore[no-any-return]
+        return self.network(images).logits  # type: ignore[no-any-return]  # the library is untyped

@@ -1,4 +1,4 @@
-"""Growing what has one row per class. Works on weights, so server and twins grow alike; knows no network object."""
+"""Growing the classifier head: one row for each class, old rows keep their bits."""
 
 from math import sqrt
 
@@ -45,7 +45,10 @@ def grow_head(weights: Weights, num_new: int, generator: torch.Generator) -> Wei
 
 
 def pad_rows(values: Float[Tensor, "C ..."], rows: int) -> Float[Tensor, "R ..."]:
-    """Return values with zero rows added up to ``rows``: for whatever weight-shaped thing a method keeps while the head grows."""
+    """Return values with zero rows added up to ``rows``.
+
+    For whatever weight-shaped thing a method keeps while the head grows.
+    """
     missing = rows - len(values)
     return (
         torch.cat([values, values.new_zeros(missing, *values.shape[1:])]) if missing > 0 else values

@@ -1,4 +1,4 @@
-"""Running a network over many images without gradients. Knows no label and no metric."""
+"""Inference over many images without gradients: logits and features."""
 
 from collections.abc import Iterable
 

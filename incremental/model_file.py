@@ -1,8 +1,9 @@
-"""A model as a folder: ``weights.safetensors`` and ``manifest.json``. Knows no registry and no run.
+"""Model files: a folder with ``weights.safetensors`` and ``manifest.json``.
 
-The manifest names the classes in the order of the head's rows, the architecture, and the SHA-256 digest of the weights file; what else
-is known about the model (round, score, data set, ...) stands beside them. A folder appears whole or not at all, and what was changed
-afterwards is refused on loading.
+The manifest names the classes in the order of the head's rows, the architecture, and the SHA-256
+digest of the weights file; what else is known about the model (round, score, data set, ...) stands
+beside them. A folder appears whole or not at all, and what was changed afterwards is refused on
+loading.
 """
 
 import dataclasses
@@ -53,12 +54,14 @@ def save_model(
         The digest of the weights file, ``sha256:...``.
 
     Raises:
-        ModelError: If names and head do not fit, a fact has a key of the manifest's own, or the disk refuses.
+        ModelError: If names and head do not fit, a fact has a key of the manifest's own, or the
+            disk refuses.
     """
     _check_class_names(class_names, num_rows(weights), str(folder))
     if taken := sorted(set(facts) & set(_OWN_KEYS)):
         raise ModelError(
-            f"{folder}: facts hold {', '.join(taken)}; allowed: any other key; leave these to the manifest"
+            f"{folder}: facts hold {', '.join(taken)}; allowed: any other key; leave these to the "
+            "manifest"
         )
     content = save({name: value.contiguous() for name, value in weights.items()})
     digest = _digest(content)
@@ -77,7 +80,8 @@ def save_model(
     except OSError as error:
         shutil.rmtree(beside, ignore_errors=True)
         raise ModelError(
-            f"the model {folder} could not be written: {error}; needed: {len(content)} bytes in a folder that can be written; make room "
+            f"the model {folder} could not be written: {error}; needed: {len(content)} bytes in a "
+            "folder that can be written; make room "
             "and save again"
         ) from error
     return digest
@@ -94,12 +98,14 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         manifest = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ModelError(
-            f"{path} cannot be read: {error}; expected: the JSON that save_model writes; give a model's folder"
+            f"{path} cannot be read: {error}; expected: the JSON that save_model writes; give a "
+            "model's folder"
         ) from error
     missing = [key for key in _OWN_KEYS if not isinstance(manifest, dict) or key not in manifest]
     if missing:
         raise ModelError(
-            f"{path} lacks {', '.join(missing)}; expected: {', '.join(_OWN_KEYS)}; save the model again"
+            f"{path} lacks {', '.join(missing)}; expected: {', '.join(_OWN_KEYS)}; save the model "
+            "again"
         )
     return dict(manifest)
 
@@ -114,7 +120,8 @@ def load_model(folder: Path) -> tuple[IncrementalNetwork, dict[str, Any]]:
         The network in evaluation mode, and the manifest.
 
     Raises:
-        ModelError: If a file is missing, cut short or changed, or if weights, architecture and class names do not fit together.
+        ModelError: If a file is missing, cut short or changed, or if weights, architecture and
+            class names do not fit together.
     """
     manifest = read_manifest(folder)
     path = folder / WEIGHTS_FILE
@@ -122,11 +129,13 @@ def load_model(folder: Path) -> tuple[IncrementalNetwork, dict[str, Any]]:
         content = path.read_bytes()  # once: what is checked is what is used
     except OSError as error:
         raise ModelError(
-            f"{path} cannot be read: {error}; expected: the weights beside the manifest; save the model again"
+            f"{path} cannot be read: {error}; expected: the weights beside the manifest; save the "
+            "model again"
         ) from error
     if (found := _digest(content)) != manifest["digest"]:
         raise ModelError(
-            f"{path} has the digest {found}; allowed: {manifest['digest']}, as its manifest says; the file was changed or cut short, so "
+            f"{path} has the digest {found}; allowed: {manifest['digest']}, as its manifest says; "
+            "the file was changed or cut short, so "
             "take another copy of the model"
         )
     try:
@@ -134,7 +143,8 @@ def load_model(folder: Path) -> tuple[IncrementalNetwork, dict[str, Any]]:
         network = build_network(NetworkConfig(**manifest["architecture"]), weights)
     except (SafetensorError, ValidationError, RuntimeError, KeyError, TypeError) as error:
         raise ModelError(
-            f"{folder}: weights and architecture do not fit together: {error}; expected: what save_model wrote; save the model again"
+            f"{folder}: weights and architecture do not fit together: {error}; expected: what "
+            "save_model wrote; save the model again"
         ) from error
     _check_class_names(manifest["class_names"], num_rows(weights), str(folder))
     return network.eval(), manifest
@@ -143,7 +153,8 @@ def load_model(folder: Path) -> tuple[IncrementalNetwork, dict[str, Any]]:
 def _check_class_names(class_names: Sequence[str], rows: int, where: str) -> None:
     if len(class_names) != rows or len(set(class_names)) != rows:
         raise ModelError(
-            f"{where}: {len(class_names)} class names ({len(set(class_names))} different) for {rows} rows of the head; "
+            f"{where}: {len(class_names)} class names ({len(set(class_names))} different) for "
+            f"{rows} rows of the head; "
             "allowed: one name per row, each once; name the classes in the order of the rows"
         )
 
@@ -166,7 +177,10 @@ def _write(path: Path, content: bytes) -> None:
 
 
 def put_in_place(beside: Path, folder: Path) -> None:
-    """Rename ``beside`` to ``folder``; a folder cannot be replaced in one step, so an old one is moved out of the way first."""
+    """Rename ``beside`` to ``folder``.
+
+    A folder cannot be replaced in one step, so an old one is moved out of the way first.
+    """
     old = folder.with_name(f".{folder.name}.{uuid4().hex}")
     if folder.exists():
         folder.rename(old)

@@ -1,9 +1,10 @@
-"""The MLflow store behind the registry: its address, opening it safely, and a model in MLflow's form. Knows no champion and no rule."""
+"""MLflow store behind the registry: its address, opening it, uploading a model."""
 
 import fcntl
 import logging
 import os
 import shutil
+import socket
 import sqlite3
 import tempfile
 from contextlib import closing
@@ -16,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 _SQLITE = "sqlite:///"
+_CONNECT_SECONDS = 5
 _REQUIREMENTS = ("mlflow", "torch", "numpy", "pandas", "safetensors", "jaxtyping", "pydantic")
 
 
@@ -32,7 +34,8 @@ def check_uri(uri: str) -> str:
     parts = urlsplit(uri)
     if parts.password:
         raise RegistryError(
-            f"the address of the store at {parts.hostname} holds a password; allowed: http(s)://host[:port]; set MLFLOW_TRACKING_USERNAME "
+            f"the address of the store at {parts.hostname} holds a password; allowed: "
+            "http(s)://host[:port]; set MLFLOW_TRACKING_USERNAME "
             "and MLFLOW_TRACKING_PASSWORD instead"
         )
     if parts.scheme in ("http", "https") and parts.hostname:
@@ -40,7 +43,8 @@ def check_uri(uri: str) -> str:
     if uri.startswith(_SQLITE) and uri.removeprefix(_SQLITE):
         return _SQLITE + str(Path(uri.removeprefix(_SQLITE)).absolute())
     raise RegistryError(
-        f"the address of the store is {uri!r}; allowed: sqlite:///path/to/mlflow.db, http://host:port or https://host:port; "
+        f"the address of the store is {uri!r}; allowed: sqlite:///path/to/mlflow.db, "
+        "http://host:port or https://host:port; "
         "put an MLflow server in front of any other database"
     )
 
@@ -54,6 +58,7 @@ def open_store(uri: str) -> Any:
     uri = check_uri(uri)
     _before_import()
     if not uri.startswith(_SQLITE):
+        _check_answers(uri)
         return _connect(uri)
     path = Path(uri.removeprefix(_SQLITE))
     try:
@@ -67,12 +72,29 @@ def open_store(uri: str) -> Any:
             return _connect(uri)
     except (OSError, sqlite3.Error) as error:
         raise RegistryError(
-            f"the store {path} cannot be used: {error}; needed: an SQLite file in a folder that can be written; name another place"
+            f"the store {path} cannot be used: {error}; needed: an SQLite file in a folder that "
+            "can be written; name another place"
         ) from error
 
 
+def _check_answers(uri: str) -> None:
+    """Check within seconds that somebody listens at an address: MLflow would try for minutes."""
+    parts = urlsplit(uri)
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    try:
+        socket.create_connection((parts.hostname, port), _CONNECT_SECONDS).close()
+    except OSError as error:
+        raise RegistryError(
+            f"the store at {parts.hostname}:{port} does not answer within {_CONNECT_SECONDS} s: "
+            f"{error}; needed: an MLflow server that runs; check the address and try again"
+        ) from None
+
+
 def artifact_location(uri: str) -> str | None:
-    """Return where a new experiment's files go: beside a SQLite file; for a server none, it decides itself."""
+    """Return where a new experiment's files go: beside a SQLite file.
+
+    For a server none, it decides itself.
+    """
     return (
         Path(uri.removeprefix(_SQLITE)).parent.joinpath("mlflow-artifacts").as_uri()
         if uri.startswith(_SQLITE)
@@ -83,7 +105,9 @@ def artifact_location(uri: str) -> str | None:
 def upload_model(
     client: Any, model_folder: Path, run_id: str, input_example: NDArray[np.uint8]
 ) -> tuple[str, str]:
-    """Upload a model in MLflow's form as a logged model of a run; only the package ``incremental`` travels with it.
+    """Upload a model in MLflow's form as a logged model of a run.
+
+    Only the package ``incremental`` travels with it.
 
     Args:
         client: An ``MlflowClient``.
@@ -139,7 +163,10 @@ def upload_model(
 
 
 def _before_import() -> None:
-    """Set what MLflow reads once: no pickle, nobody is told that we exist, no chatter on the console."""
+    """Set what MLflow reads once.
+
+    No pickle, nobody is told that we exist, no chatter on the console.
+    """
     os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] = "false"
     for name, value in {
         "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -147,6 +174,9 @@ def _before_import() -> None:
         "MLFLOW_LOGGING_LEVEL": "WARNING",
         "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
         "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+        # Seconds and repetitions of a request; MLflow's own (120 and 7) look like a hang.
+        "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
     }.items():
         os.environ.setdefault(name, value)
     logging.getLogger("alembic").setLevel(logging.WARNING)

@@ -1,4 +1,4 @@
-"""The network that grows: its own input normalisation, a backbone, pooling and a linear head. Knows no class names and no training."""
+"""Incremental network: input normalisation, backbone, pooling and a growing linear head."""
 
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -21,7 +21,8 @@ class NetworkConfig:
     Args:
         backbone: Name in ``BACKBONES``.
         width: Channels of its first stage (ResNet-18 of the papers: 64).
-        norm: ``batch`` (papers) or ``group`` (no statistics shared between patients; needed for differential privacy).
+        norm: ``batch`` (papers) or ``group`` (no statistics shared between patients; needed for
+            differential privacy).
         image_size: Side length to which images are resized before the first layer [px].
         channels: 1 or 3; a grey image fed to a network of 3 channels is repeated.
         mean: Subtracted from pixels in [0, 1], one per channel or one for all.
@@ -45,7 +46,8 @@ class NetworkConfig:
         for name in ("mean", "std"):
             if len(getattr(self, name)) not in (1, self.channels):
                 raise ValueError(
-                    f"{name} has {len(getattr(self, name))} values; allowed: 1 or one per channel ({self.channels})"
+                    f"{name} has {len(getattr(self, name))} values; allowed: 1 or one per channel "
+                    f"({self.channels})"
                 )
         if min(self.std) <= 0:
             raise ValueError(f"std is {self.std}; allowed: above 0")
@@ -83,7 +85,8 @@ class IncrementalNetwork(nn.Module):
         super().__init__()
         self.config = config
         self.backbone = BACKBONES[config.backbone](config.width, config.channels, config.norm)
-        # A fresh layer of 0 rows would warn of nothing to draw: it is made with one row and emptied.
+        # A fresh layer of 0 rows would warn of nothing to draw: it is made with one row and
+        # emptied.
         self.head = nn.Linear(self.backbone.num_features, max(rows, 1))
         if rows == 0:
             self.head.out_features = 0
@@ -107,14 +110,20 @@ class IncrementalNetwork(nn.Module):
         return Outputs(self.head(features), features, maps, middle_maps)
 
     def normalise(self, images: Float[Tensor, "B c H W"]) -> Float[Tensor, "B C h w"]:
-        """Return images as the backbone sees them: resized, centred, scaled, repeated over the channels."""
+        """Return images as the backbone sees them.
+
+        Resized, centred, scaled, repeated over the channels.
+        """
         return ((resize(images, self.config.image_size) - self.mean) / self.std).expand(
             -1, self.config.channels, -1, -1
         )
 
 
 def resize(images: Float[Tensor, "B c H W"], side: int) -> Float[Tensor, "B c s s"]:
-    """Return images of another side length [px]; larger ones are smoothed first, so that no pixel is skipped."""
+    """Return images of another side length [px].
+
+    Larger ones are smoothed first, so that no pixel is skipped.
+    """
     if images.shape[2:] == (side, side):
         return images
     return nn.functional.interpolate(
@@ -152,9 +161,12 @@ def build_network(config: NetworkConfig, weights: Weights) -> IncrementalNetwork
 
 
 def freeze(network: IncrementalNetwork) -> IncrementalNetwork:
-    """Return the network as one that only looks: evaluation mode, no gradients, batch normalisation folded into the convolutions.
+    """Return the network as one that only looks.
 
-    A folded network computes what it did, in another order: its outputs differ in the last digits. Its layout is channels last.
+    Evaluation mode, no gradients, batch normalisation folded into the convolutions.
+
+    A folded network computes what it did, in another order: its outputs differ in the last digits.
+    Its layout is channels last.
     """
     network.eval().backbone.fold()
     return (

@@ -1,4 +1,4 @@
-"""What a model says about images, as people and services ask for it. Knows no class name, no file and no registry."""
+"""Predictions for people and services: class, probability and entropy of images."""
 
 import math
 from dataclasses import dataclass
@@ -22,7 +22,8 @@ class Prediction:
     Args:
         rows: Row of the head with the largest logit, shape [N].
         probabilities: Softmax over the head's rows, shape [N, C].
-        entropy_fractions: Entropy of each row of ``probabilities`` as a fraction of ln C, in [0, 1], shape [N].
+        entropy_fractions: Entropy of each row of ``probabilities`` as a fraction of ln C, in [0,
+            1], shape [N].
     """
 
     rows: NDArray[np.int64]
@@ -31,7 +32,9 @@ class Prediction:
 
 
 def predict(network: IncrementalNetwork, images: NDArray[np.uint8]) -> Prediction:
-    """Say what is seen on images; the logits are those of ``incremental.inference.logits_of``, in float32, bit for bit.
+    """Say what is seen on images.
+
+    The logits are those of ``incremental.inference.logits_of``, in float32, bit for bit.
 
     Args:
         network: With one row or more.
@@ -66,7 +69,8 @@ def as_tensor(images: NDArray[np.uint8], channels: int) -> UInt8[Tensor, "N C H 
     images = images[..., None] if images.ndim == 3 else images
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] not in (1, channels):
         raise ModelError(
-            f"images are {images.dtype} of shape {list(images.shape)}; allowed: uint8 of shape [N, H, W] or [N, H, W, C] with C 1 or "
+            f"images are {images.dtype} of shape {list(images.shape)}; allowed: uint8 of shape [N, "
+            "H, W] or [N, H, W, C] with C 1 or "
             f"{channels}; convert them first"
         )
     return torch.from_numpy(

@@ -1,7 +1,8 @@
-"""The proxy server: scores global models, keeps the best, and holds the old model that teaches. Knows no twin and no data.
+"""Proxy server: scores global models, keeps the best, and holds the old model that teaches.
 
-Source: FedKA, section 2.1 (choice of the best old model), after GLFC (Dong et al., CVPR 2022, section 3.4). Where public code of that line
-carries the best score from one task into the next, so that a later model may never be called best, a closed task's score is forgotten here.
+Source: FedKA, section 2.1 (choice of the best old model), after GLFC (Dong et al., CVPR 2022,
+section 3.4). Where public code of that line carries the best score from one task into the next, so
+that a later model may never be called best, a closed task's score is forgotten here.
 """
 
 from dataclasses import dataclass
@@ -70,7 +71,8 @@ class ProxyServer:
     def consider(self, candidate: StoredModel) -> None:
         """Keep the candidate if it is the best of the open task so far.
 
-        Ties go to the later model; so does a candidate whose score was measured on another test than the best one's.
+        Ties go to the later model; so does a candidate whose score was measured on another test
+        than the best one's.
         """
         if not candidate.class_names:
             return

@@ -1,12 +1,14 @@
-"""Prototypes sent as gradients of a public network, and their recovery on the proxy server. Knows no twin and no class name.
+"""Gradient encoding of prototypes, and its inversion on the proxy server.
 
-A twin never sends an image: it sends the gradient of a fixed random network's loss at a perturbed prototype (the *encoding*). The proxy
-server looks for the image that has this gradient (the *inversion*). What comes out resembles the prototype: this is a declared leak of the
-methods that use it, not a protection.
+A twin never sends an image: it sends the gradient of a fixed random network's loss at a perturbed
+prototype (the *encoding*). The proxy server looks for the image that has this gradient (the
+*inversion*). What comes out resembles the prototype: this is a declared leak of the methods that
+use it, not a protection.
 
-Sources: FedKA section 2.1, GLFC (Dong et al., CVPR 2022, section 3.4); inversion: Zhu et al., Deep Leakage from Gradients, NeurIPS 2019,
-eq. 4; label from the gradient: Zhao et al., iDLG, 2020, eq. 4. All prototypes are inverted in one batch by Adam, each with its own early
-stop, instead of one by one with 250 restarts of L-BFGS.
+Sources: FedKA section 2.1, GLFC (Dong et al., CVPR 2022, section 3.4); inversion: Zhu et al., Deep
+Leakage from Gradients, NeurIPS 2019, eq. 4; label from the gradient: Zhao et al., iDLG, 2020, eq.
+4. All prototypes are inverted in one batch by Adam, each with its own early stop, instead of one by
+one with 250 restarts of L-BFGS.
 """
 
 from dataclasses import dataclass
@@ -27,11 +29,13 @@ class ReconstructionConfig:
     """How prototypes are perturbed and recovered.
 
     Args:
-        perturb_steps: Gradient steps on a prototype's pixels that make the local model surer of its class.
+        perturb_steps: Gradient steps on a prototype's pixels that make the local model surer of its
+            class.
         perturb_rate: Their learning rate; the weight decay is 1e-5 as in the public code.
         invert_steps: Most steps of the inversion.
         invert_rate: Adam's learning rate.
-        stop_below: A prototype whose squared gradient difference falls below this share of its gradient's square is done.
+        stop_below: A prototype whose squared gradient difference falls below this share of its
+            gradient's square is done.
         public_seed: Seed of the public network, the same for twins and proxy server.
     """
 
@@ -46,7 +50,8 @@ class ReconstructionConfig:
         """Check the ranges."""
         if self.perturb_steps < 0 or self.invert_steps < 1:
             raise ValueError(
-                f"perturb_steps is {self.perturb_steps} and invert_steps {self.invert_steps}; allowed: 0 or more and 1 or more"
+                f"perturb_steps is {self.perturb_steps} and invert_steps {self.invert_steps}; "
+                "allowed: 0 or more and 1 or more"
             )
 
 
@@ -68,7 +73,9 @@ class Reconstruction:
 
 
 class GradientEncoder(nn.Module):
-    """The public LeNet: three 5x5 convolutions of 12 channels with sigmoids, and a linear layer; random, never trained.
+    """The public LeNet: three 5x5 convolutions of 12 channels with sigmoids, and a linear layer.
+
+    Random, never trained.
 
     Args:
         image_shape: Channels, height and width of a prototype.
@@ -94,12 +101,15 @@ class GradientEncoder(nn.Module):
 
     def forward(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B K"]:
         """Return the logits."""
-        return self.linear(self.convolutions(images).flatten(1))  # type: ignore[no-any-return]
+        return self.linear(self.convolutions(images).flatten(1))  # type: ignore[no-any-return]  # torch
 
     def encode(
         self, images: Float[Tensor, "P C H W"], rows: Int[Tensor, " P"]
     ) -> Float[Tensor, "P G"]:
-        """Return each image's gradient of softmax cross-entropy with respect to all weights, flattened in the order of ``parameters()``."""
+        """Return each image's gradient of softmax cross-entropy with respect to all weights.
+
+        Flattened in the order of ``parameters()``.
+        """
         parameters: dict[str, Tensor] = dict(self.named_parameters())
 
         def loss(parameters: dict[str, Tensor], image: Tensor, row: Tensor) -> Tensor:
@@ -110,14 +120,20 @@ class GradientEncoder(nn.Module):
         return torch.cat([gradients[name].flatten(1) for name in parameters], 1)
 
     def rows_of(self, gradients: Float[Tensor, "P G"]) -> Int[Tensor, " P"]:
-        """Return the class each gradient was taken for (iDLG): the only row of the linear layer whose gradient is negative."""
+        """Return the class each gradient was taken for (iDLG).
+
+        The only row of the linear layer whose gradient is negative.
+        """
         before = sum(each.numel() for each in self.convolutions.parameters())
         weight = gradients[:, before : before + self.linear.weight.numel()]
         return weight.view(len(gradients), *self.linear.weight.shape).sum(2).argmin(1)
 
 
 def encoding_length(image_shape: tuple[int, int, int], classes: int) -> int:
-    """Return the number of values in the gradient of a public network for such images, G, without building it."""
+    """Return the number of values in the gradient of a public network for such images.
+
+    G, without building it.
+    """
     channels, height, width = image_shape
     convolutions = 12 * 25 * (channels + 12 + 12) + 3 * 12
     return convolutions + classes * (12 * ((height + 3) // 4) * ((width + 3) // 4) + 1)
@@ -129,9 +145,12 @@ def perturb(
     rows: Int[Tensor, " P"],
     config: ReconstructionConfig,
 ) -> Float[Tensor, "P C H W"]:
-    """Return prototypes moved towards what the frozen local model is sure of; pixels stay in [0, 1].
+    """Return prototypes moved towards what the frozen local model is sure of.
 
-    Descends the mean binary cross-entropy to the one-hot class, as the public code of GLFC and LGA does.
+    Pixels stay in [0, 1].
+
+    Descends the mean binary cross-entropy to the one-hot class, as the public code of GLFC and LGA
+    does.
     """
     network = network.eval()
     target = nn.functional.one_hot(rows, network.head.out_features).to(torch.float32)
@@ -177,7 +196,7 @@ def invert(
     )
     best, best_residual = guess.detach().clone(), torch.full((len(gradients),), torch.inf)
     step = 0
-    for step in range(1, config.invert_steps + 1):  # noqa: B007 (the number of steps is part of the answer)
+    for step in range(1, config.invert_steps + 1):  # noqa: B007  # the number of steps is returned
         residual = (encoder.encode(guess, rows) - gradients).square().sum(1) / scale
         better = residual.detach() < best_residual
         best = torch.where(better[:, None, None, None], guess.detach(), best)

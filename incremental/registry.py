@@ -1,8 +1,9 @@
-"""The store of models: versions with their facts, the champion that serves, and the way back. MLflow's model registry underneath.
+"""Model registry: versions with their facts, the champion that serves, and roll-back.
 
-What MLflow lacks and this file adds: a rule for acceptance with its reason, and a history of champions to roll back through (MLflow
-keeps only where an alias points now). Everything is addressed by an explicit store; nothing here touches MLflow's process-wide state.
-Knows no run folder.
+What MLflow lacks and this file adds: a rule for acceptance with its reason, and a history of
+champions to roll back through (MLflow keeps only where an alias points now). Everything is
+addressed by an explicit store; nothing here touches MLflow's process-wide state. Knows no run
+folder.
 """
 
 import json
@@ -39,7 +40,8 @@ class ModelVersion:
         class_names: What it can name.
         created: When it was registered.
         run_id: The MLflow run it comes from.
-        facts: All its tags: round, score, test_accuracy, digest, dataset, dataset_digest, code_version, acceptance, ... as text.
+        facts: All its tags: round, score, test_accuracy, digest, dataset, dataset_digest,
+            code_version, acceptance, ... as text.
     """
 
     version: int
@@ -72,7 +74,10 @@ def objection(
     """
     missing = [name for name in champion_class_names if name not in class_names]
     if missing:
-        return f"does not know {len(missing)} of the champion's {len(champion_class_names)} classes: {', '.join(missing[:5])}"
+        return (
+            f"does not know {len(missing)} of the champion's {len(champion_class_names)} classes: "
+            f"{', '.join(missing[:5])}"
+        )
     if accuracy is None or not math.isfinite(accuracy):
         return "has no measured accuracy" if accuracy is None else f"has an accuracy of {accuracy}"
     if accuracy < minimum_accuracy:
@@ -165,7 +170,8 @@ class ModelRegistry:
             or "none yet"
         )
         raise RegistryError(
-            f"model {self.name!r} has no version or alias {str(which)!r}; known: {known}; choose one of these, or another store or name"
+            f"model {self.name!r} has no version or alias {str(which)!r}; known: {known}; choose "
+            "one of these, or another store or name"
         )
 
     def champion(self) -> ModelVersion | None:
@@ -173,7 +179,9 @@ class ModelRegistry:
         return next((each for each in self.list_versions() if CHAMPION in each.aliases), None)
 
     def accept(self, version: int, minimum_accuracy: float = 0.0) -> str | None:
-        """Make a version the champion if nothing speaks against it; it carries the decision as tag ``acceptance``.
+        """Make a version the champion if nothing speaks against it.
+
+        It carries the decision as tag ``acceptance``.
 
         Decided once: to ask again neither changes the answer nor undoes what people did since.
 
@@ -191,7 +199,10 @@ class ModelRegistry:
         return reason
 
     def promote(self, version: int) -> None:
-        """Make a version the champion, whatever the rule says; the champion before becomes ``previous``."""
+        """Make a version the champion, whatever the rule says.
+
+        The champion before becomes ``previous``.
+        """
         self.find(version)
         history = self._history()
         if history[-1:] != [version]:
@@ -212,7 +223,8 @@ class ModelRegistry:
         if len(history) < 2:
             now = f"version {history[0]}, which replaced none" if history else "none"
             raise RegistryError(
-                f"model {self.name!r} cannot be rolled back: its champion is {now}; needed: an earlier champion; promote a version instead"
+                f"model {self.name!r} cannot be rolled back: its champion is {now}; needed: an "
+                "earlier champion; promote a version instead"
             )
         withdrawn = history.pop()
         with _explained(f"rolling back to version {history[-1]}"):
@@ -235,7 +247,8 @@ class ModelRegistry:
 
         Args:
             version: Its number.
-            folder: The model's own folder; appears whole or not at all. One that is there and holds this very model stays as it is.
+            folder: The model's own folder; appears whole or not at all. One that is there and holds
+                this very model stays as it is.
 
         Returns:
             ``folder``.
@@ -252,7 +265,8 @@ class ModelRegistry:
             place = self._download(version, temporary)
             if not _holds(place, digest):
                 raise ModelError(
-                    f"version {version} of {self.name!r} is not the model with the digest {digest}; register the model again"
+                    f"version {version} of {self.name!r} is not the model with the digest "
+                    f"{digest}; register the model again"
                 )
             put_in_place(place, folder)
         return folder
@@ -286,7 +300,10 @@ class ModelRegistry:
         }
 
     def _history(self) -> list[int]:
-        """Return the champions in the order of their reigns; what somebody changed by hand in MLflow is respected."""
+        """Return the champions in the order of their reigns.
+
+        What somebody changed by hand in MLflow is respected.
+        """
         existing = {each.version for each in self.list_versions()}
         if not existing:
             return []
@@ -303,7 +320,10 @@ class ModelRegistry:
         return history
 
     def _point(self, history: Sequence[int]) -> None:
-        """Save the history, then let the aliases follow: if this stops half-way, doing it again sets all right."""
+        """Save the history, then let the aliases follow.
+
+        If this stops half-way, doing it again sets all right.
+        """
         self._client.set_registered_model_tag(
             self.name, "history", json.dumps(list(history[-_REMEMBERED:]))
         )
@@ -354,5 +374,6 @@ def _explained(what: str) -> Iterator[None]:
         raise
     except Exception as error:
         raise RegistryError(
-            f"{what} failed: {type(error).__name__}: {error}; needed: an MLflow store that answers; check the address and try again"
+            f"{what} failed: {type(error).__name__}: {error}; needed: an MLflow store that "
+            "answers; check the address and try again"
         ) from error

@@ -1,7 +1,8 @@
-"""The model as MLflow serves it: images in, class names out. Run by MLflow as a script ("models from code"), never imported by this house.
+"""The model as MLflow serves it: images in, class names out.
 
-It travels to wherever the model is loaded, together with the package ``incremental`` and nothing else. MLflow runs it, so it may import
-MLflow at the top, as no other file does. No pickle is involved: this file is the code, safetensors are the weights.
+It travels to wherever the model is loaded, together with the package ``incremental`` and nothing
+else. MLflow runs it, so it may import MLflow at the top, as no other file does. No pickle is
+involved: this file is the code, safetensors are the weights.
 """
 
 from pathlib import Path
@@ -15,7 +16,7 @@ from incremental.model_file import load_model
 from incremental.prediction import predict
 
 
-class ServedModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
+class ServedModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]  # the base is untyped
     """A saved model behind MLflow's ``predict``."""
 
     def load_context(self, context: Any) -> None:
@@ -26,18 +27,22 @@ class ServedModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
     def predict(
         self,
         context: Any,
-        model_input: np.ndarray,  # a hint that MLflow leaves alone; the signature checks type and axes
+        # A hint that MLflow leaves alone; the signature checks type and axes.
+        model_input: np.ndarray,
         params: dict[str, Any] | None = None,
     ) -> pd.DataFrame:
         """Name the class of each image.
 
         Args:
             context: MLflow's; not used.
-            model_input: 8-bit pixels, shape [N, H, W, C] (through MLflow) or [N, H, W] (called directly: the signature wants four axes).
-            params: ``all_probabilities``: true adds a column ``probability_of_<class>`` for each class.
+            model_input: 8-bit pixels, shape [N, H, W, C] (through MLflow) or [N, H, W] (called
+                directly: the signature wants four axes).
+            params: ``all_probabilities``: true adds a column ``probability_of_<class>`` for each
+                class.
 
         Returns:
-            One line per image: ``class_name``, ``probability`` (softmax), ``entropy_fraction`` (of ln C, 0: sure, 1: no idea).
+            One line per image: ``class_name``, ``probability`` (softmax), ``entropy_fraction`` (of
+            ln C, 0: sure, 1: no idea).
         """
         seen = predict(self.network, model_input)
         columns: dict[str, Any] = {

@@ -1,1 +1,4 @@
-"""The hospitals' world: images that arrive over time. Holds pixels, knows no model and no federation."""
+"""Everything on the hospital's side: data sets, arrival plans, mirrors and image intake.
+
+Imports no model and no federation code.
+"""

@@ -3,7 +3,7 @@ import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from safetensors.torch import load_file
@@ -31,8 +31,10 @@ def registered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> type[Any]:
     path = tmp_path / "lwf.py"
     path.write_text(METHOD)
     spec = importlib.util.spec_from_file_location("federation.methods.lwf", path)
-    module = importlib.util.module_from_spec(spec)
+    module = importlib.util.module_from_spec(cast(Any, spec))
     monkeypatch.setitem(sys.modules, "federation.methods.lwf", module)
+    assert spec is not None
+    assert spec.loader is not None
     spec.loader.exec_module(module)
     monkeypatch.setitem(METHODS, "lwf", module.LwF)  # undone after the test
     exec(REGISTRATION, {"METHODS": METHODS, "LwF": module.LwF})
@@ -52,7 +54,7 @@ def run(registered: type[Any], tmp_path: Path) -> Callable[..., Any]:
 def test_the_method_has_fewer_than_forty_lines_of_code() -> None:
     lines = [line for block in (METHOD, REGISTRATION, TEST) for line in block.splitlines()]
     assert len([line for line in METHOD.splitlines() if line.strip()]) < 40
-    assert max(map(len, lines)) <= 140
+    assert max(map(len, lines)) <= 100
 
 
 def test_the_method_of_the_page_trains_and_its_distillation_takes_part(
@@ -64,7 +66,7 @@ def test_the_method_of_the_page_trains_and_its_distillation_takes_part(
 
 
 def test_the_reduction_test_of_the_page_passes(run: Callable[..., Any]) -> None:
-    space = {}
+    space: dict[Any, Any] = {}
     exec(TEST, space)
     space["test_lwf_without_distillation_is_fedavg"](run)
 
@@ -92,6 +94,6 @@ def test_every_command_of_the_page_exists() -> None:
     from federation.cli import _mount, app
 
     _mount()
-    known = {*get_command(app).commands, "compare"}
+    known = {*get_command(app).commands, "compare"}  # type: ignore[attr-defined]  # looked up where it is used
     used = re.findall(r"^ {4}fedka (\w+)", (ROOT / "CONTRIBUTING.md").read_text(), re.MULTILINE)
     assert used and set(used) <= known

@@ -1,1 +1,1 @@
-"""One software twin per hospital: mirrors its data stream, trains locally. The only importer of both ``physical`` and ``incremental``."""
+"""Digital twins: one for each hospital, which mirrors its images and trains locally."""

@@ -1,4 +1,4 @@
-"""What each step of a local training sees: drawn, varied, and cut into batches. Knows no network and no loss."""
+"""Mini-batches of local training: drawn, augmented and cut, with cached teacher outputs."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -18,7 +18,9 @@ TOGETHER = 256  # images that are varied at once, and that a frozen network look
 
 @dataclass(frozen=True)
 class Stretch:
-    """Images of several steps, as those steps see them: a frozen network need look at each of them only once.
+    """Images of several steps, as those steps see them.
+
+    A frozen network need look at each of them only once.
 
     Args:
         look: Returns the images and their rows: ([N, C, H, W] in [0, 1], [N]).
@@ -30,7 +32,10 @@ class Stretch:
     )
 
     def ask(self, name: str, ask: Ask) -> Answers:
-        """Return what ``ask`` says of all of the images, asked the first time that somebody comes with this name."""
+        """Return what ``ask`` says of all of the images.
+
+        Asked the first time that somebody comes with this name.
+        """
         if name not in self._answers:
             parts = [
                 ask(*some)
@@ -57,7 +62,10 @@ class TrainingBatch:
     places: Int[Tensor, " B"] | slice = field(default_factory=lambda: slice(None))
 
     def ask(self, name: str, ask: Ask) -> Answers:
-        """Return what ``ask`` says of these images, from what it said of the whole stretch where there is one."""
+        """Return what ``ask`` says of these images, from what it said of the whole stretch.
+
+        Where there is one.
+        """
         if self.stretch is None:
             return ask(self.images, self.rows)
         return tuple(answer[self.places] for answer in self.stretch.ask(name, ask))
@@ -91,8 +99,8 @@ class Batches:
     def epoch(self) -> Iterator[TrainingBatch]:
         """Return the batches of an epoch, in an order of its own.
 
-        Images are varied for several steps at once, and a teacher sees them as they are then: a small network is hardly slower with
-        eight small batches than with one.
+        Images are varied for several steps at once, and a teacher sees them as they are then: a
+        small network is hardly slower with eight small batches than with one.
         """
         order = torch.randperm(len(self._images), generator=self._generator)
         if self._still is not None:

@@ -1,20 +1,25 @@
-"""Updates made smaller on their way up: float16, int8 or the largest few changes; what was left out is remembered and sent later.
+"""Compression of updates: float16, int8 or top-k changes, with error feedback.
 
-Knows no twin, no method and no message: weights go in, a handful of tensors come out, and ``unpack`` makes weights of them again. Server
-and twin call the same ``unpack`` on the same reference, so both hold the same bits, in a simulation as in a deployment.
+Knows no twin, no method and no message: weights go in, a handful of tensors come out, and
+``unpack`` makes weights of them again. Server and twin call the same ``unpack`` on the same
+reference, so both hold the same bits, in a simulation as in a deployment.
 
-What is packed is the change ``local - global`` of what training moves (floating parameters), all of it as one vector in the order of the
-names (a dictionary's own order may not survive a journey). Batch normalisation's statistics follow the data and not the training: a
-variance pressed into eight bits is a network that answers nonsense, and they are under a thousandth of the bytes. They and every integer
-travel as they are.
+What is packed is the change ``local - global`` of what training moves (floating parameters), all of
+it as one vector in the order of the names (a dictionary's own order may not survive a journey).
+Batch normalisation's statistics follow the data and not the training: a variance pressed into eight
+bits is a network that answers nonsense, and they are under a thousandth of the bytes. They and
+every integer travel as they are.
 
-Sources: int8: Alistarh et al., QSGD, NeurIPS 2017, section 3.1, with the largest value as the norm and one scale for each output channel.
-top_k: Stich et al., Sparsified SGD with Memory, NeurIPS 2018, algorithm 1. Error feedback: Karimireddy et al., Error Feedback Fixes
-SignSGD, ICML 2019, algorithm 2; after several local steps: Basu et al., Qsparse-local-SGD, NeurIPS 2019, algorithm 1. With memory, rounding
-is to the nearest, whose error is the smaller one and is made good later; without, it is drawn, so that what is sent is right in
-expectation. One scale for each channel instead of each tensor halves the error for 0.2 to 2 % more bytes.
+Sources: int8: Alistarh et al., QSGD, NeurIPS 2017, section 3.1, with the largest value as the norm
+and one scale for each output channel. top_k: Stich et al., Sparsified SGD with Memory, NeurIPS
+2018, algorithm 1. Error feedback: Karimireddy et al., Error Feedback Fixes SignSGD, ICML 2019,
+algorithm 2; after several local steps: Basu et al., Qsparse-local-SGD, NeurIPS 2019, algorithm 1.
+With memory, rounding is to the nearest, whose error is the smaller one and is made good later;
+without, it is drawn, so that what is sent is right in expectation. One scale for each channel
+instead of each tensor halves the error for 0.2 to 2 % more bytes.
 
-What error feedback cannot know: an update that the server turned away counts as sent, and what a twin remembers is as old as its last turn.
+What error feedback cannot know: an update that the server turned away counts as sent, and what a
+twin remembers is as old as its last turn.
 """
 
 from collections.abc import Mapping
@@ -41,7 +46,8 @@ class CompressionConfig:
     """How the change of the weights travels up.
 
     Args:
-        kind: ``none``: the weights themselves; ``float16``: half the bytes; ``int8``: a quarter; ``top_k``: the largest changes alone.
+        kind: ``none``: the weights themselves; ``float16``: half the bytes; ``int8``: a quarter;
+            ``top_k``: the largest changes alone.
         share: Of all parameters, how many ``top_k`` sends.
         error_feedback: What was not sent is kept on the twin and added to its next update.
     """
@@ -54,12 +60,16 @@ class CompressionConfig:
         """Check the range."""
         if not 0 < self.share <= 1:
             raise ValueError(
-                f"share is {self.share}; allowed: above 0 and up to 1 (0.01 sends the largest hundredth of the changes)"
+                f"share is {self.share}; allowed: above 0 and up to 1 (0.01 sends the largest "
+                "hundredth of the changes)"
             )
 
 
 class CompressionError(ValueError):
-    """Packed weights that cannot be unpacked, or weights that cannot be packed: what, got, allowed."""
+    """Packed weights that cannot be unpacked, or weights that cannot be packed.
+
+    What, got, allowed.
+    """
 
 
 @dataclass(frozen=True)
@@ -68,7 +78,8 @@ class PackedWeights:
 
     Args:
         kind: How they were packed.
-        tensors: ``values`` and, by kind, ``scales`` or ``indices``, over all parameters; and ``exact/<name>`` of everything else.
+        tensors: ``values`` and, by kind, ``scales`` or ``indices``, over all parameters; and
+            ``exact/<name>`` of everything else.
     """
 
     kind: str
@@ -88,11 +99,13 @@ def pack(
         weights: Local model; finite.
         reference: Global model that it started from; the receiver has it.
         config: How.
-        residual: What the last call returned; nothing at the beginning. Rows by which the head has grown since count 0.
+        residual: What the last call returned; nothing at the beginning. Rows by which the head has
+            grown since count 0.
         generator: Draws the rounding, where it is drawn.
 
     Raises:
-        CompressionError: If there is nothing to do, or weights or residual do not belong to the reference.
+        CompressionError: If there is nothing to do, or weights or residual do not belong to the
+            reference.
     """
     names = moved_names(reference)
     change = _flat(weights, names) - _flat(reference, names)
@@ -110,7 +123,8 @@ def pack(
         tensors = _largest(change, ceil(config.share * len(change)))
     else:
         raise CompressionError(
-            f"compression.kind is {config.kind!r}, which packs nothing; allowed: float16, int8, top_k; send the weights"
+            f"compression.kind is {config.kind!r}, which packs nothing; allowed: float16, int8, "
+            "top_k; send the weights"
         )
     exact = {f"{_EXACT}{name}": value for name, value in weights.items() if name not in names}
     packed = PackedWeights(config.kind, {**tensors, **exact})
@@ -123,7 +137,8 @@ def unpack(packed: PackedWeights, reference: Weights) -> Weights:
     """Return the weights that were packed; the same bits wherever it is called.
 
     Args:
-        packed: From outside: nothing about it is taken for granted, and nothing larger than the reference is made of it.
+        packed: From outside: nothing about it is taken for granted, and nothing larger than the
+            reference is made of it.
         reference: The global model that was broadcast.
 
     Raises:
@@ -143,7 +158,10 @@ def unpack(packed: PackedWeights, reference: Weights) -> Weights:
 
 
 def moved_names(weights: Weights) -> tuple[str, ...]:
-    """Return the names of what training moves, sorted: floating, and no statistic of batch normalisation."""
+    """Return the names of what training moves, sorted.
+
+    Floating, and no statistic of batch normalisation.
+    """
     return tuple(
         sorted(
             name
@@ -156,7 +174,10 @@ def moved_names(weights: Weights) -> tuple[str, ...]:
 def _to_int8(
     change: Tensor, channels: Tensor, generator: torch.Generator | None
 ) -> dict[str, Tensor]:
-    """Return whole steps of each channel's scale; to the nearest, or drawn so that they are right in expectation."""
+    """Return whole steps of each channel's scale.
+
+    To the nearest, or drawn so that they are right in expectation.
+    """
     largest = torch.segment_reduce(change.abs(), "max", lengths=channels, initial=0.0)
     scales = largest / _STEPS
     steps = change / torch.repeat_interleave(torch.where(scales > 0, scales, 1), channels)
@@ -217,7 +238,8 @@ def _check(packed: PackedWeights, reference: Weights, names: tuple[str, ...]) ->
     if tensors.keys() != expected.keys():
         differing = sorted(map(str, tensors.keys() ^ expected.keys()))
         raise CompressionError(
-            f"packed weights of kind {packed.kind} have other tensors than expected: {', '.join(differing[:3])}"
+            f"packed weights of kind {packed.kind} have other tensors than expected: "
+            f"{', '.join(differing[:3])}"
         )
     for name, (kind, shape) in expected.items():
         value = tensors[name]
@@ -239,7 +261,8 @@ def _check(packed: PackedWeights, reference: Weights, names: tuple[str, ...]) ->
 def _check_indices(indices: Tensor, count: int) -> None:
     if not 1 <= len(indices) <= count:
         raise CompressionError(
-            f"packed weights hold {len(indices)} changes; allowed: 1 to {count}, the number of parameters"
+            f"packed weights hold {len(indices)} changes; allowed: 1 to {count}, the number of "
+            "parameters"
         )
     if (
         int(indices[0]) < 0
@@ -252,7 +275,10 @@ def _check_indices(indices: Tensor, count: int) -> None:
 
 
 def _channels(reference: Weights, names: tuple[str, ...]) -> Tensor:
-    """Return how many parameters share each scale: those of an output channel, or all of a vector."""
+    """Return how many parameters share each scale.
+
+    Those of an output channel, or all of a vector.
+    """
     lengths = []
     for name in names:
         shape = reference[name].shape
@@ -269,7 +295,8 @@ def _fitting(residual: Mapping[str, Tensor], reference: Weights, names: tuple[st
         name: reference[name].shape for name in names
     }:
         raise CompressionError(
-            "what this twin remembers of its last updates belongs to another network; start it with a state of its own"
+            "what this twin remembers of its last updates belongs to another network; start it "
+            "with a state of its own"
         )
     return padded
 

@@ -1,4 +1,4 @@
-"""What all twins of a federation have in common: memory, detection, network, local optimiser. Plain values; knows no twin."""
+"""Configuration that all twins share: memory, detection, network and local optimiser."""
 
 from dataclasses import dataclass, field
 
@@ -16,11 +16,13 @@ class TwinConfig:
     """What every twin of a federation has in common.
 
     Args:
-        memory_capacity: Most exemplars (paper: 2000 for CIFAR-100, 1000 for the organs, each per twin).
-        held_back_fraction: Share of arrivals that is never trained on: the calibrated detector's reference and the reported accuracy's
-            test.
+        memory_capacity: Most exemplars (paper: 2000 for CIFAR-100, 1000 for the organs, each per
+            twin).
+        held_back_fraction: Share of arrivals that is never trained on: the calibrated detector's
+            reference and the reported accuracy's test.
         detection: When new classes count as noticed.
-        watched: Other rules that look at the same evidence; what they would have decided is reported and not followed.
+        watched: Other rules that look at the same evidence; what they would have decided is
+            reported and not followed.
     """
 
     memory_capacity: int = 2000
@@ -38,7 +40,8 @@ class TwinConfig:
             raise ValueError(f"held_back_fraction is {self.held_back_fraction}; allowed: 0 to 0.5")
         if self.detection.rule == "calibrated" and not self.held_back_fraction:
             raise ValueError(
-                "detection.rule is 'calibrated' and held_back_fraction 0: the rule compares arrivals with images held back; "
+                "detection.rule is 'calibrated' and held_back_fraction 0: the rule compares "
+                "arrivals with images held back; "
                 "set held_back_fraction to 0.1, or rule to 'entropy_jump'"
             )
 

@@ -1,4 +1,4 @@
-"""How much each image of a batch counts for a twin: the gradient weights of ``twin.losses``, told the twin's own tasks. Knows no method."""
+"""Gradient weights of the images of a batch, by the twin's own tasks."""
 
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -14,7 +14,9 @@ def gradient_weights(
     head_loss: losses.HeadLoss,
     weighting: losses.Weighting,
 ) -> Float[Tensor, " B"]:
-    """Return each image's weight by its gradient, its task and the exponent ``p = C_o / (C_o + C_t)`` of this twin.
+    """Return each image's weight by its gradient.
+
+    Its task and the exponent ``p = C_o / (C_o + C_t)`` of this twin.
 
     A twin without finished classes weighs all images alike (notes on methods, section 3, row 2).
     """

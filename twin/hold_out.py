@@ -1,4 +1,4 @@
-"""A part of a twin's images that a method wants kept out of training, to fit something to. Knows no method."""
+"""Held-out images: a part of a twin's images that a method keeps out of training."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -7,10 +7,13 @@ from numpy.typing import NDArray
 def hold_out(
     positions: NDArray[np.int64], labels: NDArray[np.int64], fraction: float
 ) -> NDArray[np.bool_]:
-    """Choose images to keep out of training: the same number of each class, so that nothing fitted to them favours a class.
+    """Choose images to keep out of training.
 
-    The number is the fraction of the smallest class, but at least 1; a class with a single image gives none and does not count. Which
-    images is a function of their archive positions alone: while a class's images stay the same, so does the choice.
+    The same number of each class, so that nothing fitted to them favours a class.
+
+    The number is the fraction of the smallest class, but at least 1; a class with a single image
+    gives none and does not count. Which images is a function of their archive positions alone:
+    while a class's images stay the same, so does the choice.
 
     Args:
         positions: Archive positions, shape [N], no duplicates.
@@ -25,7 +28,8 @@ def hold_out(
     if not fraction or not (counts > 1).any():
         return kept_out
     each = max(1, int(fraction * counts[counts > 1].min()))
-    # A fixed scramble of the position: neighbours in the archive (often one patient) do not go together.
+    # A fixed scramble of the position: neighbours in the archive (often one patient) do not go
+    # together.
     order = (positions.astype(np.uint64) * np.uint64(2654435761)) % np.uint64(2**32)
     for label in classes[counts > 1]:
         own = np.flatnonzero(labels == label)

@@ -1,4 +1,4 @@
-"""How a twin sees its hospital: pixels as tensors, images through a network, labels as names and rows. Decides nothing."""
+"""A twin's view of its hospital: pixels as tensors, network outputs, labels as rows."""
 
 from collections.abc import Sequence
 
@@ -66,7 +66,10 @@ class HospitalView:
         return self.rows(positions, class_names) >= 0
 
     def rows(self, positions: Positions, class_names: Sequence[str]) -> Positions:
-        """Return each image's class as an index into a list of names, -1 where it is not on it, shape [N]."""
+        """Return each image's class as an index into a list of names, -1.
+
+        Where it is not on it, shape [N].
+        """
         listed = list(class_names)
         row = np.array(
             [listed.index(name) if name in listed else -1 for name in self.hospital.vocabulary],

@@ -1,4 +1,4 @@
-"""The only optimiser loop in the house: epochs times batches. Knows no method, no hospital and no federation."""
+"""Local training: the one optimiser loop, epochs times batches."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -29,15 +29,17 @@ class TrainingConfig:
     Args:
         epochs: Passes over the local images (FedKA's "5 local SGD").
         batch_size: Images of a step; the last, smaller batch is kept.
-        learning_rate: Of the first epoch of a task; 2 belongs to head loss ``bce``, whose gradient per logit is divided by C.
+        learning_rate: Of the first epoch of a task; 2 belongs to head loss ``bce``, whose gradient
+            per logit is divided by C.
         momentum: Of SGD.
         weight_decay: Of SGD.
-        schedule: ``as_intended``: by share of the task's epochs: up to 1/2 full, 3/4 a fifth, 9/10 a 25th, then a 125th; ``as_coded``:
-            what the public code of LGA does; ``constant``.
+        schedule: ``as_intended``: by share of the task's epochs: up to 1/2 full, 3/4 a fifth, 9/10
+            a 25th, then a 125th; ``as_coded``: what the public code of LGA does; ``constant``.
         gradient_clip: Largest norm of a step's gradient; none: no limit.
         precision: ``bfloat16``: autocast with float32 weights; ``float32``: the reference.
         augmentation: How images are varied.
-        private: Each image's gradient is clipped and their sum gets noise (DP-SGD); none: it is not.
+        private: Each image's gradient is clipped and their sum gets noise (DP-SGD); none: it is
+            not.
     """
 
     epochs: int = 5
@@ -64,7 +66,8 @@ class TrainingConfig:
             raise ValueError(f"gradient_clip is {self.gradient_clip}; allowed: above 0, or none")
         if self.private is not None and self.precision != "float32":
             raise ValueError(
-                f"precision is {self.precision!r} and training is private: a norm in half precision is too rough to clip by; set "
+                f"precision is {self.precision!r} and training is private: a norm in half "
+                "precision is too rough to clip by; set "
                 "precision to float32"
             )
 
@@ -78,8 +81,8 @@ class LocalResult:
     """What a local training measured.
 
     Args:
-        metrics: Mean over the steps of each loss term, of their sum (``total``) and of the gradient norm before clipping; empty where
-            training is private.
+        metrics: Mean over the steps of each loss term, of their sum (``total``) and of the gradient
+            norm before clipping; empty where training is private.
         num_steps: Optimiser steps.
     """
 
@@ -103,7 +106,8 @@ def learning_rate(
         divisor = 1 if share < 0.5 else 5 if share < 0.75 else 25 if share < 0.9 else 125
         return config.learning_rate / divisor
     if config.schedule == "as_coded":
-        # LGA rebuilds its optimiser each round at the full rate and lowers it only in the epochs whose hard-coded index is hit.
+        # LGA rebuilds its optimiser each round at the full rate and lowers it only in the epochs
+        # whose hard-coded index is hit.
         rate = config.learning_rate
         for index in range(epoch + 1):
             rate = {100: rate / 5, 150: rate / 25, 180: rate / 125}.get(
@@ -196,7 +200,7 @@ def _steps(
         terms = terms_of(batch)
         total = torch.stack(list(terms.values())).sum()
         optimiser.zero_grad()
-        total.backward()  # type: ignore[no-untyped-call]
+        total.backward()  # type: ignore[no-untyped-call]  # the library is untyped
         norm = torch.nn.utils.clip_grad_norm_(parameters, config.gradient_clip or torch.inf)
         optimiser.step()
         return {**terms, "total": total, "gradient_norm": norm}

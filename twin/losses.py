@@ -1,7 +1,8 @@
-"""Every loss term as a pure function with its equation. Knows no method, no twin and no optimiser.
+"""Loss terms as pure functions, each with its equation.
 
-Letters: B batch, C classes of the head, C_old classes of the teacher (the first rows of the head). Equations without a source are those of
-FedKA (section 2.2.2) in the reading of the notes on methods, sections 2.8 and 3. All means are over the batch; losses are float32.
+Letters: B batch, C classes of the head, C_old classes of the teacher (the first rows of the head).
+Equations without a source are those of FedKA (section 2.2.2) in the reading of the notes on
+methods, sections 2.8 and 3. All means are over the batch; losses are float32.
 """
 
 from collections.abc import Mapping
@@ -23,7 +24,8 @@ def gradient_magnitude(
 ) -> Float[Tensor, " B"]:
     """Return ``abs(P_y - 1)``: how far each image still is from its class, a constant in [0, 1].
 
-    P is the sigmoid (bce) or the softmax (ce) of the logits; it is the gradient of the loss at the true class's logit.
+    P is the sigmoid (bce) or the softmax (ce) of the logits; it is the gradient of the loss at the
+    true class's logit.
     """
     logits = logits.detach().float()
     probabilities = torch.sigmoid(logits) if head_loss == "bce" else torch.softmax(logits, 1)
@@ -39,13 +41,16 @@ def adaptive_weights(
 ) -> Float[Tensor, " B"]:
     """Return the weight of each image: its gradient against the mean gradient of its task.
 
-    ``paper_per_task``: ``w_i = abs(Delta_i)^p / nu_k(i)``, ``nu_k`` the mean of ``abs(Delta)^p`` over the images of task k in the batch;
-    the mean weight of each task is 1. ``lga_cumulative_clamped``: what LGA's public code computes: an image of finished task k gets
-    one term for each of the groups "tasks 0..i", i >= k, that hold it, and weights are clamped to [0.5, 5].
+    ``paper_per_task``: ``w_i = abs(Delta_i)^p / nu_k(i)``, ``nu_k`` the mean of ``abs(Delta)^p``
+    over the images of task k in the batch; the mean weight of each task is 1.
+    ``lga_cumulative_clamped``: what LGA's public code computes: an image of finished task k gets
+    one term for each of the groups "tasks 0..i", i >= k, that hold it, and weights are clamped to
+    [0.5, 5].
 
     Args:
         magnitude: ``abs(P_y - 1)``.
-        task_of_image: Index of the task of each image's class among the twin's tasks; the current one is ``num_finished_tasks``.
+        task_of_image: Index of the task of each image's class among the twin's tasks; the current
+            one is ``num_finished_tasks``.
         num_finished_tasks: Tasks that the twin has finished; with 0 all weights are 1.
         exponent: p = C_o / (C_o + C_t), classes finished and current.
         weighting: Which of the two; ``none``: all ones.
@@ -84,8 +89,8 @@ def classification(
 ) -> Float[Tensor, ""]:
     """Adaptive classification loss, L_CB: mean over images of ``w_i D(P_i, y_i)``.
 
-    D is softmax cross-entropy (ce), or binary cross-entropy averaged over the C classes (bce: the form that a learning rate of 2 needs).
-    With unit weights it is plain cross-entropy.
+    D is softmax cross-entropy (ce), or binary cross-entropy averaged over the C classes (bce: the
+    form that a learning rate of 2 needs). With unit weights it is plain cross-entropy.
     """
     logits = logits.float()
     if head_loss == "ce":
@@ -109,12 +114,14 @@ def semantic_distillation(
     weights: Float[Tensor, " B"],
     head_loss: HeadLoss,
 ) -> Float[Tensor, ""]:
-    """Adaptive semantic distillation, L_SD: mean of ``w_i sum_k KL(teacher slice k, student slice k)``, teacher first.
+    """Adaptive semantic distillation, L_SD.
 
-    The teacher has no output for the classes after its own: there the target is the one-hot class. bce: mean over C of binary
-    cross-entropy to
-    [sigmoid(teacher), one-hot]. ce: softmax over all classes, ``p log(p / q)`` summed over the slices without renormalising, temperature 1.
-    The teacher gets no gradient.
+    Mean of ``w_i sum_k KL(teacher slice k, student slice k)``, teacher first.
+
+    The teacher has no output for the classes after its own: there the target is the one-hot class.
+    bce: mean over C of binary cross-entropy to [sigmoid(teacher), one-hot]. ce: softmax over all
+    classes, ``p log(p / q)`` summed over the slices without renormalising, temperature 1. The
+    teacher gets no gradient.
     """
     logits, old_logits = logits.float(), old_logits.detach().float()
     one_hot = functional.one_hot(rows, logits.shape[1]).to(logits.dtype)
@@ -134,16 +141,20 @@ def attention_distillation(
     weights: Float[Tensor, " B"],
     reduction: Literal["sum", "mean"] = "sum",
 ) -> Float[Tensor, ""]:
-    """Adaptive attention distillation, L_AD: mean of ``w_i L_Q``, L_Q the Manhattan distance of unit attention maps.
+    """Adaptive attention distillation, L_AD.
 
-    ``L_Q = sum_j abs(Q_old,j / norm(Q_old) - Q_j / norm(Q))`` over the positions j, norm Euclidean (LwM: Dhar et al., CVPR 2019, eq. 4).
-    Zero for equal maps; a map of zeros counts as the zero vector. The teacher gets no gradient.
+    Mean of ``w_i L_Q``, L_Q the Manhattan distance of unit attention maps.
+
+    ``L_Q = sum_j abs(Q_old,j / norm(Q_old) - Q_j / norm(Q))`` over the positions j, norm Euclidean
+    (LwM: Dhar et al., CVPR 2019, eq. 4). Zero for equal maps; a map of zeros counts as the zero
+    vector. The teacher gets no gradient.
 
     Args:
         maps: The student's Grad-CAM.
         old_maps: The teacher's, of the same class.
         weights: Of each image.
-        reduction: Over positions; ``mean`` divides by their number, for learning rates at which the sum diverges.
+        reduction: Over positions; ``mean`` divides by their number, for learning rates at which the
+            sum diverges.
     """
     distance = (_unit(old_maps.detach()) - _unit(maps)).abs()
     each = distance.sum(1) if reduction == "sum" else distance.mean(1)
@@ -158,9 +169,10 @@ def old_class_distillation(
 ) -> Float[Tensor, ""]:
     """Distillation on the teacher's classes alone: new classes have no part in it.
 
-    ce: ``KL(softmax(teacher / T), softmax(student over the old classes / T))``; it differs from the soft cross-entropy of LwM (Dhar et
-    al., CVPR 2019, eq. 2) and BiC (Wu et al., CVPR 2019, eq. 2) by a constant, and is 0 for equal models. bce: iCaRL's second term
-    (Rebuffi et al., CVPR 2017, algorithm 3), ``1 / C sum over old c of BCE(o_c, sigmoid(teacher_c))``; it has no temperature.
+    ce: ``KL(softmax(teacher / T), softmax(student over the old classes / T))``; it differs from the
+    soft cross-entropy of LwM (Dhar et al., CVPR 2019, eq. 2) and BiC (Wu et al., CVPR 2019, eq. 2)
+    by a constant, and is 0 for equal models. bce: iCaRL's second term (Rebuffi et al., CVPR 2017,
+    algorithm 3), ``1 / C sum over old c of BCE(o_c, sigmoid(teacher_c))``; it has no temperature.
     The teacher gets no gradient.
     """
     known = old_logits.shape[1]
@@ -182,9 +194,12 @@ def old_class_distillation(
 def new_class_classification(
     logits: Float[Tensor, "B C"], rows: Int[Tensor, " B"], num_old: int
 ) -> Float[Tensor, ""]:
-    """First term of iCaRL: ``1 / C sum over new c of BCE(o_c, [c = y])`` (Rebuffi et al., CVPR 2017, algorithm 3).
+    """First term of iCaRL.
 
-    With no old class it is plain binary cross-entropy; with ``old_class_distillation`` (bce) it makes up the whole of the algorithm's loss.
+    ``1 / C sum over new c of BCE(o_c, [c = y])`` (Rebuffi et al., CVPR 2017, algorithm 3).
+
+    With no old class it is plain binary cross-entropy; with ``old_class_distillation`` (bce) it
+    makes up the whole of the algorithm's loss.
     """
     logits = logits.float()
     target = functional.one_hot(rows, logits.shape[1]).to(logits.dtype)
@@ -195,13 +210,15 @@ def new_class_classification(
 def spatial_distillation(
     maps: Float[Tensor, "B D h w"], old_maps: Float[Tensor, "B D h w"]
 ) -> Float[Tensor, ""]:
-    """POD-spatial of one stage: mean over images of the distance of unit profiles (Douillard et al., PODNet, ECCV 2020, eq. 4).
+    """POD-spatial of one stage.
 
-    An image's profile is its squared maps summed over the height, and summed over the width, one after the other, as a unit vector. Zero
-    for equal maps; the teacher gets no gradient.
+    Mean over images of the distance of unit profiles (Douillard et al., PODNet, ECCV 2020, eq. 4).
+
+    An image's profile is its squared maps summed over the height, and summed over the width, one
+    after the other, as a unit vector. Zero for equal maps; the teacher gets no gradient.
     """
     difference: Tensor = _profile(maps) - _profile(old_maps.detach())
-    return torch.linalg.vector_norm(difference, dim=1).mean()  # type: ignore[no-any-return]
+    return torch.linalg.vector_norm(difference, dim=1).mean()  # type: ignore[no-any-return]  # torch
 
 
 def _profile(maps: Float[Tensor, "B D h w"]) -> Float[Tensor, "B q"]:
@@ -214,7 +231,10 @@ def _profile(maps: Float[Tensor, "B D h w"]) -> Float[Tensor, "B q"]:
 def feature_distillation(
     features: Float[Tensor, "B D"], old_features: Float[Tensor, "B D"]
 ) -> Float[Tensor, ""]:
-    """POD-flat: mean over images of ``1 - cos(features, old features)`` (PODNet, eq. 6: half the squared distance of unit features)."""
+    """POD-flat: mean over images of ``1 - cos(features, old features)``.
+
+    PODNet, eq. 6: half the squared distance of unit features.
+    """
     return (
         1 - functional.cosine_similarity(features.float(), old_features.detach().float(), dim=1)
     ).mean()
@@ -226,11 +246,14 @@ def not_true_distillation(
     rows: Int[Tensor, " B"],
     temperature: float,
 ) -> Float[Tensor, ""]:
-    """Distillation on the classes that an image is not of (Lee et al., FedNTD, NeurIPS 2022, eq. 3 and 4).
+    """Distillation on the classes that an image is not of.
 
-    Mean over images of ``T^2 sum over c != y of q_c log(q_c / p_c)``; q and p are the softmax of the global and of the local logits over T,
-    each over the classes other than y alone. Zero for equal models and where one or two classes are known (a distribution over one class
-    says nothing). The global model gets no gradient.
+    Lee et al., FedNTD, NeurIPS 2022, eq. 3 and 4.
+
+    Mean over images of ``T^2 sum over c != y of q_c log(q_c / p_c)``; q and p are the softmax of
+    the global and of the local logits over T, each over the classes other than y alone. Zero for
+    equal models and where one or two classes are known (a distribution over one class says
+    nothing). The global model gets no gradient.
     """
     first = torch.arange(logits.shape[1] - 1, device=logits.device)
     others = first + (first >= rows[:, None])  # [B, C - 1]: the columns but the own one
@@ -252,7 +275,10 @@ def inner_product(values: Mapping[str, Tensor], others: Mapping[str, Tensor]) ->
 def curvature_distance(
     values: Mapping[str, Tensor], centres: Mapping[str, Tensor], curvatures: Mapping[str, Tensor]
 ) -> Float[Tensor, ""]:
-    """Return ``sum of u_p (theta_p - m_p)^2``: the squared distance of parameters from centres, each direction by its curvature."""
+    """Return ``sum of u_p (theta_p - m_p)^2``.
+
+    The squared distance of parameters from centres, each direction by its curvature.
+    """
     return torch.stack(
         [
             (curvatures[name] * (value - centres[name]).square()).sum()
@@ -274,5 +300,6 @@ def _binary(logits: Float[Tensor, "B C"], target: Float[Tensor, "B C"]) -> Float
 
 def _unit(maps: Float[Tensor, "B h w"]) -> Float[Tensor, "B q"]:
     flat = maps.float().flatten(1)
-    # The square root's slope is infinite at 0: the small number under it keeps the gradient of an all-zero map finite.
+    # The square root's slope is infinite at 0: the small number under it keeps the gradient of an
+    # all-zero map finite.
     return flat / (flat.square().sum(1, keepdim=True) + _TINY**2).sqrt().clamp_min(_TINY)

@@ -1,7 +1,7 @@
-"""A twin's exemplars: bounded, per class, chosen by herding. Holds positions in the hospital's archive, so nothing is copied.
+"""Exemplar memory of a twin: bounded, per class, chosen by herding.
 
-Source: iCaRL (Rebuffi et al., CVPR 2017, algorithms 4 and 5). A chosen image leaves the choice, so none is kept twice, and a class never
-has more exemplars than images.
+Source: iCaRL (Rebuffi et al., CVPR 2017, algorithms 4 and 5). A chosen image leaves the choice, so
+none is kept twice, and a class never has more exemplars than images.
 """
 
 from collections.abc import Mapping
@@ -31,14 +31,20 @@ class ExemplarMemory:
         return sum(len(each) for each in self.positions.values())
 
     def per_class(self, num_classes: int) -> int:
-        """Return the room of each class when this many share the memory: ``floor(capacity / classes)``."""
+        """Return the room of each class when this many share the memory.
+
+        ``floor(capacity / classes)``.
+        """
         return self.capacity // max(num_classes, 1)
 
     def with_classes(self, ranked: Mapping[str, NDArray[np.int64]]) -> "ExemplarMemory":
-        """Return the memory with new classes in it; the others are cut to their first, best exemplars.
+        """Return the memory with new classes in it.
+
+        The others are cut to their first, best exemplars.
 
         Args:
-            ranked: Archive positions of each new class in the order of herding, at least as many as there is room for (or all).
+            ranked: Archive positions of each new class in the order of herding, at least as many as
+                there is room for (or all).
         """
         together = {**self.positions, **ranked}
         room = self.per_class(len(together))
@@ -54,8 +60,9 @@ class ExemplarMemory:
 def herd(features: Float[Tensor, "N D"], count: int) -> NDArray[np.int64]:
     """Choose images whose running mean stays nearest to the class mean.
 
-    Greedily minimises ``norm(mean - (chosen sum + f) / (k + 1))`` over the images not yet chosen. Features are scaled to unit length, so
-    the minimum is where ``f . ((k + 1) mean - chosen sum)`` is largest: one product of a matrix and a vector per choice.
+    Greedily minimises ``norm(mean - (chosen sum + f) / (k + 1))`` over the images not yet chosen.
+    Features are scaled to unit length, so the minimum is where ``f . ((k + 1) mean - chosen sum)``
+    is largest: one product of a matrix and a vector per choice.
 
     Args:
         features: One class's features.

@@ -1,4 +1,4 @@
-"""All that may cross a hospital's wall. Nothing here holds a pixel: down go models, up go numbers, class names and weights.
+"""Messages that may cross a hospital's wall: models down; numbers, names and weights up.
 
 What a method uploads beyond weights stands in its file as ``uploads``; a test holds the wall.
 """
@@ -21,7 +21,8 @@ class GlobalModel:
         weights: The global model.
         class_names: One per row of its head.
         round: The federation's clock.
-        usual_entropy: Quantiles of entropies of known images over the federation [nats], shape [19]; none while nobody reported.
+        usual_entropy: Quantiles of entropies of known images over the federation [nats], shape
+            [19]; none while nobody reported.
         usual_images: Images behind them.
         task: Number of the federation's open task, from 1; 0 before the first class.
         task_of_new_classes: Number of the task of classes that are announced in this round: the
@@ -47,13 +48,15 @@ class Observation:
         num_new_images: Images that arrived since the last look.
         signal: The detector fired.
         new_class_names: Names that the twin asks the federation to add; empty without a signal.
-        entropy: Mean entropy of what was looked at as a fraction of ln C, in [0, 1]; none where there was nothing or C < 2.
+        entropy: Mean entropy of what was looked at as a fraction of ln C, in [0, 1]; none where
+            there was nothing or C < 2.
         statistic: What the rule compared; none where there was nothing to compare.
         threshold: What it was compared with.
         num_trainable: Images of the task being learned; a twin without any is not asked to train.
         num_held_back: Images of known classes that were never trained on.
         num_correct: How many of them the model named rightly.
-        usual_entropy: Quantiles of their entropies [nats], shape [19]; none where there are too few to hide one in.
+        usual_entropy: Quantiles of their entropies [nats], shape [19]; none where there are too few
+            to hide one in.
         watched: Whether each rule that is watched but not followed would have fired.
     """
 
@@ -106,9 +109,11 @@ class TwinUpdate:
         num_images: Images it trained on; its weight in a weighted mean.
         class_names: What it took each row of the head for: the broadcast's list.
         upload: What the method sends besides, by name (declared in ``Method.uploads``).
-        metrics: Mean of each loss term over the steps, the gradient norm, and what else is a number.
+        metrics: Mean of each loss term over the steps, the gradient norm, and what else is a
+            number.
         packed: The weights in fewer bytes, as they travel; none where they travel as they are.
-        summed: Twins whose mean it is, made by the server's half of secure aggregation; empty for the update of one twin.
+        summed: Twins whose mean it is, made by the server's half of secure aggregation; empty for
+            the update of one twin.
     """
 
     twin_id: str
@@ -123,7 +128,10 @@ class TwinUpdate:
 
     @property
     def num_bytes(self) -> int:
-        """Its size on the wire [bytes]; of a sum: that of one masked vector of 64-bit integers for each twin."""
+        """Its size on the wire [bytes].
+
+        Of a sum: that of one masked vector of 64-bit integers for each twin.
+        """
         if self.summed:
             return len(self.summed) * 8 * sum(value.numel() for value in self.weights.values())
         return num_bytes(self.weights if self.packed is None else self.packed.tensors, self.upload)

@@ -1,4 +1,4 @@
-"""How new images look to a twin: entropies of what arrived and of what was held back, and what the detector makes of them.
+"""Novelty check of arrivals: entropies of new and held-back images, and the detector's verdict.
 
 Knows no training and decides nothing about tasks.
 """
@@ -36,7 +36,8 @@ def look(
         held_back: Entropies of the images held back [nats].
 
     Returns:
-        The state with this look in its history, what the rule says, and what the watched ones would have said.
+        The state with this look in its history, what the rule says, and what the watched ones would
+        have said.
     """
     # Entropies of unchanged data under the calibrated rule decide nothing: they are not computed.
     at_current = not len(state.inbox) and any(
@@ -66,7 +67,10 @@ def look(
 
 
 def usual_quantiles(logits: NDArray[np.float32]) -> tuple[float, ...] | None:
-    """Return the quantiles of the entropies of held-back images, [19]; none where a handful would show the images' own entropies."""
+    """Return the quantiles of the entropies of held-back images, [19].
+
+    None where a handful would show the images' own entropies.
+    """
     if len(logits) < len(USUAL_LEVELS) or not logits.shape[1]:
         return None
     return tuple(float(value) for value in np.quantile(entropy(logits), USUAL_LEVELS))

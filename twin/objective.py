@@ -1,4 +1,4 @@
-"""What a twin asks of a method, and what a method may see of a twin. Knows no method: those arrive as arguments."""
+"""Interface between twin and method: what a method's local half provides and may see."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -13,16 +13,20 @@ from incremental.network import IncrementalNetwork
 from twin.batches import Answers, Ask, TrainingBatch
 
 Made = TypeVar("Made")
+Finished = tuple[Mapping[str, Tensor], Mapping[str, Tensor]]  # what to upload, what to keep
 Terms = dict[str, Tensor]  # named scalar terms of a loss; their sum is minimised, each is reported
 
 
 @dataclass(frozen=True)
 class LocalContext:
-    """What a method may see while a twin trains. Pixels can be asked for: a method's local half runs inside the hospital.
+    """What a method may see while a twin trains.
+
+    Pixels can be asked for: a method's local half runs inside the hospital.
 
     Args:
         num_rows: Classes of the head, C.
-        groups: Rows of each of the twin's finished tasks, oldest first, and of the current one last (empty where it has none).
+        groups: Rows of each of the twin's finished tasks, oldest first, and of the current one last
+            (empty where it has none).
         global_weights: The model as received.
         old_network: The frozen teacher; none without one.
         old_rows: Classes the teacher knows, C_old; they are the first rows of the head.
@@ -30,12 +34,15 @@ class LocalContext:
         kept: What the method's local half kept on this twin after an earlier round.
         fresh_task: The twin detected new classes and has not trained since.
         generator: Source of the method's randomness.
-        prototypes: Returns, for a network, one representative image of each current class and its row: ([P, C, H, W] in [0, 1], [P]).
+        prototypes: Returns, for a network, one representative image of each current class and its
+            row: ([P, C, H, W] in [0, 1], [P]).
         num_steps: Optimiser steps of this round.
         learning_rates: Learning rate of each epoch.
         momentum: Of the local optimiser.
-        held_out: Returns, in the same form as ``images``, what the method asked to keep out of training.
-        images: Returns all that this round trains on, as it is, and the rows of the head: ([N, C, H, W] in [0, 1], [N]).
+        held_out: Returns, in the same form as ``images``, what the method asked to keep out of
+            training.
+        images: Returns all that this round trains on, as it is, and the rows of the head: ([N, C,
+            H, W] in [0, 1], [N]).
     """
 
     num_rows: int
@@ -56,7 +63,9 @@ class LocalContext:
     _made: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def once(self, name: str, make: Callable[[], Made]) -> Made:
-        """Return what ``make`` returns, made when first asked for and kept till the round's end: a frozen teacher, a sum of large tensors.
+        """Return what ``make`` returns, made when first asked for and kept till the round's end.
+
+        A frozen teacher, a sum of large tensors.
 
         Args:
             name: Of the thing; whoever asks again by this name gets the same one.
@@ -67,7 +76,9 @@ class LocalContext:
         return cast(Made, self._made[name])
 
     def ask_teacher(self, name: str, ask: Ask, batch: TrainingBatch) -> Answers:
-        """Return what a frozen network says of a batch, without gradients; once for each image as it is varied.
+        """Return what a frozen network says of a batch, without gradients.
+
+        Once for each image as it is varied.
 
         Args:
             name: Of what is asked; who asks again by this name gets the same answers.
@@ -109,7 +120,10 @@ class LocalContext:
         return len(self.groups[-1]) if self.groups else 0
 
     def group_of_rows(self) -> Int[Tensor, " C"]:
-        """Return the task group of each row of the head; -1 for classes that this twin never saw."""
+        """Return the task group of each row of the head.
+
+        -1 for classes that this twin never saw.
+        """
         group = torch.full((self.num_rows,), -1)
         for index, rows in enumerate(self.groups):
             group[list(rows)] = index
@@ -131,9 +145,7 @@ class LocalObjective(Protocol):
         """Return the terms of the loss of one batch."""
         ...
 
-    def finish_local(
-        self, network: IncrementalNetwork, context: LocalContext
-    ) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor]]:
+    def finish_local(self, network: IncrementalNetwork, context: LocalContext) -> Finished:
         """Return what to upload besides the weights, and what to keep on the twin."""
         ...
 

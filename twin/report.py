@@ -1,4 +1,4 @@
-"""What a twin tells about itself: reported and desired state, and what happened to it. Changes nothing."""
+"""Report of a twin: reported and desired state, and its history."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""All that a twin remembers between rounds, as one value that can be saved. Holds archive positions, never pixels."""
+"""State of a twin between rounds, as one value that can be saved."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -22,7 +22,8 @@ class TwinState:
 
     Args:
         memory: Exemplars of finished classes.
-        observed_until: Last round in which the twin looked at its hospital's stream; -1 before the first.
+        observed_until: Last round in which the twin looked at its hospital's stream; -1 before the
+            first.
         inbox: Images that arrived and whose class the federation does not know yet.
         current: Images of the task being learned.
         held_back: Images of the task being learned that are never trained on.
@@ -33,7 +34,8 @@ class TwinState:
         previous_mean: Mean entropy at the last look [nats].
         fresh_task: A new task began and the twin has not trained since.
         kept: What the method's local half kept.
-        entropy_history: (round, entropy as a fraction of ln C, signal) of each look with something to look at.
+        entropy_history: (round, entropy as a fraction of ln C, signal) of each look with something
+            to look at.
         events: What happened, oldest first: {"round", "what"}.
         model_round: Round of the global model that the twin last received; -1 before the first.
         model_names: Classes of that model: the state that the server desires.
@@ -60,7 +62,10 @@ class TwinState:
 
     @property
     def last_round(self) -> int:
-        """Round in which the twin last looked or trained: a state changes at no other time; -1 before the first."""
+        """Round in which the twin last looked or trained: a state changes at no other time.
+
+        -1 before the first.
+        """
         return max(self.observed_until, self.model_round)
 
     def noted(self, round_number: int, what: str) -> "TwinState":

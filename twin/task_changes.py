@@ -91,7 +91,10 @@ def begin_task(
 def archive(
     state: TwinState, view: HospitalView, network: IncrementalNetwork, round_number: int
 ) -> TwinState:
-    """End the present task: its best exemplars go into the memory, its other images leave the mirror."""
+    """End the present task.
+
+    Its best exemplars go into the memory, its other images leave the mirror.
+    """
     if not state.current_names:
         return state
     room = state.memory.per_class(len({*state.memory.positions, *state.current_names}))

@@ -1,9 +1,9 @@
-"""The digital twin of one hospital: mirrors its stream, looks at it with the global model, trains locally.
+"""Digital twin of one hospital: observes its image stream and trains locally.
 
 Knows no other twin and no method.
 
-A twin's life is a sequence of ``TwinState`` values; this class turns one into the next. How new images look to it is ``twin.novelty_check``, how
-its life falls into tasks ``twin.task_changes``.
+A twin's life is a sequence of ``TwinState`` values; this class turns one into the next. How new
+images look to it is ``twin.novelty_check``, how its life falls into tasks ``twin.task_changes``.
 """
 
 from dataclasses import replace
@@ -76,8 +76,9 @@ class DigitalTwin:
     def observe(self, model: GlobalModel, network: IncrementalNetwork) -> Observation:
         """Mirror what arrived, look at it with the global model, and say whether it looks new.
 
-        A twin that detects new classes archives its present task and begins the next one; so does one that finds its arrivals' classes on
-        the federation's list. Arrivals that neither explains wait in the inbox.
+        A twin that detects new classes archives its present task and begins the next one; so does
+        one that finds its arrivals' classes on the federation's list. Arrivals that neither
+        explains wait in the inbox.
 
         Args:
             model: The message from the server.
@@ -87,7 +88,8 @@ class DigitalTwin:
         arrived = self._hospital.new_images(state.observed_until, model.round)
         if len(arrived) and state.observed_until < 0:
             state = state.noted(model.round, "joined the federation")
-        # What is held back of an open task stays; a task's own arrivals are judged before any of them is trained on.
+        # What is held back of an open task stays; a task's own arrivals are judged before any of
+        # them is trained on.
         state = replace(
             state, observed_until=model.round, inbox=np.concatenate([state.inbox, arrived])
         )
@@ -131,7 +133,8 @@ class DigitalTwin:
         Raises:
             ValueError: If the twin has no image of a class that the broadcast knows.
             UploadForbidden: If the method uploads what the hospital forbids.
-            PrivacyError: If its images would be less protected than the setting says, or what is left of the budget does not allow it.
+            PrivacyError: If its images would be less protected than the setting says, or what is
+                left of the budget does not allow it.
         """
         check_method(objective, self._policy)
         check_fits(
@@ -140,7 +143,8 @@ class DigitalTwin:
         positions = self._trainable(broadcast, objective.replays)
         if not len(positions):
             raise ValueError(
-                f"twin {self.twin_id} was asked to train in round {broadcast.round} and has no image of a known class"
+                f"twin {self.twin_id} was asked to train in round {broadcast.round} and has no "
+                "image of a known class"
             )
         share = 0.0
         if isinstance(objective, HoldsOut) and broadcast.old_model is not None:
@@ -182,7 +186,10 @@ class DigitalTwin:
         positions: Positions,
         held_out: Positions,
     ) -> tuple[Weights, dict[str, Tensor], dict[str, Tensor], LocalResult]:
-        """Train, and return the local model, what to upload besides, what to keep, all of it on the CPU, and what was measured."""
+        """Train, and return the local model.
+
+        What to upload besides, what to keep, all of it on the CPU, and what was measured.
+        """
         generator = generator_on(self._device, broadcast.seed)
         training = self._setting.training
         rates = tuple(
@@ -208,12 +215,18 @@ class DigitalTwin:
         return report_of(self.state, self._view, self._setting.twin)
 
     def _affords_a_round(self, round_number: int) -> bool:
-        """Whether its privacy budget allows one more round, with the exemplars or without them; once it does not, its history says so."""
+        """Whether its privacy budget allows one more round, with the exemplars or without them.
+
+        Once it does not, its history says so.
+        """
         state = self.state
         sizes = {len(state.current), len(state.current) + len(state.memory)}
         if all(affords(self._setting, state.privacy, size) for size in sizes):
             return True
-        what = f"trains no more: {statement(self._setting, state.privacy)}, and a round would cost more than is left"
+        what = (
+            f"trains no more: {statement(self._setting, state.privacy)}, and a round would cost "
+            "more than is left"
+        )
         if what not in {event["what"] for event in state.events}:
             self.state = self.state.noted(round_number, what)
         return False
@@ -263,7 +276,10 @@ class DigitalTwin:
     def _prototypes(
         self, network: IncrementalNetwork, class_names: tuple[str, ...]
     ) -> tuple[Tensor, Tensor]:
-        """Return the image nearest to the mean feature of each current class, in [0, 1], and its row."""
+        """Return the image nearest to the mean feature of each current class, in [0, 1].
+
+        Its row.
+        """
         owned = {
             name: self._view.of_class(self.state.current, name)
             for name in self.state.current_names

@@ -1,4 +1,4 @@
-"""Which updates are turned away, and why. Knows no method. A rejected update never stops a round.
+"""Screening of updates: which are rejected, and why; a rejected update never stops a round.
 
 An update comes from outside. Here it is judged alone, against what was asked for;
 ``federation.robust`` judges updates against each other. What is cheap to see is looked at first, so

@@ -3,7 +3,9 @@
 A command imports heavy packages only when it runs.
 """
 
+import signal
 import sys
+from types import FrameType
 from typing import NoReturn
 
 import typer
@@ -76,6 +78,15 @@ def _mount() -> None:
         help="Hospitals on many machines: make kits, check them, start sites, run.",
     )
     app.add_typer(models.app, name="models", help="Registered models: list, promote, roll back.")
+
+
+def interrupt_on_sigterm() -> None:
+    """Answer SIGTERM like Ctrl-C: what is finished is saved, and how to go on is said."""
+    signal.signal(signal.SIGTERM, _interrupt)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt
 
 
 def run_app() -> None:

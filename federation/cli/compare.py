@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from federation.cli import fail
+from federation.cli import fail, interrupt_on_sigterm
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,7 +24,8 @@ Examples:
 
   fedka compare my_suite.yaml --seeds 1 --out runs/mine --set training.epochs=1
 
-Ctrl-C loses at most the round under way: the same command goes on. A finished run is never repeated, and a comparison that is not complete
+Ctrl-C loses at most the round under way: the same command goes on. A finished run is never
+repeated, and a comparison that is not complete
 says "not run" where something is missing.
 """
 
@@ -33,7 +34,7 @@ def compare(
     suite: Annotated[
         str,
         typer.Argument(
-            help="A suite's YAML file, or a preset: table2 ... table11, organa_cpu, cifar100_cpu ..."
+            help="A suite's YAML file, or a preset: table2 ... table11, organa_cpu, ..."
         ),
     ],
     seeds: Annotated[
@@ -74,15 +75,20 @@ def compare(
         ),
     ] = True,
 ) -> None:
-    """Compare methods under equal terms: run what is missing, then write tables, tests and figures."""
+    """Compare methods under equal terms.
+
+    Run what is missing, then write tables, tests and figures.
+    """
     from rich.console import Console
 
+    from federation.comparison.cells import plan_runs
     from federation.comparison.display import SuiteDisplay, closing_lines
     from federation.comparison.outcomes import collect
-    from federation.comparison.runner import plan_runs, run_missing
+    from federation.comparison.runner import run_missing
     from federation.comparison.suite import find_suite, load_suite
     from federation.comparison.summary import write_comparison
 
+    interrupt_on_sigterm()
     console = Console()
     loaded = load_suite(find_suite(suite), change or [])
     chosen = _seeds(seeds) or loaded.config.seeds
@@ -111,7 +117,8 @@ def compare(
         console.print(line)
     if num_failed:
         fail(
-            f"{num_failed} run(s) failed; what was raised stands in failure.json of their folders and in {page}"
+            f"{num_failed} run(s) failed; what was raised stands in failure.json of their folders "
+            f"and in {page}"
         )
 
 
@@ -119,7 +126,8 @@ def _seeds(text: str) -> tuple[int, ...]:
     words = [word.strip() for word in text.split(",") if word.strip()]
     if not all(word.isdecimal() for word in words) or len(set(words)) != len(words):
         fail(
-            f"--seeds is {text!r}; allowed: whole numbers, each once, separated by commas, e.g. 1,2,3"
+            f"--seeds is {text!r}; allowed: whole numbers, each once, separated by commas, e.g. "
+            "1,2,3"
         )
     return tuple(int(word) for word in words)
 

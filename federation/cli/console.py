@@ -1,4 +1,7 @@
-"""``fedka console``, ``fedka users`` and ``fedka audit``: the console from a terminal. What is heavy is imported where it is used."""
+"""``fedka console``, ``fedka users`` and ``fedka audit``: the console on the command line.
+
+Large packages are imported inside the functions that use them, so that ``--help`` is fast.
+"""
 
 import getpass
 import json
@@ -74,7 +77,8 @@ def init(
         ) from error
     make_folder(settings, plain)
     typer.echo(
-        f"made {folder}: add users with `fedka users add {folder} NAME --role ...`, then `fedka console serve {folder}`"
+        f"made {folder}: add users with `fedka users add {folder} NAME --role ...`, "
+        f"then `fedka console serve {folder}`"
     )
 
 
@@ -92,7 +96,10 @@ def serve(
     ] = None,
     key: Annotated[Path | None, typer.Option(help="PEM file with its key.")] = None,
 ) -> None:
-    """Serve pages and API until Ctrl-C. A training that runs goes on and is found again at the next start."""
+    """Serve pages and API until Ctrl-C.
+
+    A running training goes on and is found again at the next start.
+    """
     import uvicorn
 
     from federation.console.app import make_app, make_services
@@ -102,14 +109,15 @@ def serve(
     settings = _settings(folder)
     if host not in _LOOPBACK and not settings.secure_cookies:
         fail(
-            f"--host is {host} and secure_cookies is off: passwords would cross the network in the clear; allowed: 127.0.0.1, or https"
+            f"--host is {host} and secure_cookies is off: passwords would cross the network "
+            "in the clear; allowed: 127.0.0.1, or https"
         )
     services = make_services(settings)
     config = uvicorn.Config(
         make_app(settings, services),
         host=host,
         port=port,
-        access_log=False,  # ours names no person and no image
+        access_log=False,  # our own log names no person and no image
         server_header=False,
         proxy_headers=False,
         ssl_certfile=certificate,
@@ -118,18 +126,18 @@ def serve(
         timeout_graceful_shutdown=5,
     )
     listening = config.bind_socket()
-    listening.listen()  # who opens the address at once waits a moment instead of being refused
+    listening.listen()  # a client that connects at once waits instead of being refused
     scheme = "https" if certificate else "http"
-    typer.echo(
-        f"console: {scheme}://{host if ':' not in host else f'[{host}]'}:{listening.getsockname()[1]}/  (Ctrl-C ends it)"
-    )
+    name = f"[{host}]" if ":" in host else host
+    typer.echo(f"console: {scheme}://{name}:{listening.getsockname()[1]}/  (Ctrl-C ends it)")
     if settings.secure_cookies and not certificate:
         typer.echo(
-            "note: cookies travel over https alone; put a proxy with TLS in front, or give --certificate and --key",
+            "note: cookies travel over https alone; "
+            "put a proxy with TLS in front, or give --certificate and --key",
             err=True,
         )
     command = [sys.executable, "-m", "federation", "console", "intake", str(folder)]
-    with _beside(command) if with_intake else nullcontext():
+    with _child_process(command) if with_intake else nullcontext():
         uvicorn.Server(config).run([listening])
 
 
@@ -139,10 +147,10 @@ def intake(
     hospital: Annotated[
         list[str] | None, typer.Option(help="Only this hospital; may be repeated.")
     ] = None,
-    seconds: Annotated[float, typer.Option(help="Between two looks.")] = 2.0,
+    seconds: Annotated[float, typer.Option(help="Pause between two passes.")] = 2.0,
 ) -> None:
-    """Take images in and look for what is new, until Ctrl-C: inbox, quarantine, DICOM door, model, cases. Runs beside `serve`."""
-    from federation.console.hospital_loop import HospitalLoop, open_doors, run_loops
+    """Take images in and open cases of those that look new, until Ctrl-C. Runs beside `serve`."""
+    from federation.console.hospital_loop import HospitalLoop, open_dicom_receivers, run_loops
     from twin.review.model_worker import ModelWorker
     from twin.review.store import ReviewStore
 
@@ -163,7 +171,7 @@ def intake(
         loops = [
             HospitalLoop(settings, each, store, worker) for each in hospital or settings.hospitals
         ]
-        for name, port in open_doors(settings, loops, stack).items():
+        for name, port in open_dicom_receivers(settings, loops, stack).items():
             typer.echo(f"{name}: DICOM images are taken at port {port}")
         run_loops(loops, stop, seconds, lambda text: typer.echo(text, err=True))
 
@@ -181,7 +189,8 @@ def add_user(
 ) -> None:
     """Make an account; the password is asked for on the terminal and never shown.
 
-    Examples: [bold]fedka users add console ada --role clinician --hospital north[/], [bold]fedka users add console olu --role operator[/]
+    Examples: [bold]fedka users add console ada --role clinician --hospital north[/],
+    [bold]fedka users add console olu --role operator[/]
     """
     from twin.review.workflow import Role
 
@@ -189,9 +198,8 @@ def add_user(
     if hospital is not None and hospital not in settings.hospitals:
         fail(f"--hospital is {hospital!r}; allowed: {', '.join(settings.hospitals)}")
     account = _accounts(settings).add(user, _password(password_stdin), Role(role), hospital)
-    typer.echo(
-        f"added {account.user}: {account.role}{f' of {account.hospital}' if account.hospital else ''}"
-    )
+    place = f" of {account.hospital}" if account.hospital else ""
+    typer.echo(f"added {account.user}: {account.role}{place}")
 
 
 @users.command("list")
@@ -205,30 +213,29 @@ def list_users(
         typer.echo(json.dumps([asdict(each) for each in accounts], indent=1))
         return
     for each in accounts:
-        typer.echo(
-            f"{each.user:20} {each.role:10} {each.hospital or '-':16} {'disabled' if each.disabled else 'active'}"
-        )
+        state = "disabled" if each.disabled else "active"
+        typer.echo(f"{each.user:20} {each.role:10} {each.hospital or '-':16} {state}")
 
 
 @users.command("disable")
 def disable_user(folder: Folder, user: User) -> None:
-    """Let nobody log in with an account any more; its sessions end."""
+    """Disable an account and end its sessions."""
     _accounts(_settings(folder)).disable(user)
     typer.echo(f"disabled {user}")
 
 
 @users.command("password")
 def change_password(folder: Folder, user: User, password_stdin: FromStdin = False) -> None:
-    """Give an account a new password; its sessions end."""
+    """Set the password of an account and end its sessions."""
     accounts = _accounts(_settings(folder))
-    accounts.get(user)  # an unknown name is said before a password is typed
+    accounts.get(user)  # fail on an unknown name before a password is typed
     accounts.set_password(user, _password(password_stdin))
     typer.echo(f"new password for {user}")
 
 
 @audit.command()
 def verify(folder: Folder) -> None:
-    """Check the whole audit log; exit code 0: as it was written, 2: something was changed."""
+    """Check the whole audit log; exit code 0: unchanged, 2: something was changed."""
     log = _audit(_settings(folder))
     faults = log.verify()
     if faults:
@@ -250,19 +257,18 @@ def show(
         return
     for each in entries.items:
         facts = json.dumps(each.details, ensure_ascii=True)
-        typer.echo(
-            f"{each.number:6} {each.at} {each.actor} ({each.role}) {each.hospital or '-'} {each.what} {each.subject} {facts}"
-        )
+        who = f"{each.actor} ({each.role}) {each.hospital or '-'}"
+        typer.echo(f"{each.number:6} {each.at} {who} {each.what} {each.subject} {facts}")
     typer.echo(f"page {entries.page} of {entries.num_pages}, {entries.total} rows")
 
 
 @contextmanager
-def _beside(command: list[str]) -> Iterator[None]:
-    """Run a process beside this one and end it first, whether Ctrl-C or SIGTERM ends this one: by itself SIGTERM asks nobody."""
-    told: list[int] = []
+def _child_process(command: list[str]) -> Iterator[None]:
+    """Run a child process that is ended with this one, also by SIGTERM."""
+    received: list[int] = []
 
     def end(number: int, frame: "FrameType | None") -> None:
-        told.append(number)
+        received.append(number)
         raise KeyboardInterrupt
 
     before = signal.signal(signal.SIGTERM, end)
@@ -273,7 +279,7 @@ def _beside(command: list[str]) -> Iterator[None]:
         process.terminate()
         process.wait()
         signal.signal(signal.SIGTERM, before)
-        for number in told:  # who asked for it sees that it was the signal
+        for number in received:  # so that the exit status shows the signal
             signal.raise_signal(number)
 
 
@@ -296,12 +302,13 @@ def _audit(settings: "ConsoleSettings") -> "AuditLog":
 
 
 def _password(from_stdin: bool) -> str:
-    """The password, from a terminal without echo and twice, or from a pipe."""
+    """Return the password, typed twice without echo or read from standard input."""
     if from_stdin:
         return sys.stdin.readline().rstrip("\r\n")
     if not sys.stdin.isatty():
         fail(
-            "there is no terminal to ask for the password; run it in one, or pipe the password in with --password-stdin"
+            "there is no terminal to ask for the password; "
+            "run it in one, or pipe the password in with --password-stdin"
         )
     first = getpass.getpass("Password (12 characters or more): ")
     if first != getpass.getpass("The same again: "):

@@ -1,4 +1,4 @@
-"""``fedka console demo``: three made hospitals on this machine, phantom scans that stream in, and the console open on an address."""
+"""``fedka console demo``: a console with three invented hospitals that receive phantom scans."""
 
 import signal
 import socket
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
     from federation.console.demo.plan import DemoPlan
 
 _ADDRESS = "127.0.0.1"
-_PATIENCE_SECONDS = 20.0  # for a child to end by itself
+_GRACE_SECONDS = 20.0  # for a child to end by itself
 
 
 def demo(
     folder: Annotated[
-        Path, typer.Option(help="Folder of the demo; it goes on where one is.")
+        Path, typer.Option(help="Folder of the demo; an existing one is continued.")
     ] = Path("runs/console-demo"),
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 8000,
     password_file: Annotated[
@@ -40,24 +40,24 @@ def demo(
     ] = False,
     patients: Annotated[
         int | None,
-        typer.Option(min=4, help="Of each hospital's history; fewer are faster and worse."),
+        typer.Option(min=4, help="Patients per hospital at the start; fewer are faster and worse."),
     ] = None,
-    rounds: Annotated[int | None, typer.Option(min=1, help="Of each training.")] = None,
+    rounds: Annotated[int | None, typer.Option(min=1, help="Rounds of each training.")] = None,
     seconds: Annotated[
-        float | None, typer.Option(min=0.05, help="Between two deliveries of new images.")
+        float | None, typer.Option(min=0.05, help="Pause between two deliveries of new images.")
     ] = None,
     network: Annotated[
         str | None, typer.Option(help="Backbone of the first model: lenet is the fastest.")
     ] = None,
 ) -> None:
-    """Try the clinicians' console: made patients, three hospitals, one organ that nobody has named.
+    """Try the clinicians' console: invented patients, three hospitals, one unnamed organ.
 
-    Ctrl-C ends it with all its processes; the same command goes on.
+    Ctrl-C ends it with all its processes; the same command continues it.
     """
-    from federation.console.demo.demo_accounts import as_lines
+    from federation.console.demo.demo_accounts import password_lines
     from federation.console.demo.plan import DemoPlan
     from federation.console.demo.prepare import prepare
-    from federation.console.settings import write_private
+    from federation.console.files import write_private
 
     plan = _plan(
         DemoPlan(),
@@ -66,28 +66,29 @@ def demo(
     )
     if password_file is not None and password_file.exists():
         fail(
-            f"--password-file is {password_file}, which is there already; name a new one, or leave it out where the people are made"
+            f"--password-file is {password_file}, which is there already; "
+            "name a new one, or leave it out if the accounts exist"
         )
     if not prepare_only:
         _check_port(port)
-    again = f"fedka console demo --folder {folder}"
+    command = f"fedka console demo --folder {folder}"
     try:
-        with _ending_children():
-            with _bars() as tell:
-                people = prepare(folder, plan, tell)
+        with _terminating_children():
+            with _progress_bars() as report:
+                people = prepare(folder, plan, report)
             if people and password_file is not None:
-                write_private(password_file.absolute(), as_lines(people).encode())
+                write_private(password_file.absolute(), password_lines(people).encode())
                 typer.echo(f"names and passwords: {password_file}")
             else:
-                _show(people, folder)
+                _show_passwords(people, folder)
             if prepare_only:
-                typer.echo(f"prepared; serve it with: {again}")
+                typer.echo(f"prepared; serve it with: {command}")
                 return
-            with _delivering(plan, folder):
+            with _deliveries_in_background(plan, folder):
                 serve(folder, _ADDRESS, port, with_intake=True)
     except KeyboardInterrupt:
         pass
-    typer.echo(f"stopped, with all processes; go on with: {again}")
+    typer.echo(f"stopped, with all processes; go on with: {command}")
 
 
 def _plan(usual: "DemoPlan", changes: Mapping[str, Any], network: str | None) -> "DemoPlan":
@@ -100,20 +101,21 @@ def _interrupt(number: int, frame: "FrameType | None") -> None:
 
 
 def _check_port(port: int) -> None:
-    """Say before the preparation that a port is taken, not after it."""
+    """Fail before the long preparation if the port is taken."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((_ADDRESS, port))
         except OSError as error:
             fail(
-                f"--port is {port}, which cannot be had ({error.strerror}); choose another one, or 0 for a free one"
+                f"--port is {port}, which cannot be used ({error.strerror}); "
+                "choose another one, or 0 for a free one"
             )
 
 
 @contextmanager
-def _bars() -> Iterator[Callable[[str, int, int], None]]:
-    """Show what is prepared, one bar for each step; where there is no terminal, one line for each step."""
+def _progress_bars() -> Iterator[Callable[[str, int, int], None]]:
+    """Yield a callback that shows one progress bar per step; one line without a terminal."""
     from rich.console import Console
 
     from federation.experiment.progress import bars
@@ -121,23 +123,24 @@ def _bars() -> Iterator[Callable[[str, int, int], None]]:
     console, tasks = Console(stderr=True), {}
     with bars(console) as progress:
 
-        def tell(what: str, done: int, of: int) -> None:
+        def report(what: str, done: int, of: int) -> None:
             if what not in tasks:
                 tasks[what] = progress.add_task(what, total=of)
                 if not console.is_terminal:
                     console.print(what)
             progress.update(tasks[what], completed=done, total=of)
 
-        yield tell
+        yield report
 
 
-def _show(people: "list[Person]", folder: Path) -> None:
+def _show_passwords(people: "list[Person]", folder: Path) -> None:
     from rich.console import Console
     from rich.table import Table
 
     if not people:
         typer.echo(
-            f"the people are made already; a new password: fedka users password {folder} NAME; names: fedka users list {folder}"
+            f"the accounts exist already; names: fedka users list {folder}; "
+            f"a new password: fedka users password {folder} NAME"
         )
         return
     table = Table(title="People of the demo: the passwords are shown this once")
@@ -149,14 +152,14 @@ def _show(people: "list[Person]", folder: Path) -> None:
 
 
 @contextmanager
-def _delivering(plan: "DemoPlan", folder: Path) -> Iterator[None]:
-    """Scans stream in, from a thread of their own."""
+def _deliveries_in_background(plan: "DemoPlan", folder: Path) -> Iterator[None]:
+    """Send new scans from a thread."""
     from federation.console.demo.deliveries import Deliveries
     from federation.console.settings import load_settings
 
     stop = threading.Event()
     sender = threading.Thread(
-        target=Deliveries(plan, load_settings(folder)).stream,
+        target=Deliveries(plan, load_settings(folder)).send_until,
         args=(stop,),
         name="deliveries",
         daemon=True,
@@ -170,8 +173,11 @@ def _delivering(plan: "DemoPlan", folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _ending_children() -> Iterator[None]:
-    """End every process that was started below this one, a training too, which the next start begins again; SIGTERM is as Ctrl-C."""
+def _terminating_children() -> Iterator[None]:
+    """End all child processes on exit, also trainings, and handle SIGTERM like Ctrl-C.
+
+    The next start begins an ended training again.
+    """
     import psutil
 
     others = set(psutil.Process().children(recursive=True))
@@ -179,30 +185,22 @@ def _ending_children() -> Iterator[None]:
     try:
         yield
     finally:
-        left = {
-            each
-            for each in set(psutil.Process().children(recursive=True)) - others
-            if not _goes_with_us(each)
-        }
+        children = set(psutil.Process().children(recursive=True)) - others
+        left = [each for each in children if not _is_resource_tracker(each)]
         for each in left:
-            _quietly(each.terminate)
-        for each in psutil.wait_procs(left, _PATIENCE_SECONDS)[1]:
-            _quietly(each.kill)
+            with suppress(psutil.NoSuchProcess):
+                each.terminate()
+        for each in psutil.wait_procs(left, _GRACE_SECONDS)[1]:
+            with suppress(psutil.NoSuchProcess):
+                each.kill()
         signal.signal(signal.SIGTERM, before)
 
 
-def _goes_with_us(process: "psutil.Process") -> bool:
-    """Multiprocessing's own helper takes no notice of signals, and ends when we do."""
+def _is_resource_tracker(process: "psutil.Process") -> bool:
+    """Return whether a process is multiprocessing's helper, which ends with its parent."""
     import psutil
 
     try:
         return any("multiprocessing.resource_tracker" in word for word in process.cmdline())
     except psutil.Error:
         return False
-
-
-def _quietly(end: Callable[[], None]) -> None:
-    import psutil
-
-    with suppress(psutil.NoSuchProcess):
-        end()

@@ -20,7 +20,7 @@ Examples:
 
   fedka deploy init hospital_configs/organa_deploy --out runs/federation
 
-  fedka deploy init hospital_configs/organa_deploy --out runs/federation --host fedka.example.org --minimum 3
+  fedka deploy init hospital_configs/organa_deploy --out runs/federation --host fedka.example.org
 
   fedka deploy init my_experiment --out runs/federation --own-images
 """
@@ -44,7 +44,8 @@ def needed() -> None:
 
     if find_spec("nvflare") is None:
         fail(
-            "a deployment runs over NVIDIA FLARE, which is not installed; pip install 'fedka[flare]'"
+            "a deployment runs over NVIDIA FLARE, which is not installed; pip install "
+            "'fedka[flare]'"
         )
 
 
@@ -73,7 +74,7 @@ def init(
         bool,
         typer.Option(
             "--own-images",
-            help="Hospitals bring mirrors of their own, filled by fedka console intake; kits hold no images.",
+            help="Hospitals bring mirrors, filled by fedka console intake; kits hold no images.",
         ),
     ] = False,
     change: Annotated[
@@ -84,7 +85,10 @@ def init(
         Path | None, typer.Option(envvar="FEDKA_DATA", help="Folder with your own data files.")
     ] = None,
 ) -> None:
-    """Make a deployment: certificates and a start-up kit for each site, each hospital's images beside its own kit."""
+    """Make a deployment: certificates and a start-up kit for each site.
+
+    Each hospital's images beside its own kit.
+    """
     from rich.console import Console
 
     from federation.experiment.config import load_experiment
@@ -113,7 +117,11 @@ def check(
     folder: Annotated[Path, typer.Argument(help="A site's kit, or a whole deployment.")],
     bad: Annotated[bool, typer.Option("--bad", help="Show only what is not well.")] = False,
 ) -> None:
-    """Verify certificates, names, permissions, versions, files, space and reach before anything is started; exit code 2 on an error."""
+    """Verify certificates.
+
+    Names, permissions, versions, files, space and reach before anything is started; exit code 2 on
+    an error.
+    """
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
@@ -141,7 +149,10 @@ def add(
     folder: Folder,
     name: Annotated[str, typer.Argument(help="Of the hospital; the experiment plans it.")],
 ) -> None:
-    """Make the kit of a planned hospital again, with a new key, by the same authority; the others stay as they are."""
+    """Make the kit of a planned hospital again, with a new key, by the same authority.
+
+    The others stay as they are.
+    """
     from rich.console import Console
 
     from federation.flare.add_hospital import add_hospital
@@ -151,16 +162,21 @@ def add(
     say = Console(highlight=False).print
     say(f"[green]made[/] {kit}; hand it to {name} on a way that nobody else can read")
     say(
-        f"every other hospital writes into its own hospital.yaml, at masking, pinned_keys: {name}: {public}"
+        f"every other hospital writes into its own hospital.yaml, at masking, pinned_keys: {name}: "
+        f"{public}"
     )
     say(
-        "[yellow]an older certificate of this hospital stays valid until it ends[/]; if its key was stolen, make a new deployment"
+        "[yellow]an older certificate of this hospital stays valid until it ends[/]; if its key "
+        "was stolen, make a new deployment"
     )
 
 
 @app.command()
 def start(kit: Annotated[Path, typer.Argument(help="Kit of the server or of a hospital.")]) -> None:
-    """Run one site in the foreground: what a service manager or a container starts on each machine."""
+    """Run one site in the foreground.
+
+    What a service manager or a container starts on each machine.
+    """
     from federation.flare.kit_settings import settle_stores
     from federation.flare.local_processes import kit_command, kit_environment
 
@@ -182,7 +198,10 @@ def run(
         typer.Option("--stay", help="Go on serving health and metrics when the run is finished."),
     ] = False,
 ) -> None:
-    """Begin sessions until the run is finished; beside the server, with the operator's kit. Runs again where it was stopped."""
+    """Begin sessions until the run is finished; beside the server, with the operator's kit.
+
+    Runs again where it was stopped.
+    """
     from federation.flare.provisioning import Deployment
     from federation.flare.supervisor import Supervisor
 
@@ -201,19 +220,24 @@ def up(
     ],
     inside: Annotated[bool, typer.Option("--inside", hidden=True)] = False,
 ) -> None:
-    """Try a deployment on this machine: every site a process, over mutual TLS; what dies is started again. Ctrl-C ends all."""
+    """Try a deployment on this machine: every site a process, over mutual TLS.
+
+    What dies is started again. Ctrl-C ends all.
+    """
     from federation.flare.local_processes import Processes, bring_loopback_up, isolated
     from federation.flare.provisioning import Deployment
     from federation.flare.supervisor import Supervisor
 
     if not local:
         fail(
-            "up runs on this machine only: add --local; on many machines, run fedka deploy start KIT on each"
+            "up runs on this machine only: add --local; on many machines, run fedka deploy start "
+            "KIT on each"
         )
     made = Deployment(folder.resolve())
     if not (made.server / "startup").is_dir():
         fail(
-            f"{folder} is no deployment; make one: fedka deploy init hospital_configs/phantom_tiny --out {folder}"
+            f"{folder} is no deployment; make one: fedka deploy init hospital_configs/phantom_tiny "
+            f"--out {folder}"
         )
     if not inside:
         command = isolated(
@@ -281,7 +305,8 @@ def _supervise(supervisor: object, metrics_host: str = "127.0.0.1", *, stay: boo
                 threading.Event().wait()
     except KeyboardInterrupt:
         say(
-            "\n[yellow]interrupted[/]: every finished round is saved; run the same command again to go on"
+            "\n[yellow]interrupted[/]: every finished round is saved; run the same command again "
+            "to go on"
         )
         raise typer.Exit(130) from None
     except SupervisorError as error:
@@ -289,12 +314,16 @@ def _supervise(supervisor: object, metrics_host: str = "127.0.0.1", *, stay: boo
         fail(error)
     idle()
     say(
-        f"finished {status.get('rounds_done')} rounds, accuracy {status.get('accuracy')}; the run is {supervisor.place.run}"
+        f"finished {status.get('rounds_done')} rounds, accuracy {status.get('accuracy')}; the run "
+        f"is {supervisor.place.run}"
     )
 
 
 def _publish(place: "ServerPlace", say: Callable[..., None]) -> None:
-    """Write the report of a finished run and bring MLflow up to date; a store that does not answer stops nothing."""
+    """Write the report of a finished run and bring MLflow up to date.
+
+    A store that does not answer stops nothing.
+    """
     from federation.report import write_report
     from federation.tracking import RunMirror
 
@@ -340,13 +369,16 @@ def status(folder: Folder, last: Annotated[int, typer.Option(help="Events to sho
     console = Console(highlight=False)
     if not stand:
         fail(
-            f"{folder} has not run yet; begin with fedka deploy up {folder} --local, or fedka deploy run {folder}"
+            f"{folder} has not run yet; begin with fedka deploy up {folder} --local, or fedka "
+            f"deploy run {folder}"
         )
     accuracy = stand.get("accuracy")
     console.print(
-        f"{stand.get('experiment', '')}: [bold]{stand.get('state')}[/]{': ' + stand['reason'] if stand.get('reason') else ''}\n"
+        f"{stand.get('experiment', '')}: "
+        f"[bold]{stand.get('state')}[/]{': ' + stand['reason'] if stand.get('reason') else ''}\n"
         f"rounds   {stand.get('rounds_done', 0)} of {stand.get('num_rounds', '?')}\n"
-        f"accuracy {'-' if accuracy is None else format(accuracy, '.3f')} over {stand.get('num_classes', 0)} classes\n"
+        f"accuracy {'-' if accuracy is None else format(accuracy, '.3f')} over "
+        f"{stand.get('num_classes', 0)} classes\n"
         f"updated  {stand.get('updated', '-')}"
     )
     table = Table("hospital", "state", "last round", "reason")

@@ -1,4 +1,4 @@
-"""``fedka report``, ``fedka twins`` and ``fedka methods``: look at what is there. Train nothing."""
+"""``fedka report``, ``fedka twins`` and ``fedka methods``: look at runs and methods."""
 
 import json
 from pathlib import Path
@@ -57,7 +57,8 @@ def twins(
     console.print(table)
     if twin is None:
         console.print(
-            "[dim]model: round of the one received; classes: seen, of the federation's; learning, memory, waiting: images[/]"
+            "[dim]model: round of the one received; classes: seen, of the federation's; learning, "
+            "memory, waiting: images[/]"
         )
     else:
         for name, count in reports[twin]["reported"]["current_images"].items():
@@ -67,7 +68,10 @@ def twins(
 
 
 def methods() -> None:
-    """List the methods: paper, hyper-parameters with their defaults, what crosses a hospital's wall."""
+    """List the methods: paper.
+
+    Hyper-parameters with their defaults, what crosses a hospital's wall.
+    """
     import sys
 
     from federation.methods import METHODS

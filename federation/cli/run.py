@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from federation.cli import fail
+from federation.cli import fail, interrupt_on_sigterm
 
 _EXAMPLES = """
 Examples:
@@ -52,6 +52,7 @@ def run(
     from federation.report import write_report
     from federation.tracking import RunMirror
 
+    interrupt_on_sigterm()
     console = Console()
     config = with_seed(load_experiment(folder, change or []), seed)
     resume = resume or (resume_if_begun and (out / "config.json").exists())

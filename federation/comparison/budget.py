@@ -1,4 +1,4 @@
-"""Equal terms: what every method of a comparison gets alike, and what each then cost. Knows no result."""
+"""Budget of a comparison: what every method gets alike, and what each then cost."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,7 +7,9 @@ from federation.experiment.config import ExperimentConfig
 
 
 def budget_of(config: ExperimentConfig) -> dict[str, Any]:
-    """Return what must be equal for a comparison to be fair: data, rounds, epochs, exemplars, participation, network.
+    """Return what must be equal for a comparison to be fair.
+
+    Data, rounds, epochs, exemplars, participation, network.
 
     Learning rate, loss and hyper-parameters may differ: they belong to the method.
     """
@@ -45,7 +47,9 @@ def budget_of(config: ExperimentConfig) -> dict[str, Any]:
 def check_equal_budget(
     configs: Mapping[str, ExperimentConfig], reference: str, excuses: Mapping[str, str]
 ) -> str | None:
-    """Return what is wrong with the budgets of a comparison; nothing where they are equal or the cell says why not.
+    """Return what is wrong with the budgets of a comparison.
+
+    Nothing where they are equal or the cell says why not.
 
     Args:
         configs: Experiment of each cell.
@@ -60,7 +64,10 @@ def check_equal_budget(
             what = "; ".join(
                 f"{name} is {own[name]} and {like[name]} for {reference}" for name in differing
             )
-            return f"budget of {label} differs: {what}; methods are compared on equal terms: make it equal, or say why in budget_differs"
+            return (
+                f"budget of {label} differs: {what}; methods are compared on equal terms: make it "
+                "equal, or say why in budget_differs"
+            )
     return None
 
 
@@ -73,11 +80,16 @@ def budget_line(config: ExperimentConfig) -> str:
         else f"{scenario.images_per_class} training images"
     )
     return (
-        f"{scenario.dataset}, {scenario.num_tasks} tasks of {scenario.classes_per_task} classes, {images} per class ({scenario.images}), "
+        f"{scenario.dataset}, {scenario.num_tasks} tasks of {scenario.classes_per_task} classes, "
+        f"{images} per class ({scenario.images}), "
         f"heterogeneity {scenario.heterogeneity:g}; {len(config.hospitals)} hospitals by the end, "
-        f"{config.federation.twins_per_round} train in each round; {scenario.rounds_per_task} rounds per task, "
-        f"{config.training.epochs} epoch{'s' * (config.training.epochs > 1)} per round, batches of {config.training.batch_size}; "
+        f"{config.federation.twins_per_round} train in each round; {scenario.rounds_per_task} "
+        "rounds per task, "
+        f"{config.training.epochs} epoch{'s' * (config.training.epochs > 1)} per round, batches of "
+        f"{config.training.batch_size}; "
         f"{config.twin.memory_capacity} exemplars per twin; "
-        f"{config.network.backbone} of width {config.network.width} at {config.network.image_size} px; "
-        f"measured on {'all' if most is None else f'at most {most:,}'} images of the {config.evaluation.split} split after each task"
+        f"{config.network.backbone} of width {config.network.width} at {config.network.image_size} "
+        "px; "
+        f"measured on {'all' if most is None else f'at most {most:,}'} images of the "
+        f"{config.evaluation.split} split after each task"
     )

@@ -1,4 +1,4 @@
-"""What a person sees while a suite runs: a bar over runs, one over rounds, a line per finished run. Knows no learning."""
+"""Progress of a comparison in the terminal."""
 
 import shlex
 from collections.abc import Iterator, Sequence
@@ -11,8 +11,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from federation.comparison.cells import Run, SuiteCallbacks
 from federation.comparison.outcomes import Block, read_outcome
-from federation.comparison.runner import Run, SuiteCallbacks
 from federation.comparison.suite import Suite
 from federation.comparison.tables import heading, result_cells
 from federation.experiment.progress import bars
@@ -55,8 +55,10 @@ class SuiteDisplay:
     def tell_how_to_go_on(self, command: Sequence[str], page: Path) -> None:
         """Say what an interrupted comparison has and how to go on."""
         self._console.print(
-            f"\n[yellow]interrupted[/]: {self._num_finished()} of {len(self._all)} runs are finished, and of those under way the last "
-            f"finished round is saved; what there is stands in {page}; go on with\n  {escape(shlex.join(command))}",
+            f"\n[yellow]interrupted[/]: {self._num_finished()} of {len(self._all)} runs are "
+            "finished, and of those under way the last "
+            f"finished round is saved; what there is stands in {page}; go on with\n  "
+            f"{escape(shlex.join(command))}",
             highlight=False,
         )
 
@@ -86,8 +88,10 @@ class SuiteDisplay:
         self._end(run)
         if outcome is not None:
             self._console.print(
-                f"{self._num_finished():3d} of {len(self._all)}  {escape(run.name)}: average accuracy "
-                f"{100 * outcome.average('accuracy'):.2f}, last {100 * outcome.by_task['accuracy'][-1]:.2f}  "
+                f"{self._num_finished():3d} of {len(self._all)}  {escape(run.name)}: average "
+                "accuracy "
+                f"{100 * outcome.average('accuracy'):.2f}, last "
+                f"{100 * outcome.by_task['accuracy'][-1]:.2f}  "
                 f"[dim]{outcome.costs['seconds']:.0f} s[/]",
                 highlight=False,
             )
@@ -100,7 +104,10 @@ class SuiteDisplay:
 
 
 def closing_lines(suite: Suite, blocks: Sequence[Block], page: Path, width: int) -> Iterator[Any]:
-    """Return what is printed at the end: the tables, as much of them as a terminal of this width has room for, and where all is."""
+    """Return what is printed at the end.
+
+    The tables, as much of them as a terminal of this width has room for, and where all is.
+    """
     for block in blocks:
         columns = heading(suite, block)
         tasks = len(block.classes)

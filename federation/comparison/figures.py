@@ -1,7 +1,7 @@
-"""Accuracy by number of classes, one line per method: the form of the paper's figures 4 and 5. Reads no run.
+"""Figures of a comparison: accuracy by number of classes, one line per method.
 
-For print and for README pages: light background, drawn once as SVG and PNG. Lines differ in colour, dash and marker, so that fourteen of
-them can be told apart without colour too.
+For print and for README pages: light background, drawn once as SVG and PNG. Lines differ in colour,
+dash and marker, so that fourteen of them can be told apart without colour too.
 """
 
 import io
@@ -14,7 +14,8 @@ from federation.comparison.suite import Suite
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# Okabe and Ito's colour-blind safe hues, darkened until each has a contrast of 3 on white; the reference is always the first.
+# Okabe and Ito's colour-blind safe hues, darkened until each has a contrast of 3 on white; the
+# reference is always the first.
 _REFERENCE = "#0068a6"
 _COLOURS = (
     "#b84700",
@@ -98,7 +99,10 @@ def classes_figure(suite: Suite, block: Block, kind: str, dots_per_inch: int = 1
 
 
 def _look(suite: Suite, block: Block, row: Row) -> dict[str, Any]:
-    """Return how a method is drawn: by its place in the suite, so that it looks the same in every figure of it."""
+    """Return how a method is drawn.
+
+    By its place in the suite, so that it looks the same in every figure of it.
+    """
     if row.label == suite.config.reference:
         return {
             "color": _REFERENCE,

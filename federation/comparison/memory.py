@@ -1,4 +1,4 @@
-"""How much memory a run needed, looked at a few times a second from outside. Knows no run."""
+"""Peak memory of a run, sampled from outside."""
 
 import importlib.util
 import threading
@@ -11,8 +11,8 @@ _BYTES_PER_MEGABYTE = 1e6
 class PeakMemory:
     """Watches this program and its worker processes while the context is open.
 
-    Resident memory of all processes together; a page that several share counts once for each, so it is an upper bound. Nothing is measured
-    where psutil is not installed.
+    Resident memory of all processes together; a page that several share counts once for each, so it
+    is an upper bound. Nothing is measured where psutil is not installed.
     """
 
     def __init__(self) -> None:

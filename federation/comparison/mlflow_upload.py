@@ -1,6 +1,7 @@
-"""A comparison in MLflow: one parent run with the tables, each run of a cell a child of it. Knows the folder's format, learns nothing.
+"""Upload of a comparison to MLflow: a parent run with tables, a child for each run.
 
-Children are numbers and files alone: a method that is only compared never becomes a registered model.
+Children are numbers and files alone: a method that is only compared never becomes a registered
+model.
 """
 
 import json
@@ -15,11 +16,14 @@ from federation.tracking.upload import Upload
 from incremental.model_store import artifact_location, open_store
 
 PARENT_TAG = "mlflow.parentRunId"
-_EXPERIMENT = "compare"  # one for all suites: a run that two of them share is a child of the one that was written last
+# One for all suites: a run that two of them share is a child of the one that was written last.
+_EXPERIMENT = "compare"
 
 
 def mirror_comparison(suite: Suite, blocks: Sequence[Block], out: Path) -> str:
-    """Copy a comparison to ``out/mlflow.db``; may be repeated: runs that are there are brought up to date.
+    """Copy a comparison to ``out/mlflow.db``.
+
+    May be repeated: runs that are there are brought up to date.
 
     Returns:
         MLflow's identifier of the parent run.

@@ -1,4 +1,4 @@
-"""From finished run folders to the rows of a table: read, pair, test. Runs nothing and writes nothing."""
+"""Outcomes: from finished run folders to the rows of a table."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from federation.comparison.cells import COST, Run
 from federation.comparison.published import Metric, PublishedRow
-from federation.comparison.runner import COST, Run
 from federation.comparison.statistics import PairedTest, Spread, holm, paired_test, spread
 from federation.comparison.suite import Suite, SuiteCell, SuiteExperiment
 from federation.experiment import metrics
@@ -24,7 +24,8 @@ class Outcome:
         seed: Of the run.
         by_task: After each task, on all classes seen so far, by metric [share].
         forgetting: After the last task [share]; none with one task.
-        noticed: Share of pairs of twin and later task whose new classes the twin noticed, at once or later in the task; none without any.
+        noticed: Share of pairs of twin and later task whose new classes the twin noticed, at once
+            or later in the task; none without any.
         costs: Of ``COSTS``; what was not measured is left out.
         code_version: Commit that it ran with.
         environment: Machine that it ran on.
@@ -58,8 +59,10 @@ class Row:
         average: Over tasks [share]; none where nothing ran.
         last: After the last task [share].
         forgetting: After the last task [share].
-        noticed: Share of task boundaries that twins noticed: a method that makes a model which notices less learns less.
-        against: Average against the reference's, over the seeds that both have; none for the reference.
+        noticed: Share of task boundaries that twins noticed: a method that makes a model which
+            notices less learns less.
+        against: Average against the reference's, over the seeds that both have; none for the
+            reference.
         corrected: Its p value, corrected for the number of rows.
         costs: Of ``COSTS``.
         exemplars: Most exemplars per twin that the method trains on.
@@ -132,7 +135,10 @@ def read_outcome(run: Run) -> Outcome | None:
 
 
 def read_second_outcome(run: Run) -> Outcome | None:
-    """Return what a run measured by its method's other way to classify; nothing where it has none."""
+    """Return what a run measured by its method's other way to classify.
+
+    Nothing where it has none.
+    """
     outcome = read_outcome(run)
     second = (
         None

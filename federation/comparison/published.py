@@ -1,7 +1,8 @@
-"""The numbers that the FedKA paper printed, as plain data in percent. Knows nothing of ours.
+"""Published results of the FedKA paper, as plain data in percent.
 
-Source: FedKA, hybrid knowledge distillation for heterogeneous federated class-incremental learning in digital twins, tables 2 to 11. One
-seed (2021) each; no spread is given. The averages are kept as printed: a test makes them again from the rows by our own metric code.
+Source: FedKA, hybrid knowledge distillation for heterogeneous federated class-incremental learning
+in digital twins, tables 2 to 11. One seed (2021) each; no spread is given. The averages are kept as
+printed: a test makes them again from the rows by our own metric code.
 """
 
 from collections.abc import Mapping
@@ -17,8 +18,10 @@ class PublishedRow:
 
     Args:
         average: Mean over the tasks as printed [percent].
-        by_task: After each task, on all classes seen so far [percent]; empty where only a figure shows it.
-        improvement: Printed difference of FedKA to this row [percentage points]; none in FedKA's own row.
+        by_task: After each task, on all classes seen so far [percent]; empty where only a figure
+            shows it.
+        improvement: Printed difference of FedKA to this row [percentage points]; none in FedKA's
+            own row.
     """
 
     average: float
@@ -171,7 +174,8 @@ PUBLISHED: dict[str, PublishedTable] = {
         ),
     ),
     "table10": PublishedTable(
-        "Accuracy on CIFAR-100 by degree of heterogeneity (share of a task's classes that each hospital sees)",
+        "Accuracy on CIFAR-100 by degree of heterogeneity (share of a task's classes that each "
+        "hospital sees)",
         "accuracy",
         {
             "0.4": _pair(

@@ -1,116 +1,11 @@
-"""Runs what a suite still misses: one run after the other, each in its own run folder. Learns nothing and compares nothing.
+"""Runs what a comparison still misses, one run after the other or several at a time."""
 
-A run's folder is named by the method and the digest of its whole configuration: a changed setting is another folder, and two suites that
-share a run (tables 4 and 7 do) share its folder. So whoever calls again goes on, and nothing is ever run twice or overwritten.
-"""
-
-import json
-import shutil
-import traceback
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
 
-from federation.comparison.memory import PeakMemory
-from federation.comparison.suite import Suite, SuiteError
-from federation.experiment.config import ExperimentConfig, method_name
-from federation.experiment.loop import RunCallbacks, run_experiment, with_seed
-from federation.experiment.run_folder import RunFolder
-from federation.experiment.setup import SetupError
-from physical.datasets import DataError
-
-COST, FAILURE = "cost.json", "failure.json"
-Rounds = Callable[[int, int], None]  # told how many rounds are finished, and of how many
-_DIGITS = 12  # of the digest in a folder's name
-
-
-@dataclass(frozen=True)
-class Run:
-    """One cell with one seed.
-
-    Args:
-        experiment: Title of the experiment.
-        label: Of the cell.
-        seed: Of everything random.
-        config: The experiment, with its seed.
-        path: Its run folder.
-    """
-
-    experiment: str
-    label: str
-    seed: int
-    config: ExperimentConfig
-    path: Path
-
-    @property
-    def name(self) -> str:
-        """For people."""
-        return f"{self.label}, {self.experiment}, seed {self.seed}"
-
-    @property
-    def is_finished(self) -> bool:
-        """Whether its results are there."""
-        return RunFolder(self.path).results.is_file()
-
-    @property
-    def failure(self) -> str | None:
-        """Why its last attempt failed, in one line; none where it did not."""
-        place = self.path / FAILURE
-        if self.is_finished or not place.is_file():
-            return None
-        return str(json.loads(place.read_text(encoding="utf-8"))["error"])
-
-
-@dataclass(frozen=True)
-class SuiteCallbacks:
-    """Who is told what while a suite runs; all optional.
-
-    Args:
-        begin: A run, before its first round.
-        rounds: A run, how many of its rounds are finished, and how many it has.
-        done: A run that finished.
-        failed: A run that did not, and why.
-    """
-
-    begin: Callable[[Run], None] = lambda run: None
-    rounds: Callable[[Run, int, int], None] = lambda run, done, total: None
-    done: Callable[[Run], None] = lambda run: None
-    failed: Callable[[Run, str], None] = field(default=lambda run, reason: None)
-
-
-def plan_runs(
-    suite: Suite, seeds: Sequence[int], out: Path, only: Sequence[str] = ()
-) -> tuple[Run, ...]:
-    """Return every run of a suite, one whole comparison per seed after the other.
-
-    Args:
-        suite: The comparison.
-        seeds: One run of each cell per seed.
-        out: Where comparisons are kept; runs lie in ``out/runs``.
-        only: Labels of the cells to run; empty: all.
-
-    Raises:
-        SuiteError: If ``only`` names a cell that does not exist.
-    """
-    labels = [cell.label for cell in suite.config.cells]
-    unknown = [label for label in only if label not in labels]
-    if unknown:
-        raise SuiteError(
-            f"--only names {unknown[0]!r}; the cells of {suite.name} are {', '.join(labels)}"
-        )
-    return tuple(
-        _run_of(suite, experiment.title, cell.label, seed, out)
-        for seed in seeds
-        for experiment, cell in suite.pairs()
-        if not only or cell.label in only
-    )
-
-
-def _run_of(suite: Suite, experiment: str, label: str, seed: int, out: Path) -> Run:
-    config = with_seed(suite.configs[experiment, label], seed)
-    name = f"{method_name(config.method)}-{config.digest().removeprefix('sha256:')[:_DIGITS]}"
-    return Run(experiment, label, seed, config, out / "runs" / name / f"seed-{seed}")
+from federation.comparison.cells import Run, RunTakenError, SuiteCallbacks, attempt
+from federation.comparison.side_by_side import run_side_by_side
 
 
 def run_missing(
@@ -119,97 +14,44 @@ def run_missing(
     callbacks: SuiteCallbacks | None = None,
     at_once: int = 1,
 ) -> int:
-    """Run what has no results yet.
+    """Run what has no results yet, and wait for what other processes are at.
 
-    A run that raises is noted in its folder and does not stop the others; one whose data cannot be had does, since the others have the same
-    data.
+    A run that raises is noted in its folder and does not stop the others; one whose data cannot be
+    had does, since the others have the same data.
 
     Args:
         runs: In the order in which they are begun.
         data_dir: Where the user keeps data files.
         callbacks: Who is told.
-        at_once: Runs side by side; 1: one after the other, each with the engine of its configuration.
+        at_once: Runs side by side; 1: one after the other, each with the engine of its
+            configuration.
 
     Returns:
         How many failed.
     """
     told = callbacks or SuiteCallbacks()
-    missing = list(
-        {run.path: run for run in runs if not run.is_finished}.values()
-    )  # two cells may share a run
-    if at_once > 1:
-        from federation.comparison.side_by_side import run_side_by_side
-
-        return run_side_by_side(missing, at_once, data_dir, told)
+    # Two cells may share a run.
+    missing = list({run.path: run for run in runs if not run.is_finished}.values())
     num_failed = 0
+    if at_once > 1:
+        num_failed, missing = run_side_by_side(missing, at_once, data_dir, told)
+    taken = []
     for run in missing:
-        told.begin(run)
-        reason = attempt(run, data_dir, lambda done, total, run=run: told.rounds(run, done, total))  # type: ignore[misc]
-        if reason is None:
-            told.done(run)
-        else:
-            num_failed += 1
-            told.failed(run, reason)
-    return num_failed
+        try:
+            num_failed += _run(run, data_dir, told, patient=False)
+        except RunTakenError:
+            taken.append(run)
+    return num_failed + sum(_run(run, data_dir, told, patient=True) for run in taken)
 
 
-def attempt(run: Run, data_dir: Path | None, rounds: Rounds) -> str | None:
-    """Run one; return why it failed, in one line, or nothing.
-
-    Raises:
-        DataError: If the data cannot be had.
-        SetupError: If there is nothing to measure on.
-    """
-    try:
-        _run_one(run, data_dir, rounds)
-    except (DataError, SetupError):
-        raise
-    except Exception as error:
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        RunFolder(run.path).write_json(
-            FAILURE, {"error": reason, "traceback": traceback.format_exc()}
-        )
-        return reason
-    return None
-
-
-def _run_one(run: Run, data_dir: Path | None, rounds: Rounds) -> None:
-    folder = RunFolder(run.path)
-    has_rounds = any(folder.checkpoints.glob("round-*"))
-    if folder.path.exists() and not has_rounds:
-        shutil.rmtree(folder.path)  # begun, but not one round was finished
-    memory = PeakMemory()
-    try:
-        with memory:
-            run_experiment(
-                run.config,
-                run.path,
-                resume=has_rounds,
-                data_dir=data_dir,
-                callbacks=_watcher(run.config, rounds),
-            )
-    finally:
-        if folder.path.exists():
-            _note_cost(folder, memory.megabytes)
-    shutil.rmtree(
-        folder.checkpoints, ignore_errors=True
-    )  # it will never be resumed, and a suite has many runs
-
-
-def _watcher(config: ExperimentConfig, rounds: Rounds) -> RunCallbacks:
-    total = config.scenario.num_tasks * config.scenario.rounds_per_task
-
-    def record(entry: Mapping[str, Any]) -> None:
-        if entry["kind"] == "round":
-            rounds(entry["round"] + 1, total)
-
-    return RunCallbacks(begin=lambda config, scenario, done: rounds(done, total), record=record)
-
-
-def _note_cost(folder: RunFolder, megabytes: float | None) -> None:
-    """Write what the run needed; the peak of an interrupted run and its second part is the larger of the two."""
-    before: Mapping[str, Any] = folder.read_json(COST) if (folder.path / COST).is_file() else {}
-    peaks = [
-        value for value in (before.get("peak_memory_megabytes"), megabytes) if value is not None
-    ]
-    folder.write_json(COST, {"peak_memory_megabytes": max(peaks, default=None)})
+def _run(run: Run, data_dir: Path | None, told: SuiteCallbacks, *, patient: bool) -> int:
+    """Run one, tell of it, and return 1 if it failed."""
+    if run.is_finished:
+        return 0
+    told.begin(run)
+    reason = attempt(run, data_dir, partial(told.rounds, run), patient=patient)
+    if reason is None:
+        told.done(run)
+        return 0
+    told.failed(run, reason)
+    return 1

@@ -1,7 +1,8 @@
-"""Several runs of a comparison at a time, each in a worker process that stays for the next run. Knows no method and no table.
+"""Several runs of a comparison at a time, each in a worker process that stays for the next run.
 
-Two trainings with one thread each are quicker than one with two, and a run by itself leaves cores idle wherever it waits for its slowest
-twin. Results do not depend on where twins run, so here each run has its twins one after the other, in its own process.
+Two trainings with one thread each are quicker than one with two, and a run by itself leaves cores
+idle wherever it waits for its slowest twin. Results do not depend on where twins run, so here each
+run has its twins one after the other, in its own process.
 """
 
 import multiprocessing
@@ -12,14 +13,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from federation.comparison.runner import Rounds, Run, SuiteCallbacks, attempt
+from federation.comparison.cells import (
+    Rounds,
+    Run,
+    RunTakenError,
+    SuiteCallbacks,
+    attempt,
+)
 
 _SECONDS_BETWEEN = 0.2  # looks at what the workers say
 
 
 def run_side_by_side(
     runs: Sequence[Run], at_once: int, data_dir: Path | None, callbacks: SuiteCallbacks
-) -> int:
+) -> tuple[int, list[Run]]:
     """Run these, several at a time.
 
     Args:
@@ -29,7 +36,7 @@ def run_side_by_side(
         callbacks: Who is told; called in this process.
 
     Returns:
-        How many failed.
+        How many failed, and runs that other processes are at.
 
     Raises:
         DataError: If the data cannot be had; what is under way is ended, to be resumed.
@@ -39,7 +46,7 @@ def run_side_by_side(
     said = context.Queue()
     pool = ProcessPoolExecutor(at_once, context, _start_worker, (said,))
     waiting: dict[Future[str | None], int] = {}
-    num_failed = 0
+    num_failed, taken = 0, []
     try:
         for index, run in enumerate(runs):
             waiting[pool.submit(_attempt_in_worker, index, run, data_dir)] = index
@@ -52,7 +59,11 @@ def run_side_by_side(
                     callbacks.rounds(runs[index], *rounds)
             for future in done:
                 run = runs[waiting.pop(future)]
-                reason = future.result()
+                try:
+                    reason = future.result()
+                except RunTakenError:
+                    taken.append(run)
+                    continue
                 if reason is None:
                     callbacks.done(run)
                 else:
@@ -62,7 +73,7 @@ def run_side_by_side(
         _end(pool)
         raise
     pool.shutdown()
-    return num_failed
+    return num_failed, taken
 
 
 def _drain(
@@ -76,7 +87,10 @@ def _drain(
 
 
 def _end(pool: ProcessPoolExecutor) -> None:
-    """End the workers at once: each run's last finished round is saved, and the same command goes on from there."""
+    """End the workers at once.
+
+    Each run's last finished round is saved, and the same command goes on from there.
+    """
     workers = list((pool._processes or {}).values())  # Python 3.14 has terminate_workers for this
     pool.shutdown(wait=False, cancel_futures=True)
     for worker in workers:
@@ -85,7 +99,8 @@ def _end(pool: ProcessPoolExecutor) -> None:
         worker.join()
 
 
-# What a worker says things into, set once when it starts: a pool's tasks have no other place for it.
+# What a worker says things into, set once when it starts: a pool's tasks have no other place for
+# it.
 _say: Callable[[tuple[int, tuple[int, int] | None]], None] | None = None
 
 

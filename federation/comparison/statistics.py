@@ -1,9 +1,11 @@
-"""What few seeds allow to say: mean, spread, a paired test. Knows no run and no method.
+"""Statistics over few seeds: mean, spread, paired t-test and Holm's correction.
 
-The test is Student's t on the differences of equal seeds: two methods that share a seed share classes, hospitals, images and first
-weights, so most of the spread between seeds cancels. With three seeds a rank test could never fall below p = 0.25 (all signs equal: 2 of
-2^3), which is why Wilcoxon's is not used; the t test leans on differences being roughly normal, which three numbers cannot show. So n is
-always printed, p values are corrected for the number of comparisons (Holm), and "not distinguished" never means "equal".
+The test is Student's t on the differences of equal seeds: two methods that share a seed share
+classes, hospitals, images and first weights, so most of the spread between seeds cancels. With
+three seeds a rank test could never fall below p = 0.25 (all signs equal: 2 of 2^3), which is why
+Wilcoxon's is not used; the t test leans on differences being roughly normal, which three numbers
+cannot show. So n is always printed, p values are corrected for the number of comparisons (Holm),
+and "not distinguished" never means "equal".
 """
 
 from collections.abc import Sequence
@@ -103,8 +105,8 @@ def holm(probabilities: Sequence[float | None]) -> list[float | None]:
 def student_cumulative(statistic: float, freedom: int) -> float:
     """Return P(T <= statistic) of Student's t.
 
-    Source: Abramowitz and Stegun, Handbook of Mathematical Functions, equations 26.7.3 and 26.7.4: a finite sum for whole degrees of
-    freedom, so no library is needed.
+    Source: Abramowitz and Stegun, Handbook of Mathematical Functions, equations 26.7.3 and 26.7.4:
+    a finite sum for whole degrees of freedom, so no library is needed.
 
     Args:
         statistic: t.
@@ -123,7 +125,10 @@ def student_cumulative(statistic: float, freedom: int) -> float:
 
 
 def student_quantile(probability: float, freedom: int) -> float:
-    """Return the t below which a share of Student's distribution lies, by bisection; ``probability`` in [0.5, 1)."""
+    """Return the t below which a share of Student's distribution lies, by bisection.
+
+    ``probability`` in [0.5, 1).
+    """
     if not 0.5 <= probability < 1:
         raise ValueError(
             f"probability is {probability}; allowed: 0.5 to below 1; the quantile of 1 is infinite"

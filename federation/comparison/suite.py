@@ -1,7 +1,8 @@
-"""A suite: which methods are compared on which experiments, under equal terms. Runs nothing.
+"""Suites: which methods are compared on which experiments, under equal terms.
 
-A suite is one small YAML file. Its experiments are folders as ``fedka run`` takes them, its cells are methods; each cell is the
-experiment with the cell's method and changes. Whatever cannot be run or is not fair stops here, before the first round.
+A suite is one small YAML file. Its experiments are folders as ``fedka run`` takes them, its cells
+are methods; each cell is the experiment with the cell's method and changes. Whatever cannot be run
+or is not fair stops here, before the first round.
 """
 
 import json
@@ -69,7 +70,8 @@ class SuiteCell:
         method: Name in ``METHODS``, or name and hyper-parameters.
         changes: ``path.to.key=value`` settings that belong to this method.
         published: Its row in the published table; none: the label, where the table has it.
-        budget_differs: Why it may have another budget than the others (a bound, say); empty: it may not.
+        budget_differs: Why it may have another budget than the others (a bound, say); empty: it may
+            not.
     """
 
     label: str
@@ -97,7 +99,8 @@ class SuiteConfig:
         fills: Table of the paper that it stands beside; none: no published numbers are shown.
         shrinkage: What is smaller than in the paper; printed with every table.
         seeds: Used where the command line names none.
-        expected_order: Labels from worst to best as theory or paper has it; the summary says where it does not hold.
+        expected_order: Labels from worst to best as theory or paper has it; the summary says where
+            it does not hold.
         remarks: Printed below the table.
     """
 
@@ -121,7 +124,8 @@ class SuiteConfig:
             twice = sorted({name for name in names if names.count(name) > 1})
             if not names or twice:
                 raise ValueError(
-                    f"{what} has {'no entry' if not names else f'{twice[0]!r} twice'}; allowed: at least one, each once"
+                    f"{what} has {'no entry' if not names else f'{twice[0]!r} twice'}; allowed: at "
+                    "least one, each once"
                 )
         if not self.seeds or len(set(self.seeds)) != len(self.seeds):
             raise ValueError(f"seeds is {list(self.seeds)}; allowed: one or more, each once")
@@ -132,7 +136,8 @@ class SuiteConfig:
         ]:
             if name not in labels:
                 raise ValueError(
-                    f"{what} names {name!r}; known: {', '.join(labels)}. {suggestion(name, labels)}".strip()
+                    f"{what} names {name!r}; known: {', '.join(labels)}. "
+                    f"{suggestion(name, labels)}".strip()
                 )
         self._check_published()
 
@@ -142,7 +147,8 @@ class SuiteConfig:
         table = PUBLISHED[self.fills]
         if table.metric != self.metric:
             raise ValueError(
-                f"metric is {self.metric!r} and fills {self.fills}, which prints {table.metric}; set one to the other's"
+                f"metric is {self.metric!r} and fills {self.fills}, which prints {table.metric}; "
+                "set one to the other's"
             )
         for experiment in self.experiments:
             if experiment.block not in table.blocks:
@@ -154,7 +160,8 @@ class SuiteConfig:
             labels = {label for rows in table.blocks.values() for label in rows}
             if cell.published is not None and cell.published not in labels:
                 raise ValueError(
-                    f"published of {cell.label} is {cell.published!r}; {self.fills} has {', '.join(sorted(labels))}"
+                    f"published of {cell.label} is {cell.published!r}; {self.fills} has "
+                    f"{', '.join(sorted(labels))}"
                 )
 
     def published(self, experiment: SuiteExperiment, cell: SuiteCell) -> PublishedRow | None:
@@ -203,12 +210,14 @@ def find_suite(name: str) -> Path:
         if path.is_file():
             return path
         raise SuiteError(
-            f"{path} does not exist; give a suite's YAML file or a preset: {', '.join(preset_names())}"
+            f"{path} does not exist; give a suite's YAML file or a preset: "
+            f"{', '.join(preset_names())}"
         )
     preset = PRESETS / f"{name}.yaml"
     if not preset.is_file():
         raise SuiteError(
-            f"suite is {name!r}; presets: {', '.join(preset_names())}. {suggestion(name, preset_names())}".strip()
+            f"suite is {name!r}; presets: {', '.join(preset_names())}. "
+            f"{suggestion(name, preset_names())}".strip()
         )
     return preset
 

@@ -1,4 +1,4 @@
-"""Writes a comparison down: one folder with the summary, tables, figures and every number. Runs and computes nothing."""
+"""Summary of a comparison: one folder with text, tables, figures and every number."""
 
 import json
 import os
@@ -73,7 +73,8 @@ def summary(
     finished = sum(len(row.outcomes) for block in blocks for row in block.rows if not row.answer)
     parts = [
         f"# {config.title}",
-        f"{finished} of {wanted} runs are finished{'' if finished == wanted else '; the others are not run'}.",
+        f"{finished} of {wanted} runs are "
+        f"finished{'' if finished == wanted else '; the others are not run'}.",
     ]
     if config.shrinkage:
         parts.append(f"**Smaller than the paper:** {' '.join(config.shrinkage.split())}")
@@ -92,10 +93,14 @@ def summary(
         budget_markdown(suite, blocks).strip(),
     ]
     parts.append(
-        "Images trained: images times epochs of all accepted updates. Seconds: of the rounds, measuring included. MB: weights and uploads "
-        "without compression. Peak memory: resident, program and workers together, looked at five times a second; shared pages count once "
-        "per process. Boundaries noticed: share of pairs of twin and later task in which the twin noticed its new classes, at once or "
-        "later in the task; what is noticed late is learned late, and that is part of a method's accuracy."
+        "Images trained: images times epochs of all accepted updates. Seconds: of the rounds, "
+        "measuring included. MB: weights and uploads "
+        "without compression. Peak memory: resident, program and workers together, looked at five "
+        "times a second; shared pages count once "
+        "per process. Boundaries noticed: share of pairs of twin and later task in which the twin "
+        "noticed its new classes, at once or "
+        "later in the task; what is noticed late is learned late, and that is part of a method's "
+        "accuracy."
     )
     parts += (
         ["## Remarks", *(f"- {' '.join(remark.split())}" for remark in config.remarks)]
@@ -108,19 +113,23 @@ def summary(
 
 def _how_to_read(suite: Suite, seeds: Sequence[int]) -> str:
     test = (
-        f"± is the sample standard deviation over n seeds. The average is the plain mean over tasks. *Less {suite.config.reference}*: "
-        "difference of averages on the same seeds, in percentage points, with the 95 % interval of Student's paired t; p is its two-sided "
+        "± is the sample standard deviation over n seeds. The average is the plain mean over "
+        f"tasks. *Less {suite.config.reference}*: "
+        "difference of averages on the same seeds, in percentage points, with the 95 % interval of "
+        "Student's paired t; p is its two-sided "
         "value, corrected for the number of methods (Holm)."
     )
     if len(seeds) < 5:
         test += (
-            f" With n = {len(seeds)} the test is weak and leans on roughly normal differences: a p above {LEVEL} says that these seeds do "
+            f" With n = {len(seeds)} the test is weak and leans on roughly normal differences: a p "
+            f"above {LEVEL} says that these seeds do "
             "not tell the two apart, not that they are equal; a p below is a hint, no proof."
         )
     if suite.config.fills is not None:
         number = suite.config.fills.removeprefix("table")
         test += (
-            f" *Published*: table {number} of the FedKA paper ({PUBLISHED[suite.config.fills].title}), one seed and no spread; its "
+            f" *Published*: table {number} of the FedKA paper "
+            f"({PUBLISHED[suite.config.fills].title}), one seed and no spread; its "
             "difference is to the published FedKA."
         )
     return test
@@ -164,7 +173,8 @@ def _neighbours(suite: Suite, worse: Row, better: Row) -> str:
     apart = "" if test.probability < LEVEL else "; these seeds do not tell the two apart"
     return (
         pair
-        + f"{holds}, {against(test)} points, p {probability(test.probability)} (not corrected), n = {test.count}{apart}"
+        + f"{holds}, {against(test)} points, p {probability(test.probability)} (not corrected), "
+        + f"n = {test.count}{apart}"
     )
 
 
@@ -175,7 +185,8 @@ def _average(row: Row) -> float:
 def _terms(suite: Suite, blocks: Sequence[Block]) -> list[str]:
     reference = suite.config.reference
     lines = [
-        f"- {block.experiment.title}: {budget_line(suite.configs[block.experiment.title, reference])}."
+        f"- {block.experiment.title}: "
+        f"{budget_line(suite.configs[block.experiment.title, reference])}."
         for block in blocks
     ]
     lines += [
@@ -201,7 +212,10 @@ def _made_with(blocks: Sequence[Block]) -> dict[str, Any]:
 
 
 def _machine(environment: Mapping[str, Any]) -> str:
-    return f"{environment['cpu']}, {environment['cores']} cores, {environment['threads']} thread(s) per training"
+    return (
+        f"{environment['cpu']}, {environment['cores']} cores, {environment['threads']} thread(s) "
+        "per training"
+    )
 
 
 def _packages(environment: Mapping[str, Any]) -> dict[str, Any]:
@@ -226,7 +240,8 @@ def _made_with_text(command: Sequence[str], blocks: Sequence[Block]) -> str:
     lines += [f"- machine: {machine}" for machine in made["machines"]]
     lines += (
         [
-            f"- packages: {', '.join(f'{name} {version}' for name, version in made['packages'].items())}"
+            "- packages: "
+            f"{', '.join(f'{name} {version}' for name, version in made['packages'].items())}"
         ]
         if made["packages"]
         else []

@@ -1,4 +1,4 @@
-"""A comparison as Markdown, CSV and LaTeX. The same cells in three notations; computes nothing."""
+"""Tables of a comparison as Markdown, CSV and LaTeX."""
 
 import csv
 import io
@@ -75,7 +75,10 @@ def result_cells(suite: Suite, block: Block, row: Row, with_interval: bool = Tru
 
 
 def published_cells(block: Block, row: Row) -> list[str] | None:
-    """Return what the paper printed for a method, in the order of the heading; nothing where it has no such row."""
+    """Return what the paper printed for a method, in the order of the heading.
+
+    Nothing where it has no such row.
+    """
     if row.published is None:
         return None
     values = [f"{value:.2f}" for value in row.published.by_task]
@@ -166,7 +169,10 @@ def _costs(row: Row) -> list[str]:
 
 
 def results_csv(suite: Suite, blocks: Sequence[Block]) -> str:
-    """Return every number of a comparison, one line per method and experiment; shares and not percent, empty where not run."""
+    """Return every number of a comparison, one line per method and experiment.
+
+    Shares and not percent, empty where not run.
+    """
     most = max(len(block.classes) for block in blocks)
     tasks = [f"task_{index + 1}{part}" for index in range(most) for part in ("", "_sd")]
     names = [
@@ -247,7 +253,10 @@ def results_latex(suite: Suite, blocks: Sequence[Block]) -> str:
                     )
                 )
         lines += [r"\bottomrule", r"\end{tabular}"]
-        note = f"% {suite.name}: {block.experiment.title}, {_METRICS[suite.config.metric]} in percent, mean $\\pm$ sd over seeds"
+        note = (
+            f"% {suite.name}: {block.experiment.title}, {_METRICS[suite.config.metric]} in "
+            "percent, mean $\\pm$ sd over seeds"
+        )
         shrunk = (
             [f"% shrunk: {' '.join(suite.config.shrinkage.split())}"]
             if suite.config.shrinkage

@@ -1,1 +1,1 @@
-"""The clinicians' console: pages and a JSON API over the review store. Holds no model, imports no torch: what needs one is a process."""
+"""The clinicians' console: web pages and a JSON API over the review store, without torch."""

@@ -1,6 +1,6 @@
-"""What operators do with accounts, and everybody with their own password. Knows no request."""
+"""Actions on accounts, for pages and API: add, disable, and change passwords."""
 
-from federation.console.errors import ActionRefused, NotHere
+from federation.console.errors import ActionRefused, NotFound
 from federation.console.services import Services, Visitor
 from twin.review.accounts import Account
 from twin.review.workflow import Role
@@ -17,16 +17,17 @@ def add_user(
     """
     if hospital is not None and hospital not in services.settings.hospitals:
         raise ActionRefused(
-            f"There is no hospital {hospital[:40]!r}; there are: {', '.join(services.settings.hospitals)}."
+            f"There is no hospital {hospital[:40]!r}; "
+            f"there are: {', '.join(services.settings.hospitals)}."
         )
     return services.accounts.add(user, password, role, hospital, by=visitor.actor)
 
 
 def disable_user(services: Services, visitor: Visitor, user: str) -> None:
-    """Let nobody log in with an account.
+    """Disable an account, so that nobody can log in with it.
 
     Raises:
-        NotHere: If there is none.
+        NotFound: If there is no such account.
         ActionRefused: If it is the visitor's own.
     """
     name = _known_user(services, user)
@@ -36,17 +37,17 @@ def disable_user(services: Services, visitor: Visitor, user: str) -> None:
 
 
 def set_password(services: Services, visitor: Visitor, user: str, password: str) -> None:
-    """Give an account a new password; its sessions end.
+    """Set the password of an account and end its sessions.
 
     Raises:
-        NotHere: If there is none.
+        NotFound: If there is no such account.
         AccountError: If the password is too weak.
     """
     services.accounts.set_password(_known_user(services, user), password, by=visitor.actor)
 
 
 def change_own_password(services: Services, visitor: Visitor, old: str, new: str) -> None:
-    """Change the visitor's own password; all of the visitor's sessions end.
+    """Change the visitor's own password and end all their sessions.
 
     Raises:
         ActionRefused: If the old one is wrong.
@@ -62,5 +63,5 @@ def change_own_password(services: Services, visitor: Visitor, old: str, new: str
 def _known_user(services: Services, user: str) -> str:
     name = user.strip().lower()
     if name not in {each.user for each in services.accounts.list()}:
-        raise NotHere(f"There is no account {user[:64]!r}; choose one of the list.")
+        raise NotFound(f"There is no account {user[:64]!r}; choose one from the list.")
     return name

@@ -1,4 +1,4 @@
-"""One piece of long work as a value: what it is, who asked for it, where it stands. Starts nothing."""
+"""The record of one background job: its kind, who asked for it, and its state."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,34 +14,37 @@ MODULES: Mapping[Kind, str] = {
     "roll_back": RELEASE,
     "versions": RELEASE,
 }
-"""What each kind runs. Jobs of one module run one after another; a roll-back never waits for a training."""
+"""The Python module that runs each kind of job.
+
+Jobs of one module run one after another, so a roll-back never waits for a training.
+"""
 
 
 class JobError(ValueError):
-    """A job that is not there, or cannot be done: what, got, allowed, what to do."""
+    """A job does not exist or cannot be run."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """One piece of long work.
+    """One background job.
 
     Args:
-        job_id: Its id, also its folder's name.
-        kind: What it is.
-        subject: The training that it is about; its own id for a training.
-        user: Who asked for it.
-        role: As what.
+        job_id: Its id, which is also the name of its folder.
+        kind: What it does.
+        subject: Id of the training that it belongs to; for a training its own id.
+        user: Name of the user who asked for it.
+        role: Role of that user.
         created: When it was asked for, UTC, ISO 8601.
-        state: Where it stands.
-        reason: Why, as its author said.
-        version: Of the model that a roll-back withdraws.
-        started: When its process started, the last time.
+        state: Whether it waits, runs, is done or has failed.
+        reason: The reason that the user gave.
+        version: Version of the model that a roll-back withdraws.
+        started: When its process was last started.
         ended: When it ended.
-        error: Why it failed, for people.
-        attempts: How often it was started.
-        pid: Of its process.
-        process_started: Start time of that process: a process id alone is given to somebody else one day.
-        settled: What follows from its end has been done.
+        error: Why it failed, as a sentence for users.
+        attempts: How often its process was started.
+        pid: Id of its process.
+        process_started: Start time of that process, because systems reuse process ids.
+        settled: Whether the consequences of its end have been carried out.
     """
 
     job_id: str

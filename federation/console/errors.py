@@ -1,13 +1,13 @@
-"""Why something is not done: three kinds of no, a sentence for people. No request is known; ``security/faults.py`` gives each a status."""
+"""Reasons for not doing what a user asked; ``security/error_responses.py`` maps them to status."""
 
 
-class ActionRefused(ValueError):  # noqa: N818 -- a refusal is an answer, not a fault of ours
-    """Something that cannot be done now; says why."""
+class ActionRefused(ValueError):  # noqa: N818 -- an answer to the user, not a fault of the program
+    """The action is not possible now; the message says why."""
 
 
 class NotForRole(ActionRefused):
-    """Something that others may do now."""
+    """The action is for other roles or persons."""
 
 
-class NotHere(ActionRefused):
-    """Something that does not exist, or is another hospital's: both sound the same."""
+class NotFound(ActionRefused):
+    """The thing does not exist or belongs to another hospital; the message is the same for both."""

@@ -1,7 +1,7 @@
-"""What runs inside a hospital beside the web process: images in, the model looks, cases open. One process for one hospital or for all.
+"""The intake process of a hospital: takes in images, triages them with the model, opens cases.
 
-Each pass takes in what has arrived, takes over the model that serves, triages what is new, and writes one line into the twin's log.
-Nothing of it holds up the pages; they only read what it writes.
+It runs beside the web process, for one hospital or for all. Each pass takes in the files that have
+arrived, loads the serving model, triages new images, and logs these events for the twin's page.
 """
 
 import json
@@ -14,9 +14,10 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
+from federation.console.files import write_private
 from federation.console.registry_view import RegistryView
 from federation.console.services import Clock, utc_now
-from federation.console.settings import ConsoleSettings, write_private
+from federation.console.settings import ConsoleSettings
 from federation.console.twin_view import LOG_FILE
 from physical.intake.config import IntakeConfig
 from physical.intake.folder import FolderIntake
@@ -30,20 +31,20 @@ from twin.review.store import ReviewStore
 from twin.review.triage import TriageConfig, TriageError, TriageReport, triage
 
 _MOST_LOG_BYTES = 2 * 1024 * 1024
-_SAMPLE = 256  # new images whose entropy is written down
-_PASSES_BETWEEN_TRIAGES = 30  # without a new image or model: people may have taken a name back
+_SAMPLE = 256  # new images whose mean entropy is logged
+_PASSES_BETWEEN_TRIAGES = 30  # without a new image or model: a name may have been withdrawn
 _log = logging.getLogger("fedka.console.hospital")
 
 
 class HospitalLoop:
-    """One hospital's passes.
+    """The passes of one hospital.
 
     Args:
-        settings: Of the console.
-        hospital: Which hospital.
-        store: Where cases are opened.
-        worker: The process with the model; may be shared between hospitals.
-        clock: The time.
+        settings: Settings of the console.
+        hospital: Id of the hospital.
+        store: Store in which cases are opened.
+        worker: Process with the model; may be shared between hospitals.
+        clock: Returns the time.
     """
 
     def __init__(
@@ -55,12 +56,8 @@ class HospitalLoop:
         clock: Clock = utc_now,
     ) -> None:
         self.hospital = hospital
-        self._folders, self._store, self._worker, self._clock = (
-            settings.hospital(hospital),
-            store,
-            worker,
-            clock,
-        )
+        self._folders = settings.hospital(hospital)
+        self._store, self._worker, self._clock = store, worker, clock
         self._mirror = Mirror(self._folders.mirror, settings.image_size)
         self.pseudonyms = read_or_make_key(self._folders.mirror.parent / "pseudonym.key")
         config = TypeAdapter(IntakeConfig).validate_python(
@@ -74,19 +71,19 @@ class HospitalLoop:
         self._version: str | None = None
         self._num_seen, self._idle_passes = 0, 0
 
-    def step(self) -> bool:
+    def run_once(self) -> bool:
         """Make one pass.
 
         Returns:
-            Whether anything had changed.
+            Whether there were new images or a triage.
         """
-        report = self._intake.look()
-        self._tell_intake(report)
-        has_changed = self._take_model()
+        report = self._intake.process_inbox()
+        self._log_intake(report)
+        has_new_model = self._load_serving_model()
         num_images = len(self._mirror)
         self._idle_passes += 1
         if self._version is None or not (
-            has_changed
+            has_new_model
             or num_images != self._num_seen
             or self._idle_passes >= _PASSES_BETWEEN_TRIAGES
         ):
@@ -104,13 +101,16 @@ class HospitalLoop:
         except TriageError as error:
             _log.info("triage of %s waits: %s", self.hospital, error)
             return True
-        self._tell_triage(found, self._mean_entropy())
+        self._log_triage(found, self._mean_entropy())
         self._num_seen = num_images
         return True
 
-    def _take_model(self) -> bool:
-        """Take over the model that serves; a shared worker may hold another hospital's older one."""
-        current = self._registry.current()
+    def _load_serving_model(self) -> bool:
+        """Load the serving model into the worker and return whether its version is new here.
+
+        A shared worker may still hold an older model that another hospital uses.
+        """
+        current = self._registry.serving_model()
         if current is None:
             return False
         facts = self._worker.facts
@@ -119,61 +119,49 @@ class HospitalLoop:
         if current.version == self._version:
             return False
         self._version = current.version
-        text = f"took over model version {current.version}, which names {len(facts.class_names)} classes"
-        self._write("model", text, version=current.version, class_names=list(facts.class_names))
+        names = list(facts.class_names)
+        text = f"took over model version {current.version}, which names {len(names)} classes"
+        self._log_event("model", text, version=current.version, class_names=names)
         return True
 
     def _mean_entropy(self) -> float | None:
-        """Of the images that came since the last pass; of the latest ones if a model is new and none came."""
-        ids = self._mirror.ids()[
-            max(0, self._num_seen if self._num_seen < len(self._mirror) else 0) :
-        ][-_SAMPLE:]
+        """Return the mean entropy of new images; without any, that of the latest ones."""
+        num_seen = self._num_seen if self._num_seen < len(self._mirror) else 0
+        ids = self._mirror.ids()[num_seen:][-_SAMPLE:]
         if not ids:
             return None
         return float(score(self._worker.look(self._mirror.pixels(ids)).logits, "entropy").mean())
 
-    def _tell_intake(self, report: IntakeReport) -> None:
+    def _log_intake(self, report: IntakeReport) -> None:
         if report.added:
-            self._write(
-                "images",
-                f"{report.images} {'image' if report.images == 1 else 'images'} came in",
-                num=report.images,
-            )
+            noun = "image" if report.images == 1 else "images"
+            self._log_event("images", f"{report.images} {noun} came in", num=report.images)
         if report.quarantined:
             reasons = ", ".join(
                 f"{count} {reason.replace('_', ' ')}"
                 for reason, count in report.quarantined.items()
             )
-            self._write(
-                "quarantine",
-                f"files went to quarantine: {reasons}",
-                reasons=dict(report.quarantined),
-            )
+            text = f"files went to quarantine: {reasons}"
+            self._log_event("quarantine", text, reasons=dict(report.quarantined))
 
-    def _tell_triage(self, report: TriageReport, entropy: float | None) -> None:
-        words = [f"case {case_id} opened" for case_id in report.opened] + [
-            f"case {case_id} grew" for case_id in report.grown
-        ]
-        facts = {
-            "entropy": entropy,
-            "threshold": report.threshold,
-            "num_waiting": report.num_waiting,
-            "num_judged": report.num_judged,
-        }
-        self._write("look", report.undecided or "; ".join(words), **facts)
+    def _log_triage(self, report: TriageReport, entropy: float | None) -> None:
+        opened = [f"case {case_id} opened" for case_id in report.opened]
+        grown = [f"case {case_id} grew" for case_id in report.grown]
+        self._log_event(
+            "look",
+            report.undecided or "; ".join(opened + grown),
+            entropy=entropy,
+            threshold=report.threshold,
+            num_waiting=report.num_waiting,
+            num_judged=report.num_judged,
+        )
 
-    def _write(self, what: str, text: str, **facts: Any) -> None:
-        """Append to the twin's log; of a long one the first half goes."""
+    def _log_event(self, what: str, text: str, **facts: Any) -> None:
+        """Append an event to the twin's log, and shorten a log that has become too long."""
         path = self._folders.state / LOG_FILE
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        line = json.dumps(
-            {
-                "at": self._clock().isoformat(timespec="milliseconds"),
-                "what": what,
-                "text": text,
-                **facts,
-            }
-        )
+        at = self._clock().isoformat(timespec="milliseconds")
+        line = json.dumps({"at": at, "what": what, "text": text, **facts})
         if path.exists() and path.stat().st_size > _MOST_LOG_BYTES:
             write_private(path, path.read_bytes()[-_MOST_LOG_BYTES // 2 :].partition(b"\n")[2])
         with path.open("a", encoding="utf-8") as stream:
@@ -184,48 +172,47 @@ def run_loops(
     loops: Sequence[HospitalLoop],
     stop: threading.Event,
     seconds: float,
-    tell: Callable[[str], None],
+    report_error: Callable[[str], None],
 ) -> None:
-    """Make passes until told to stop; what goes wrong in one hospital is told and tried again.
+    """Make passes until ``stop`` is set; report errors and try again.
 
     Args:
         loops: One per hospital.
-        stop: Ends it.
-        seconds: Between two passes.
-        tell: Is told of faults.
+        stop: Ends the passes.
+        seconds: Pause between two passes [s].
+        report_error: Receives one sentence for each error.
     """
     while not stop.is_set():
         for loop in loops:
             try:
-                loop.step()
+                loop.run_once()
             except (OSError, ValueError, sqlite3.Error) as error:
-                # OSError's text may quote a file's name, which may be a patient's; those of the worker are our own sentences
-                is_ours = isinstance(error, ValueError | WorkerError)
-                tell(
-                    f"{loop.hospital}: {error if is_ours else type(error).__name__}; it is tried again"
-                )
+                # The text of an OSError may quote a file name, which may be a patient's name.
+                is_safe = isinstance(error, ValueError | WorkerError)
+                what = str(error) if is_safe else type(error).__name__
+                report_error(f"{loop.hospital}: {what}; it is tried again")
         stop.wait(seconds)
 
 
-def open_doors(
+def open_dicom_receivers(
     settings: ConsoleSettings, loops: Sequence[HospitalLoop], stack: ExitStack
 ) -> dict[str, int]:
-    """Open the DICOM doors of the hospitals that have one.
+    """Open the DICOM receivers of the hospitals that have one.
 
     Args:
-        settings: Of the console.
-        loops: Of the hospitals that are served here.
-        stack: Closes them.
+        settings: Settings of the console.
+        loops: One per hospital of this process.
+        stack: Closes the receivers.
 
     Returns:
         Hospital -> port.
     """
     ports = {}
     for loop in loops:
-        door = settings.receivers.get(loop.hospital)
-        if door is not None:
-            receiver = Receiver(
-                settings.hospital(loop.hospital).inbox, loop.pseudonyms, door.ae_title, door.allowed
-            )
-            ports[loop.hospital] = stack.enter_context(receiver.serving(door.address, door.port))
+        config = settings.receivers.get(loop.hospital)
+        if config is not None:
+            inbox = settings.hospital(loop.hospital).inbox
+            receiver = Receiver(inbox, loop.pseudonyms, config.ae_title, config.allowed)
+            serving = receiver.serving(config.address, config.port)
+            ports[loop.hospital] = stack.enter_context(serving)
     return ports

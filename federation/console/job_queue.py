@@ -1,12 +1,14 @@
-"""Long work in child processes: trainings one after another, releases and roll-backs too. Knows no case and no model; a job is a folder.
+"""The queue of background jobs: trainings, releases and roll-backs, each in a child process.
 
-``FOLDER/ID/{state.json, job.json, progress.jsonl, result.json, log.txt}``. The child reads ``job.json`` and writes the next two; the state
-is ours. A child outlives the web process: a new one finds it again by its process id and start time, starts a job again whose process died
-while nobody looked, and settles a job that ended then. Settling may happen twice and must not mind.
+A job is a folder with ``state.json``, ``job.json``, ``progress.jsonl``, ``result.json`` and
+``log.txt``. The child reads ``job.json`` and writes progress and result; the queue writes the rest.
+
+A child outlives the web process. The next web process finds it by process id and start time. It
+starts a job again whose process has died, and settles a job that ended in the meantime. Settling
+may happen twice, so it must be idempotent.
 """
 
 import fcntl
-import json
 import logging
 import os
 import re
@@ -25,40 +27,42 @@ from typing import Any
 import psutil
 
 from federation.console.background_job import MODULES, Job, JobError, Kind
-from federation.console.settings import write_private
+from federation.console.files import json_lines, read_json, write_json
 
-__all__ = ["Job", "JobError", "Jobs", "Kind"]
+__all__ = ["Job", "JobError", "JobQueue", "Kind"]
 
 _ID = re.compile(r"[a-z_]{1,12}-[0-9]{17}-[0-9a-f]{4}")
 _MOST_ATTEMPTS = 3
-_LOOK_SECONDS = 0.5
-_NICE = 5  # the console answers while a training runs
+_POLL_SECONDS = 0.5
+_NICE = 5  # lower priority, so that the console answers while a training runs
 _MOST_PROGRESS_BYTES = 4 * 1024 * 1024
 _log = logging.getLogger("fedka.console.jobs")
 
 
-class Jobs:
-    """The queue.
+def _module_command(kind: Kind) -> Sequence[str]:
+    return (sys.executable, "-m", MODULES[kind])
+
+
+class JobQueue:
+    """The queue of background jobs.
 
     Args:
-        folder: Holds a folder per job.
-        prepare: Job -> content of its ``job.json``, asked for when it starts; raises ``ValueError`` where it cannot be done any more.
-        settle: Job, result and queue -> nothing; called after its end, again after a crash.
-        clock: The time.
-        command: Kind -> command line before the job file.
+        folder: Holds one folder per job.
+        prepare: Returns the content of ``job.json`` when a job starts; raises ``ValueError`` if
+            the job cannot be done any more.
+        settle: Carries out the consequences of a job's end, from job, result and queue; called
+            again after a crash.
+        clock: Returns the time.
+        command: Returns the command line for a kind, without the path of the job file.
     """
 
     def __init__(
         self,
         folder: Path,
         prepare: Callable[[Job], Mapping[str, Any]],
-        settle: Callable[[Job, Mapping[str, Any], "Jobs"], None],
+        settle: Callable[[Job, Mapping[str, Any], "JobQueue"], None],
         clock: Callable[[], datetime],
-        command: Callable[[Kind], Sequence[str]] = lambda kind: (
-            sys.executable,
-            "-m",
-            MODULES[kind],
-        ),
+        command: Callable[[Kind], Sequence[str]] = _module_command,
     ) -> None:
         self.folder = folder
         self._prepare, self._settle, self._clock, self._command = prepare, settle, clock, command
@@ -78,18 +82,12 @@ class Jobs:
         reason: str = "",
         version: str | None = None,
     ) -> Job:
-        """Put a job into the queue."""
+        """Put a job into the queue and return it; arguments are those of ``Job``."""
         now = self._clock().astimezone(UTC)
         job_id = f"{kind}-{now:%Y%m%d%H%M%S}{now.microsecond // 1000:03d}-{secrets.token_hex(2)}"
+        created = now.isoformat(timespec="milliseconds")
         job = Job(
-            job_id,
-            kind,
-            subject or job_id,
-            user,
-            role,
-            now.isoformat(timespec="milliseconds"),
-            reason=reason,
-            version=version,
+            job_id, kind, subject or job_id, user, role, created, reason=reason, version=version
         )
         with self._lock:
             (self.folder / job_id).mkdir(mode=0o700)
@@ -97,80 +95,73 @@ class Jobs:
         self._wake.set()
         return job
 
-    def job(self, job_id: str) -> Job:
+    def get(self, job_id: str) -> Job:
         """Return a job.
 
         Raises:
             JobError: If there is none.
         """
         if _ID.fullmatch(job_id):
-            with suppress(FileNotFoundError, json.JSONDecodeError, TypeError):
-                return Job(**json.loads((self.folder / job_id / "state.json").read_bytes()))
-        raise JobError(
-            f"there is no job {job_id!r}; the list of trainings shows those that there are"
-        )
+            plain = read_json(self.folder / job_id / "state.json")
+            with suppress(TypeError):  # a damaged file lacks fields
+                return Job(**(plain or {}))
+        raise JobError(f"there is no job {job_id!r}; the list of trainings shows all that exist")
 
-    def jobs(self, kind: Kind | None = None, subject: str | None = None) -> list[Job]:
-        """Return all jobs, newest first."""
+    def find(self, kind: Kind | None = None, subject: str | None = None) -> list[Job]:
+        """Return the jobs of a kind and subject, newest first; None: any."""
         found = []
         for path in self.folder.glob("*/state.json"):
-            with suppress(JobError):  # a damaged one must not stop the others
-                found.append(self.job(path.parent.name))
+            with suppress(JobError):  # a damaged job must not stop the others
+                found.append(self.get(path.parent.name))
         wanted = [
             job for job in found if kind in (None, job.kind) and subject in (None, job.subject)
         ]
         return sorted(wanted, key=lambda job: (job.created, job.job_id), reverse=True)
 
-    def forget(self, kind: Kind) -> None:
-        """Remove the settled jobs of a kind of which nobody asks again."""
-        for job in self.jobs(kind):
+    def remove_settled(self, kind: Kind) -> None:
+        """Delete the settled jobs of a kind."""
+        for job in self.find(kind):
             if job.settled:
                 shutil.rmtree(self.folder / job.job_id, ignore_errors=True)
 
     def progress(self, job_id: str) -> list[dict[str, Any]]:
-        """Return what a job has told so far, oldest first; a line that is being written is left out."""
-        path = self.folder / self.job(job_id).job_id / "progress.jsonl"
+        """Return the lines that a job has reported, oldest first, without an unfinished one."""
+        path = self.folder / self.get(job_id).job_id / "progress.jsonl"
         if not path.exists():
             return []
         with path.open("rb") as stream:
-            lines = stream.read(_MOST_PROGRESS_BYTES).split(b"\n")[:-1]
-        told = [_read_line(line) for line in lines]
-        return [each for each in told if each is not None]
+            return json_lines(stream.read(_MOST_PROGRESS_BYTES).rpartition(b"\n")[0])
 
     def result(self, job_id: str) -> dict[str, Any] | None:
-        """Return what a job has left; none before its end."""
-        try:
-            plain = json.loads((self.folder / self.job(job_id).job_id / "result.json").read_bytes())
-        except (FileNotFoundError, json.JSONDecodeError):
-            return None
-        return plain if isinstance(plain, dict) else None
+        """Return the result of a job; None before its end."""
+        return read_json(self.folder / self.get(job_id).job_id / "result.json")
 
     @contextmanager
-    def held(self) -> Iterator[None]:
-        """Keep waiting jobs waiting while something is decided about them."""
+    def locked(self) -> Iterator[None]:
+        """Keep the queue from starting jobs meanwhile."""
         with self._lock:
             yield
 
-    def step(self) -> bool:
-        """Look once: settle what has ended, start what is next.
+    def run_once(self) -> bool:
+        """Settle the jobs that have ended and start those that are next.
 
         Returns:
-            Whether anything is waiting or running.
+            Whether any job waits, runs or is still to be settled.
         """
-        with self._lock, self._alone() as alone:
-            if not alone:
+        with self._lock, self._only_this_process() as is_only:
+            if not is_only:
                 return False
-            for known in reversed(self.jobs()):
-                job = self._look_after(known) if known.state == "running" else known
+            for known in reversed(self.find()):
+                job = self._check_process(known) if known.state == "running" else known
                 if job.state in ("done", "failed") and not job.settled:
                     self._settle_now(job)
-            jobs = self.jobs()
+            jobs = self.find()
             busy = {MODULES[job.kind] for job in jobs if job.state == "running"}
             for job in reversed(jobs):
                 if job.state == "waiting" and MODULES[job.kind] not in busy:
                     busy.add(MODULES[job.kind])
                     self._start(job)
-            jobs = self.jobs()
+            jobs = self.find()
             running = {job.job_id for job in jobs if job.state == "running"}
             self._children = {
                 job_id: child
@@ -181,28 +172,23 @@ class Jobs:
                 job.is_open or not (job.settled or job.job_id in self._unsettled) for job in jobs
             )
 
-    def watch(self, look_after: Callable[[], None] = lambda: None) -> None:
-        """Look again and again, in a thread of its own, until ``close``.
+    def watch(self) -> None:
+        """Call ``run_once`` again and again in a thread, until ``close``."""
 
-        Args:
-            look_after: Called after each look.
-        """
-
-        def look() -> None:
+        def run() -> None:
             while not self._stop.is_set():
                 try:
-                    self.step()
-                    look_after()
+                    self.run_once()
                 except Exception:
-                    _log.exception("looking after the jobs failed; it is tried again")
-                self._wake.wait(_LOOK_SECONDS)
+                    _log.exception("a pass over the jobs failed; it is tried again")
+                self._wake.wait(_POLL_SECONDS)
                 self._wake.clear()
 
-        self._watcher = threading.Thread(target=look, name="jobs", daemon=True)
+        self._watcher = threading.Thread(target=run, name="jobs", daemon=True)
         self._watcher.start()
 
     def close(self) -> None:
-        """Stop looking. A running child goes on and is found again."""
+        """End the thread of ``watch``; running children continue and are found again."""
         self._stop.set()
         self._wake.set()
         if self._watcher is not None:
@@ -214,14 +200,14 @@ class Jobs:
         for name in ("progress.jsonl", "result.json"):
             (folder / name).unlink(missing_ok=True)
         try:
-            write_private(folder / "job.json", json.dumps(self._prepare(job), indent=1).encode())
+            write_json(folder / "job.json", self._prepare(job))
             with (folder / "log.txt").open("ab") as log:
                 child = subprocess.Popen(
                     [*self._command(job.kind), str(folder / "job.json")],
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,
-                    start_new_session=True,  # Ctrl-C in the console's terminal does not end a training
+                    start_new_session=True,  # Ctrl-C in the console's terminal ends no training
                     env={**os.environ, "PYTHONUNBUFFERED": "1"},
                 )
         except (ValueError, OSError) as error:
@@ -229,15 +215,14 @@ class Jobs:
             return
         self._children[job.job_id] = child
         process_started = None
-        try:
+        with suppress(psutil.Error):  # it may have ended already
             process = psutil.Process(child.pid)
             process_started = process.create_time()
             process.nice(_NICE)
-        except psutil.Error:
-            pass  # it has ended already
         self._save(replace(job, state="running", pid=child.pid, process_started=process_started))
 
-    def _look_after(self, job: Job) -> Job:
+    def _check_process(self, job: Job) -> Job:
+        """Return a running job with its present state."""
         child = self._children.get(job.job_id)
         if child is not None:
             code = child.poll()
@@ -256,6 +241,7 @@ class Jobs:
         return job
 
     def _error_of(self, job: Job, code: int) -> str:
+        """Return why a job failed by result, exit code and log; empty if it did not."""
         result = self.result(job.job_id)
         if result is not None and result.get("error"):
             return str(result["error"])
@@ -277,25 +263,23 @@ class Jobs:
     def _settle_now(self, job: Job) -> None:
         try:
             self._settle(job, self.result(job.job_id) or {}, self)
-        except Exception:  # tried again at each look; the other jobs go on
+        except Exception:  # tried again at each pass; the other jobs go on
             if job.job_id not in self._unsettled:
                 _log.exception("the end of %s could not be settled; it is tried again", job.job_id)
             self._unsettled.add(job.job_id)
             return
         self._unsettled.discard(job.job_id)
-        self._save(replace(self.job(job.job_id), settled=True))
+        self._save(replace(self.get(job.job_id), settled=True))
 
     def _save(self, job: Job) -> None:
-        write_private(
-            self.folder / job.job_id / "state.json", json.dumps(asdict(job), indent=1).encode()
-        )
+        write_json(self.folder / job.job_id / "state.json", asdict(job))
 
     def _now(self) -> str:
         return self._clock().astimezone(UTC).isoformat(timespec="milliseconds")
 
     @contextmanager
-    def _alone(self) -> Iterator[bool]:
-        """Of several web processes one looks after the jobs."""
+    def _only_this_process(self) -> Iterator[bool]:
+        """Yield whether no other web process is working on the queue."""
         with (self.folder / ".lock").open("a") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -314,14 +298,6 @@ def _is_alive(job: Job) -> bool:
         return same and process.status() != psutil.STATUS_ZOMBIE
     except psutil.Error:
         return False
-
-
-def _read_line(line: bytes) -> dict[str, Any] | None:
-    try:
-        plain = json.loads(line)
-    except json.JSONDecodeError:
-        return None
-    return plain if isinstance(plain, dict) else None
 
 
 def _last_line(path: Path) -> str:

@@ -1,7 +1,7 @@
-"""Where the model looked, drawn over an image, and what it says about images. Asks a worker process; loads no model itself.
+"""Overlays and predictions of the serving model, computed by a worker process.
 
-The worker starts at the first question and takes over the model that serves whenever another one does. Overlays are kept on disk inside the
-hospital's own folder, one folder per version of the model.
+The worker starts with the first request and loads a new model whenever another version serves.
+Overlays are cached in the hospital's own folder, one subfolder per version of the model.
 """
 
 import hashlib
@@ -17,37 +17,38 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from federation.console.files import write_private
 from federation.console.registry_view import RegistryView
-from federation.console.settings import ConsoleSettings, write_private
+from federation.console.settings import ConsoleSettings
 from physical.mirror import Mirror
 from twin.review.model_worker import ModelWorker, WorkerError
 
 NO_EVIDENCE = Path(__file__).parent / "static" / "no-evidence.png"
 _KEPT_VERSIONS = 3
 _MOST_WAITING = 12  # requests; more would take the threads that serve pages
-_SIDE = 256  # pixels of a drawn image
+_SIDE = 256  # pixels of a heat map
 _OPACITY = 0.75
-# A scale from dark violet over red to light yellow: its lightness rises evenly, so that it reads without colours too.
-_SCALE = np.array(
+# RGB from dark violet over red to light yellow; lightness rises evenly, for greyscale readers.
+_COLOURS = np.array(
     [(0, 0, 4), (66, 10, 104), (147, 38, 103), (221, 81, 58), (252, 165, 10), (252, 255, 164)],
     np.float64,
 )
 
 
-class LooksUnavailable(OSError):  # noqa: N818 -- a state of the service
-    """No model can be asked now; says why."""
+class ModelUnavailable(OSError):  # noqa: N818 -- a state of the service
+    """No model can answer now; the message says why."""
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What the model says about an image.
+    """The prediction of the model for one image.
 
     Args:
-        image_id: Which image.
+        image_id: Id of the image.
         class_name: The likeliest class.
-        probability: Of that class.
-        entropy: As a fraction of ln C.
-        top: (class name, probability) of the three likeliest.
+        probability: Probability of that class.
+        entropy: Entropy of the probabilities as a fraction of ln C.
+        top: (class name, probability) of the three likeliest classes.
     """
 
     image_id: str
@@ -57,13 +58,13 @@ class Prediction:
     top: tuple[tuple[str, float], ...]
 
 
-class Looks:
-    """Overlays and predictions of the model that serves.
+class ModelAnswers:
+    """Overlays and predictions of the serving model.
 
     Args:
-        settings: Of the console.
+        settings: Settings of the console.
         registry: Says which model serves.
-        mirrors: One per hospital.
+        mirrors: Hospital -> its mirrored images.
     """
 
     def __init__(
@@ -76,56 +77,49 @@ class Looks:
         self._class_names: tuple[str, ...] = ()
 
     def overlay(self, hospital: str, image_id: str, class_name: str) -> bytes:
-        """Return a PNG with transparent ground that lies over the image.
+        """Return the evidence for a class as a transparent PNG to lay over the image.
 
         Raises:
             MirrorError: If there is no such image.
             KeyError: If the model knows no such class.
-            LooksUnavailable: If no model can be asked.
+            ModelUnavailable: If no model can answer now.
         """
         pixels = self._mirrors[hospital].pixels([image_id])
-        current = self._registry.current()
+        current = self._registry.serving_model()
         if current is None:
-            raise LooksUnavailable("no model serves yet")
+            raise ModelUnavailable("no model serves yet")
         name = hashlib.sha256(f"{image_id}\0{class_name}".encode()).hexdigest()
-        path = (
-            self._settings.hospital(hospital).state / "overlays" / current.version / f"{name}.png"
-        )
-        with suppress(FileNotFoundError):  # not drawn yet, or dropped this very moment
+        overlays = self._settings.hospital(hospital).state / "overlays"
+        path = overlays / current.version / f"{name}.png"
+        with suppress(FileNotFoundError):  # not drawn yet, or deleted this very moment
             return path.read_bytes()
-        with self._turn():
-            worker = self._ready()
+        with self._exclusive_worker() as worker:
             if class_name not in self._class_names:
                 raise KeyError(class_name)
             version = self._version
-            try:
+            with _unavailable_on(OSError):
                 heat = worker.overlay(pixels, [class_name])[0]
-            except OSError as error:
-                raise LooksUnavailable(str(error)) from error
             drawn = NO_EVIDENCE.read_bytes() if heat is None else draw_heat(heat)
             if version == current.version:
-                self._keep(path, drawn)
+                self._cache(path, drawn)
         return drawn
 
     def predict(self, hospital: str, image_ids: Sequence[str]) -> tuple[str, list[Prediction]]:
-        """Return the version of the model that serves and what it says about images.
+        """Return the version of the serving model and its predictions for images.
 
         Raises:
             MirrorError: If there is no such image.
-            LooksUnavailable: If no model can be asked.
+            ModelUnavailable: If no model can answer now.
         """
         pixels = self._mirrors[hospital].pixels(image_ids)
-        with self._turn():
-            worker = self._ready()
+        with self._exclusive_worker() as worker:
             version, class_names = self._version, self._class_names
-            try:
+            with _unavailable_on(OSError):
                 logits = worker.look(pixels).logits
-            except OSError as error:
-                raise LooksUnavailable(str(error)) from error
-        chances = _softmax(np.asarray(logits, np.float64))
+        probabilities = _softmax(np.asarray(logits, np.float64))
         return str(version), [
             _prediction(image_id, row, class_names)
-            for image_id, row in zip(image_ids, chances, strict=True)
+            for image_id, row in zip(image_ids, probabilities, strict=True)
         ]
 
     def close(self) -> None:
@@ -136,34 +130,34 @@ class Looks:
                 self._worker = None
 
     @contextmanager
-    def _turn(self) -> Iterator[None]:
-        """Wait for one's turn, unless so many wait that pages would have to."""
+    def _exclusive_worker(self) -> Iterator[ModelWorker]:
+        """Wait for other requests, then yield the worker with the serving model loaded.
+
+        Raises:
+            ModelUnavailable: If too many requests wait already, or no model can be loaded.
+        """
         if not self._waiting.acquire(blocking=False):
-            raise LooksUnavailable(
-                "the model is busy with others' questions; ask again in a moment"
-            )
+            raise ModelUnavailable("the model is busy with other requests; ask again in a moment")
         try:
             with self._lock:
-                yield
+                yield self._ready_worker()
         finally:
             self._waiting.release()
 
-    def _ready(self) -> ModelWorker:
-        current = self._registry.current()
+    def _ready_worker(self) -> ModelWorker:
+        current = self._registry.serving_model()
         if current is None:
-            raise LooksUnavailable("no model serves yet")
+            raise ModelUnavailable("no model serves yet")
         if self._worker is None:
             self._worker = ModelWorker(timeout_seconds=self._settings.explain_seconds)
         if self._version != current.version:
-            try:
+            with _unavailable_on(WorkerError):
                 self._class_names = self._worker.load(current.folder).class_names
-            except WorkerError as error:
-                raise LooksUnavailable(str(error)) from error
             self._version = current.version
         return self._worker
 
-    def _keep(self, path: Path, drawn: bytes) -> None:
-        """Keep an overlay; in one's turn, since a version's first one makes its folder and drops an old one."""
+    def _cache(self, path: Path, drawn: bytes) -> None:
+        """Save an overlay; the first one of a version also deletes old versions' overlays."""
         if not path.parent.exists():
             path.parent.mkdir(mode=0o700, parents=True)
             others = sorted(
@@ -178,19 +172,28 @@ class Looks:
         write_private(path, drawn)
 
 
+@contextmanager
+def _unavailable_on(kind: type[OSError]) -> Iterator[None]:
+    """Raise ``ModelUnavailable`` instead of errors of the worker process."""
+    try:
+        yield
+    except kind as error:
+        raise ModelUnavailable(str(error)) from error
+
+
 def draw_image(pixels: NDArray[np.uint8]) -> bytes:
-    """Return a grey image as PNG, as large as it is."""
+    """Return a grey image as PNG of the same size."""
     return _as_png(Image.fromarray(pixels))
 
 
 def draw_heat(heat: NDArray[np.floating]) -> bytes:
-    """Return a map in [0, 1] as a coloured PNG that is transparent where there is nothing."""
+    """Return a heat map in [0, 1] as a coloured PNG, transparent where the map is 0."""
     smooth = Image.fromarray(np.asarray(np.clip(heat, 0, 1) * 255, np.uint8)).resize(
         (_SIDE, _SIDE), Image.Resampling.BICUBIC
     )
     values = np.asarray(smooth, np.float64) / 255
-    places = np.linspace(0, 1, len(_SCALE))
-    channels = [np.interp(values, places, _SCALE[:, channel]) for channel in range(3)]
+    places = np.linspace(0, 1, len(_COLOURS))
+    channels = [np.interp(values, places, _COLOURS[:, channel]) for channel in range(3)]
     return _as_png(
         Image.fromarray(np.stack([*channels, values * _OPACITY * 255], axis=-1).astype(np.uint8))
     )
@@ -208,13 +211,11 @@ def _softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _prediction(
-    image_id: str, chances: NDArray[np.float64], class_names: Sequence[str]
+    image_id: str, probabilities: NDArray[np.float64], class_names: Sequence[str]
 ) -> Prediction:
-    top = tuple((class_names[row], float(chances[row])) for row in np.argsort(-chances)[:3])
-    entropy = (
-        -float(np.sum(chances * np.log(np.maximum(chances, 1e-12))))
-        / max(math.log(len(class_names)), 1e-12)
-        if len(class_names) > 1
-        else 0.0
+    top = tuple(
+        (class_names[row], float(probabilities[row])) for row in np.argsort(-probabilities)[:3]
     )
-    return Prediction(image_id, *top[0], min(1.0, max(0.0, entropy)), top)
+    entropy = -float(np.sum(probabilities * np.log(np.maximum(probabilities, 1e-12))))
+    fraction = entropy / math.log(len(class_names)) if len(class_names) > 1 else 0.0
+    return Prediction(image_id, *top[0], min(1.0, max(0.0, fraction)), top)

@@ -1,31 +1,30 @@
-"""Versions of the model as of the last look into the store of models, which only a child process opens. Knows no MLflow.
+"""Versions of the model in the model registry, read from two JSON files that other processes write.
 
-``models/current.json`` names the version that serves and its folder; the release process writes it. ``registry.json`` is the list of
-versions that the last such process reported.
+``models/current.json`` names the serving version and its folder; the release process writes it.
+``registry.json`` lists the versions that the last process with access to MLflow reported.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from federation.console.settings import write_private
+from federation.console.files import read_json, write_json
 
 CHAMPION = "champion"
 
 
 @dataclass(frozen=True)
 class Version:
-    """One registered model.
+    """One registered version of the model.
 
     Args:
         version: Its number.
         aliases: Names that point to it.
-        class_names: What it can name.
+        class_names: Classes that it can predict.
         created: When it was registered, UTC, ISO 8601.
-        accuracy: On images that nobody trains on; none where it was not measured.
-        facts: Everything else that its registry knows, as text.
+        accuracy: On held-out images, in [0, 1]; None if not measured.
+        facts: All other tags in the registry, as text.
     """
 
     version: str
@@ -37,12 +36,12 @@ class Version:
 
 
 @dataclass(frozen=True)
-class Current:
+class ServingModel:
     """The model that serves.
 
     Args:
         version: Its number.
-        folder: Where it lies.
+        folder: Folder of its files.
     """
 
     version: str
@@ -50,11 +49,11 @@ class Current:
 
 
 class RegistryView:
-    """What the web process knows of the store of models.
+    """What the web process knows about the model registry.
 
     Args:
         path: Of ``registry.json``.
-        models_folder: Holds ``current.json``.
+        models_folder: Folder of ``current.json``.
     """
 
     def __init__(self, path: Path, models_folder: Path) -> None:
@@ -62,53 +61,40 @@ class RegistryView:
 
     def versions(self) -> tuple[Version, ...]:
         """Return all versions, newest first."""
-        plain = _read(self.path)
-        found = [_version(each) for each in plain.get("versions", [])]
+        found = [_version(each) for each in (read_json(self.path) or {}).get("versions", [])]
         return tuple(sorted(found, key=lambda each: int(each.version), reverse=True))
 
     def champion(self) -> Version | None:
         """Return the version that serves."""
-        current = self.current()
-        versions = self.versions()
-        if current is not None:
-            return next((each for each in versions if each.version == current.version), None)
+        serving, versions = self.serving_model(), self.versions()
+        if serving is not None:
+            return next((each for each in versions if each.version == serving.version), None)
         return next((each for each in versions if CHAMPION in each.aliases), None)
 
-    def current(self) -> Current | None:
-        """Return version and folder of the model that serves; none before the first."""
-        plain = _read(self.models_folder / "current.json")
-        return (
-            Current(str(plain["version"]), Path(plain["folder"]))
-            if {"version", "folder"} <= plain.keys()
-            else None
-        )
+    def serving_model(self) -> ServingModel | None:
+        """Return version and folder of the model that serves; None before the first."""
+        plain = read_json(self.models_folder / "current.json") or {}
+        if not {"version", "folder"} <= plain.keys():
+            return None
+        return ServingModel(str(plain["version"]), Path(plain["folder"]))
 
     def champion_classes(self) -> tuple[str, ...]:
-        """Return what the model that serves can name."""
+        """Return the classes that the serving model can predict."""
         champion = self.champion()
         return champion.class_names if champion else ()
 
-    def keep(self, versions: Sequence[Mapping[str, Any]]) -> None:
-        """Remember what the store of models holds now."""
-        write_private(self.path, json.dumps({"versions": list(versions)}, indent=1).encode())
+    def save_versions(self, versions: Sequence[Mapping[str, Any]]) -> None:
+        """Save the versions that a process found in the registry."""
+        write_json(self.path, {"versions": list(versions)})
 
 
 def _version(plain: Mapping[str, Any]) -> Version:
     accuracy = plain.get("accuracy")
-    facts = {str(name): str(value) for name, value in dict(plain.get("facts") or {}).items()}
     return Version(
         str(plain["version"]),
         tuple(plain["aliases"]),
         tuple(plain["class_names"]),
         str(plain["created"]),
         None if accuracy is None else float(accuracy),
-        facts,
+        {str(name): str(value) for name, value in (plain.get("facts") or {}).items()},
     )
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        plain = json.loads(path.read_bytes())
-    except (FileNotFoundError, json.JSONDecodeError):
-        return {}
-    return plain if isinstance(plain, dict) else {}

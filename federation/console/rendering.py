@@ -1,7 +1,7 @@
-"""Turns a template and values into a page, and says one thing after a redirect. Knows no case and no service but the app's.
+"""Rendering of Jinja2 templates into pages, redirects with a flash message, and links of a pager.
 
-Templates are Jinja2 with autoescaping of everything and no undefined names. A flash travels in a signed cookie, so that it needs no store
-and cannot be forged into words of somebody else.
+Templates escape everything and fail on undefined names. A flash message travels in a signed cookie:
+it needs no store, and nobody else can forge one.
 """
 
 import base64
@@ -16,9 +16,16 @@ import jinja2
 from fastapi import Query, Request
 from fastapi.responses import HTMLResponse, RedirectResponse
 
-from federation.console.security.cookies import FLASH, THEME, cookie_name, drop_cookie, put_cookie
+from federation.console.security.cookies import (
+    ANONYMOUS,
+    FLASH,
+    THEME,
+    cookie_name,
+    delete_cookie,
+    set_cookie,
+)
 from federation.console.security.csrf import seal, token_for_page, unseal
-from federation.console.services import Services, visitor_if_any
+from federation.console.services import get_services, optional_visitor
 from twin.review.cases import Page
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -30,7 +37,7 @@ PageNumber = Annotated[int, Query(ge=1, le=1_000_000, description="Number of the
 
 @dataclass(frozen=True)
 class Flash:
-    """One sentence about what just happened."""
+    """One sentence about the last action, shown once."""
 
     kind: Literal["done", "problem"]
     text: str
@@ -38,7 +45,7 @@ class Flash:
 
 @dataclass(frozen=True)
 class PageLinks:
-    """Where one can go from a page of a list; no address where there is nothing."""
+    """Addresses of the neighbours of a page in a long list; None where there is no such page."""
 
     number: int
     last: int
@@ -52,7 +59,7 @@ class PageLinks:
 def make_environment(
     filters: Mapping[str, Callable[..., Any]], folder: Path = TEMPLATES
 ) -> jinja2.Environment:
-    """Return the environment of all pages."""
+    """Return the Jinja2 environment of all pages."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(folder),
         autoescape=True,
@@ -74,50 +81,59 @@ def render(
     """Return a page.
 
     Args:
-        request: What it answers.
-        template: A file in ``templates``.
-        status: Of the answer.
-        headers: Further ones.
-        context: Values of the template, beside visitor, csrf_token, theme, flashes, path, federation_name and status.
+        request: The request that it answers.
+        template: Name of a file in ``templates``.
+        status: HTTP status.
+        headers: Further headers.
+        context: Variables of the template. Each template also gets visitor, csrf_token, theme,
+            flashes, path, federation_name, status and now.
     """
-    services: Services = request.app.state.services
-    visitor = visitor_if_any(request)
-    flashes = _read_flashes(request, services.secret)
-    token, new_cookie = token_for_page(request, services, visitor)
+    services = get_services(request)
+    visitor = optional_visitor(request)
+    flashes = _read_flashes(request)
+    token, anonymous = token_for_page(request, services, visitor)
     common = {
         "visitor": visitor,
         "csrf_token": token,
-        "theme": _theme(request, services),
+        "theme": _theme(request),
         "flashes": flashes,
         "path": request.url.path,
         "federation_name": services.settings.federation_name,
         "status": status,
+        "now": services.clock(),
     }
     environment: jinja2.Environment = request.app.state.templates
     text = environment.get_template(template).render({**common, **context})
     response = HTMLResponse(text, status, dict(headers or {}))
-    if new_cookie is not None:
-        put_cookie(response, services.settings, new_cookie.name, new_cookie.value)
+    if anonymous is not None:
+        set_cookie(response, services.settings, ANONYMOUS, anonymous)
     if flashes:
-        drop_cookie(response, services.settings, FLASH)
+        delete_cookie(response, services.settings, FLASH)
     return response
 
 
 def redirect(
     request: Request, to: str, flash: str = "", kind: Literal["done", "problem"] = "done"
 ) -> RedirectResponse:
-    """Return a 303 to a page of ours, with one sentence for it to show."""
-    services: Services = request.app.state.services
+    """Return a 303 to a page of the console, with a flash message for it to show."""
+    services = get_services(request)
     response = RedirectResponse(to, 303)
     if flash:
         plain = json.dumps(asdict(Flash(kind, flash[:_LONGEST_FLASH]))).encode()
         value = seal(services.secret, "flash", base64.urlsafe_b64encode(plain).decode())
-        put_cookie(response, services.settings, FLASH, value, seconds=_FLASH_SECONDS)
+        set_cookie(response, services.settings, FLASH, value, seconds=_FLASH_SECONDS)
     return response
 
 
 def page_links(page: Page[Any], request: Request, path: str = "") -> PageLinks:
-    """Return the neighbours of a page; the rest of the query stays, and the path where none is given: a form's own cannot be opened."""
+    """Return the links of a pager, with the other query parameters unchanged.
+
+    Args:
+        page: The page that is shown.
+        request: The request that it answers.
+        path: Path of the links; empty: that of the request. Give one if the page may answer a
+            form, whose own address cannot be opened with GET.
+    """
     last = page.num_pages
 
     def href(number: int) -> str | None:
@@ -132,16 +148,13 @@ def page_links(page: Page[Any], request: Request, path: str = "") -> PageLinks:
     return PageLinks(page.page, last, page.total, *around)
 
 
-def _theme(request: Request, services: Services) -> str:
-    value = request.cookies.get(cookie_name(services.settings, THEME), "auto")
+def _theme(request: Request) -> str:
+    value = request.cookies.get(cookie_name(get_services(request).settings, THEME), "auto")
     return value if value in ("light", "dark") else "auto"
 
 
-def _read_flashes(request: Request, secret: bytes) -> list[Flash]:
-    services: Services = request.app.state.services
+def _read_flashes(request: Request) -> list[Flash]:
+    services = get_services(request)
     sealed = request.cookies.get(cookie_name(services.settings, FLASH), "")
-    value = unseal(secret, "flash", sealed)
-    if value is None:
-        return []
-    plain = json.loads(base64.urlsafe_b64decode(value))
-    return [Flash(plain["kind"], plain["text"])]
+    value = unseal(services.secret, "flash", sealed)
+    return [] if value is None else [Flash(**json.loads(base64.urlsafe_b64decode(value)))]

@@ -1,6 +1,6 @@
-"""Who may open which address: one literal table, used by the guard of every route and by the tests. Knows no request.
+"""Which roles may open which address: one table for the guard of every route and for the tests.
 
-A route that is not in the table stops the program from starting; a row that no route serves does too.
+The program does not start if a route is missing from the table or a row has no route.
 """
 
 from typing import Final
@@ -8,19 +8,17 @@ from typing import Final
 from twin.review.workflow import Role
 
 CLINICIAN, APPROVER, OPERATOR, AUDITOR = Role.CLINICIAN, Role.APPROVER, Role.OPERATOR, Role.AUDITOR
-EVERY_ROLE: Final = frozenset(
-    {CLINICIAN, APPROVER, OPERATOR, AUDITOR}
-)  # the program itself (Role.SYSTEM) never logs in
-HOSPITAL_STAFF: Final = frozenset(
-    {CLINICIAN, APPROVER}
-)  # belong to one hospital and see its images
+# Role.SYSTEM, the program itself, never logs in.
+EVERY_ROLE: Final = frozenset({CLINICIAN, APPROVER, OPERATOR, AUDITOR})
+# Members of one hospital, who see its images.
+HOSPITAL_STAFF: Final = frozenset({CLINICIAN, APPROVER})
 DECIDERS: Final = frozenset({APPROVER, OPERATOR})
 ANYBODY: Final = None  # no login needed
 
 Allowed = frozenset[Role] | None
 
 ROUTES: Final[dict[tuple[str, str], Allowed]] = {
-    # --- pages -------------------------------------------------------------------------------------------------
+    # Pages
     ("GET", "/health"): ANYBODY,
     ("GET", "/login"): ANYBODY,
     ("POST", "/login"): ANYBODY,
@@ -55,7 +53,7 @@ ROUTES: Final[dict[tuple[str, str], Allowed]] = {
     ("POST", "/users/{user}/password"): frozenset({OPERATOR}),
     ("GET", "/intake"): frozenset({CLINICIAN}),
     ("POST", "/intake"): frozenset({CLINICIAN}),
-    # --- JSON API ----------------------------------------------------------------------------------------------
+    # JSON API
     ("GET", "/api/v1/openapi.json"): ANYBODY,
     ("POST", "/api/v1/login"): ANYBODY,
     ("POST", "/api/v1/logout"): EVERY_ROLE,

@@ -1,23 +1,22 @@
-"""What the pages and the API work with: one value with every service, and who is asking.
+"""Services and visitor of a request, as FastAPI dependencies.
 
-Made once by the app factory (or by a test) and kept in ``app.state.services``. Knows no template and no address.
+The app factory (or a test) makes one ``Services`` and keeps it in ``app.state.services``.
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import Depends, Request
 
 from federation.catalogue.class_catalogue import ClassCatalogue
-from federation.console.job_queue import Jobs
-from federation.console.model_answers import Looks
+from federation.console.job_queue import JobQueue
+from federation.console.model_answers import ModelAnswers
 from federation.console.registry_view import RegistryView
 from federation.console.settings import ConsoleSettings
 from physical.mirror import Mirror
-from twin.review.accounts import Accounts
+from twin.review.accounts import Account, Accounts
 from twin.review.audit import AuditLog
 from twin.review.store import ReviewStore
 from twin.review.workflow import Actor, Role
@@ -26,55 +25,19 @@ Clock = Callable[[], datetime]
 
 
 def utc_now() -> datetime:
-    """The time, aware and in UTC; an argument wherever it matters."""
+    """Return the time, aware and in UTC."""
     return datetime.now(UTC)
 
 
 @dataclass(frozen=True)
-class Services:
-    """Everything a request may need.
-
-    Args:
-        settings: Of this console.
-        store: Cases and their decisions.
-        accounts: Users and sessions.
-        audit: The hash-chained log.
-        catalogue: The federation's class names.
-        mirrors: One per hospital, by its id.
-        jobs: Trainings, releases and roll-backs, as child processes.
-        registry: Versions of the model and who serves, as of the last refresh.
-        looks: Overlays and predictions; starts its worker process at the first question.
-        secret: Key of cookies' signatures and CSRF tokens; never shown, never logged.
-        clock: The time.
-    """
-
-    settings: ConsoleSettings
-    store: ReviewStore
-    accounts: Accounts
-    audit: AuditLog
-    catalogue: ClassCatalogue
-    mirrors: Mapping[str, Mirror]
-    jobs: Jobs
-    registry: RegistryView
-    looks: Looks
-    secret: bytes
-    clock: Clock = utc_now
-
-    @property
-    def folder(self) -> Path:
-        """The console folder."""
-        return self.settings.folder
-
-
-@dataclass(frozen=True)
 class Visitor:
-    """Who is asking, as the guard of every route found out.
+    """The user who sent a request.
 
     Args:
         user: Name.
-        role: One of four.
-        hospital: Of a clinician or approver; none for operators and auditors, who belong to no hospital and see no pixels.
-        csrf_token: What a form must send back as ``csrf_token``, or a script as header ``X-CSRF-Token``.
+        role: Clinician, approver, operator or auditor.
+        hospital: Of a clinician or approver; None for operators and auditors, who see no images.
+        csrf_token: Sent back by forms as ``csrf_token`` and by scripts as ``X-CSRF-Token``.
     """
 
     user: str
@@ -84,31 +47,72 @@ class Visitor:
 
     @property
     def actor(self) -> Actor:
-        """The same person, as the workflow and the audit log know them."""
+        """The same person as the workflow knows them."""
         return Actor(self.user, self.role)
 
     @property
     def sees_images(self) -> bool:
-        """Whether pixels may be shown: only inside a hospital."""
+        """Whether images may be shown: only to members of a hospital."""
         return self.hospital is not None
 
 
-def current_services(request: Request) -> Services:
-    """The services of the app that answers."""
+@dataclass(frozen=True)
+class Services:
+    """Everything that a request may need.
+
+    Args:
+        settings: Of this console.
+        store: Cases and decisions.
+        accounts: Users and sessions.
+        audit: The hash-chained log.
+        catalogue: Class names of the federation.
+        mirrors: Hospital -> its mirrored images.
+        jobs: Queue of trainings, releases and roll-backs.
+        registry: Versions of the model, as last reported.
+        model_answers: Overlays and predictions; starts its worker process when first asked.
+        secret: Key that signs cookies and form tokens; never shown or logged.
+        clock: Returns the time.
+    """
+
+    settings: ConsoleSettings
+    store: ReviewStore
+    accounts: Accounts
+    audit: AuditLog
+    catalogue: ClassCatalogue
+    mirrors: Mapping[str, Mirror]
+    jobs: JobQueue
+    registry: RegistryView
+    model_answers: ModelAnswers
+    secret: bytes
+    clock: Clock = utc_now
+
+    def record(
+        self,
+        person: Visitor | Account,
+        what: str,
+        subject: str,
+        details: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Write what a person did into the audit log."""
+        self.audit.record(person.user, person.role, person.hospital, what, subject, details)
+
+
+def get_services(request: Request) -> Services:
+    """Return the services of the app."""
     services: Services = request.app.state.services
     return services
 
 
-def current_visitor(request: Request) -> Visitor:
-    """Who is logged in. The guard has let them in by the table of routes; on a route for anybody this must not be asked."""
+def get_visitor(request: Request) -> Visitor:
+    """Return the logged-in user; do not call it on a route that is open to anybody."""
     visitor: Visitor = request.state.visitor
     return visitor
 
 
-def visitor_if_any(request: Request) -> Visitor | None:
-    """Who is logged in, or none."""
+def optional_visitor(request: Request) -> Visitor | None:
+    """Return the logged-in user, or None."""
     return getattr(request.state, "visitor", None)
 
 
-Asked = Annotated[Services, Depends(current_services)]
-Asking = Annotated[Visitor, Depends(current_visitor)]
+ServicesDep = Annotated[Services, Depends(get_services)]
+VisitorDep = Annotated[Visitor, Depends(get_visitor)]

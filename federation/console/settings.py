@@ -1,15 +1,13 @@
-"""A console's settings: ``console.yaml`` in the console's folder, and where everything lies in that folder. Starts nothing.
+"""Settings of a console, read from ``console.yaml``, and the folders in which it keeps its data.
 
-The blocks ``triage``, ``addition``, ``release_rules`` and ``intake`` belong to the rooms of those names; they are passed on as they stand
-to the process that knows them, so that no web process loads a model to read its settings.
+The blocks ``triage``, ``addition``, ``release_rules`` and ``intake`` are passed on unread to the
+processes that use them, so that the web process need not import their code.
 """
 
-import os
 import re
 import secrets
-import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,19 +16,21 @@ import pydantic.dataclasses
 import yaml
 from pydantic import ConfigDict, Field, TypeAdapter
 
+from federation.console.files import write_private
+
 SETTINGS_FILE, SECRET_FILE = "console.yaml", "session.key"
 _HOSPITAL = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}")
 _SECRET_BYTES = 32
-_PRIVATE_FILE, _PRIVATE_FOLDER = 0o600, 0o700
+_OWNER_ONLY = 0o700
 
 
 class SettingsError(ValueError):
-    """Settings with which no console can be served: what, got, allowed, what to do."""
+    """Settings are missing or not allowed."""
 
 
 @dataclass(frozen=True)
 class HospitalFolders:
-    """Where one hospital's files lie; nobody else's process has to read them."""
+    """Folders of one hospital's files; no process of another hospital reads them."""
 
     inbox: Path
     quarantine: Path
@@ -41,13 +41,13 @@ class HospitalFolders:
 
 @pydantic.dataclasses.dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class ReceiverSettings:
-    """A hospital's DICOM door.
+    """The DICOM receiver of a hospital.
 
     Args:
-        ae_title: Its application entity title; senders call it by it.
-        allowed: Titles of the senders that may speak to it.
-        address: Interface to listen on.
-        port: Port.
+        ae_title: Its application entity title, by which senders call it.
+        allowed: Application entity titles of the senders that may connect.
+        address: Network interface to listen on.
+        port: Port to listen on.
     """
 
     ae_title: str
@@ -58,28 +58,28 @@ class ReceiverSettings:
 
 @pydantic.dataclasses.dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class ConsoleSettings:
-    """All that a console can be told.
+    """All settings of a console.
 
     Args:
-        folder: Of the console; holds everything that it keeps.
-        hospitals: Their ids: small letters, digits, ``-`` and ``_``.
-        federation_name: What the pages call the federation.
-        database_url: Of cases, users and audit log; none: SQLite in the folder.
-        tracking_uri: Of the MLflow store with the models; none: SQLite in the folder.
-        model_name: Of the registered model.
+        folder: Folder of the console's data.
+        hospitals: Ids of the hospitals: small letters, digits, ``-`` and ``_``.
+        federation_name: Name of the federation on the pages.
+        database_url: Database of cases, users and audit log; None: SQLite in the folder.
+        tracking_uri: MLflow store of the models; None: SQLite in the folder.
+        model_name: Name of the registered model.
         image_size: Side of a mirrored image [px].
-        secure_cookies: Cookies travel over https alone; only a demo on this very machine may say no.
+        secure_cookies: Send cookies over https only; switch off only for a demo on one machine.
         trusted_hosts: Host names under which the console answers.
-        idle_minutes: After so long without a request a session ends.
+        idle_minutes: Minutes without a request after which a session ends.
         max_upload_megabytes: Largest request body.
-        max_upload_files: Most files of one upload.
-        train_on_approval: Approved cases start a training by themselves; otherwise an operator or approver starts it.
+        max_upload_files: Most files in one upload.
+        train_on_approval: Start a training as soon as a case is approved.
         explain_seconds: Longest wait for the worker process with the model.
-        triage: How unnamed images become cases.
+        triage: How images that look new are grouped into cases.
         addition: How new classes are trained.
         release_rules: When a candidate may be released.
-        intake: How images come in.
-        receivers: Hospital -> its DICOM door; none: files only.
+        intake: How images are taken in.
+        receivers: Hospital -> its DICOM receiver; a hospital without one takes files only.
     """
 
     folder: Path
@@ -103,7 +103,7 @@ class ConsoleSettings:
     receivers: Mapping[str, ReceiverSettings] = Field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Check what pydantic does not."""
+        """Check hospitals, receivers and ranges."""
         if not self.hospitals or len(set(self.hospitals)) != len(self.hospitals):
             raise ValueError(
                 f"hospitals is {list(self.hospitals)}; allowed: one or more names, each once"
@@ -111,58 +111,53 @@ class ConsoleSettings:
         for hospital in self.hospitals:
             if not _HOSPITAL.fullmatch(hospital):
                 raise ValueError(
-                    f"a hospital is called {hospital!r}; allowed: small letters, digits, - and _, at most 40; it is also a folder's name"
+                    f"hospital id is {hospital!r}; allowed: small letters, digits, - and _, "
+                    "at most 40, because it also names a folder"
                 )
-        strangers = sorted(set(self.receivers) - set(self.hospitals))
-        if strangers:
+        unknown = sorted(set(self.receivers) - set(self.hospitals))
+        if unknown:
             raise ValueError(
-                f"receivers names {', '.join(strangers)}; allowed: {', '.join(self.hospitals)}"
+                f"receivers names {', '.join(unknown)}; allowed: {', '.join(self.hospitals)}"
             )
-        for name in (
-            "image_size",
-            "idle_minutes",
-            "max_upload_megabytes",
-            "max_upload_files",
-            "explain_seconds",
-        ):
+        uploads = ("max_upload_megabytes", "max_upload_files")
+        for name in ("image_size", "idle_minutes", *uploads, "explain_seconds"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; allowed: more than 0")
 
     @property
     def review_url(self) -> str:
-        """Address of the database of cases, users and audit log."""
+        """URL of the database of cases, users and audit log."""
         return self.database_url or f"sqlite:///{self.folder / 'console.sqlite'}"
 
     @property
     def audit_anchor(self) -> Path | None:
-        """Where the audit log's anchor lies; none: beside the SQLite file."""
+        """File of the audit log's anchor; None: beside the SQLite file."""
         return None if self.database_url is None else self.folder / "audit.anchor"
 
     @property
     def models_url(self) -> str:
-        """Address of the store of models."""
+        """URI of the MLflow store of the models."""
         return self.tracking_uri or f"sqlite:///{self.folder / 'mlflow.db'}"
 
     @property
     def jobs_folder(self) -> Path:
-        """One folder per training, release and roll-back."""
+        """Holds one folder per job."""
         return self.folder / "jobs"
 
     @property
     def models_folder(self) -> Path:
-        """Model folders, and ``current.json`` that names the one that serves."""
+        """Holds the models and ``current.json``, which names the one that serves."""
         return self.folder / "models"
 
     def hospital(self, hospital: str) -> HospitalFolders:
-        """Return where a hospital's files lie."""
-        place = self.folder / "hospitals" / hospital
-        return HospitalFolders(
-            *(place / name for name in ("inbox", "quarantine", "archive", "mirror", "state"))
-        )
+        """Return the folders of a hospital."""
+        parent = self.folder / "hospitals" / hospital
+        names = ("inbox", "quarantine", "archive", "mirror", "state")
+        return HospitalFolders(*(parent / name for name in names))
 
 
 def load_settings(folder: Path) -> ConsoleSettings:
-    """Read ``console.yaml`` of a console's folder.
+    """Read ``console.yaml`` in the folder of a console.
 
     Raises:
         SettingsError: If there is none, or something in it is not allowed.
@@ -172,13 +167,15 @@ def load_settings(folder: Path) -> ConsoleSettings:
         plain = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise SettingsError(
-            f"{folder} holds no {SETTINGS_FILE}; make a console first with: fedka console init {folder}"
+            f"{folder} holds no {SETTINGS_FILE}; "
+            f"make a console first with: fedka console init {folder}"
         ) from error
     except yaml.YAMLError as error:
         raise SettingsError(f"{path} is no YAML: {' '.join(str(error).split())}") from error
     if not isinstance(plain, dict) or "folder" in plain:
         raise SettingsError(
-            f"{path} must be a mapping of settings without 'folder', which is where the file lies; got {plain!r:.200}"
+            f"{path} holds {plain!r:.200}; allowed: a mapping of settings without 'folder', "
+            "which is always the folder of the file"
         )
     try:
         return TypeAdapter(ConsoleSettings).validate_python({**plain, "folder": folder.absolute()})
@@ -191,31 +188,25 @@ def load_settings(folder: Path) -> ConsoleSettings:
 
 
 def make_folder(settings: ConsoleSettings, plain: Mapping[str, Any]) -> None:
-    """Make the folder of a new console: settings, key, and a place for every hospital.
+    """Make the folder of a new console with its settings, key and hospital folders.
 
     Args:
-        settings: As they will be read back.
-        plain: What ``console.yaml`` will say.
+        settings: The settings, validated.
+        plain: The same settings as they are written into ``console.yaml``.
 
     Raises:
-        SettingsError: If the folder is one of a console already.
+        SettingsError: If the folder already belongs to a console.
     """
     if (settings.folder / SETTINGS_FILE).exists():
         raise SettingsError(
-            f"{settings.folder} is a console's folder already; choose another one, or edit its {SETTINGS_FILE}"
+            f"{settings.folder} is a console's folder already; "
+            f"choose another one, or edit its {SETTINGS_FILE}"
         )
     private = [settings.folder, settings.jobs_folder, settings.models_folder]
     for hospital in settings.hospitals:
-        folders = settings.hospital(hospital)
-        private += [
-            folders.inbox,
-            folders.quarantine,
-            folders.archive,
-            folders.mirror,
-            folders.state,
-        ]
+        private += astuple(settings.hospital(hospital))
     for folder in private:
-        folder.mkdir(mode=_PRIVATE_FOLDER, parents=True, exist_ok=True)
+        folder.mkdir(mode=_OWNER_ONLY, parents=True, exist_ok=True)
     read_secret(settings)
     write_private(
         settings.folder / SETTINGS_FILE,
@@ -224,10 +215,10 @@ def make_folder(settings: ConsoleSettings, plain: Mapping[str, Any]) -> None:
 
 
 def read_secret(settings: ConsoleSettings) -> bytes:
-    """Return the key of this console's signatures; made at the first call, readable by its owner alone.
+    """Return the key that signs cookies and form tokens; the first call makes it.
 
     Raises:
-        SettingsError: If others may read it, or it is too short.
+        SettingsError: If other users may read it, or it is too short.
     """
     path = settings.folder / SECRET_FILE
     if not path.exists():
@@ -235,21 +226,8 @@ def read_secret(settings: ConsoleSettings) -> bytes:
     secret = path.read_bytes()
     if len(secret) < _SECRET_BYTES or path.stat().st_mode & 0o077:
         raise SettingsError(
-            f"{path} holds {len(secret)} bytes with mode {path.stat().st_mode & 0o777:o}; needed: {_SECRET_BYTES} with mode 600; remove it "
-            "for a new one (everybody logs in again)"
+            f"{path} holds {len(secret)} bytes with mode {path.stat().st_mode & 0o777:o}; "
+            f"needed: {_SECRET_BYTES} with mode 600; "
+            "remove it for a new one (everybody logs in again)"
         )
     return secret
-
-
-def write_private(path: Path, content: bytes) -> None:
-    """Write a file that its owner alone reads; whole or not at all."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        Path(temporary).chmod(_PRIVATE_FILE)
-        Path(temporary).replace(path)
-    finally:
-        Path(temporary).unlink(missing_ok=True)

@@ -1,17 +1,17 @@
-"""A hospital's twin as its page shows it: what it reports, what the federation desires, and what happened. Holds no pixels.
+"""State of a hospital's twin for its page: reported and desired model, images, cases and events.
 
-The hospital's loop (``hospital_loop.py``) writes a line for each look into ``state/twin.jsonl``; this file reads the last of them.
+``hospital_loop.py`` writes the log ``state/twin.jsonl``, one event per line; this file reads it.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from federation.console.files import json_lines
 from federation.console.services import Services
 from physical.mirror import DayCount
-from twin.review.workflow import CaseState
+from twin.review.workflow import CLOSED, CaseState
 
 LOG_FILE = "twin.jsonl"
 _MOST_LOG_BYTES = 512 * 1024
@@ -20,7 +20,7 @@ _MOST_EVENTS = 50
 
 @dataclass(frozen=True)
 class TwinEvent:
-    """Something that happened to a twin: when (UTC, ISO 8601), what (``look``, ``model``, ``problem``), in words."""
+    """An event of a twin: time (UTC, ISO 8601), kind (``look``, ``model`` ...), and text."""
 
     at: str
     what: str
@@ -32,24 +32,24 @@ class TwinView:
     """One twin.
 
     Args:
-        hospital: Whose.
-        num_images: In its mirror.
+        hospital: Id of its hospital.
+        num_images: Images in its mirror.
         num_named: Of these, images with a class name.
-        class_counts: Class name -> images in the mirror: what it can rehearse with.
-        counts_by_day: Images that came on each day, by class.
-        last_arrival: Day of the last image; none without one.
-        reported_version: Of the model with which it last looked at its images; none before the first look.
-        reported_classes: What that model can name.
-        desired_version: Of the model that serves in the federation.
-        desired_classes: What that one can name.
-        in_step: Reported and desired version are the same.
-        last_synchronised: When it last took a model over, UTC, ISO 8601.
-        last_look: When it last looked.
-        entropy: (when, mean entropy of the images that it looked at then, as a fraction of ln C), oldest first.
-        threshold: Above it an image looks new; none before the first look.
-        num_waiting: Images that look new and wait for others like them.
-        cases: Cases by state.
-        quarantine: Reason -> files.
+        class_counts: Class name -> images in the mirror.
+        counts_by_day: Images that arrived on each day, by class.
+        last_arrival: Day of the last image; None without one.
+        reported_version: Version of the model that the twin uses; None before its first.
+        reported_classes: Classes that this model can predict.
+        desired_version: Version of the model that serves in the federation.
+        desired_classes: Classes that the serving model can predict.
+        in_step: Whether reported and desired version are the same.
+        last_synchronised: When the twin last loaded a new model, UTC, ISO 8601.
+        last_look: When it last triaged its images.
+        entropy: (time, mean entropy of new images as a fraction of ln C), oldest first.
+        threshold: Score above which an image looks new; None before the first triage.
+        num_waiting: Images that look new but are too few for a case.
+        cases: State -> number of cases.
+        quarantine: Reason -> number of files.
         events: Newest first.
     """
 
@@ -73,9 +73,19 @@ class TwinView:
     quarantine: Mapping[str, int]
     events: tuple[TwinEvent, ...]
 
+    @property
+    def num_open_cases(self) -> int:
+        """Cases that wait for an action."""
+        return sum(number for state, number in self.cases.items() if state not in CLOSED)
+
+    @property
+    def num_quarantined(self) -> int:
+        """Files in quarantine."""
+        return sum(self.quarantine.values())
+
 
 def twin_view(services: Services, hospital: str) -> TwinView:
-    """Return a hospital's twin.
+    """Return the state of a hospital's twin.
 
     Raises:
         KeyError: If there is no such hospital.
@@ -85,7 +95,7 @@ def twin_view(services: Services, hospital: str) -> TwinView:
     log = read_log(folders.state)
     looks = [each for each in log if each["what"] == "look"]
     models = [each for each in log if each["what"] == "model"]
-    current = services.registry.current()
+    current = services.registry.serving_model()
     desired = current.version if current else None
     reported = str(models[-1]["version"]) if models else None
     events = [
@@ -122,29 +132,21 @@ def twin_view(services: Services, hospital: str) -> TwinView:
 
 
 def read_log(state: Path) -> list[dict[str, Any]]:
-    """Return what a hospital's loop wrote last, oldest first; a line that was cut is left out."""
+    """Return the last events in a twin's log, oldest first."""
     try:
         with (state / LOG_FILE).open("rb") as stream:
             stream.seek(max(0, stream.seek(0, 2) - _MOST_LOG_BYTES))
-            lines = stream.read().split(b"\n")
+            lines = json_lines(stream.read())
     except FileNotFoundError:
         return []
-    return [each for each in map(_read_line, lines) if each is not None]
+    return [each for each in lines if {"at", "what"} <= each.keys()]
 
 
 def quarantine_counts(quarantine: Path) -> dict[str, int]:
-    """Return reason -> files in quarantine."""
+    """Return reason -> number of files in quarantine."""
     counts = {
         folder.name: sum(1 for _ in folder.glob("*.file"))
         for folder in sorted(quarantine.glob("*"))
         if folder.is_dir()
     }
     return {reason: count for reason, count in counts.items() if count}
-
-
-def _read_line(line: bytes) -> dict[str, Any] | None:
-    try:
-        plain = json.loads(line)
-    except json.JSONDecodeError:
-        return None
-    return plain if isinstance(plain, dict) and {"at", "what"} <= plain.keys() else None

@@ -6,6 +6,7 @@ the block once, and whoever opens the message looks at the block: weights are sh
 
 import io
 import pickle
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,7 +35,8 @@ class SharedMessage:
 
 def use_file_system_sharing() -> None:
     """Let shared memory be a file for each block, not a descriptor that stays open."""
-    torch.multiprocessing.set_sharing_strategy("file_system")  # type: ignore[no-untyped-call]  # torch
+    set_strategy: Callable[[str], None] = torch.multiprocessing.set_sharing_strategy
+    set_strategy("file_system")
 
 
 def shared(tensor: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The hospitals of a run, as an engine asks for them. Knows no method, no metric and no engine."""
+"""Simulated hospitals of a run: one archive of images, and who gets which when."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Everything that a run needs to go on, saved after each round. Knows neither methods nor data.
+"""Checkpoints: everything that a run needs to go on, saved after each round.
 
 A checkpoint is one folder that appears whole or not at all (written beside its place, then
 renamed); the last two are kept. The states of the twins are written when they change and lie

@@ -1,4 +1,4 @@
-"""An experiment as a folder of YAML.
+"""Configuration of an experiment: a folder of YAML, validated by pydantic.
 
 ``experiment.yaml`` holds the experiment, ``hospital_*.yaml`` the hospitals that are named one by
 one. Each floor defines the small configuration that it uses; here they are composed, and a key that

@@ -142,7 +142,7 @@ def _keys_at(kind: type[Any], location: Sequence[str]) -> list[str]:
                     if dataclasses.is_dataclass(each)
                 ),
                 kind,
-            )  # type: ignore[assignment]
+            )  # type: ignore[assignment]  # pydicom takes text too
     return [field.name for field in dataclasses.fields(kind)]
 
 

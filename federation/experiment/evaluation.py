@@ -1,4 +1,4 @@
-"""Measures a global model on images that nobody trains on. Knows no twin and no round."""
+"""Evaluation of a global model on test images."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -86,7 +86,7 @@ class Evaluator:
         return [int(count) for count in np.diff(ends, prepend=0)]
 
     def unmeasured_task(self, most: int) -> int | None:
-        """Return the first task, from 0, without an image among so many; none where all have one."""
+        """Return the first task, from 0, without an image among so many; or none."""
         for task in range(len(self.tasks)):
             ends = np.cumsum(self.num_images()[: task + 1])
             hit = np.unique(np.searchsorted(ends, self._chosen(task, most), side="right"))

@@ -289,7 +289,8 @@ def _check_folder(folder: RunFolder, config: ExperimentConfig, resume: bool) -> 
         seed, digest = before.get("seed"), str(before.get("config_digest"))
         if (digest, seed) != (config.digest(), config.seed):
             raise ExperimentError(
-                f"{folder.path} was begun with seed {seed} and configuration {digest[:19]}; this is "
+                f"{folder.path} was begun with seed {seed} and configuration {digest[:19]}; this "
+                "is "
                 f"seed {config.seed} and {config.digest()[:19]}; resume with the same ones, or "
                 "choose another --out"
             )

@@ -1,4 +1,4 @@
-"""Numbers about a run, from confusion matrices and detections. Know no model and no data set.
+"""Metrics from confusion matrices and detections.
 
 Glossary: the *accuracy matrix* has a row for each task t that ended and a column for each task i <=
 t: accuracy on the test images of task i's classes, among all classes seen so far, after task t.

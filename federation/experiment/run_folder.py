@@ -63,7 +63,7 @@ class RunFolder:
         place = self.path / name
         place.parent.mkdir(parents=True, exist_ok=True)
         beside = place.with_name(f".{os.getpid()}.{place.name}")
-        np.savez_compressed(beside, **arrays)  # type: ignore[arg-type]
+        np.savez_compressed(beside, **arrays)  # type: ignore[arg-type]  # checked at run time
         beside.replace(place)
         return place
 
@@ -78,12 +78,14 @@ class RunFolder:
             value = json.loads(place.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise RunFolderError(
-                f"{place} cannot be read: {error}; expected: JSON as a run writes it; give the folder "
+                f"{place} cannot be read: {error}; expected: JSON as a run writes it; give the "
+                "folder "
                 "of a run, or run it again in another folder"
             ) from None
         if not isinstance(value, dict):
             raise RunFolderError(
-                f"{place} holds {type(value).__name__}; expected: keys and values as a run writes them"
+                f"{place} holds {type(value).__name__}; expected: keys and values as a run writes "
+                "them"
             )
         return value
 
@@ -157,12 +159,14 @@ class RunFolder:
             lock.acquire(blocking=False)
         except Timeout:
             raise RunFolderError(
-                f"{self.path} is in use by {self._holder()}; wait until that ends, or choose another "
+                f"{self.path} is in use by {self._holder()}; wait until that ends, or choose "
+                "another "
                 "--out"
             ) from None
         except OSError as error:
             raise RunFolderError(
-                f"{self.path} cannot be a run folder: {error.strerror or error}; choose another --out"
+                f"{self.path} cannot be a run folder: {error.strerror or error}; choose another "
+                "--out"
             ) from None
         try:
             holder = {"process": os.getpid(), "host": platform.node()}

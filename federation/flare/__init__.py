@@ -1,1 +1,1 @@
-"""The deployment: the same round between machines, over NVIDIA FLARE. No learning in it, and nothing of it is imported by the core."""
+"""Deployment over NVIDIA FLARE: the same round between machines."""

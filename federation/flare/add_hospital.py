@@ -1,7 +1,8 @@
-"""Makes a hospital's kit again, by the same authority: of one that the experiment plans, and whose kit is not here.
+"""Adds a hospital to a deployment: makes its start-up kit anew by the same authority.
 
-Who takes part, and in which order, decides what every twin draws; so a hospital that the experiment does not name cannot enter a run that
-has begun. One that comes later is planned from the beginning, with ``joins_at_task``.
+Who takes part, and in which order, decides what every twin draws; so a hospital that the experiment
+does not name cannot enter a run that has begun. One that comes later is planned from the beginning,
+with ``joins_at_task``.
 """
 
 import json
@@ -12,7 +13,7 @@ from pathlib import Path
 import yaml
 
 from federation.experiment.setup import prepare_experiment
-from federation.flare.event_feed import write_whole
+from federation.flare.event_feed import write_atomically
 from federation.flare.kit_settings import settle_hospital
 from federation.flare.provisioning import (
     AUTHORITY_FILE,
@@ -29,7 +30,8 @@ from federation.flare.provisioning import (
 def add_hospital(made: Deployment, name: str) -> tuple[Path, str]:
     """Make a kit for a hospital, with a key of its own and its own images.
 
-    The certificate that it had before stays valid until it ends: FLARE keeps no list of revoked ones.
+    The certificate that it had before stays valid until it ends: FLARE keeps no list of revoked
+    ones.
 
     Args:
         made: The deployment, with its authority.
@@ -45,8 +47,10 @@ def add_hospital(made: Deployment, name: str) -> tuple[Path, str]:
     planned = tuple(each.name for each in experiment.hospitals)
     if name not in planned:
         raise DeployError(
-            f"the experiment plans no hospital {name!r}; planned: {', '.join(planned)}; who takes part decides what every twin draws, so a "
-            "hospital enters a run only as planned: write it into the experiment, with joins_at_task, and make a new deployment"
+            f"the experiment plans no hospital {name!r}; planned: {', '.join(planned)}; who takes "
+            "part decides what every twin draws, so a "
+            "hospital enters a run only as planned: write it into the experiment, with "
+            "joins_at_task, and make a new deployment"
         )
     if kit.exists():
         raise DeployError(
@@ -58,7 +62,8 @@ def add_hospital(made: Deployment, name: str) -> tuple[Path, str]:
         project = yaml.safe_load((made.authority / PROJECT_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise DeployError(
-            f"{made.authority} cannot be read: {error}; put the authority's folder back from where it is kept"
+            f"{made.authority} cannot be read: {error}; put the authority's folder back from where "
+            "it is kept"
         ) from error
     authority.pop(name, None)
     data = made.place.config.data
@@ -73,7 +78,7 @@ def add_hospital(made: Deployment, name: str) -> tuple[Path, str]:
         new = kits / "prod_00" / name
         public[name] = write_hospital(new, name, hospitals)
         settle_hospital(new)
-        write_whole(
+        write_atomically(
             made.authority / AUTHORITY_FILE,
             (kits / "state" / AUTHORITY_FILE).read_text(encoding="utf-8"),
         )

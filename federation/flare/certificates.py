@@ -1,6 +1,7 @@
-"""What a kit's certificate says and whether it may be trusted: findings for the check, and the day on which it ends. Knows no FLARE.
+"""Certificate checks of a kit: findings, expiry and permissions.
 
-A finding has the four parts of every message here: what, what was found, what is allowed, what to do.
+A finding has the four parts of every message here: what, what was found, what is allowed, what to
+do.
 """
 
 import os
@@ -32,7 +33,8 @@ class Finding:
     Args:
         site: Where.
         what: Was looked at.
-        level: ``error``: it cannot run or is not safe; ``warning``: it will not for long, or could not be seen from here.
+        level: ``error``: it cannot run or is not safe; ``warning``: it will not for long, or could
+            not be seen from here.
         got: What was found.
         allowed: What would have been right; empty where it is.
         do: What to do; empty where nothing is.
@@ -149,7 +151,10 @@ def _names(site: str, certificate: "Certificate", name: str, host: str | None) -
     said = ", ".join(
         str(each.value) for each in certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
     )
-    advice = "give the kit's folder back the name that it was made with; who has another name needs another kit"
+    advice = (
+        "give the kit's folder back the name that it was made with; who has another name needs "
+        "another kit"
+    )
     yield (
         Finding(site, "name", "ok", said)
         if said == name
@@ -228,7 +233,10 @@ def permissions(site: str, what: str, path: Path, most: int) -> Finding:
 
 
 def expiry(kit: Path) -> datetime | None:
-    """Return the day on which the first of a kit's certificates ends; nothing where none can be read."""
+    """Return the day on which the first of a kit's certificates ends.
+
+    Nothing where none can be read.
+    """
     paths = [kit / "startup" / ROOT, *(kit / "startup").glob("*.crt")]
     ends = []
     for path in paths:

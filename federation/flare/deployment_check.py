@@ -1,7 +1,8 @@
-"""Looks at a kit, or at all of a deployment, before anything is started, and says what is wrong and what to do. Changes nothing.
+"""Checks a kit, or a whole deployment, before anything is started.
 
-What one machine cannot see, another site's versions or its clock, is seen as far as it shows: in what the kit was made with, in the dates
-of the certificates, and at the latest in the feed when the site says hello.
+What one machine cannot see, another site's versions or its clock, is seen as far as it shows: in
+what the kit was made with, in the dates of the certificates, and at the latest in the feed when the
+site says hello.
 """
 
 import os
@@ -164,7 +165,10 @@ def _words(value: Any) -> str:
 
 
 def _stores(kit: Kit, path: Path, plain: dict[str, Any]) -> Iterator[Finding]:
-    """Look whether FLARE stores inside the kit: the paths are whole ones, and a kit that was moved must be told."""
+    """Look whether FLARE stores inside the kit.
+
+    The paths are whole ones, and a kit that was moved must be told.
+    """
     inside = kit.own.resolve()
     try:
         jobs = next(each for each in plain["components"] if each["id"] == "job_manager")["args"][
@@ -298,9 +302,12 @@ def _archive(kit: Kit, archive: str) -> Finding:
 
 def _mirror(kit: Kit, mirror: str) -> Finding:
     try:
-        images = Mirror.at(kit.own / mirror)
+        images = Mirror.open_existing(kit.own / mirror)
     except (MirrorError, OSError) as error:
-        advice = f"let the hospital's intake fill {kit.own / mirror} (fedka console intake), or name its folder in hospital.yaml"
+        advice = (
+            f"let the hospital's intake fill {kit.own / mirror} (fedka console intake), or name "
+            "its folder in hospital.yaml"
+        )
         return Finding(kit.name, "mirror", "error", str(error), "this hospital's mirror", advice)
     with closing(images):
         named = len(images.ids(named=True))
@@ -339,7 +346,10 @@ def _reach(kit: Kit) -> Finding:
         with closing(socket.create_connection((kit.host, kit.port), _CONNECT_SECONDS)):
             return Finding(kit.name, "server", "ok", f"{where} answers")
     except OSError as error:
-        advice = "nothing, if the server is not started yet: sites wait for it; otherwise look at name, route and firewall"
+        advice = (
+            "nothing, if the server is not started yet: sites wait for it; otherwise look at name, "
+            "route and firewall"
+        )
         return Finding(
             kit.name, "server", "warning", f"{where}: {type(error).__name__}", "answers", advice
         )

@@ -1,10 +1,11 @@
-"""Twins behind a network: the two verbs of the round over whatever carries records. Knows no method, no metric and no transport.
+"""Remote engine: twins behind a network that carries records.
 
-A stage asks all hospitals at once and goes on with those that answered before the deadline. Who did not is suspect: it is left out, so
-that a dead hospital costs one deadline and not one in each round, and is greeted again at the beginning of each round, without waiting;
-who answers takes part again. With fewer answers than the minimum the round is given up (``TooFewHospitals``) for whoever runs the server to
-repeat: nothing of it was aggregated. A hospital whose twin's state is damaged asks for the round before as well; where the journal still
-reaches back, all of them repeat it.
+A stage asks all hospitals at once and goes on with those that answered before the deadline. Who did
+not is suspect: it is left out, so that a dead hospital costs one deadline and not one in each
+round, and is greeted again at the beginning of each round, without waiting; who answers takes part
+again. With fewer answers than the minimum the round is given up (``TooFewHospitals``) for whoever
+runs the server to repeat: nothing of it was aggregated. A hospital whose twin's state is damaged
+asks for the round before as well; where the journal still reaches back, all of them repeat it.
 """
 
 from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
@@ -42,7 +43,7 @@ Tell = Callable[
 ]  # is told what happens, as plain data without anything of a patient
 
 
-class TooFewHospitals(RuntimeError):  # noqa: N818 -- a state of the federation, as the supervisor reads it
+class TooFewHospitals(RuntimeError):  # noqa: N818  # a state that the supervisor reads
     """A round that cannot be finished with those who answered; nothing of it was aggregated."""
 
 
@@ -62,7 +63,10 @@ class Link(Protocol):
     def ask(
         self, verb: str, requests: Mapping[str, bytes], seconds: float
     ) -> Iterable[tuple[str, bytes | Exception]]:
-        """Send each hospital its record; every hospital comes back once, at the latest when the time is over."""
+        """Send each hospital its record.
+
+        Every hospital comes back once, at the latest when the time is over.
+        """
         ...
 
 
@@ -72,7 +76,8 @@ class LinkConfig:
 
     Args:
         deadline_seconds: For one stage of a round: the slowest hospital that shall be waited for.
-        minimum_hospitals: A stage with fewer answers gives the round up; a stage that asks fewer needs all of them.
+        minimum_hospitals: A stage with fewer answers gives the round up; a stage that asks fewer
+            needs all of them.
         hello_seconds: For a greeting.
     """
 
@@ -84,7 +89,8 @@ class LinkConfig:
         """Check the ranges."""
         if not self.deadline_seconds > 0 or not self.hello_seconds > 0:
             raise ValueError(
-                f"deadlines are {self.deadline_seconds} and {self.hello_seconds} s; allowed: above 0"
+                f"deadlines are {self.deadline_seconds} and {self.hello_seconds} s; allowed: above "
+                "0"
             )
         if self.minimum_hospitals < 1:
             raise ValueError(f"minimum_hospitals is {self.minimum_hospitals}; allowed: 1 or more")
@@ -123,7 +129,8 @@ class RemoteEngine:
         secure: Sum updates under masks; none: each is seen.
         limits: Of what is read.
         pause: Whether the session shall end before the next round.
-        go_back: Makes the next session repeat a round because of a hospital; false where it cannot or will not.
+        go_back: Makes the next session repeat a round because of a hospital; false where it cannot
+            or will not.
 
     Raises:
         TooFewHospitals: If fewer than the minimum can be greeted.
@@ -159,7 +166,8 @@ class RemoteEngine:
         greeted = self._welcome(self._greet(tuple(self._peers)))
         if len(greeted) < config.minimum_hospitals:
             raise TooFewHospitals(
-                f"{len(greeted)} hospitals answered the greeting; the minimum is {config.minimum_hospitals}"
+                f"{len(greeted)} hospitals answered the greeting; the minimum is "
+                f"{config.minimum_hospitals}"
             )
 
     @property
@@ -168,7 +176,9 @@ class RemoteEngine:
         return tuple(twin_id for twin_id, peer in self._peers.items() if peer.suspect)
 
     def present(self, round_number: int) -> Sequence[str]:
-        """Return who takes part in a round: who has joined, and is not suspect after having been greeted again.
+        """Return who takes part in a round.
+
+        Who has joined, and is not suspect after having been greeted again.
 
         Raises:
             Paused: If the session shall end here.
@@ -245,7 +255,10 @@ class RemoteEngine:
         )
 
     def _look_for_suspects(self) -> None:
-        """Welcome suspects that have answered the last greeting, and greet the others again: a dead one is never waited for."""
+        """Welcome suspects that have answered the last greeting, and greet the others again.
+
+        A dead one is never waited for.
+        """
         if self._greeting is not None and self._greeting.done():
             self._welcome(self._greeting.result())
             self._greeting = None
@@ -253,7 +266,10 @@ class RemoteEngine:
             self._greeting = self._background.submit(self._greet, self.suspects)
 
     def _welcome(self, answers: Iterable[tuple[str, bytes | Exception]]) -> list[str]:
-        """Return who answered a greeting: no suspect any more, who holds nothing that was sent before."""
+        """Return who answered a greeting.
+
+        No suspect any more, who holds nothing that was sent before.
+        """
         greeted = []
         for twin_id, content in answers:
             self._held.forget(twin_id)
@@ -297,7 +313,10 @@ class RemoteEngine:
         kind: type[Answer],
         seconds: float | None = None,
     ) -> dict[str, Answer]:
-        """Ask, once more with what was left out wrongly, and return the answers that are what they should be."""
+        """Ask, once more with what was left out wrongly.
+
+        Return the answers that are what they should be.
+        """
         answers: dict[str, Answer] = {}
         deadline = self._config.deadline_seconds if seconds is None else seconds
         asked = dict(messages)
@@ -322,7 +341,10 @@ class RemoteEngine:
     def _opened(
         self, verb: str, twin_id: str, message: Any, content: bytes | Exception, kind: type[Answer]
     ) -> Answer | Lacking | None:
-        """Return an answer, or nothing where there is none that may be used; what was wrong is told."""
+        """Return an answer, or nothing where there is none that may be used.
+
+        What was wrong is told.
+        """
         number = getattr(message, "round", -1)
         if isinstance(content, Exception):
             self._note(
@@ -355,7 +377,10 @@ class RemoteEngine:
             return None
 
     def _fitting(self, verb: str, answers: Mapping[str, Answer], number: int) -> dict[str, Answer]:
-        """Return the answers that name their own twin and this round: nobody speaks for another, and nothing old is taken."""
+        """Return the answers that name their own twin and this round.
+
+        Nobody speaks for another, and nothing old is taken.
+        """
         fitting = {}
         for twin_id, answer in answers.items():
             said = getattr(answer, "twin_id", None), getattr(answer, "round", None)
@@ -399,7 +424,8 @@ class RemoteEngine:
         )
         if len(answered) < needed or not names:
             raise TooFewHospitals(
-                f"round {number}, {verb}: {len(answered)} of {len(names)} hospitals answered; the minimum is {needed}; the round is "
+                f"round {number}, {verb}: {len(answered)} of {len(names)} hospitals answered; the "
+                f"minimum is {needed}; the round is "
                 "repeated when they are back"
             )
 

@@ -1,7 +1,8 @@
-"""What happens in a deployment, for people and machines: a feed of events, and where things stand. Holds nothing of a patient.
+"""Event feed and status file of a deployment.
 
-``activity.jsonl`` is the feed, one event a line with its sentence; ``status.json`` is the last word on everything, written whole. Both are
-read by ``fedka status`` and by the health and metrics endpoints, which run in another process. Knows no transport.
+``activity.jsonl`` is the feed, one event a line with its sentence; ``status.json`` is the last word
+on everything, written whole. Both are read by ``fedka status`` and by the health and metrics
+endpoints, which run in another process. Knows no transport.
 """
 
 import json
@@ -39,7 +40,7 @@ class Activity:
         at = self._clock().isoformat(timespec="seconds")
         self.status = {**stand(self.status, event), "updated": at}
         self._append({"at": at, **event, "text": sentence(event)})
-        write_whole(self._folder / STATUS, json.dumps(self.status, indent=1))
+        write_atomically(self._folder / STATUS, json.dumps(self.status, indent=1))
 
     def _append(self, event: Mapping[str, Any]) -> None:
         feed = self._folder / FEED
@@ -110,7 +111,10 @@ def sentence(event: Mapping[str, Any]) -> str:
                 f"its twin's last round is {last}" if last >= 0 else "its twin begins anew"
             )
         case "version":
-            return f"{event['hospital']} runs another version: fedka {event['code_version'][:12]}, torch {event['torch']}"
+            return (
+                f"{event['hospital']} runs another version: fedka {event['code_version'][:12]}, "
+                f"torch {event['torch']}"
+            )
         case "round":
             suspects = f"; suspect: {', '.join(event['suspects'])}" if event["suspects"] else ""
             return f"round {event['round']} begins with {len(event['present'])} hospitals{suspects}"
@@ -120,12 +124,18 @@ def sentence(event: Mapping[str, Any]) -> str:
             )
         case "observe" | "train":
             did = "looked at their data" if event["event"] == "observe" else "trained"
-            return f"round {event['round']}: {len(event['answered'])} of {len(event['asked'])} hospitals {did}"
+            return (
+                f"round {event['round']}: {len(event['answered'])} of {len(event['asked'])} "
+                f"hospitals {did}"
+            )
         case "aggregated":
             away = "; ".join(f"{each['twin']} {each['reason']}" for each in event["turned_away"])
             rejected = f", {event['rejected']} turned away ({away})" if event["rejected"] else ""
             grew = f"; new: {', '.join(event['grew'])}" if event["grew"] else ""
-            return f"round {event['rounds_done'] - 1} aggregated, {event['returned']} of {event['asked']} hospitals returned{rejected}{grew}"
+            return (
+                f"round {event['rounds_done'] - 1} aggregated, {event['returned']} of "
+                f"{event['asked']} hospitals returned{rejected}{grew}"
+            )
     return str(event["event"])
 
 
@@ -172,7 +182,7 @@ def read_feed(folder: Path, last: int) -> list[dict[str, Any]]:
     return events
 
 
-def write_whole(path: Path, content: str) -> None:
+def write_atomically(path: Path, content: str) -> None:
     """Write a file whole or not at all."""
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     beside.write_text(content, encoding="utf-8")

@@ -1,8 +1,9 @@
-"""The two halves that NVIDIA FLARE builds in its job processes, and the link between them. No learning, no state: both lie elsewhere.
+"""FLARE components of server and hospital, and the link between them.
 
-A job carries no code and no setting: it names these two classes, which every site has installed, and a site's allow-list names nothing
-else. What is run, and what may leave, stands in each site's own folder beside its kit. One session is one job; FLARE's Collab API carries
-bytes, authenticated by mutual TLS, and gives up a call at its deadline.
+A job carries no code and no setting: it names these two classes, which every site has installed,
+and a site's allow-list names nothing else. What is run, and what may leave, stands in each site's
+own folder beside its kit. One session is one job; FLARE's Collab API carries bytes, authenticated
+by mutual TLS, and gives up a call at its deadline.
 """
 
 import json
@@ -24,7 +25,7 @@ EXECUTOR = "nvflare.collab.runtime.executor.CollabExecutor"
 class FederationServer:
     """The server's half: runs one session of the experiment in its folder."""
 
-    @collab.main  # type: ignore[untyped-decorator]
+    @collab.main  # type: ignore[untyped-decorator]  # the decorator is untyped
     def run(self) -> str:
         """Run until the session ends."""
         return serve(ServerPlace(_own_folder()), CollabLink())
@@ -36,12 +37,12 @@ class FederationHospital:
     def __init__(self) -> None:
         self._site: HospitalSite | None = None
 
-    @collab.init  # type: ignore[untyped-decorator]
+    @collab.init  # type: ignore[untyped-decorator]  # the decorator is untyped
     def open(self) -> None:
         """Read the hospital's own file."""
         self._site = HospitalSite(_own_folder())
 
-    @collab.publish  # type: ignore[untyped-decorator]
+    @collab.publish  # type: ignore[untyped-decorator]  # the decorator is untyped
     def answer(self, verb: str, content: bytes) -> bytes:
         """Answer one request; whatever goes wrong is an answer."""
         assert self._site is not None
@@ -86,7 +87,8 @@ def write_job(folder: Path, hospitals: Sequence[str], minimum: int = 1) -> Path:
     Args:
         folder: Made anew.
         hospitals: Whose sites take part.
-        minimum: With how many FLARE begins it: a full disk at one, say, must not keep the others waiting.
+        minimum: With how many FLARE begins it: a full disk at one, say, must not keep the others
+            waiting.
     """
     shutil.rmtree(folder, ignore_errors=True)
     server = {

@@ -1,8 +1,9 @@
-"""Deadlines for TLS handshakes of FLARE's TCP driver, which has none. Knows no message.
+"""Deadlines for TLS handshakes of FLARE's TCP driver, which has none.
 
-As it comes (2.9), whoever connects to the server and says nothing keeps everybody else from connecting for as long as he likes, because
-the server shakes hands in the one thread that accepts; and a hospital or an operator waits for ever for a server that says nothing. Here a
-handshake has a deadline on both sides, and the server shakes hands in the thread that serves the connection.
+As it comes (2.9), whoever connects to the server and says nothing keeps everybody else from
+connecting for as long as he likes, because the server shakes hands in the one thread that accepts;
+and a hospital or an operator waits for ever for a server that says nothing. Here a handshake has a
+deadline on both sides, and the server shakes hands in the thread that serves the connection.
 """
 
 import logging
@@ -14,7 +15,9 @@ from nvflare.fuel.f3.drivers import tcp_driver
 from nvflare.fuel.f3.drivers.tcp_driver import TcpStreamServer
 
 HANDSHAKE_SECONDS = 10.0
-_WAITING = 128  # connections that may wait to be accepted; more hospitals than five come back at once when a server does
+# Connections that may wait to be accepted; more hospitals than five come back at once when a server
+# does.
+_WAITING = 128
 _log = logging.getLogger(__name__)
 
 
@@ -31,7 +34,10 @@ class _Limited(ssl.SSLSocket):
 
 
 def limit_handshakes() -> None:
-    """Give this process's handshakes a deadline; as often as one likes, and before the first connection."""
+    """Give this process's handshakes a deadline.
+
+    As often as one likes, and before the first connection.
+    """
     if getattr(tcp_driver.get_ssl_context, "limited", False):
         return
     tcp_driver.get_ssl_context = _with_limit(tcp_driver.get_ssl_context)
@@ -47,14 +53,14 @@ def _with_limit(make: Callable[..., ssl.SSLContext | None]) -> Callable[..., ssl
             context.sslsocket_class = _Limited
         return context
 
-    made.limited = True  # type: ignore[attr-defined]
+    made.limited = True  # type: ignore[attr-defined]  # set at run time
     return made
 
 
 def _accept(server: Any) -> tuple[Any, Any]:
     """Accept a connection and leave the handshake to its own thread."""
     if isinstance(server.socket, ssl.SSLSocket):
-        server.socket.do_handshake_on_connect = False  # type: ignore[attr-defined]
+        server.socket.do_handshake_on_connect = False  # type: ignore[attr-defined]  # FLARE
     accepted: tuple[Any, Any] = server.socket.accept()
     return accepted
 

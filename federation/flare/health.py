@@ -1,7 +1,7 @@
-"""Whether a run is well, for machines: ``/healthz``, ``/readyz`` and ``/metrics`` over HTTP, from the status file. Nothing of a patient.
+"""Health endpoints of a run: ``/healthz``, ``/readyz`` and ``/metrics``.
 
-It answers on this machine alone unless it is told otherwise: it has no password. It runs beside whoever begins the sessions, and knows no
-FLARE and no learning.
+It answers on this machine alone unless it is told otherwise: it has no password. It runs beside
+whoever begins the sessions, and knows no FLARE and no learning.
 """
 
 import json
@@ -68,7 +68,10 @@ class Vitals:
 
     @property
     def is_healthy(self) -> bool:
-        """Whether nobody has to come: a run that waits for hospitals is well, one that failed or stands still is not."""
+        """Whether nobody has to come.
+
+        A run that waits for hospitals is well, one that failed or stands still is not.
+        """
         stands = (
             self.state == "running"
             and self.age_seconds is not None
@@ -118,7 +121,8 @@ def metrics(vitals: Vitals) -> bytes:
         from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
     except ImportError as error:
         raise HealthError(
-            "metrics need prometheus-client; pip install 'fedka[flare]', or take metrics_port out of server.yaml"
+            "metrics need prometheus-client; pip install 'fedka[flare]', or take metrics_port out "
+            "of server.yaml"
         ) from error
 
     def gauge(
@@ -262,7 +266,8 @@ def serve_health(
         server = ThreadingHTTPServer((host, port), Handler)
     except OSError as error:
         raise HealthError(
-            f"health cannot be served at {host}:{port}: {error.strerror}; set another metrics_port in server.yaml"
+            f"health cannot be served at {host}:{port}: {error.strerror}; set another metrics_port "
+            "in server.yaml"
         ) from error
     server.daemon_threads = True
     thread = threading.Thread(target=server.serve_forever, name="health", daemon=True)

@@ -1,11 +1,13 @@
-"""A hospital's half of the link: its twin answers the server's records, and where it stands lies on the hospital's own disk.
+"""Hospital site: a twin that answers the server's records, with its state on its own disk.
 
-What leaves is decided here, by the hospital's own file, whatever the server asks: which uploads are forbidden, whether an update may leave
-other than in a sum, with whom it is summed. Knows no transport: it is handed bytes and returns bytes, and never raises.
+What leaves is decided here, by the hospital's own file, whatever the server asks: which uploads are
+forbidden, whether an update may leave other than in a sum, with whom it is summed. Knows no
+transport: it is handed bytes and returns bytes, and never raises.
 
-A round that is repeated (a hospital, the server or the network failed) begins with ``observe``, which goes back to where the twin stood
-before it; so a repeated round equals one that went through at once. Where the twin's newest state is damaged, it does not go on from the
-one before as if nothing were missing: it asks for that round to be repeated as well.
+A round that is repeated (a hospital, the server or the network failed) begins with ``observe``,
+which goes back to where the twin stood before it; so a repeated round equals one that went through
+at once. Where the twin's newest state is damaged, it does not go on from the one before as if
+nothing were missing: it asks for that round to be repeated as well.
 """
 
 import threading
@@ -53,7 +55,10 @@ _CACHE_BYTES = 1 << 30  # of models that the server need not send again
 
 
 class SiteError(ValueError):
-    """A request that this hospital does not answer, or its own file that cannot be read: what, got, what to do."""
+    """A request that this hospital does not answer, or its own file that cannot be read.
+
+    What, got, what to do.
+    """
 
 
 class DamagedStateError(SiteError):
@@ -61,25 +66,31 @@ class DamagedStateError(SiteError):
 
     def __init__(self, round_number: int) -> None:
         super().__init__(
-            f"the twin's state of round {round_number} is damaged and was put aside; the server must repeat that round"
+            f"the twin's state of round {round_number} is damaged and was put aside; the server "
+            "must repeat that round"
         )
         self.round = round_number
 
 
 @pydantic.dataclasses.dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class SiteConfig:
-    """A hospital's own file: nothing of the other hospitals stands in it, and the server cannot change it.
+    """A hospital's own file.
+
+    Nothing of the other hospitals stands in it, and the server cannot change it.
 
     Args:
         hospital: Its name in the federation.
         archive: Its images and when they arrive, beside this file; where there is no mirror.
-        mirror: Folder of its mirror (``fedka console intake`` fills it): images with a name take part when people have named them.
+        mirror: Folder of its mirror (``fedka console intake`` fills it): images with a name take
+            part when people have named them.
         state: Folder of its twin's state, beside this file.
         policy: Uploads that it forbids.
         only_in_sum: Its update leaves under masks only, for the server to see the sum.
         masking: With whom it lets itself be summed.
-        long_term_key: File with its 32-byte Ed25519 private key, beside this file; needed where keys are pinned.
-        device: Where its twin looks and trains: ``cpu``, ``cuda``, or ``auto``: on the GPU where there is one.
+        long_term_key: File with its 32-byte Ed25519 private key, beside this file; needed where
+            keys are pinned.
+        device: Where its twin looks and trains: ``cpu``, ``cuda``, or ``auto``: on the GPU where
+            there is one.
     """
 
     hospital: str
@@ -119,7 +130,8 @@ class _Session:
         assignment: From the server.
         states: Where its twin's state lies.
         method: How its twin learns; none until it is told.
-        answered: The last update and whom it answered: a request that comes twice is answered twice, and trained once.
+        answered: The last update and whom it answered: a request that comes twice is answered
+            twice, and trained once.
     """
 
     assignment: Assignment
@@ -129,7 +141,9 @@ class _Session:
 
 
 class HospitalSite:
-    """One hospital, ready to answer. One request at a time: a late one waits, so that no two trainings share a twin.
+    """One hospital, ready to answer.
+
+    One request at a time: a late one waits, so that no two trainings share a twin.
 
     Args:
         folder: Holds its file, its archive and its twin's state.
@@ -179,14 +193,18 @@ class HospitalSite:
             except DamagedStateError as damaged:
                 fault = describe(damaged)
                 return encode(StateLost(self.hospital_id, damaged.round))
-            except Exception as error:  # whatever happens in here reaches the server as where and what kind, never as data
+            # Whatever happens in here reaches the server as where and what kind, never as data.
+            except Exception as error:
                 fault = describe(error)
                 return encode(Fault(self.hospital_id, verb[:40], self._round(), fault))
             finally:
                 note_answer(self.folder, self.hospital_id, verb[:40], self._round, fault)
 
     def _round(self) -> int:
-        """Return the last round of its twin; -1 before the first, and where the disk does not say."""
+        """Return the last round of its twin.
+
+        -1 before the first, and where the disk does not say.
+        """
         try:
             state = None if self._session is None else self._state(self._session)
         except StateError:
@@ -220,7 +238,9 @@ class HospitalSite:
         stream = (
             self.folder / self.config.state / f"{run_id}.stream.jsonl"
         )  # a run has positions of its own
-        return MirrorHospital(self.hospital_id, Mirror.at(self.folder / self.config.mirror), stream)
+        return MirrorHospital(
+            self.hospital_id, Mirror.open_existing(self.folder / self.config.mirror), stream
+        )
 
     def _learn_method(self, content: bytes) -> Hello:
         self._under_way().method = decode_method(content, limits=self._limits)
@@ -231,7 +251,8 @@ class HospitalSite:
         model = decode(GlobalModel, content, self._groups, self._limits)
         if model.round <= self._round() - CHECKPOINTS:
             raise SiteError(
-                f"round {model.round} is over; the twin's last is {self._round()}, and it goes back {CHECKPOINTS - 1} at most"
+                f"round {model.round} is over; the twin's last is {self._round()}, and it goes "
+                f"back {CHECKPOINTS - 1} at most"
             )
         session.states.go_back(model.round - 1)
         session.answered = None
@@ -251,7 +272,8 @@ class HospitalSite:
     def _train(self, content: bytes) -> TwinUpdate:
         if self.config.only_in_sum:
             raise SiteError(
-                "this hospital's update leaves in a sum only; set federation.secure_aggregation, or ask the hospital"
+                "this hospital's update leaves in a sum only; set federation.secure_aggregation, "
+                "or ask the hospital"
             )
         return self._trained(decode(Broadcast, content, self._groups, self._limits))
 
@@ -267,7 +289,8 @@ class HospitalSite:
             False,
         ):
             raise SiteError(
-                f"asked to train in round {broadcast.round}, which it has not looked at or has trained in; repeat the round"
+                f"asked to train in round {broadcast.round}, which it has not looked at or has "
+                "trained in; repeat the round"
             )
         update = twin.train(broadcast, session.method)
         self._keep(session, twin)
@@ -301,6 +324,9 @@ class HospitalSite:
         )
 
     def _keep(self, session: _Session, twin: DigitalTwin) -> None:
-        """Write where the twin stands before anything of it leaves: what the server counts on is on this disk."""
+        """Write where the twin stands before anything of it leaves.
+
+        What the server counts on is on this disk.
+        """
         session.states[self.hospital_id] = twin.state
         session.states.flush()

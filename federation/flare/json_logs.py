@@ -1,7 +1,8 @@
-"""Logs as lines of JSON, turned over when they are large: ours from INFO, FLARE's from WARNING, the same complaint once a minute.
+"""Logs as lines of JSON with rotation.
 
-An error is logged as its kind and where it was raised, as a hospital's fault is: its own words may hold a file's name, and so a patient's.
-Messages are cut, so that nothing large is written by accident. Knows no FLARE: FLARE is given the settings and builds these classes.
+An error is logged as its kind and where it was raised, as a hospital's fault is: its own words may
+hold a file's name, and so a patient's. Messages are cut, so that nothing large is written by
+accident. Knows no FLARE: FLARE is given the settings and builds these classes.
 """
 
 import json
@@ -42,9 +43,12 @@ class JsonLines(logging.Formatter):
 
 
 class OnceAMinute(logging.Filter):
-    """Lets the same complaint of the same logger through once a minute, and then says how often it was repeated.
+    """Lets the same complaint of the same logger through once a minute.
 
-    A site that cannot reach the server complains every few seconds, for as long as the server is away.
+    Then says how often it was repeated.
+
+    A site that cannot reach the server complains every few seconds, for as long as the server is
+    away.
 
     Args:
         clock: Gives seconds.
@@ -71,7 +75,10 @@ class OnceAMinute(logging.Filter):
 
 
 def log_config() -> dict[str, Any]:
-    """Return what stands in a kit's ``local/log_config.json``: FLARE puts its own folder before the file's name, and builds the rest."""
+    """Return what stands in a kit's ``local/log_config.json``.
+
+    FLARE puts its own folder before the file's name, and builds the rest.
+    """
     lines = {"()": f"{__name__}.{JsonLines.__name__}"}
     once = {"()": f"{__name__}.{OnceAMinute.__name__}"}
     file = {

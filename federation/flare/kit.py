@@ -1,4 +1,4 @@
-"""What a start-up kit is, as its own files describe it: whose, of which kind, for which server. Changes nothing."""
+"""Start-up kits: whose a kit is, of which kind, and for which server."""
 
 import json
 from dataclasses import dataclass

@@ -1,7 +1,7 @@
-"""The objects by which Kubernetes runs a site. A kit's secrets are named, not written; a site keeps its folder on a volume of its own.
+"""Kubernetes objects that run a site.
 
-The server's pod holds two containers, because whoever begins sessions reads the run's folder beside the server. A hospital's manifest is
-for the hospital's own cluster and knows no other hospital.
+The server's pod holds two containers, because whoever begins sessions reads the run's folder beside
+the server. A hospital's manifest is for the hospital's own cluster and knows no other hospital.
 """
 
 import re
@@ -25,7 +25,8 @@ chmod 0700 {site}
 chmod 0600 {site}/startup/*.key
 """
 _WAIT = """\
-until [ -f {site}/fedka/hospital.yaml ] && {{ [ -f {site}/fedka/archive.safetensors ] || [ -d {site}/fedka/mirror ]; }}; do
+until [ -f {site}/fedka/hospital.yaml ] \\
+  && {{ [ -f {site}/fedka/archive.safetensors ] || [ -d {site}/fedka/mirror ]; }}; do
   echo "waiting for the hospital's own folder: kubectl cp fedka {pod}:/site/{site}/ -c kit"
   sleep 10
 done
@@ -56,10 +57,12 @@ def server_manifest(host: str, port: int, metrics_port: int | None) -> list[dict
         "kind": "Service",
         "metadata": {"name": name, "labels": _labels(name), "annotations": {"fedka/host": host}},
         "spec": {
-            # ClusterIP: hospitals in this cluster. From outside: LoadBalancer, and the DNS name of the certificate on its address.
+            # ClusterIP: hospitals in this cluster. From outside: LoadBalancer, and the DNS name of
+            # the certificate on its address.
             "type": "ClusterIP",
             "selector": _labels(name),
-            "publishNotReadyAddresses": True,  # hospitals reach a server whose run is waiting for them
+            # Hospitals reach a server whose run is waiting for them.
+            "publishNotReadyAddresses": True,
             "ports": [{"name": "federation", "port": port, "targetPort": port, "protocol": "TCP"}],
         },
     }
@@ -83,7 +86,10 @@ def server_manifest(host: str, port: int, metrics_port: int | None) -> list[dict
             "livenessProbe": {**asks, "failureThreshold": 4},
             "readinessProbe": {**asks, "httpGet": {"path": "/readyz", "port": metrics_port}},
         }
-    copies = f"{_COPY_ONE.format(site='server')}{_COPY_ONE.format(site='operator')}cp -L /secrets/plan/* server/fedka/\n"
+    copies = (
+        f"{_COPY_ONE.format(site='server')}{_COPY_ONE.format(site='operator')}cp -L "
+        "/secrets/plan/* server/fedka/\n"
+    )
     secrets = {
         f"{site}-{part}": f"fedka-{site}-{part}"
         for site in ("server", "operator")
@@ -137,7 +143,10 @@ def _container(name: str, arguments: Sequence[str]) -> dict[str, Any]:
 
 
 def _check(site: str) -> dict[str, Any]:
-    """Return the container that looks at a kit before anything is started; it is run first, and alone."""
+    """Return the container that looks at a kit before anything is started.
+
+    It is run first, and alone.
+    """
     return _container("check", ["deploy", "check", f"/site/{site}"])
 
 

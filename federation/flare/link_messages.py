@@ -1,4 +1,4 @@
-"""What server and hospitals say about the link itself: who is there and holds what, and what went wrong. Knows no transport."""
+"""Messages about the link itself: greetings, lacking weights and faults."""
 
 from dataclasses import dataclass
 from os import strerror
@@ -50,7 +50,9 @@ class Hello:
 
 @dataclass(frozen=True)
 class Lacking:
-    """Up, instead of an answer: weights that the record left out are not held here; send it again with them.
+    """Up, instead of an answer: weights that the record left out are not held here.
+
+    Send it again with them.
 
     Args:
         hospital_id: Where.
@@ -80,7 +82,9 @@ class Fault:
 
 @dataclass(frozen=True)
 class StateLost:
-    """Up, instead of an observation: what the twin wrote in a round is damaged; when that round is repeated, nothing is lost.
+    """Up, instead of an observation: what the twin wrote in a round is damaged.
+
+    When that round is repeated, nothing is lost.
 
     Args:
         hospital_id: Where.
@@ -92,9 +96,12 @@ class StateLost:
 
 
 def describe(error: BaseException) -> str:
-    """Return what was raised and where, without the error's own words: those may hold a file's name, and so a patient's.
+    """Return what was raised and where, without the error's own words.
 
-    What an operating system's number means is said, as it names no file: a full disk is worth knowing.
+    Those may hold a file's name, and so a patient's.
+
+    What an operating system's number means is said, as it names no file: a full disk is worth
+    knowing.
     """
     said: list[str] = []
     link: BaseException | None = error

@@ -1,7 +1,8 @@
-"""The processes of a deployment: which command runs a kit, and all of them on one machine. Knows no learning and no session.
+"""Processes of a deployment: the command of a kit, and all of them on one machine.
 
-On one machine everything runs in a network of its own (Linux: ``unshare``), because FLARE's server listens on all addresses, and in a
-process namespace of its own, so that nothing is left behind whichever way it ends. What dies is started again, as systemd does.
+On one machine everything runs in a network of its own (Linux: ``unshare``), because FLARE's server
+listens on all addresses, and in a process namespace of its own, so that nothing is left behind
+whichever way it ends. What dies is started again, as systemd does.
 """
 
 import fcntl
@@ -54,7 +55,10 @@ def kit_command(kit: Path) -> list[str]:
 
 
 def kit_environment() -> dict[str, str]:
-    """Return the environment in which a kit runs: few memory arenas, and nothing is imported from the folder that a kit lies in."""
+    """Return the environment in which a kit runs.
+
+    Few memory arenas, and nothing is imported from the folder that a kit lies in.
+    """
     return {"OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2", **os.environ, "PYTHONSAFEPATH": "1"}
 
 
@@ -76,13 +80,18 @@ def isolated(command: Sequence[str]) -> list[str]:
         ):
             return [tool, *more, *base, *command]
     raise DeployError(
-        "this machine gives no network namespace (unshare), and FLARE's server would listen on all its addresses; allowed: Linux with "
-        "namespaces; or run the processes yourself behind a firewall: fedka deploy start KIT for each, then fedka deploy run"
+        "this machine gives no network namespace (unshare), and FLARE's server would listen on all "
+        "its addresses; allowed: Linux with "
+        "namespaces; or run the processes yourself behind a firewall: fedka deploy start KIT for "
+        "each, then fedka deploy run"
     )
 
 
 def bring_loopback_up() -> None:
-    """Switch on the loopback device of a fresh network namespace; it is all that this network has."""
+    """Switch on the loopback device of a fresh network namespace.
+
+    It is all that this network has.
+    """
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         request = struct.pack("16sh14x", b"lo", 0)
         (flags,) = struct.unpack_from("16xh", fcntl.ioctl(probe, _GET_FLAGS, request))

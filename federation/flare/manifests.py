@@ -1,6 +1,7 @@
-"""Writes how each site of a deployment is run as a service: systemd units, a trial across containers, Kubernetes, alerts. Starts nothing.
+"""Service manifests of a deployment: systemd, compose, Kubernetes and alerts.
 
-A hospital's manifest names its own kit and no other's. Keys and images are mounted, never written into a manifest.
+A hospital's manifest names its own kit and no other's. Keys and images are mounted, never written
+into a manifest.
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from federation.flare.event_feed import write_whole
+from federation.flare.event_feed import write_atomically
 from federation.flare.kubernetes import hospital_manifest, server_manifest, site_label
 from federation.flare.systemd import UNITS
 
@@ -53,15 +54,15 @@ def write_manifests(
     (out / "systemd").mkdir(parents=True)
     (out / "kubernetes").mkdir()
     for name, unit in UNITS.items():
-        write_whole(out / "systemd" / name, unit)
-    write_whole(out / "Dockerfile", _DOCKERFILE)
-    write_whole(out / "README", _READ)
-    write_whole(
+        write_atomically(out / "systemd" / name, unit)
+    write_atomically(out / "Dockerfile", _DOCKERFILE)
+    write_atomically(out / "README", _READ)
+    write_atomically(
         out / "compose.yaml",
         _dump([compose(folder, names, host=host, port=port, metrics_port=metrics_port)]),
     )
-    write_whole(out / "alerts.yaml", _dump([alerts()]))
-    write_whole(
+    write_atomically(out / "alerts.yaml", _dump([alerts()]))
+    write_atomically(
         out / "kubernetes" / "server.yaml", _dump(server_manifest(host, port, metrics_port))
     )
     for name in names:
@@ -70,7 +71,7 @@ def write_manifests(
 
 def write_hospital_manifest(out: Path, name: str, port: int) -> None:
     """Write one hospital's manifest."""
-    write_whole(
+    write_atomically(
         out / "kubernetes" / f"{site_label(name)}.yaml", _dump(hospital_manifest(name, port))
     )
 
@@ -90,7 +91,8 @@ def compose(
 ) -> dict[str, Any]:
     """Return all sites as containers of one machine, in a network that leads nowhere.
 
-    A certificate is good for one host name: where that is localhost, all share the server's network; otherwise it is the server's alias.
+    A certificate is good for one host name: where that is localhost, all share the server's
+    network; otherwise it is the server's alias.
     """
     root = folder.resolve()
     common = {
@@ -129,7 +131,10 @@ def compose(
         ],
     }
     if metrics_port is not None:
-        asks = f"import urllib.request; urllib.request.urlopen('http://127.0.0.1:{metrics_port}/healthz', timeout=5)"
+        asks = (
+            "import urllib.request; "
+            f"urllib.request.urlopen('http://127.0.0.1:{metrics_port}/healthz', timeout=5)"
+        )
         run["healthcheck"] = {
             "test": ["CMD", "python", "-c", asks],
             "interval": "30s",
@@ -195,7 +200,8 @@ def alerts() -> dict[str, Any]:
             "ticket",
             "{{ $labels.hospital }} does not answer",
         ),
-        # It may look at its data without a fault and then train with one: its state changes within a round.
+        # It may look at its data without a fault and then train with one: its state changes within
+        # a round.
         (
             "HospitalFaulty",
             f"{faulty} == 1",

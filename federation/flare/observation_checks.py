@@ -1,6 +1,7 @@
-"""Whether what a hospital says of its data can be. An observation comes from outside, and the server makes means and rows of a head of it.
+"""Plausibility checks of the observations that hospitals send.
 
-Nothing here can tell a lie that could be true; it keeps out what would stop a round, or move the others' detection without a bound.
+Nothing here can tell a lie that could be true; it keeps out what would stop a round, or move the
+others' detection without a bound.
 """
 
 from math import isfinite, log
@@ -28,9 +29,15 @@ def objection_to_observation(said: Observation, num_classes: int) -> str | None:
         not all(0 <= each <= _MOST_IMAGES for each in counts)
         or said.num_correct > said.num_held_back
     ):
-        return f"counts images as {counts} (new, to train on, held back, of these right), which cannot be"
+        return (
+            f"counts images as {counts} (new, to train on, held back, of these right), which "
+            "cannot be"
+        )
     if not all(map(isfinite, numbers)) or not 0 <= (said.entropy or 0.0) <= 1:
-        return f"reports entropy {said.entropy}, statistic {said.statistic}, threshold {said.threshold}; allowed: finite, entropy 0 to 1"
+        return (
+            f"reports entropy {said.entropy}, statistic {said.statistic}, threshold "
+            f"{said.threshold}; allowed: finite, entropy 0 to 1"
+        )
     if len(said.watched) > _MOST_WATCHED:
         return f"watches {len(said.watched)} rules; allowed: {_MOST_WATCHED}"
     return _objection_to_names(said) or _objection_to_quantiles(said, num_classes)
@@ -39,7 +46,10 @@ def objection_to_observation(said: Observation, num_classes: int) -> str | None:
 def _objection_to_names(said: Observation) -> str | None:
     names = said.new_class_names
     if len(names) > MOST_NEW_CLASSES or len(set(names)) < len(names):
-        return f"announces {len(names)} classes, {len(set(names))} of them different; allowed: {MOST_NEW_CLASSES}, each once"
+        return (
+            f"announces {len(names)} classes, {len(set(names))} of them different; allowed: "
+            f"{MOST_NEW_CLASSES}, each once"
+        )
     if names and not said.signal:
         return f"announces {len(names)} classes and says that nothing is new"
     if not all(0 < len(each.strip()) <= _LONGEST_NAME for each in names):
@@ -54,10 +64,16 @@ def _objection_to_quantiles(said: Observation, num_classes: int) -> str | None:
     if levels is None:
         return None
     if len(levels) != len(USUAL_LEVELS) or said.num_held_back < len(USUAL_LEVELS):
-        return f"reports {len(levels)} quantiles of {said.num_held_back} images; allowed: {len(USUAL_LEVELS)} quantiles of as many or more"
+        return (
+            f"reports {len(levels)} quantiles of {said.num_held_back} images; allowed: "
+            f"{len(USUAL_LEVELS)} quantiles of as many or more"
+        )
     largest = log(max(num_classes, 1)) + _ROUNDING
     if not all(isfinite(each) and 0 <= each <= largest for each in levels) or list(
         levels
     ) != sorted(levels):
-        return f"reports quantiles of entropies that cannot be; allowed: 0 to {largest:.3f} nats for {num_classes} classes, in ascending order"
+        return (
+            f"reports quantiles of entropies that cannot be; allowed: 0 to {largest:.3f} nats for "
+            f"{num_classes} classes, in ascending order"
+        )
     return None

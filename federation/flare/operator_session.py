@@ -1,7 +1,8 @@
-"""The operator's connection to FLARE, in a process of its own: who is alive, begin a job, what became of it.
+"""Operator's connection to FLARE, in a process of its own.
 
-FLARE's admin connection keeps threads that outlive it, and may never come back when the server dies under it. In a process of its own it
-can be given up: what is not answered in time ends the process, and the next question begins another one. Knows no run and no round.
+FLARE's admin connection keeps threads that outlive it, and may never come back when the server dies
+under it. In a process of its own it can be given up: what is not answered in time ends the process,
+and the next question begins another one. Knows no run and no round.
 """
 
 import json
@@ -37,7 +38,10 @@ class OperatorSession:
         self._process: subprocess.Popen[bytes] | None = None
 
     def seen(self) -> tuple[dict[str, float], tuple[str, ...]]:
-        """Return when each connected site gave its last sign of life [s since the epoch], and the ids of the jobs that run."""
+        """Return when each connected site gave its last sign of life [s since the epoch].
+
+        The ids of the jobs that run.
+        """
         seen = self._ask("seen")
         return dict(seen["sites"]), tuple(seen["jobs"])
 

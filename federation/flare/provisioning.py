@@ -1,13 +1,14 @@
-"""A deployment as folders: provisioned start-up kits, each with its own part of the federation and nothing of the others'.
+"""Provisioning of a deployment: folders and start-up kits.
 
-FLARE's own provisioning makes keys, certificates and kits; what is ours is put beside: what FLARE may do at the site
-(``federation.flare.kit_settings``), the experiment at the server, one hospital's images at its own.
+FLARE's own provisioning makes keys, certificates and kits; what is ours is put beside: what FLARE
+may do at the site (``federation.flare.kit_settings``), the experiment at the server, one hospital's
+images at its own.
 
-    authority/            the certificate authority's private key: keep it offline; needed to add hospitals
-    server/               the server's kit, and in fedka/ its file, the experiment, the run
-    hospitals/<name>/     a hospital's kit, and in fedka/ its file, its archive, its twin's state
-    operator/             the kit by which sessions are begun
-    manifests/            how each site is run as a service: systemd, containers, Kubernetes
+    authority/            the certificate authority's private key: keep it offline; needed to add
+    hospitals server/               the server's kit, and in fedka/ its file, the experiment, the
+    run hospitals/<name>/     a hospital's kit, and in fedka/ its file, its archive, its twin's
+    state operator/             the kit by which sessions are begun manifests/            how each
+    site is run as a service: systemd, containers, Kubernetes
 """
 
 import json
@@ -27,7 +28,7 @@ from federation.engines.simulated_hospitals import SimulatedHospitals
 from federation.experiment.config import ExperimentConfig
 from federation.experiment.run_folder import RunFolder
 from federation.experiment.setup import prepare_experiment
-from federation.flare.event_feed import write_whole
+from federation.flare.event_feed import write_atomically
 from federation.flare.hospital_site import OWN_FOLDER, SITE_FILE
 from federation.flare.kit_settings import close_kit, settle_hospital, settle_server
 from federation.flare.manifests import write_manifests
@@ -97,7 +98,9 @@ def init_deployment(
     port: int,
     data_dir: Path | None = None,
 ) -> Deployment:
-    """Make a deployment of an experiment: kits, and every hospital's part of the plan with its own images.
+    """Make a deployment of an experiment.
+
+    Kits, and every hospital's part of the plan with its own images.
 
     Args:
         experiment: What will be run; its hospitals are the sites.
@@ -108,13 +111,15 @@ def init_deployment(
         data_dir: Folder with data files.
 
     Raises:
-        DeployError: If a name cannot be one, the folder is there, or the experiment may not be deployed.
+        DeployError: If a name cannot be one, the folder is there, or the experiment may not be
+            deployed.
     """
     names = tuple(each.name for each in experiment.hospitals)
     _check_names(names, host, port)
     if folder.exists():
         raise DeployError(
-            f"{folder} is there already; choose another folder, or add hospitals with fedka deploy add"
+            f"{folder} is there already; choose another folder, or add hospitals with fedka deploy "
+            "add"
         )
     experiment.check_deployable()
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -125,7 +130,7 @@ def init_deployment(
         own = made.server / OWN_FOLDER
         own.mkdir(mode=0o700)
         server_file = {**_plain(replace(config, hospitals=names))}
-        write_whole(own / SERVER_FILE, yaml.safe_dump(server_file, sort_keys=False))
+        write_atomically(own / SERVER_FILE, yaml.safe_dump(server_file, sort_keys=False))
         RunFolder(own).write_json(PLAN_FILE, experiment.as_plain())
         hospitals = (
             None if config.own_images else prepare_experiment(experiment, data_dir).hospitals()
@@ -156,7 +161,10 @@ def init_deployment(
 
 
 def write_hospital(kit: Path, name: str, hospitals: SimulatedHospitals | None) -> str:
-    """Put a hospital's images, unless it brings its own, and its long-term key beside its kit; return the public half of the key."""
+    """Put a hospital's images, unless it brings its own, and its long-term key beside its kit.
+
+    Return the public half of the key.
+    """
     site = kit / OWN_FOLDER
     site.mkdir(mode=0o700)
     if hospitals is not None:
@@ -171,7 +179,10 @@ def write_hospital(kit: Path, name: str, hospitals: SimulatedHospitals | None) -
 
 
 def pin_keys(made: Deployment, names: Sequence[str], public: Mapping[str, str]) -> None:
-    """Give hospitals their own file, with everybody's public key: the server's word is not taken for whose key is whose."""
+    """Give hospitals their own file, with everybody's public key.
+
+    The server's word is not taken for whose key is whose.
+    """
     secure = made.place.experiment.federation.secure_aggregation is not None
     for name in names:
         own: dict[str, Any] = {
@@ -183,8 +194,8 @@ def pin_keys(made: Deployment, names: Sequence[str], public: Mapping[str, str]) 
             own["mirror"] = "mirror"
         if secure:  # or a server could ask for the single update all the same
             own["only_in_sum"] = True
-        write_whole(made.hospital(name) / OWN_FOLDER / SITE_FILE, yaml.safe_dump(own))
-    write_whole(made.authority / PUBLIC_KEYS_FILE, json.dumps(dict(public), indent=1))
+        write_atomically(made.hospital(name) / OWN_FOLDER / SITE_FILE, yaml.safe_dump(own))
+    write_atomically(made.authority / PUBLIC_KEYS_FILE, json.dumps(dict(public), indent=1))
     (made.authority / PUBLIC_KEYS_FILE).chmod(0o600)
 
 
@@ -192,7 +203,8 @@ def _check_names(names: Sequence[str], host: str, port: int) -> None:
     for name in names:
         if not _NAME.fullmatch(name) or name in ("server", "operator", host):
             raise DeployError(
-                f"hospital {name!r} cannot be the name of a site; allowed: letters, digits, _ and -, at most 63, and not server, operator "
+                f"hospital {name!r} cannot be the name of a site; allowed: letters, digits, _ and "
+                "-, at most 63, and not server, operator "
                 "or the server's host"
             )
     if not _HOST.fullmatch(host):
@@ -240,7 +252,7 @@ def _provision(made: Deployment, names: Sequence[str], host: str, port: int) -> 
         kits = make_kits(project, Path(scratch))
         made.authority.mkdir(mode=0o700, exist_ok=True)
         shutil.move(kits / "state" / AUTHORITY_FILE, made.authority / AUTHORITY_FILE)
-        write_whole(made.authority / PROJECT_FILE, yaml.safe_dump(project))
+        write_atomically(made.authority / PROJECT_FILE, yaml.safe_dump(project))
         shutil.move(kits / "prod_00" / host, made.server)
         shutil.move(kits / "prod_00" / _ADMIN, made.operator)
         for name in names:
@@ -254,7 +266,8 @@ def make_kits(project: Mapping[str, Any], scratch: Path, authority: str | None =
     Args:
         project: As FLARE's project.yml says it.
         scratch: An empty folder.
-        authority: Content of ``authority/cert.json``: who is in it keeps key and certificate; none: a new authority.
+        authority: Content of ``authority/cert.json``: who is in it keeps key and certificate; none:
+            a new authority.
 
     Returns:
         A folder with ``state`` and ``prod_00``.
@@ -281,7 +294,8 @@ def make_kits(project: Mapping[str, Any], scratch: Path, authority: str | None =
     if done.returncode or not (kits / "prod_00").is_dir():
         said = (done.stderr or done.stdout).strip().splitlines()
         raise DeployError(
-            f"FLARE's provisioning failed: {said[-1] if said else 'without a word'}; is it installed? pip install 'fedka[flare]'"
+            f"FLARE's provisioning failed: {said[-1] if said else 'without a word'}; is it "
+            "installed? pip install 'fedka[flare]'"
         )
     return kits
 

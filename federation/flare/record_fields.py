@@ -1,7 +1,8 @@
-"""A frozen dataclass as plain data and tensors, and back, by the types of its fields. Knows no particular message.
+"""Dataclass fields as plain data and tensors, and back, by their types.
 
-What a field may be: int, float, str, bool, bytes, Tensor, ``Weights``, a dataclass; a tuple or a mapping by name of such; one of several
-words; any of them or none. Anything else is a mistake in our own code and a ``TypeError``. A field whose name ends in ``_id`` is an id.
+What a field may be: int, float, str, bool, bytes, Tensor, ``Weights``, a dataclass; a tuple or a
+mapping by name of such; one of several words; any of them or none. Anything else is a mistake in
+our own code and a ``TypeError``. A field whose name ends in ``_id`` is an id.
 """
 
 from collections.abc import Callable, Collection, Mapping, MutableMapping
@@ -81,7 +82,10 @@ class Incoming:
     missing: list[str] = field(default_factory=list)
 
     def group(self, plain: Any, at: str) -> Weights:
-        """Return the weights of a model: those that came, which must have their digest, or those that are held."""
+        """Return the weights of a model.
+
+        Those that came, which must have their digest, or those that are held.
+        """
         plain = check_keys(plain, ("digest", "tensors"), at)
         digest = check_text(plain["digest"], f"{at}.digest", self.limits)
         if plain["tensors"] is not None:

@@ -1,4 +1,4 @@
-"""What a record may be: its bounds, its JSON, its texts, and the error. Knows no message and no tensor.
+"""Limits of records: sizes, strict JSON, texts, and the error.
 
 A record comes from another machine: it is checked as if somebody hostile had written it.
 """
@@ -22,7 +22,10 @@ SMALLEST_INT, LARGEST_INT = -(2**63), 2**64 - 1
 
 
 class RecordError(ValueError):
-    """Bytes that are no record, or a message that cannot become one: what, got, allowed, what to do."""
+    """Bytes that are no record, or a message that cannot become one.
+
+    What, got, allowed, what to do.
+    """
 
 
 @pydantic.dataclasses.dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -30,7 +33,8 @@ class Limits:
     """How large a record may be. Everything is checked before memory is taken for it.
 
     Args:
-        record_bytes: The whole record [bytes]; a ResNet-18 has 45 MB, and a broadcast may hold two models and what a method adds.
+        record_bytes: The whole record [bytes]; a ResNet-18 has 45 MB, and a broadcast may hold two
+            models and what a method adds.
         header_bytes: Each of its two JSON headers [bytes].
         tensors: Tensors in it.
         dimensions: Of one tensor.
@@ -56,11 +60,15 @@ DEFAULT_LIMITS = Limits()
 
 
 def refusal(what: str, got: Any, allowed: str, advice: str = ADVICE) -> RecordError:
-    """Return the error in four parts; what was got is shortened, so that a record cannot fill a log."""
+    """Return the error in four parts.
+
+    What was got is shortened, so that a record cannot fill a log.
+    """
     shown = got if isinstance(got, str) else repr(got)
     shown = ascii(shown)[1:-1] if not shown.isprintable() else shown
     return RecordError(
-        f"{what} is {shown if len(shown) <= 80 else shown[:77] + '...'}; allowed: {allowed}; {advice}"
+        f"{what} is {shown if len(shown) <= 80 else shown[:77] + '...'}; allowed: {allowed}; "
+        f"{advice}"
     )
 
 
@@ -92,7 +100,10 @@ def check_keys(plain: Any, names: tuple[str, ...], what: str) -> dict[str, Any]:
         [name for name in names if name not in plain],
     )
     if unknown or missing:
-        got = f"an object with {', '.join(unknown)!a} too much and {', '.join(missing) or 'nothing'} missing"
+        got = (
+            f"an object with {', '.join(unknown)!a} too much and {', '.join(missing) or 'nothing'} "
+            "missing"
+        )
         raise refusal(what, got, f"an object with {', '.join(names) or 'no name'}")
     return plain
 
@@ -110,7 +121,10 @@ def check_int(value: Any, what: str) -> int:
 
 
 def check_float(plain: Any, what: str) -> float:
-    """Return a number as it was written: finite as JSON's number, anything else as one of three words."""
+    """Return a number as it was written.
+
+    Finite as JSON's number, anything else as one of three words.
+    """
     if isinstance(plain, str) and plain in _NOT_FINITE:
         return float(plain)
     if type(plain) is not float or not isfinite(plain):  # 1e999 is JSON and becomes infinite

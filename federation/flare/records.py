@@ -1,11 +1,12 @@
-"""Our messages as bytes that cross a network, and back. Pure functions; no transport, no pickle.
+"""Records: messages as bytes that cross a network, and back, without pickle.
 
-A record is: magic, version, length of the header (14 bytes, little-endian) · a JSON header with the kind and the plain fields · one
-safetensors block. It is read as if somebody hostile had written it: every bound is checked before memory is taken, and whatever is wrong
-is a ``RecordError``. A changed format needs another ``RECORD_VERSION``: nobody guesses what an older program meant.
+A record is: magic, version, length of the header (14 bytes, little-endian) · a JSON header with the
+kind and the plain fields · one safetensors block. It is read as if somebody hostile had written it:
+every bound is checked before memory is taken, and whatever is wrong is a ``RecordError``. A changed
+format needs another ``RECORD_VERSION``: nobody guesses what an older program meant.
 
-A method travels as its name and hyper-parameters; both sides have its code. A compressed update travels without its weights, which the
-receiver unpacks with the weights that it broadcast.
+A method travels as its name and hyper-parameters; both sides have its code. A compressed update
+travels without its weights, which the receiver unpacks with the weights that it broadcast.
 """
 
 import json
@@ -46,7 +47,7 @@ __all__ = [
     "kind_of",
 ]
 
-RECORD_VERSION = 1
+RECORD_VERSION = 2
 MAGIC = b"FEDKA\r\n\0"  # a line end that a text mode would change
 _START = struct.Struct("<8sHI")
 
@@ -84,7 +85,8 @@ def encode(
     Args:
         message: Of one of the ``KINDS``.
         omit: Digests of models' weights that the receiver holds and that are left out.
-        digest: Gives the digest of weights; ``KnownDigests`` spares the work where many are sent the same.
+        digest: Gives the digest of weights; ``KnownDigests`` spares the work where many are sent
+            the same.
         limits: What the receiver allows.
 
     Raises:
@@ -105,7 +107,10 @@ def encode(
         or max(len(raw), len(block[1])) > limits.header_bytes
         or len(out.tensors) > limits.tensors
     ):
-        got = f"{size} bytes with headers of {len(raw)} and {len(block[1])} bytes and {len(out.tensors)} tensors"
+        got = (
+            f"{size} bytes with headers of {len(raw)} and {len(block[1])} bytes and "
+            f"{len(out.tensors)} tensors"
+        )
         raise refusal(
             f"the record of a {_NAMES[type(message)]}",
             got,
@@ -126,8 +131,8 @@ def decode(
     Args:
         kind: What it must be.
         content: The record.
-        groups: Models' weights that the receiver holds, by digest; those that come with the record are added. None: nothing is held
-            and nothing may be left out.
+        groups: Models' weights that the receiver holds, by digest; those that come with the record
+            are added. None: nothing is held and nothing may be left out.
         limits: What a record may hold at most.
 
     Raises:
@@ -186,7 +191,10 @@ def _taken_apart(
 
 
 def _as_sent(message: Any) -> Any:
-    """Return the message as it travels: an update that is packed leaves its weights to the receiver."""
+    """Return the message as it travels.
+
+    An update that is packed leaves its weights to the receiver.
+    """
     return (
         replace(message, weights={})
         if isinstance(message, TwinUpdate) and message.packed is not None
@@ -267,6 +275,7 @@ def _put_together(
 
 def _allowance(limits: Limits) -> str:
     return (
-        f"at least {_START.size} and at most {limits.record_bytes} bytes, headers of at most {limits.header_bytes} bytes, "
+        f"at least {_START.size} and at most {limits.record_bytes} bytes, headers of at most "
+        f"{limits.header_bytes} bytes, "
         f"at most {limits.tensors} tensors"
     )

@@ -1,8 +1,9 @@
-"""What FLARE at a site does not do, whoever asks: built from the site's own settings when FLARE starts there. Knows no job of ours.
+"""Request filter: what FLARE at a site refuses, whoever asks.
 
-FLARE's client answers its server's administrative requests: among others it runs ``cat`` with any path, and its check of roles is made at
-the server's wish, with a role that the server names. A hospital does not trust its server that far: here requests are taken out that
-running a job does not need, and an application that brings anything but its one configuration is refused.
+FLARE's client answers its server's administrative requests: among others it runs ``cat`` with any
+path, and its check of roles is made at the server's wish, with a role that the server names. A
+hospital does not trust its server that far: here requests are taken out that running a job does not
+need, and an application that brings anything but its one configuration is refused.
 """
 
 from pathlib import Path
@@ -43,21 +44,24 @@ class ServerGate(FLComponent):  # type: ignore[misc]  # FLARE has no types
         limit_handshakes()
 
 
-class HospitalGate(FLComponent):  # type: ignore[misc]
-    """Leaves a hospital's FLARE the requests that a job's life is made of, before the first can come."""
+class HospitalGate(FLComponent):  # type: ignore[misc]  # the base is untyped
+    """Leaves a hospital's FLARE the requests that a job's life is made of.
+
+    Before the first can come.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         limit_handshakes()
 
     def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
-        """Take the others out when FLARE has been put together and has not yet registered with its server."""
+        """Take the others out before FLARE registers with its server."""
         if event_type == EventType.SYSTEM_BOOTSTRAP:
             known = ClientRequestProcessors.request_processors
             known[:] = [each for each in known if set(each.get_topics()) <= set(ANSWERED)]
 
 
-class OnlyConfiguration(AppValidator):  # type: ignore[misc]
+class OnlyConfiguration(AppValidator):  # type: ignore[misc]  # the base is untyped
     """Refuses an application that brings more than its configuration: no code comes to a site."""
 
     def validate(self, app_folder: str) -> tuple[str, dict[str, object]]:
@@ -71,7 +75,8 @@ class OnlyConfiguration(AppValidator):  # type: ignore[misc]
         more = [each for each in brought if each not in _CONFIGURATION]
         if (folder / "custom").exists() or more:
             return (
-                f"the application brings {', '.join(more[:3])[:200] or 'code'}; allowed here: its configuration and nothing else",
+                f"the application brings {', '.join(more[:3])[:200] or 'code'}; allowed here: its "
+                "configuration and nothing else",
                 {},
             )
         return "", {}

@@ -1,7 +1,8 @@
-"""The server of a deployment: the experiment of its folder, run over a link from its beginning or its last finished round. Knows no FLARE.
+"""Server of a deployment: runs its experiment over a link, from the beginning or resumed.
 
-A session ends when the run is finished, when too few hospitals answer, or when it is asked to pause so that hospitals which came back
-take part again. The run folder is the journal: the next session goes on where this one ended and repeats a round that was not finished.
+A session ends when the run is finished, when too few hospitals answer, or when it is asked to pause
+so that hospitals which came back take part again. The run folder is the journal: the next session
+goes on where this one ended and repeats a round that was not finished.
 """
 
 import json
@@ -22,7 +23,7 @@ from federation.experiment.loop import RunCallbacks, run_experiment
 from federation.experiment.run_folder import RunFolder
 from federation.experiment.setup import ExperimentSetup
 from federation.flare.engine import Link, LinkConfig, Paused, RemoteEngine, TooFewHospitals
-from federation.flare.event_feed import Activity, aggregated, write_whole
+from federation.flare.event_feed import Activity, aggregated, write_atomically
 from federation.flare.link_messages import Assignment
 from federation.flare.record_limits import Limits
 
@@ -44,7 +45,8 @@ class ServerConfig:
         limits: Of what hospitals send.
         data: Folder with the data files that the server measures on; none: the user's cache.
         own_images: Hospitals bring mirrors of their own; kits hold no images.
-        expected_seconds: How long a session waits for hospitals beyond the minimum before it begins without them.
+        expected_seconds: How long a session waits for hospitals beyond the minimum before it begins
+            without them.
         metrics_port: Where health and metrics are served on this machine; none: nowhere.
     """
 
@@ -111,21 +113,27 @@ class ServerPlace:
             ) from error
 
     def run_id(self) -> str:
-        """Return the name of the run, under which hospitals keep their twins' states; made when first asked for."""
+        """Return the name of the run, under which hospitals keep their twins' states.
+
+        Made when first asked for.
+        """
         path = self.folder / RUN_ID
         if not path.exists():
-            write_whole(path, uuid4().hex)
+            write_atomically(path, uuid4().hex)
         return path.read_text(encoding="utf-8").strip()
 
     def go_back(self, twin_id: str, round_number: int) -> bool:
-        """Make the next session repeat the last finished round, once for each hospital and round: nobody makes it stand still for ever.
+        """Make the next session repeat the last finished round, once for each hospital and round.
+
+        Nobody makes it stand still for ever.
 
         Args:
             twin_id: For whom.
             round_number: Of the round.
 
         Returns:
-            Whether it will; not if that round is not the last one, or there is no whole checkpoint before it.
+            Whether it will; not if that round is not the last one, or there is no whole checkpoint
+            before it.
         """
         path = self.folder / GONE_BACK
         before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
@@ -133,11 +141,14 @@ class ServerPlace:
             RunFolder(self.run).checkpoints, round_number
         ):
             return False
-        write_whole(path, json.dumps([*before, [twin_id, round_number]]))
+        write_atomically(path, json.dumps([*before, [twin_id, round_number]]))
         return True
 
     def has_begun(self) -> bool:
-        """Return whether there is a journal to go on with; what a first round left that was never finished is cleared away."""
+        """Return whether there is a journal to go on with.
+
+        What a first round left that was never finished is cleared away.
+        """
         folder = RunFolder(self.run)
         finished = sum(each.startswith('{"kind": "round"') for each in _lines(folder.records))
         if folder.config.exists() and finished <= 1 and not any(folder.checkpoints.glob("round-*")):
@@ -157,7 +168,8 @@ def serve(place: ServerPlace, link: Link) -> str:
         link: To the hospitals of this session.
 
     Returns:
-        How it ended: ``finished``, ``waiting`` (too few hospitals) or ``paused``; it stands in the status as well.
+        How it ended: ``finished``, ``waiting`` (too few hospitals) or ``paused``; it stands in the
+        status as well.
     """
     config, experiment = place.config, place.experiment
     activity = Activity(place.folder)
@@ -190,7 +202,7 @@ def serve(place: ServerPlace, link: Link) -> str:
         )
 
     def record(plain: object) -> None:
-        event = aggregated(plain)  # type: ignore[arg-type]
+        event = aggregated(plain)  # type: ignore[arg-type]  # checked at run time
         if event is not None:
             activity.tell(event)
 

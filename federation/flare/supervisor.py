@@ -1,8 +1,10 @@
-"""Begins sessions until the run is finished: FLARE does not resume a job that failed, and a hospital that comes back does not enter one.
+"""Supervisor: begins FLARE sessions until the run is finished.
 
-A session is a job over the hospitals that are alive. When it ends unfinished, because the server or a hospital died or too few answered,
-the next one begins as soon as enough hospitals are alive again; the journal makes it go on where the last round was finished. When a
-hospital that a session lacks is alive again, the session is asked to pause at its next round, and the next one has it. Knows no learning.
+A session is a job over the hospitals that are alive. When it ends unfinished, because the server or
+a hospital died or too few answered, the next one begins as soon as enough hospitals are alive
+again; the journal makes it go on where the last round was finished. When a hospital that a session
+lacks is alive again, the session is asked to pause at its next round, and the next one has it.
+Knows no learning.
 """
 
 import time
@@ -19,7 +21,9 @@ _ALIVE_SECONDS = 12.0  # FLARE's clients send a sign of life every five seconds
 _POLL_SECONDS = 0.5
 _NOT_DEPLOYED = "FINISHED:FAILED_TO_RUN"  # FLARE's word for a job that did not begin everywhere
 _BEGIN_SECONDS = 90.0  # within which FLARE begins a job or never will
-_MOST_FRUITLESS = 20  # sessions in a row in which no round was finished: more than a quarter of an hour with the rests between them
+# Sessions in a row in which no round was finished: more than a quarter of an hour with the rests
+# between them.
+_MOST_FRUITLESS = 20
 _LONGEST_REST_SECONDS = 60.0
 _LONGEST_PATIENCE_SECONDS = (
     600.0  # with a hospital that is alive and again and again does not come into a session
@@ -44,7 +48,8 @@ class Supervisor:
 
     Args:
         deployment: Its folders; the server's and the operator's must be on this machine.
-        idle: Called again and again while waiting: lets the caller watch processes and show progress.
+        idle: Called again and again while waiting: lets the caller watch processes and show
+            progress.
     """
 
     def __init__(self, deployment: Deployment, idle: Callable[[], object] = lambda: None) -> None:
@@ -79,7 +84,8 @@ class Supervisor:
                 return status
             if status.get("state") == "failed":
                 raise SupervisorError(
-                    f"the run failed: {status.get('reason')}; mend it and run fedka deploy run again: it goes on by itself"
+                    f"the run failed: {status.get('reason')}; mend it and run fedka deploy run "
+                    "again: it goes on by itself"
                 )
             fruitless = (
                 fruitless + 1
@@ -89,17 +95,23 @@ class Supervisor:
             done = self._rounds_done()
             if fruitless >= _MOST_FRUITLESS:
                 raise SupervisorError(
-                    f"{fruitless} sessions in a row finished no round; the last one says: {status.get('state')}, {status.get('reason')}; "
-                    "look into the logs of server and hospitals, then run fedka deploy run again: it goes on by itself"
+                    f"{fruitless} sessions in a row finished no round; the last one says: "
+                    f"{status.get('state')}, {status.get('reason')}; "
+                    "look into the logs of server and hospitals, then run fedka deploy run again: "
+                    "it goes on by itself"
                 )
             if last_state == _NOT_DEPLOYED:
                 self._tell_waiting(
-                    "a session could not be begun at every hospital; the server's log says where and why"
+                    "a session could not be begun at every hospital; the server's log says where "
+                    "and why"
                 )
             self._rest(fruitless)
 
     def _rest(self, fruitless: int) -> None:
-        """Wait the longer the more sessions finished no round: a full disk, say, ends each within a second until somebody makes room."""
+        """Wait the longer the more sessions finished no round.
+
+        A full disk, say, ends each within a second until somebody makes room.
+        """
         until = time.monotonic() + (
             min(_LONGEST_REST_SECONDS, 2.0**fruitless) if fruitless else 0.0
         )
@@ -133,7 +145,10 @@ class Supervisor:
             self._wait()
 
     def _alive(self) -> tuple[str, ...]:
-        """Return the hospitals that gave a sign of life just now, in the order of the federation; none while the server is away."""
+        """Return the hospitals that gave a sign of life just now, in the order of the federation.
+
+        None while the server is away.
+        """
         try:
             seen, _ = self._operator.seen()
         except OperatorError:  # the server is down or coming up
@@ -159,7 +174,10 @@ class Supervisor:
                 return job
 
     def _wait_for_end(self, job: _Job) -> str:
-        """Return what FLARE says of a session when it has ended; a killed server does not know any more what it had under way."""
+        """Return what FLARE says of a session when it has ended.
+
+        A killed server does not know any more what it had under way.
+        """
         ran, begun = False, time.monotonic()
         while True:
             self._wait()
@@ -176,7 +194,7 @@ class Supervisor:
             self._ask_to_pause_for_those_who_are_back(job)
 
     def _ask_to_pause_for_those_who_are_back(self, job: _Job) -> None:
-        """Let the session end at its next round when hospitals that it lacks have been alive for a while."""
+        """Let the session end at its next round once missing hospitals have been alive a while."""
         status = read_status(self.place.folder)
         if status.get("state") != "running":
             return

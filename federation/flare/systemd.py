@@ -1,4 +1,4 @@
-"""The units by which systemd runs a site: a server, the one who begins its sessions, a hospital. Knows no site by name."""
+"""systemd units that run a server, its sessions and a hospital."""
 
 PROGRAM = "/opt/fedka/bin/fedka"
 HOME = (
@@ -60,7 +60,8 @@ def _start(kit: str) -> str:
 
 UNITS = {
     "fedka-server.service": _UNIT.format(
-        about=f"The server, with its kit in {HOME}/server: systemctl enable --now fedka-server fedka-run",
+        about=f"The server, with its kit in {HOME}/server: "
+        "systemctl enable --now fedka-server fedka-run",
         what="server of the federation",
         after="",
         start=_start(f"{HOME}/server"),
@@ -69,7 +70,8 @@ UNITS = {
         devices=_NO_DEVICES,
     ),
     "fedka-run.service": _UNIT.format(
-        about=f"Begins the sessions, beside the server, with the operator's kit in {HOME}/operator; it ends when the run is finished.",
+        about=f"Begins the sessions, beside the server, with the operator's kit in "
+        f"{HOME}/operator; it ends when the run is finished.",
         what="sessions of the federation",
         after=" fedka-server.service",
         start=f"ExecStart={PROGRAM} deploy run {HOME}",
@@ -78,7 +80,8 @@ UNITS = {
         devices=_NO_DEVICES,
     ),
     "fedka-hospital@.service": _UNIT.format(
-        about=f"A hospital, with its kit in {HOME}/NAME: systemctl enable --now fedka-hospital@NAME",
+        about=f"A hospital, with its kit in {HOME}/NAME: "
+        "systemctl enable --now fedka-hospital@NAME",
         what="hospital %i",
         after="",
         start=_start(f"{HOME}/%i"),

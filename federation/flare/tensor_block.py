@@ -1,9 +1,10 @@
-"""Tensors as one safetensors block, and back. Knows no message.
+"""Tensors as one safetensors block, and back.
 
-The format is that of safetensors (8 bytes of length, JSON header, data), so the library reads what is written here. It is read here and
-not by the library because a block from another machine is to be refused for more: tensors that overlap or leave gaps, names that stand
-twice, more tensors or dimensions than allowed, bytes that are neither true nor false. Writing copies no tensor that is contiguous; reading
-copies each once, into memory of its own.
+The format is that of safetensors (8 bytes of length, JSON header, data), so the library reads what
+is written here. It is read here and not by the library because a block from another machine is to
+be refused for more: tensors that overlap or leave gaps, names that stand twice, more tensors or
+dimensions than allowed, bytes that are neither true nor false. Writing copies no tensor that is
+contiguous; reading copies each once, into memory of its own.
 """
 
 import json

@@ -1,7 +1,8 @@
-"""Model weights known by their digest: what was sent once need not be sent again. Knows no message.
+"""Weight cache: model weights known by their digest are not sent again.
 
-A group is the weights of one model. The receiver keeps the last few groups, the sender notes which of them each receiver has acknowledged
-and leaves them out; a receiver that lacks one after all says so, and is sent it.
+A group is the weights of one model. The receiver keeps the last few groups, the sender notes which
+of them each receiver has acknowledged and leaves them out; a receiver that lacks one after all says
+so, and is sent it.
 """
 
 from collections import OrderedDict
@@ -13,8 +14,11 @@ from incremental.head import Weights
 from twin.messages import num_bytes
 
 
-class MissingGroups(ValueError):  # noqa: N818  # no fault of anybody: the receiver asks for what it lacks
-    """A record left out weights that the receiver does not hold; the sender is to send it again with them.
+# No fault of anybody: the receiver asks for what it lacks.
+class MissingGroups(ValueError):  # noqa: N818
+    """A record left out weights that the receiver does not hold.
+
+    The sender is to send it again with them.
 
     Args:
         digests: Of the groups that are missing.
@@ -24,12 +28,16 @@ class MissingGroups(ValueError):  # noqa: N818  # no fault of anybody: the recei
         self.digests = digests
         shown = ", ".join(each[:12] for each in digests)
         super().__init__(
-            f"the record leaves out weights {shown}, which are not held here; send it again with them"
+            f"the record leaves out weights {shown}, which are not held here; send it again with "
+            "them"
         )
 
 
 def digest_of(weights: Weights) -> str:
-    """Return the SHA-256 of the safetensors file of these weights: names in their order, types, shapes and bytes."""
+    """Return the SHA-256 of the safetensors file of these weights.
+
+    Names in their order, types, shapes and bytes.
+    """
     state = sha256()
     for piece in pieces(weights):
         state.update(piece)
@@ -37,7 +45,9 @@ def digest_of(weights: Weights) -> str:
 
 
 class KnownDigests:
-    """``digest_of`` for a sender that sends the same weights to many: remembers the last few it was asked for.
+    """``digest_of`` for a sender that sends the same weights to many.
+
+    Remembers the last few it was asked for.
 
     Weights are known by identity, so they must not be changed in place. Not for several threads.
 
@@ -123,7 +133,10 @@ class Acknowledged:
         self._noted[receiver] = tuple(known)[-self._most :]
 
     def forget(self, receiver: str, digests: Collection[str] | None = None) -> None:
-        """Take note that a receiver lacks these groups; none: that it began anew and holds nothing."""
+        """Take note that a receiver lacks these groups.
+
+        None: that it began anew and holds nothing.
+        """
         left = (
             ()
             if digests is None

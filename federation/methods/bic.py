@@ -36,7 +36,7 @@ from incremental.inference import logits_of
 from incremental.network import IncrementalNetwork
 from twin import losses
 from twin.batches import TrainingBatch
-from twin.objective import LocalContext, Terms
+from twin.objective import Finished, LocalContext, Terms
 from twin.privacy.upload_policy import UploadKinds
 
 _LARGEST = 10.0  # an alpha or beta beyond this is no bias correction: it is left out
@@ -55,6 +55,7 @@ class BiC(Method):
         mean: ``by_images`` (FedAvg) or ``equal``.
     """
 
+    per_sample_loss = True
     uploads: ClassVar[tuple[str, ...]] = (
         "two numbers that correct the logits of new classes, the number of held-out images behind "
         "them and the first new row, each round",
@@ -93,11 +94,6 @@ class BiC(Method):
         """The old model is needed."""
         return True
 
-    @property
-    def per_sample_loss(self) -> bool:
-        """Whether the loss is a mean over images: it is, the teacher being frozen."""
-        return True
-
     def local_loss(
         self, network: IncrementalNetwork, batch: TrainingBatch, context: LocalContext
     ) -> Terms:
@@ -113,9 +109,7 @@ class BiC(Method):
         )
         return {"classification": (1 - share) * fit, "semantic": share * semantic}
 
-    def finish_local(
-        self, network: IncrementalNetwork, context: LocalContext
-    ) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor]]:
+    def finish_local(self, network: IncrementalNetwork, context: LocalContext) -> Finished:
         """Upload the correction fitted to held-out images of old and of new classes."""
         if context.held_out is None or not context.old_rows:
             return {}, context.kept
@@ -163,10 +157,10 @@ def fit_correction(
         value = functional.cross_entropy(corrected, rows) + penalty * (
             (correction[0] - 1) ** 2 + correction[1] ** 2
         )
-        value.backward()  # type: ignore[no-untyped-call]
+        value.backward()  # type: ignore[no-untyped-call]  # the library is untyped
         return value
 
-    optimiser.step(loss)  # type: ignore[no-untyped-call]
+    optimiser.step(loss)  # type: ignore[no-untyped-call]  # the library is untyped
     alpha, beta = correction.tolist()
     return alpha, beta
 

@@ -18,10 +18,7 @@ from twin.objective import LocalContext, Terms
 class FedAvg(AveragingMethod):
     """FedAvg: the fields of every averaging method, and no other."""
 
-    @property
-    def per_sample_loss(self) -> bool:
-        """Whether the loss is a mean over images: it is."""
-        return True
+    per_sample_loss = True
 
     def local_loss(
         self, network: IncrementalNetwork, batch: TrainingBatch, context: LocalContext

@@ -33,7 +33,7 @@ from incremental.proxy import StoredModel
 from twin import losses
 from twin.batches import TrainingBatch
 from twin.messages import Broadcast
-from twin.objective import LocalContext, Terms
+from twin.objective import Finished, LocalContext, Terms
 from twin.privacy.upload_policy import UploadKinds
 
 _DISTINGUISHABLE = (
@@ -97,9 +97,7 @@ class FedCurv(AveragingMethod):
             terms["curvature"] = self.curvature_weight * distance
         return terms
 
-    def finish_local(
-        self, network: IncrementalNetwork, context: LocalContext
-    ) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor]]:
+    def finish_local(self, network: IncrementalNetwork, context: LocalContext) -> Finished:
         """Upload the Fisher information at the local model; keep the twin's share of the sums."""
         if not self.curvature_weight or context.images is None:
             return {}, context.kept

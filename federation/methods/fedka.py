@@ -6,7 +6,7 @@ Builds on LGA (Dong et al., No One Left Behind, TPAMI 2023). Reduces to FedAvg, 
 ``head_loss: ce``, ``weighting: none``, ``classification_weight: 1`` and both distillations at 0.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import ClassVar, Literal
 
@@ -28,7 +28,7 @@ from twin import losses
 from twin.batches import TrainingBatch
 from twin.gradient_weighting import gradient_weights
 from twin.messages import Observation
-from twin.objective import LocalContext, Terms
+from twin.objective import Finished, LocalContext, Terms
 from twin.privacy.upload_policy import UploadKinds
 
 
@@ -136,9 +136,7 @@ class FedKA(Method):
             teacher, outputs, classes_known_to_teacher(rows, outputs.logits), self.attention_layer
         )
 
-    def finish_local(
-        self, network: IncrementalNetwork, context: LocalContext
-    ) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor]]:
+    def finish_local(self, network: IncrementalNetwork, context: LocalContext) -> Finished:
         """Upload the encoded prototypes of a task that this twin has just detected."""
         uploads = (
             {}

@@ -26,6 +26,7 @@ class FedNTD(AveragingMethod):
         temperature: tau of both softmaxes; the term is multiplied by its square.
     """
 
+    per_sample_loss = True
     distillation_weight: float = 1.0
     temperature: float = 1.0
 
@@ -38,11 +39,6 @@ class FedNTD(AveragingMethod):
             )
         if not self.temperature > 0:
             raise ValueError(f"temperature is {self.temperature}; allowed: above 0")
-
-    @property
-    def per_sample_loss(self) -> bool:
-        """Whether the loss is a mean over images: it is, the teacher being frozen."""
-        return True
 
     def local_loss(
         self, network: IncrementalNetwork, batch: TrainingBatch, context: LocalContext

@@ -15,7 +15,7 @@ two models for it. Reduces to FedAvg, bit for bit, at ``classification_weight: 1
 0``.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -33,7 +33,7 @@ from incremental.proxy import StoredModel
 from twin import losses
 from twin.batches import TrainingBatch
 from twin.messages import Broadcast
-from twin.objective import LocalContext, Terms
+from twin.objective import Finished, LocalContext, Terms
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -46,6 +46,7 @@ class FLwF2T(AveragingMethod):
         temperature: T of both distillations (none with ``bce``).
     """
 
+    per_sample_loss = True
     classification_weight: float = 0.5
     own_weight: float = 0.25
     temperature: float = 2.0
@@ -69,11 +70,6 @@ class FLwF2T(AveragingMethod):
         """What alpha and beta leave to 1."""
         rest = 1 - self.classification_weight - self.own_weight
         return rest if rest > 1e-9 else 0.0
-
-    @property
-    def per_sample_loss(self) -> bool:
-        """Whether the loss is a mean over images: it is, the teachers being frozen."""
-        return True
 
     def local_loss(
         self, network: IncrementalNetwork, batch: TrainingBatch, context: LocalContext
@@ -107,9 +103,7 @@ class FLwF2T(AveragingMethod):
         total = sum(shares.values())
         return {name: shares[name] / total * term for name, term in terms.items()}
 
-    def finish_local(
-        self, network: IncrementalNetwork, context: LocalContext
-    ) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor]]:
+    def finish_local(self, network: IncrementalNetwork, context: LocalContext) -> Finished:
         """Upload nothing; keep the own teacher and the local model that becomes it next."""
         if not self.own_weight:
             return {}, context.kept

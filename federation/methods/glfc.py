@@ -10,7 +10,7 @@ FedAvg's binary cross-entropy with memory; with ``weighted: false`` and ``distil
 to the same in every task.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
@@ -29,7 +29,7 @@ from incremental.reconstruction import ReconstructionConfig
 from twin import losses
 from twin.batches import TrainingBatch
 from twin.messages import Observation
-from twin.objective import LocalContext, Terms
+from twin.objective import Finished, LocalContext, Terms
 from twin.privacy.upload_policy import UploadKinds
 
 
@@ -96,9 +96,7 @@ class GLFC(Method):
             "semantic": self.distillation_share * semantic,
         }
 
-    def finish_local(
-        self, network: IncrementalNetwork, context: LocalContext
-    ) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor]]:
+    def finish_local(self, network: IncrementalNetwork, context: LocalContext) -> Finished:
         """Upload the encoded prototypes of a task that this twin has just detected."""
         return encode_prototypes(network, context, self.reconstruction), context.kept
 

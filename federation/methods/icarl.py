@@ -34,7 +34,7 @@ from incremental.inference import features_of
 from incremental.network import IncrementalNetwork, looking_network
 from twin import losses
 from twin.batches import TrainingBatch
-from twin.objective import LocalContext, Terms
+from twin.objective import Finished, LocalContext, Terms
 from twin.privacy.upload_policy import UploadKinds
 
 
@@ -66,6 +66,7 @@ class ICaRL(Method):
             few is nearly an image's own feature.
     """
 
+    per_sample_loss = True
     uploads: ClassVar[tuple[str, ...]] = (
         "the mean unit feature of each class that a twin trains on, and the number of images "
         "behind it, each round; a mean of few images says much about each (least_images)",
@@ -106,11 +107,6 @@ class ICaRL(Method):
         """Whether the old model is needed."""
         return self.distillation_weight > 0
 
-    @property
-    def per_sample_loss(self) -> bool:
-        """Whether the loss is a mean over images: it is, the teacher being frozen."""
-        return True
-
     def local_loss(
         self, network: IncrementalNetwork, batch: TrainingBatch, context: LocalContext
     ) -> Terms:
@@ -131,9 +127,7 @@ class ICaRL(Method):
         )
         return {"classification": fit, "semantic": self.distillation_weight * semantic}
 
-    def finish_local(
-        self, network: IncrementalNetwork, context: LocalContext
-    ) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor]]:
+    def finish_local(self, network: IncrementalNetwork, context: LocalContext) -> Finished:
         """Upload the mean unit feature of each class that was trained on."""
         if context.images is None or not self.sends_class_means:
             return {}, context.kept

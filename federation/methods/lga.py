@@ -18,13 +18,12 @@ FedKA without attention, bit for bit, where FedKA's weights of classification an
 and its weighting is the same.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import ClassVar
 
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
-from torch import Tensor
 
 from federation.aggregation.means import Arrived, Mean
 from federation.method import Method
@@ -42,7 +41,7 @@ from twin import losses
 from twin.batches import TrainingBatch
 from twin.gradient_weighting import gradient_weights
 from twin.messages import Observation
-from twin.objective import LocalContext, Terms
+from twin.objective import Finished, LocalContext, Terms
 from twin.privacy.upload_policy import UploadKinds
 
 
@@ -120,9 +119,7 @@ class LGA(Method):
             )
         return terms
 
-    def finish_local(
-        self, network: IncrementalNetwork, context: LocalContext
-    ) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor]]:
+    def finish_local(self, network: IncrementalNetwork, context: LocalContext) -> Finished:
         """Upload the encoded prototypes of a task that this twin has just detected."""
         return encode_prototypes(network, context, self.reconstruction), context.kept
 

@@ -38,6 +38,7 @@ class PODNet(Method):
         mean: ``by_images`` (FedAvg) or ``equal``.
     """
 
+    per_sample_loss = True
     spatial_weight: float = 3.0
     flat_weight: float = 1.0
     head_loss: losses.HeadLoss = "ce"
@@ -53,11 +54,6 @@ class PODNet(Method):
     def teaches(self) -> bool:
         """Whether the old model is needed."""
         return self.spatial_weight > 0 or self.flat_weight > 0
-
-    @property
-    def per_sample_loss(self) -> bool:
-        """Whether the loss is a mean over images: it is, the teacher being frozen."""
-        return True
 
     def local_loss(
         self, network: IncrementalNetwork, batch: TrainingBatch, context: LocalContext

@@ -13,7 +13,7 @@ control variates are 0. ``training.gradient_clip`` clips the corrected gradient,
 part of it; the paper has neither.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import ClassVar
 
@@ -32,7 +32,7 @@ from incremental.proxy import StoredModel
 from twin import losses
 from twin.batches import TrainingBatch
 from twin.messages import Broadcast, TwinUpdate
-from twin.objective import LocalContext, Terms
+from twin.objective import Finished, LocalContext, Terms
 from twin.privacy.upload_policy import UploadKinds
 
 _ZERO = torch.zeros(())
@@ -85,9 +85,7 @@ class SCAFFOLD(AveragingMethod):
             terms["correction"] = losses.inner_product(moved, correction)
         return terms
 
-    def finish_local(
-        self, network: IncrementalNetwork, context: LocalContext
-    ) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor]]:
+    def finish_local(self, network: IncrementalNetwork, context: LocalContext) -> Finished:
         """Upload the total step and keep ``c_i+ = c_i - c + (w - w_i) / S``."""
         step = total_step(context)
         correction = correction_of(context)

@@ -1,4 +1,6 @@
-"""Attention of the old and the new model, laid over the image it belongs to, as small PNGs inside the page.
+"""Grad-CAM pictures of a report: attention of old and new model over their images.
+
+For small PNGs inside the page.
 
 Knows arrays and pixels; what the examples mean for a method stands on the page.
 """
@@ -37,7 +39,8 @@ def pictures(examples: Examples) -> list[Picture]:
     """Overlay the attention maps of the first examples.
 
     Args:
-        examples: Images [N, H, W, C] and maps [N, h, w]; maps of any scale, since each is scaled to its own maximum.
+        examples: Images [N, H, W, C] and maps [N, h, w]; maps of any scale, since each is scaled to
+            its own maximum.
 
     Returns:
         At most ``MOST_EXAMPLES`` pictures in the order given.
@@ -69,7 +72,8 @@ def overlay(image: NDArray[np.uint8], attention: NDArray[np.float64]) -> NDArray
 
     Args:
         image: [H, W, 3].
-        attention: [h, w], scaled to its maximum here; negative and non-finite values count as no attention.
+        attention: [h, w], scaled to its maximum here; negative and non-finite values count as no
+            attention.
 
     Returns:
         [H, W, 3]: the image, tinted the more the stronger the attention.
@@ -88,7 +92,10 @@ def overlay(image: NDArray[np.uint8], attention: NDArray[np.float64]) -> NDArray
 
 
 def agreement(teacher: NDArray[np.float64], student: NDArray[np.float64]) -> float | None:
-    """Cosine of two attention maps [h, w] of one shape, or ``None`` where one is empty or the shapes differ."""
+    """Cosine of two attention maps [h, w] of one shape, or ``None``.
+
+    Where one is empty or the shapes differ.
+    """
     first, second = _scaled(teacher), _scaled(student)
     if first.shape != second.shape or not first.any() or not second.any():
         return None

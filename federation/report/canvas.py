@@ -1,8 +1,8 @@
-"""From a matplotlib figure to an SVG that lives inside a page.
+"""Conversion of matplotlib figures to SVG inside a page.
 
-The text stays text (it can be searched, zoomed and read aloud), the colours follow the reader's theme, identifiers do
-not clash with those of the next figure, and nothing points outside the page. The only importer of matplotlib; knows
-nothing of what is drawn.
+The text stays text (it can be searched, zoomed and read aloud), the colours follow the reader's
+theme, identifiers do not clash with those of the next figure, and nothing points outside the page.
+The only importer of matplotlib; knows nothing of what is drawn.
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ def draw(
         name: Short name, the prefix of all identifiers; letters, digits and hyphens.
         size: Width and height [px].
         alt: What a reader who cannot see the figure is told.
-        paint_on: Paints on an empty figure; may return texts to show on hover, by group identifier (``set_gid``).
+        paint_on: Paints on an empty figure; may return texts to show on hover, by group identifier
+            (``set_gid``).
 
     Returns:
         The SVG element, UTF-8.
@@ -48,8 +49,8 @@ def draw(
 
     buffer = io.StringIO()
     with mpl.rc_context(_settings()), warnings.catch_warnings():
-        # Names in scripts that matplotlib's font lacks are measured roughly but drawn by the browser, which has the
-        # letters.
+        # Names in scripts that matplotlib's font lacks are measured roughly but drawn by the
+        # browser, which has the letters.
         warnings.filterwarnings("ignore", message=r"Glyph .* missing", category=UserWarning)
         warnings.filterwarnings(
             "ignore", message=r".*constrained_layout not applied.*", category=UserWarning
@@ -76,7 +77,10 @@ def label(text: str, longest: int = _LONGEST_LABEL) -> str:
 
 
 def quiet(axes: Axes, grid: str | None = "y") -> None:
-    """Take away what carries no information: the frame above and right, the ticks' strokes; a faint grid stays."""
+    """Take away what carries no information: the frame above and right, the ticks' strokes.
+
+    A faint grid stays.
+    """
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
     axes.tick_params(length=0)

@@ -1,8 +1,8 @@
-"""What a run left behind, read as far as it can be read.
+"""Reader of run folders, as far as they can be read.
 
-A report is wanted most when a run went wrong, so every part of the folder may be missing or cut short: what cannot be
-read becomes a sentence in ``problems``, never an exception. This file knows the run folder's format and nothing of
-pages, figures or models.
+A report is wanted most when a run went wrong, so every part of the folder may be missing or cut
+short: what cannot be read becomes a sentence in ``problems``, never an exception. This file knows
+the run folder's format and nothing of pages, figures or models.
 """
 
 from __future__ import annotations
@@ -130,7 +130,8 @@ def read_run_folder(run_dir: Path) -> RunFolder:
     """
     if not run_dir.is_dir():
         raise ReportError(
-            f"run folder: got {str(run_dir)!r}, which is not a folder; allowed is the folder of a run (it holds "
+            f"run folder: got {str(run_dir)!r}, which is not a folder; allowed is the folder of a "
+            "run (it holds "
             "config.json and records.jsonl); give the folder that the run printed."
         )
     problems: list[str] = []

@@ -1,4 +1,4 @@
-"""Which figures a report has, in which order, with which words; drawn once wide and once for a phone.
+"""Gallery of a report: which figures, in which order, with which captions.
 
 Knows every figure and its table, nothing of HTML.
 """
@@ -82,7 +82,8 @@ def _accuracy_plates(run: RunFolder) -> list[Plate]:
     return [
         Plate(
             "Accuracy over time",
-            f"All classes seen so far, on the {run.measured_on}. A dashed upright line is where new classes appear: "
+            f"All classes seen so far, on the {run.measured_on}. A dashed upright line is where "
+            "new classes appear: "
             "the test grows harder there.",
             "No accuracy has been measured yet.",
             figures.accuracy_figure,
@@ -91,7 +92,8 @@ def _accuracy_plates(run: RunFolder) -> list[Plate]:
         ),
         Plate(
             "Accuracy matrix",
-            "Each row: the model after that task, tested on the classes of each task so far. Read a column downwards "
+            "Each row: the model after that task, tested on the classes of each task so far. Read "
+            "a column downwards "
             "to see a task being forgotten.",
             "No task has finished yet.",
             figures.matrix_figure,
@@ -114,12 +116,14 @@ def _class_plates(run: RunFolder) -> list[Plate]:
     reading = (
         ", in percent of the row; a dot is none. Rest the pointer on a cell for its count."
         if num_classes <= MOST_NUMBERED_CLASSES
-        else "; the stronger the colour, the larger the share of the row. The table lists the commonest confusions."
+        else "; the stronger the colour, the larger the share of the row. The table lists the "
+        "commonest confusions."
     )
     return [
         Plate(
             "Confusion matrix",
-            f"After the last finished task, {run.measured_on}. Rows are true classes, columns what the model said{reading}",
+            f"After the last finished task, {run.measured_on}. Rows are true classes, columns what "
+            f"the model said{reading}",
             "No confusion matrix has been recorded yet.",
             figures.confusion_figure,
             tables.confusion_table,
@@ -146,8 +150,10 @@ def _detection_plates(run: RunFolder) -> list[Plate]:
     return [
         Plate(
             "Prediction entropy of each twin",
-            "How unsure the global model is about a hospital's new images, before anyone trains. Marks above a panel: "
-            "a filled circle is a hit (new classes came and were signalled), a cross a miss, a hollow triangle a false "
+            "How unsure the global model is about a hospital's new images, before anyone trains. "
+            "Marks above a panel: "
+            "a filled circle is a hit (new classes came and were signalled), a cross a miss, a "
+            "hollow triangle a false "
             f"alarm.{rest}",
             "No entropy was recorded in this run.",
             figures.entropy_figure,

@@ -1,4 +1,4 @@
-"""Numbers as a reader wants them: rounded, with their unit, and a dash where there is none."""
+"""Number formats of the report: rounded, with units, a dash for none."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""One page from one run folder, whole or in parts.
+"""HTML page of a report, whole or in parts.
 
-The page loads nothing: style and figures are inside it, there is no script, and its content policy forbids the
-browser to fetch anything.
+The page loads nothing: style and figures are inside it, there is no script, and its content policy
+forbids the browser to fetch anything.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Colours of the report, light and dark, each with enough contrast on its own background.
+"""Colours of the report, light and dark, with enough contrast.
 
-Figures are drawn once with placeholder colours; the page's style sheet says what each means in either theme. The hues
-follow Okabe and Ito's colour-blind safe set, darkened for paper and lightened for a dark screen; no figure relies on
-colour alone. Knows no figure and no page.
+Figures are drawn once with placeholder colours; the page's style sheet says what each means in
+either theme. The hues follow Okabe and Ito's colour-blind safe set, darkened for paper and
+lightened for a dark screen; no figure relies on colour alone. Knows no figure and no page.
 """
 
 from __future__ import annotations
@@ -89,8 +89,8 @@ THEMES: dict[str, dict[str, str]] = {
     "dark": _DARK | _heat(_HEAT_ANCHORS["dark"]),
 }
 _NAMES = tuple(THEMES["light"])
-# A figure is painted in these stand-ins; nothing else on earth is painted in them, so they can be found and exchanged
-# afterwards.
+# A figure is painted in these stand-ins; nothing else on earth is painted in them, so they can be
+# found and exchanged afterwards.
 _PLACEHOLDERS = {name: f"#fe01{index:02x}" for index, name in enumerate(_NAMES)}
 
 
@@ -105,14 +105,20 @@ def series(index: int) -> str:
 
 
 def heat_step(share: float) -> int:
-    """Step of the heat ramp for a share between 0 and 1; only an exact (or negative) nothing gets step 0."""
+    """Step of the heat ramp for a share between 0 and 1.
+
+    Only an exact (or negative) nothing gets step 0.
+    """
     if share <= 0:
         return 0
     return max(1, min(HEAT_STEPS - 1, round(share * (HEAT_STEPS - 1))))
 
 
 def themed(svg: str) -> str:
-    """Exchange placeholders for style-sheet variables, with the light colour where there is no style sheet."""
+    """Exchange placeholders for style-sheet variables, with the light colour.
+
+    Where there is no style sheet.
+    """
     return re.sub(r"#fe01([0-9a-f]{2})", lambda hit: _variable(_NAMES[int(hit[1], 16)]), svg)
 
 
@@ -126,4 +132,7 @@ def style_sheet() -> str:
         ";".join(f"--{name}:{colour}" for name, colour in THEMES[theme].items())
         for theme in ("light", "dark")
     )
-    return f":root{{color-scheme:light dark;{light}}}@media (prefers-color-scheme:dark){{:root{{{dark}}}}}"
+    return (
+        f":root{{color-scheme:light dark;{light}}}@media "
+        f"(prefers-color-scheme:dark){{:root{{{dark}}}}}"
+    )

@@ -1,6 +1,7 @@
-"""The lines of ``records.jsonl`` as typed values: what a twin saw, what a round did, what a task brought.
+"""Typed records: the lines of ``records.jsonl`` as a report reads them.
 
-A value of the wrong kind becomes ``None`` or nothing, since a report must not fail for a NaN. Knows no files.
+A value of the wrong kind becomes ``None`` or nothing, since a report must not fail for a NaN. Knows
+no files.
 """
 
 from __future__ import annotations
@@ -31,7 +32,10 @@ class Observation:
 
     @property
     def was_judged(self) -> bool:
-        """Whether a model existed that could look at the images; without one there is nothing to detect."""
+        """Whether a model existed that could look at the images.
+
+        Without one there is nothing to detect.
+        """
         return not self.knows_nothing and (self.entropy is not None or self.statistic is not None)
 
     @property

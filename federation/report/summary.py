@@ -1,7 +1,7 @@
-"""The headline numbers and what was run, in words.
+"""Summary of a report: headline numbers, and what was run.
 
-The run's own results come first; where a run has not finished, the same numbers are taken from the tasks that did,
-and the page says so. Knows the run folder, no figure and no HTML.
+The run's own results come first; where a run has not finished, the same numbers are taken from the
+tasks that did, and the page says so. Knows the run folder, no figure and no HTML.
 """
 
 from __future__ import annotations
@@ -242,7 +242,8 @@ def notices(run: RunFolder) -> list[str]:
     found = []
     if not run.results:
         found.append(
-            "This run has no results: it was interrupted or is still going on. All numbers are what it had reached."
+            "This run has no results: it was interrupted or is still going on. All numbers are "
+            "what it had reached."
         )
     if not run.rounds:
         found.append("No round has been recorded.")

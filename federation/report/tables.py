@@ -1,4 +1,4 @@
-"""The tables of a report: the numbers behind each figure, and what no figure shows.
+"""Tables of a report: the numbers behind its figures.
 
 Knows the run folder, no figure and no HTML; cells are plain text, escaped when the page is made.
 """
@@ -191,7 +191,10 @@ def _seen(observation: Observation | None) -> str:
 
 
 def entropy_table(run: RunFolder) -> Table | None:
-    """Entropy (statistic in brackets where it is another number) by round and twin, with the outcome if any."""
+    """Entropy (statistic in brackets where it is another number) by round and twin.
+
+    With the outcome if any.
+    """
     by_place = {(index, observation.twin): observation for index, observation in run.observations}
     if not any(observation.was_judged for observation in by_place.values()):
         return None

@@ -1,1 +1,1 @@
-"""How images come into a hospital: watched folder, quarantine, de-identification, DICOM receiver. Knows no model and no server."""
+"""Image intake of a hospital: watched folder, de-identification, quarantine, DICOM receiver."""

@@ -76,7 +76,7 @@ def test_a_resumed_run_has_spent_what_an_uninterrupted_one_has_and_ends_in_the_s
     class Stop(Exception):
         pass
 
-    def stop(record: dict[str, Any]) -> None:
+    def stop(record: Any) -> None:
         if record["kind"] == "round" and record["round"] == when:
             raise Stop
 

@@ -104,7 +104,8 @@ def test_attention_agrees_with_the_package_grad_cam(
 @pytest.mark.parametrize("layer", LAYERS)
 def test_gradient_reaches_the_student(network: IncrementalNetwork, layer: AttentionLayer) -> None:
     network.train()
-    attention(network, network(images_of()), ROWS, layer).square().sum().backward()  # type: ignore[no-untyped-call]
+    loss = attention(network, network(images_of()), ROWS, layer).square().sum()
+    loss.backward()
     reached = network.get_parameter("backbone.lower_stages.0.0.conv1.weight").grad
     assert reached is not None
     assert float(reached.abs().max()) > 0
@@ -112,7 +113,8 @@ def test_gradient_reaches_the_student(network: IncrementalNetwork, layer: Attent
 
 
 def test_the_closed_form_also_moves_the_row_of_the_class_alone(network: IncrementalNetwork) -> None:
-    attention(network, network(images_of()), ROWS, "last").sum().backward()  # type: ignore[no-untyped-call]
+    loss = attention(network, network(images_of()), ROWS, "last").sum()
+    loss.backward()
     assert network.head.weight.grad is not None
     moved = network.head.weight.grad.abs().sum(1) > 0
     assert not moved[[2, 4, 5]].any()
@@ -120,7 +122,8 @@ def test_the_closed_form_also_moves_the_row_of_the_class_alone(network: Incremen
 
 
 def test_the_channel_weights_of_the_middle_layer_are_constants(network: IncrementalNetwork) -> None:
-    attention(network, network(images_of()), ROWS, "middle").sum().backward()  # type: ignore[no-untyped-call]
+    loss = attention(network, network(images_of()), ROWS, "middle").sum()
+    loss.backward()
     assert network.head.weight.grad is None
     assert network.get_parameter("backbone.upper_stage.0.conv1.weight").grad is None
 

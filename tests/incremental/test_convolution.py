@@ -1,6 +1,6 @@
 import copy
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -96,7 +96,7 @@ def test_medium_maps_are_laid_side_by_side_where_channels_are_many(
         room,
         "side_by_side",
         lambda maps, weight, *rest: (
-            seen.append(len(weight)) or functional.conv2d(maps, weight, None, 1, 1)
+            seen.append(len(weight)) or functional.conv2d(maps, weight, None, 1, 1)  # type: ignore[func-returns-value]  # returns nothing
         ),
     )
     for channels in (room.MANY_CHANNELS - 1, room.MANY_CHANNELS):
@@ -118,21 +118,21 @@ def norm_of(channels: int = 5) -> BatchNorm2d:
     torch.manual_seed(3)
     norm = nn.BatchNorm2d(channels).eval()
     for each in (norm.weight, norm.bias, norm.running_mean):
-        nn.init.normal_(each)
-    nn.init.uniform_(norm.running_var, 0.5, 2)
+        nn.init.normal_(cast(Any, each))
+    nn.init.uniform_(cast(Any, norm.running_var), 0.5, 2)
     return norm
 
 
 FOLDED = [("3x3", 4, 1), ("3x3", 12, 1), ("3x3", 12, 2), ("1x1", 8, 2), ("5x5", 12, 2)]
 
 
-def folded_case(kind: str, side: int, stride: int) -> tuple[Any, ...]:
+def folded_case(kind: Any, side: int, stride: int) -> tuple[Any, ...]:
     torch.manual_seed(1)
     if kind == "3x3":
         convolution = Convolution(6, 5, stride)
     else:
         size = int(kind[0])
-        convolution = nn.Conv2d(6, 5, size, stride, padding=size // 2, bias=kind == "5x5")
+        convolution = nn.Conv2d(6, 5, size, stride, padding=size // 2, bias=kind == "5x5")  # type: ignore[assignment]  # changes its type
     return convolution.eval(), torch.randn(3, 6, side, side)
 
 
@@ -141,7 +141,7 @@ def folded_case(kind: str, side: int, stride: int) -> tuple[Any, ...]:
 @pytest.mark.parametrize("adds", [True, False])
 @pytest.mark.parametrize("bfloat16", [True, False])
 def test_a_folded_convolution_is_convolution_norm_sum_and_rectifier(
-    kind: str, side: int, stride: int, rectify: bool, adds: bool, bfloat16: bool
+    kind: Any, side: int, stride: int, rectify: bool, adds: bool, bfloat16: bool
 ) -> None:
     (convolution, maps), norm = folded_case(kind, side, stride), norm_of()
     with torch.no_grad():

@@ -1,5 +1,6 @@
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -128,7 +129,7 @@ def test_missing_file_is_named(folder: Path, name: str) -> None:
     ],
 )
 def test_manifest_that_does_not_fit_the_weights_is_refused(
-    folder: Path, change: dict[str, object], message: str
+    folder: Path, change: dict[str, Any], message: str
 ) -> None:
     (folder / "manifest.json").write_text(json.dumps({**read_manifest(folder), **change}))
     with pytest.raises(ModelError, match=message):

@@ -168,7 +168,7 @@ def test_a_configuration_can_be_had_for_other_channels(tiny_network: NetworkConf
 @pytest.mark.parametrize("backbone", sorted(BACKBONES))
 @pytest.mark.parametrize("norm", ["batch", "group"])
 def test_a_frozen_network_says_what_it_said_and_has_no_batch_normalisation_left(
-    backbone: str, norm: Any
+    backbone: Any, norm: Any
 ) -> None:
     config = NetworkConfig(backbone=backbone, width=8, image_size=16, norm=norm)
     network = build_network(

@@ -1,3 +1,5 @@
+from typing import Any, cast
+
 import pytest
 import torch
 
@@ -16,10 +18,10 @@ def model(
     )
 
 
-def best_round(proxy: ProxyServer, *models: StoredModel) -> int | None:
+def best_round(proxy: ProxyServer, *models: StoredModel) -> int:
     for each in models:
         proxy.consider(each)
-    return None if proxy.best is None else proxy.best.round
+    return cast(Any, None if proxy.best is None else proxy.best.round)
 
 
 @pytest.fixture

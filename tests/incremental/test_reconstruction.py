@@ -1,3 +1,5 @@
+from typing import Any
+
 import pydantic
 import pytest
 import torch
@@ -153,7 +155,7 @@ def test_perturbing_makes_a_trained_model_surer_of_the_class(
         optimiser.zero_grad()
         torch.nn.functional.binary_cross_entropy_with_logits(
             network(images).logits, target
-        ).backward()  # type: ignore[no-untyped-call]
+        ).backward()
         optimiser.step()
     optimiser.zero_grad()
     images, rows, before = images[::20], rows[::20], weights_of(network)
@@ -202,7 +204,7 @@ def test_no_step_of_perturbing_changes_nothing(network: IncrementalNetwork) -> N
 
 
 @pytest.mark.parametrize("wrong", [{"perturb_steps": -1}, {"invert_steps": 0}])
-def test_a_number_of_steps_out_of_range_is_refused(wrong: dict[str, int]) -> None:
+def test_a_number_of_steps_out_of_range_is_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(pydantic.ValidationError, match="allowed: 0 or more and 1 or more"):
         ReconstructionConfig(**wrong)
 

@@ -39,7 +39,8 @@ model = mlflow.pyfunc.load_model("models:/organs@champion")
 found = model.predict(np.load(images), params={"all_probabilities": True})
 import incremental
 found.to_json(out, orient="split", double_precision=15)
-print(json.dumps({"package": incremental.__file__, "loaded": sorted(name for name in sys.modules if name in ("physical", "twin",
+print(json.dumps({"package": incremental.__file__,
+"loaded": sorted(name for name in sys.modules if name in ("physical", "twin",
 "federation"))}))
 """
 

@@ -1,4 +1,7 @@
-"""A federation of one twin: its hospital, its rounds, and a method that writes down what the twin shows it."""
+"""A federation of one twin.
+
+Its hospital, its rounds, and a method that writes down what the twin shows it.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -110,7 +113,10 @@ def broadcast(server: ServerState, seed: int = 1) -> Broadcast:
 def live(
     twin: DigitalTwin, server: ServerState, rounds: int
 ) -> tuple[ServerState, list[Observation]]:
-    """Rounds of a federation of one: look, grow, train, and take what comes back for the global model."""
+    """Rounds of a federation of one.
+
+    Look, grow, train, and take what comes back for the global model.
+    """
     observations = []
     for _ in range(rounds):
         observations.append(look(twin, server))

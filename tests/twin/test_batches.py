@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -12,7 +14,10 @@ MIRRORED = AugmentationConfig(crop_padding_pixels=0, brightness=0.0, horizontal_
 def batches(
     count: int = 600, batch_size: int = 32, augmentation: AugmentationConfig = STILL, seed: int = 1
 ) -> Batches:
-    """Images that can be told apart: pixel (0, 0) and its mirror image spell the place, the row is the place modulo 7."""
+    """Images that can be told apart.
+
+    Pixel (0, 0) and its mirror image spell the place, the row is the place modulo 7.
+    """
     pixels = torch.zeros(count, 1, 2, 4, dtype=torch.uint8)
     place = torch.arange(count)
     pixels[:, 0, 0, 0] = pixels[:, 0, 0, 3] = place // 256
@@ -59,15 +64,14 @@ def test_what_a_stretch_is_asked_is_what_each_batch_would_have_been_asked(
     assert max(looked) <= TOGETHER
 
 
-def test_images_that_do_not_change_are_looked_at_once_in_all_epochs_and_varied_ones_as_they_are_now() -> (
-    None
-):
+def test_still_images_are_shown_to_a_teacher_once_and_varied_ones_as_they_are_now() -> None:
     for augmentation, looks in ((STILL, 600), (AugmentationConfig(), 1200)):
-        looked = []
+        looked: list[Any] = []
         source = batches(augmentation=augmentation)
         for batch in [*source.epoch(), *source.epoch()]:
             batch.ask(
-                "rows", lambda images, rows, looked=looked: (looked.append(len(rows)) or rows,)
+                "rows",
+                lambda images, rows, looked=looked: (looked.append(len(rows)) or rows,),  # type: ignore[misc]  # untyped on purpose
             )
         assert sum(looked) == looks
 
@@ -76,7 +80,7 @@ def test_two_questions_are_two_and_a_batch_by_itself_is_asked_by_itself() -> Non
     stretch = Stretch(lambda: (torch.ones(4, 1, 2, 2), torch.arange(4)))
     batch = TrainingBatch(torch.ones(2, 1, 2, 2), torch.arange(2), stretch, torch.tensor([3, 1]))
     assert [
-        batch.ask(name, lambda images, rows, add=add: (rows + add,))[0].tolist()
+        batch.ask(name, lambda images, rows, add=add: (rows + add,))[0].tolist()  # type: ignore[misc]  # untyped on purpose
         for name, add in (("a", 0), ("b", 10))
     ] == [
         [3, 1],

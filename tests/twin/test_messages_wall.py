@@ -1,4 +1,7 @@
-"""The wall: nothing that crosses it holds a pixel of the hospital. Checked byte by byte on what a real twin sends."""
+"""The wall: nothing that crosses it holds a pixel of the hospital.
+
+Checked byte by byte on what a real twin sends.
+"""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass, replace
@@ -105,7 +108,10 @@ def leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def traces_of(images: np.ndarray) -> set[bytes]:
-    """Every 16 neighbouring values of every image in each form in which they could travel, by channel or by pixel."""
+    """Every 16 neighbouring values of every image in each form in which they could travel.
+
+    By channel or by pixel.
+    """
     traces = set()
     for form in (images, images.transpose(0, 3, 1, 2)):
         rows = form.reshape(-1, 16)

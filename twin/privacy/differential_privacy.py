@@ -1,7 +1,8 @@
-"""Differential privacy of a twin: noise on its whole update, and the account of what has been spent. Knows no method and no training.
+"""Differential privacy of a whole update: clipping, Gaussian noise, and spent epsilon.
 
-Noise is added here, inside the hospital, to each update by itself: the guarantee holds against the server and whoever reads what it is
-sent (local differential privacy). It is that of the Gaussian mechanism, counted in Renyi divergences (RDP), which add up over rounds.
+Noise is added here, inside the hospital, to each update by itself: the guarantee holds against the
+server and whoever reads what it is sent (local differential privacy). It is that of the Gaussian
+mechanism, counted in Renyi divergences (RDP), which add up over rounds.
 """
 
 from collections.abc import Sequence
@@ -20,7 +21,8 @@ from torch import Tensor
 from incremental.head import Weights
 from twin.privacy.noise import NoiseSource, randomness
 
-# Orders of the divergence among which the best is taken: those of Opacus, and larger ones for strong noise.
+# Orders of the divergence among which the best is taken: those of Opacus, and larger ones for
+# strong noise.
 ORDERS = (
     *(1 + tenth / 10 for tenth in range(1, 100)),
     *(float(order) for order in range(12, 64)),
@@ -32,7 +34,10 @@ ORDERS = (
 
 
 class PrivacyError(ValueError):
-    """A guarantee that cannot be given, or a budget that would be overspent: what, got, allowed, what to do."""
+    """A guarantee that cannot be given, or a budget that would be overspent.
+
+    What, got, allowed, what to do.
+    """
 
 
 @dataclass(frozen=True)
@@ -40,10 +45,12 @@ class PrivacySpent:
     """Equal uses of the Gaussian mechanism.
 
     Args:
-        noise_multiplier: Standard deviation of the noise over the sensitivity, the most by which the protected change can move the result.
+        noise_multiplier: Standard deviation of the noise over the sensitivity, the most by which
+            the protected change can move the result.
         sample_rate: Chance with which an image takes part in a step; 1: nothing is drawn.
         steps: How often.
-        seeded: The noise can be drawn again: doing the same round again releases the same numbers and costs nothing.
+        seeded: The noise can be drawn again: doing the same round again releases the same numbers
+            and costs nothing.
     """
 
     noise_multiplier: float
@@ -54,21 +61,26 @@ class PrivacySpent:
 
 @pydantic.dataclasses.dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class UpdateNoise:
-    """Noise on a twin's whole update: its change is clipped to a norm, then every coordinate gets noise.
+    """Noise on a twin's whole update.
 
-    Source: McMahan et al., Learning Differentially Private Recurrent Language Models, ICLR 2018, algorithm 1 (DP-FedAvg, flat clipping).
-    There the server adds the noise to the sum; here each twin adds it to its own update, as it does not trust the server. Two data sets of
-    one hospital, however different, give clipped changes at most ``2 clip_norm`` apart, and that is the sensitivity that is counted:
-    nobody who sees the updates can tell which data set the hospital has, to within epsilon. No amplification is claimed for the draw of
-    twins, as the server knows who took part.
+    Its change is clipped to a norm, then every coordinate gets noise.
+
+    Source: McMahan et al., Learning Differentially Private Recurrent Language Models, ICLR 2018,
+    algorithm 1 (DP-FedAvg, flat clipping). There the server adds the noise to the sum; here each
+    twin adds it to its own update, as it does not trust the server. Two data sets of one hospital,
+    however different, give clipped changes at most ``2 clip_norm`` apart, and that is the
+    sensitivity that is counted: nobody who sees the updates can tell which data set the hospital
+    has, to within epsilon. No amplification is claimed for the draw of twins, as the server knows
+    who took part.
 
     Args:
         clip_norm: Largest norm of the change of all parameters together.
         noise_multiplier: Standard deviation of the noise on each coordinate over ``clip_norm``.
         delta: Of (epsilon, delta).
-        epsilon_budget: A twin whose next update would exceed it trains no more; none: it is counted and not limited.
-        noise_source: ``seeded``: for simulations; no guarantee against who knows the seed, as the server does. ``system``: the operating
-            system; the run cannot be repeated.
+        epsilon_budget: A twin whose next update would exceed it trains no more; none: it is counted
+            and not limited.
+        noise_source: ``seeded``: for simulations; no guarantee against who knows the seed, as the
+            server does. ``system``: the operating system; the run cannot be repeated.
     """
 
     clip_norm: float
@@ -96,11 +108,13 @@ def check_mechanism(noise_multiplier: float, delta: float, epsilon_budget: float
     """
     if not (noise_multiplier > 0 and isfinite(noise_multiplier)):
         raise ValueError(
-            f"noise_multiplier is {noise_multiplier}; allowed: above 0 and finite; without noise there is no privacy"
+            f"noise_multiplier is {noise_multiplier}; allowed: above 0 and finite; without noise "
+            "there is no privacy"
         )
     if not 0 < delta < 1:
         raise ValueError(
-            f"delta is {delta}; allowed: above 0 and below 1; choose it well below 1 / images of a hospital, e.g. 1e-5"
+            f"delta is {delta}; allowed: above 0 and below 1; choose it well below 1 / images of a "
+            "hospital, e.g. 1e-5"
         )
     if epsilon_budget is not None and not epsilon_budget > 0:
         raise ValueError(
@@ -113,7 +127,8 @@ def clip_and_noise(
 ) -> Weights:
     """Return weights whose change from the reference is clipped and noisy.
 
-    A change that is not finite counts as none: what an update can move is bounded whatever the images.
+    A change that is not finite counts as none: what an update can move is bounded whatever the
+    images.
 
     Args:
         weights: After training.
@@ -131,7 +146,8 @@ def clip_and_noise(
     ]
     if bare:
         raise PrivacyError(
-            f"{bare[0]} follows the images and would leave without noise, as would {len(bare) - 1} more; use a network without batch "
+            f"{bare[0]} follows the images and would leave without noise, as would {len(bare) - 1} "
+            "more; use a network without batch "
             "normalisation: network.norm: group"
         )
     change = {name: value.double() - reference[name].double() for name, value in weights.items()}
@@ -158,8 +174,9 @@ def spend(privacy: Sequence[PrivacySpent], cost: PrivacySpent) -> tuple[PrivacyS
 def epsilon_of(privacy: Sequence[PrivacySpent], delta: float) -> float:
     """Return the epsilon of all that was spent, at a delta.
 
-    Divergences of one order add up (Mironov, Renyi Differential Privacy, CSF 2017, proposition 1); they become epsilon by Balle et al.,
-    Hypothesis Testing Interpretations and Renyi Differential Privacy, AISTATS 2020, theorem 21, at the order that gives the least.
+    Divergences of one order add up (Mironov, Renyi Differential Privacy, CSF 2017, proposition 1);
+    they become epsilon by Balle et al., Hypothesis Testing Interpretations and Renyi Differential
+    Privacy, AISTATS 2020, theorem 21, at the order that gives the least.
 
     Args:
         privacy: The account.
@@ -184,9 +201,12 @@ def epsilon_of(privacy: Sequence[PrivacySpent], delta: float) -> float:
 def after_going_back(
     earlier: Sequence[PrivacySpent], newest: Sequence[PrivacySpent]
 ) -> tuple[PrivacySpent, ...]:
-    """Return the account of a twin whose state is put back to an earlier one: what left with noise of the system has left for good.
+    """Return the account of a twin whose state is put back to an earlier one.
 
-    Seeded noise is drawn again when the round is repeated: the same numbers leave once more, and say nothing new.
+    What left with noise of the system has left for good.
+
+    Seeded noise is drawn again when the round is repeated: the same numbers leave once more, and
+    say nothing new.
 
     Args:
         earlier: Of the state that is put back.
@@ -202,13 +222,15 @@ def after_going_back(
 def _divergence(noise_multiplier: float, sample_rate: float) -> NDArray[np.float64]:
     """Return the divergence of one step at each order; nobody may change what is returned.
 
-    Without drawing it is ``order / (2 noise_multiplier^2)`` (Mironov 2017, proposition 7). With Poisson sampling it is that of Mironov,
-    Talwar and Zhang, Renyi Differential Privacy of the Sampled Gaussian Mechanism, 2019, as Opacus computes it.
+    Without drawing it is ``order / (2 noise_multiplier^2)`` (Mironov 2017, proposition 7). With
+    Poisson sampling it is that of Mironov, Talwar and Zhang, Renyi Differential Privacy of the
+    Sampled Gaussian Mechanism, 2019, as Opacus computes it.
     """
     if sample_rate == 1:
         return np.array(ORDERS) / (2 * noise_multiplier**2)
     require_opacus()
-    from opacus.accountants.analysis.rdp import compute_rdp  # noqa: PLC0415  # an extra, and seconds to import
+    # An extra, and seconds to import.
+    from opacus.accountants.analysis.rdp import compute_rdp  # noqa: PLC0415
 
     return np.array(
         compute_rdp(q=sample_rate, noise_multiplier=noise_multiplier, steps=1, orders=list(ORDERS))
@@ -223,5 +245,6 @@ def require_opacus() -> None:
     """
     if find_spec("opacus") is None:
         raise PrivacyError(
-            "training.private needs the package opacus, which is not installed here; install the extra: pip install 'fedka[privacy]'"
+            "training.private needs the package opacus, which is not installed here; install the "
+            "extra: pip install 'fedka[privacy]'"
         )

@@ -1,8 +1,9 @@
-"""Where the randomness of differential privacy comes from: a seeded generator, or the operating system. Knows no mechanism.
+"""Random sources of differential privacy: a seeded generator, or the operating system.
 
-A guarantee holds against those who do not know the draws. In a simulation a run must repeat bit for bit, so its draws are seeded, and
-whoever knows the seed can take the noise out again: the server, which sends it. Where hospitals are real, draws come from the operating
-system. Seeding torch's generator from there would not do: it uses 32 bits of its seed, few enough to try them all.
+A guarantee holds against those who do not know the draws. In a simulation a run must repeat bit for
+bit, so its draws are seeded, and whoever knows the seed can take the noise out again: the server,
+which sends it. Where hospitals are real, draws come from the operating system. Seeding torch's
+generator from there would not do: it uses 32 bits of its seed, few enough to try them all.
 """
 
 import os
@@ -58,7 +59,10 @@ class FromSystem:
         return torch.from_numpy(bits.astype(np.float64) * 2.0**-53)
 
     def normal(self, shape: Sequence[int]) -> Tensor:
-        """Return draws with mean 0 and standard deviation 1 (Box and Muller, Annals of Mathematical Statistics 1958)."""
+        """Return draws with mean 0 and standard deviation 1.
+
+        Box and Muller, Annals of Mathematical Statistics 1958.
+        """
         count = prod(shape)
         half = (count + 1) // 2
         radius = (-2 * torch.log1p(-self.uniform(half))).sqrt()  # of 1 - u, which is never 0

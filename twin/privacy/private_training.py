@@ -1,8 +1,9 @@
-"""DP-SGD: each image's gradient is clipped, their sum gets noise, and a step sees images drawn by chance. Opacus is loaded here alone.
+"""DP-SGD: per-image gradients are clipped, their sum gets noise, batches are Poisson-sampled.
 
-Source: Abadi et al., Deep Learning with Differential Privacy, CCS 2016, algorithm 1. Gradients of single images come from Opacus' hooks
-(``GradSampleModule``), clipping and averaging from its ``DPOptimizer``; the noise is ours, because it has to come from where the
-configuration says. Knows no method: whether a loss is a mean over images is the method's to say (``Method.per_sample_loss``).
+Source: Abadi et al., Deep Learning with Differential Privacy, CCS 2016, algorithm 1. Gradients of
+single images come from Opacus' hooks (``GradSampleModule``), clipping and averaging from its
+``DPOptimizer``; the noise is ours, because it has to come from where the configuration says. Knows
+no method: whether a loss is a mean over images is the method's to say (``Method.per_sample_loss``).
 """
 
 import warnings
@@ -34,17 +35,20 @@ _AGREE = 1e-3  # of the gradients' size; hooks and autograd sum in another order
 class PrivateTraining:
     """DP-SGD in place of SGD.
 
-    What is protected is one image among those that a round trains on. A step draws each of N images with chance ``batch_size / N``;
-    an epoch has as many steps as without privacy. ``training.gradient_clip`` holds for the noisy gradient: with many weights, set it to
-    none.
+    What is protected is one image among those that a round trains on. A step draws each of N images
+    with chance ``batch_size / N``; an epoch has as many steps as without privacy.
+    ``training.gradient_clip`` holds for the noisy gradient: with many weights, set it to none.
 
     Args:
-        noise_multiplier: Standard deviation of the noise on each coordinate of the sum over ``max_grad_norm``.
+        noise_multiplier: Standard deviation of the noise on each coordinate of the sum over
+            ``max_grad_norm``.
         max_grad_norm: Largest norm of one image's gradient.
         delta: Of (epsilon, delta); well below 1 / images of a hospital.
-        epsilon_budget: A twin whose next round would exceed it trains no more; none: it is counted and not limited.
-        noise_source: ``seeded``: for simulations; no guarantee against who knows the seed, as the server does. ``system``: noise and
-            draws of images come from the operating system; the run cannot be repeated.
+        epsilon_budget: A twin whose next round would exceed it trains no more; none: it is counted
+            and not limited.
+        noise_source: ``seeded``: for simulations; no guarantee against who knows the seed, as the
+            server does. ``system``: noise and draws of images come from the operating system; the
+            run cannot be repeated.
     """
 
     noise_multiplier: float = 1.0
@@ -108,20 +112,28 @@ class PrivateSteps:
         self._checked = False
 
     def draw(self) -> Iterator[Tensor]:
-        """Return the places of the images of each step of an epoch; there may be none in a step (Poisson sampling)."""
+        """Return the places of the images of each step of an epoch.
+
+        There may be none in a step (Poisson sampling).
+        """
         rate = sample_rate(self._num_images, self._batch_size)
         for _ in range(ceil(self._num_images / self._batch_size)):
             yield (self._draws.uniform(self._num_images) < rate).nonzero().squeeze(1)
 
     def step(self, chosen: Tensor) -> Terms:
-        """Take one step; nothing is measured, as losses and norms of private images may not leave."""
+        """Take one step; nothing is measured.
+
+        For losses and norms of private images may not leave.
+        """
         self._optimiser.zero_grad(set_to_none=True)
         if len(chosen):
             self._differentiate(chosen)
         else:
             for parameter in self._parameters:  # a sum over no images: noise alone
-                parameter.grad_sample = parameter.new_zeros(0, *parameter.shape)  # type: ignore[attr-defined]
-        self._optimiser.pre_step()  # clips, sums, adds noise, divides by the expected number of images
+                empty = parameter.new_zeros(0, *parameter.shape)
+                parameter.grad_sample = empty  # type: ignore[attr-defined]  # Opacus sets it
+        # Clips, sums, adds noise, divides by the expected number of images.
+        self._optimiser.pre_step()
         nn.utils.clip_grad_norm_(self._parameters, self._gradient_clip or torch.inf)
         self._optimiser.original_optimizer.step()
         return {}
@@ -129,36 +141,42 @@ class PrivateSteps:
     def _differentiate(self, chosen: Tensor) -> None:
         total = torch.stack(list(self._terms_of(chosen).values())).sum()
         with warnings.catch_warnings():
-            # Images have no gradient, so the hook of the first layer fires without that of its input, which nobody asks for.
+            # Images have no gradient, so the hook of the first layer fires without that of its
+            # input, which nobody asks for.
             warnings.filterwarnings("ignore", "Full backward hook is firing")
-            total.backward()  # type: ignore[no-untyped-call]
+            total.backward()  # type: ignore[no-untyped-call]  # the library is untyped
         for parameter in self._parameters:
             own = getattr(parameter, "grad_sample", None)
-            # What is not finite would be so after clipping as well, and clipping is what the guarantee rests on.
+            # What is not finite would be so after clipping as well, and clipping is what the
+            # guarantee rests on.
             sane = (
                 parameter.new_zeros(len(chosen), *parameter.shape)
                 if own is None
                 else torch.nan_to_num(own, 0.0, 0.0, 0.0)
             )
-            parameter.grad_sample = sane  # type: ignore[attr-defined]
+            parameter.grad_sample = sane  # type: ignore[attr-defined]  # set at run time
         if not self._checked:
             self._check()
             self._checked = True
 
     def _check(self) -> None:
-        """Compare with autograd, once: a loss that reaches weights past their layers has gradients that no hook sees.
+        """Compare with autograd, once.
+
+        A loss that reaches weights past their layers has gradients that no hook sees.
 
         Raises:
             PrivacyError: If they differ.
         """
         for parameter in self._parameters:
-            each: Tensor = parameter.grad_sample  # type: ignore[attr-defined]
+            each: Tensor = parameter.grad_sample  # type: ignore[attr-defined]  # set at run time
             whole = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
             apart, size = (whole - each.mean(0)).norm(), each.flatten(1).norm(dim=1).mean()
             if bool(torch.isfinite(apart)) and float(apart) > _AGREE * float(size) + 1e-6:
                 raise PrivacyError(
-                    "the loss moves weights in a way that the gradients of its images do not show, so they cannot be clipped one by one; "
-                    "use a method whose loss looks at the network's outputs alone, or switch training.private off"
+                    "the loss moves weights in a way that the gradients of its images do not show, "
+                    "so they cannot be clipped one by one; "
+                    "use a method whose loss looks at the network's outputs alone, or switch "
+                    "training.private off"
                 )
 
 
@@ -176,7 +194,8 @@ def private_steps(
     """Give a network hooks that compute the gradient of each image, and take them away in the end.
 
     Args:
-        network: In training mode, without batch normalisation; its memory format becomes the plain one.
+        network: In training mode, without batch normalisation; its memory format becomes the plain
+            one.
         optimiser: Plain SGD over its parameters.
         terms_of: Returns the terms of the loss, each a mean over the images at these places.
         num_images: N.
@@ -200,7 +219,7 @@ def private_steps(
 
 @contextmanager
 def per_image_gradients(network: nn.Module) -> Iterator[None]:
-    """Let a backward pass of a mean over images leave each image's gradient in ``grad_sample`` of each parameter, while this is open.
+    """Leave each image's gradient in ``grad_sample`` of each parameter in backward passes.
 
     Args:
         network: As for ``private_steps``.
@@ -218,13 +237,14 @@ def per_image_gradients(network: nn.Module) -> Iterator[None]:
     )
     if mixing is not None:
         raise PrivacyError(
-            f"{mixing} is a batch normalisation, which mixes the images of a batch, so that no gradient belongs to one of them; set "
+            f"{mixing} is a batch normalisation, which mixes the images of a batch, so that no "
+            "gradient belongs to one of them; set "
             "network.norm: group"
         )
     require_opacus()
     from opacus import GradSampleModule  # noqa: PLC0415  # an extra, and seconds to import
 
-    class Hooks(GradSampleModule):  # type: ignore[misc]
+    class Hooks(GradSampleModule):  # type: ignore[misc]  # the base is untyped
         GRAD_SAMPLERS: ClassVar[dict[type[nn.Module], Any]] = {
             **GradSampleModule.GRAD_SAMPLERS,
             nn.Conv2d: _convolution_gradients,
@@ -232,7 +252,8 @@ def per_image_gradients(network: nn.Module) -> Iterator[None]:
             Shortcut: _convolution_gradients,
         }
 
-    # Kernels of SGD read gradients in the order of the weights: both are plain, as Opacus' gradients are.
+    # Kernels of SGD read gradients in the order of the weights: both are plain, as Opacus'
+    # gradients are.
     network.to(memory_format=torch.contiguous_format)
     hooks = Hooks(network, strict=False)  # our buffers are constants of the normalisation
     try:
@@ -259,7 +280,7 @@ def private_optimiser(
     """
     from opacus.optimizers import DPOptimizer  # noqa: PLC0415
 
-    class Optimiser(DPOptimizer):  # type: ignore[misc]
+    class Optimiser(DPOptimizer):  # type: ignore[misc]  # the base is untyped
         def add_noise(self) -> None:
             """Add noise in float64 and round once."""
             deviation = self.noise_multiplier * self.max_grad_norm
@@ -279,10 +300,13 @@ def private_optimiser(
 def _convolution_gradients(
     layer: nn.Conv2d, activations: Sequence[Tensor], slopes: Tensor
 ) -> dict[nn.Parameter, Tensor]:
-    """Return each image's gradient of a convolution without groups: slopes times the neighbourhoods they belong to.
+    """Return each image's gradient of a convolution without groups.
 
-    In place of Opacus' own, which knows no subclasses and takes for granted that maps lie in memory channel by channel: where they lie
-    pixel by pixel, as a hospital's images do, its gradients are wrong without a word.
+    Slopes times the neighbourhoods they belong to.
+
+    In place of Opacus' own, which knows no subclasses and takes for granted that maps lie in memory
+    channel by channel: where they lie pixel by pixel, as a hospital's images do, its gradients are
+    wrong without a word.
     """
     shape: dict[str, Any] = {
         "dilation": layer.dilation,
@@ -293,8 +317,8 @@ def _convolution_gradients(
         activations[0].to(slopes.dtype), layer.kernel_size, **shape
     )  # [B, D k k, h w]
     gradients = torch.einsum("beq,bdq->bed", slopes.flatten(2), neighbourhoods)
-    weight: nn.Parameter = layer.weight  # type: ignore[assignment]
+    weight: nn.Parameter = layer.weight  # type: ignore[assignment]  # pydicom takes text too
     found: dict[nn.Parameter, Tensor] = {weight: gradients.view(len(slopes), *weight.shape)}
     if layer.bias is not None:
-        found[layer.bias] = slopes.sum((2, 3))  # type: ignore[index]
+        found[layer.bias] = slopes.sum((2, 3))  # type: ignore[index]  # one row was inserted
     return found

@@ -1,11 +1,14 @@
-"""What leaves a twin: the one place that every update passes, and in this order.
+"""Release of an update: policy, noise and compression, the one place every update passes.
 
 1. The hospital's policy: what it forbids does not leave (``twin.privacy.upload_policy``).
-2. Noise (``twin.privacy.differential_privacy``): the change is clipped and every coordinate gets noise. What follows sees that model alone.
-3. Compression (``twin.compression``). From here on ``weights`` are what the server will see, and ``packed`` is what travels.
+2. Noise (``twin.privacy.differential_privacy``): the change is clipped and every coordinate gets
+  noise. What follows sees that model alone.
+3. Compression (``twin.compression``). From here on ``weights`` are what the server will see, and
+  ``packed`` is what travels.
 
-Knows no method but by what it declares, and no server. What compression remembers is the twin's and not the method's: it rests in the
-twin's state beside what the method keeps, and the method never sees it.
+Knows no method but by what it declares, and no server. What compression remembers is the twin's and
+not the method's: it rests in the twin's state beside what the method keeps, and the method never
+sees it.
 """
 
 from collections.abc import Mapping
@@ -58,7 +61,8 @@ def outgoing(
 
     Args:
         update: As trained.
-        broadcast: What it answers; its weights are what the server compares with, its seed names every draw.
+        broadcast: What it answers; its weights are what the server compares with, its seed names
+            every draw.
         config: Of the federation.
         state: Of the twin.
         policy: Of the hospital.
@@ -134,7 +138,10 @@ def kept_by_method(kept: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def kept_by_twin(kept: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return what is not the method's of the tensors kept on a twin: it survives whatever the method keeps."""
+    """Return what is not the method's of the tensors kept on a twin.
+
+    It survives whatever the method keeps.
+    """
     return {name: value for name, value in kept.items() if name.startswith(_OWN)}
 
 

@@ -1,13 +1,16 @@
-"""What a hospital forbids to leave it, held on the hospital's side. Knows no method: each declares of what kind its uploads are.
+"""Upload policy: which kinds of uploads a hospital forbids, checked on its own side.
 
-The policy belongs to the hospital's own file, not to the federation's experiment: a server cannot change it. It is asked twice. Before a
-twin trains, by what the method declares, so that a federation which the hospital does not want fails at once and says why; and when the
-update is about to leave, by the names of what is really in it: a tensor that no declaration covers does not pass a hospital that forbids
-anything. Nothing is left out silently: a method that needs what is forbidden is refused, because its server half would work on with less
-than it believes to have. Loss means alone are left out, since no server half reads them; the twin's history says so.
+The policy belongs to the hospital's own file, not to the federation's experiment: a server cannot
+change it. It is asked twice. Before a twin trains, by what the method declares, so that a
+federation which the hospital does not want fails at once and says why; and when the update is about
+to leave, by the names of what is really in it: a tensor that no declaration covers does not pass a
+hospital that forbids anything. Nothing is left out silently: a method that needs what is forbidden
+is refused, because its server half would work on with less than it believes to have. Loss means
+alone are left out, since no server half reads them; the twin's history says so.
 
-Not to be forbidden, because without them nothing is learned together: the weights, the number of images they were trained on, the names of
-classes (``twin.messages.Observation``). Weights say something of the images as well: see noise and secure sums, which are no policy.
+Not to be forbidden, because without them nothing is learned together: the weights, the number of
+images they were trained on, the names of classes (``twin.messages.Observation``). Weights say
+something of the images as well: see noise and secure sums, which are no policy.
 """
 
 from collections.abc import Mapping
@@ -21,14 +24,17 @@ from torch import Tensor
 from twin.messages import TwinUpdate
 
 UploadKind = Literal[
-    "prototype_gradients",  # from which a likeness of an image can be reconstructed: FedKA, GLFC, LGA
+    # From which a likeness of an image can be reconstructed: FedKA, GLFC, LGA.
+    "prototype_gradients",
     "feature_statistics",  # means, sums and Gram matrices of features: iCaRL, analytic head
     "class_counts",  # how many images of each class: iCaRL, analytic head
     "fisher_information",  # squared gradients of each weight: FedCurv
-    "control_variates",  # what corrects a twin's drift, or the number from which the server knows it: SCAFFOLD
+    # What corrects a twin's drift, or the number from which the server knows it: SCAFFOLD.
+    "control_variates",
     "bias_correction",  # fitted to held-out images: BiC
     "metrics",  # mean of each loss term and gradient norm: every method
-    "models_to_other_hospitals",  # one twin's model handed to another twin; no method here does that today
+    # One twin's model handed to another twin; no method here does that today.
+    "models_to_other_hospitals",
 ]
 _ACCOUNTS = (
     "epsilon",
@@ -45,8 +51,10 @@ class UploadKinds:
 
     Args:
         of: The kinds of each tensor, by its name up to the first "/".
-        relayed: Kinds of what the server does with the weights besides averaging them: ``models_to_other_hospitals``.
-        unless: The method's setting with which none of it leaves, as it stands in YAML; empty where there is none.
+        relayed: Kinds of what the server does with the weights besides averaging them:
+            ``models_to_other_hospitals``.
+        unless: The method's setting with which none of it leaves, as it stands in YAML; empty where
+            there is none.
     """
 
     of: Mapping[str, tuple[UploadKind, ...]] = field(default_factory=dict)
@@ -92,7 +100,9 @@ def check_method(method: object, policy: UploadPolicy) -> None:
 
 
 def check_upload(method: object, policy: UploadPolicy, upload: Mapping[str, Tensor]) -> None:
-    """Raise where what is about to leave is of a forbidden kind, or of none while anything is forbidden.
+    """Raise where what is about to leave is of a forbidden kind.
+
+    Or of none while anything is forbidden.
 
     Raises:
         UploadForbidden: Likewise.
@@ -103,7 +113,8 @@ def check_upload(method: object, policy: UploadPolicy, upload: Mapping[str, Tens
     undeclared = sorted(name for name in upload if name.partition("/")[0] not in kinds)
     if undeclared:
         raise UploadForbidden(
-            f"{_name(method)} uploads {', '.join(undeclared[:3])}, whose kind it does not declare, and this hospital forbids "
+            f"{_name(method)} uploads {', '.join(undeclared[:3])}, whose kind it does not declare, "
+            "and this hospital forbids "
             f"{', '.join(policy.forbid)}; declare it in the method's upload_kinds"
         )
     sent = dict.fromkeys(kind for name in upload for kind in kinds[name.partition("/")[0]])
@@ -111,7 +122,10 @@ def check_upload(method: object, policy: UploadPolicy, upload: Mapping[str, Tens
 
 
 def without_metrics(update: TwinUpdate) -> TwinUpdate:
-    """Return the update without the means of its loss terms, for a hospital that keeps them to itself."""
+    """Return the update without the means of its loss terms.
+
+    For a hospital that keeps them to itself.
+    """
     return replace(
         update, metrics={name: value for name, value in update.metrics.items() if name in _ACCOUNTS}
     )
@@ -127,8 +141,10 @@ def _refuse(method: object, policy: UploadPolicy, forbidden: list[UploadKind]) -
         else "choose another method: this one needs it"
     )
     raise UploadForbidden(
-        f"{_name(method)} uploads {', '.join(forbidden)}, and this hospital forbids {', '.join(policy.forbid)}; it does not train. "
-        f"The federation: {way_out}. The hospital: take {', '.join(forbidden)} out of the policy's forbid, if it may leave after all"
+        f"{_name(method)} uploads {', '.join(forbidden)}, and this hospital forbids "
+        f"{', '.join(policy.forbid)}; it does not train. "
+        f"The federation: {way_out}. The hospital: take {', '.join(forbidden)} out of the policy's "
+        "forbid, if it may leave after all"
     )
 
 

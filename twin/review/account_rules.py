@@ -1,4 +1,4 @@
-"""What an account may be called, its role and hospital, its password. Knows no database."""
+"""Rules for accounts: allowed names, roles, hospitals and passwords."""
 
 import re
 import unicodedata
@@ -36,7 +36,8 @@ def checked_name(user: str) -> str:
     name = plain(user)
     if not is_name(name) or name == SYSTEM.user:
         raise AccountError(
-            f"user name is {user[:60]!r}; allowed: 1 to 64 of a-z, 0-9 and . _ @ + -, beginning with a letter or digit, "
+            f"user name is {user[:60]!r}; allowed: 1 to 64 of a-z, 0-9 and . _ @ + -, beginning "
+            "with a letter or digit, "
             f"and not {SYSTEM.user!r}"
         )
     return name
@@ -63,7 +64,8 @@ def check_password(name: str, password: str) -> None:
     """
     if not SHORTEST_PASSWORD <= len(password) <= LONGEST_PASSWORD:
         raise AccountError(
-            f"password has {len(password)} characters; allowed: {SHORTEST_PASSWORD} to {LONGEST_PASSWORD}"
+            f"password has {len(password)} characters; allowed: {SHORTEST_PASSWORD} to "
+            f"{LONGEST_PASSWORD}"
         )
     if plain(password) == name:
         raise AccountError("password is the user name; choose another one")

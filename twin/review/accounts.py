@@ -1,6 +1,9 @@
-"""Who may use the console: names, roles, Argon2id hashes of passwords, sessions, waits after wrong passwords. Knows no cases and no web.
+"""Who may use the console.
 
-A name that does not exist costs the same work as a wrong password. No password, token or hash is in an error, a value's repr or a log.
+Names, roles, Argon2id hashes of passwords, sessions, waits after wrong passwords.
+
+A name that does not exist costs the same work as a wrong password. No password, token or hash is in
+an error, a value's repr or a log.
 """
 
 import secrets
@@ -62,7 +65,8 @@ class Accounts:
         url: SQLAlchemy's.
         clock: Tells the time.
         anchor: Where the audit log's anchor is kept; none: beside a SQLite file.
-        hasher: How passwords are hashed; hashes made otherwise are renewed when their password is next given.
+        hasher: How passwords are hashed; hashes made otherwise are renewed when their password is
+            next given.
         idle: A session ends after this long without a request.
         absolute: A session ends after this long.
     """
@@ -106,7 +110,8 @@ class Accounts:
         with self.audit.writing() as connection:
             if _row(connection, name) is not None:
                 raise AccountError(
-                    f"user {name!r} exists; choose another name, or give that account a new password"
+                    f"user {name!r} exists; choose another name, or give that account a new "
+                    "password"
                 )
             made = {
                 "role": role.value,
@@ -121,7 +126,7 @@ class Accounts:
         return self.get(name)
 
     def check(self, user: str, password: str, address: str = "") -> Account | None:
-        """Return the account if name and password are right, it is not disabled and nobody has to wait; none otherwise.
+        """Return the enabled account of this name and password; none while somebody has to wait.
 
         Args:
             user: Name as typed.
@@ -145,7 +150,10 @@ class Accounts:
         return _account(row)
 
     def failures(self, user: str, address: str = "") -> float:
-        """Return how many seconds nobody may try with this name or from this address; 0: not at all."""
+        """Return how many seconds nobody may try with this name or from this address.
+
+        0: not at all.
+        """
         with self._engine.connect() as connection:
             return login_delays.wait_seconds(connection, plain(user), address, self._clock())
 
@@ -190,7 +198,8 @@ class Accounts:
 
         Args:
             user: Who.
-            old_token: What the browser came with; it ends, so that nobody can slip a known token under a login.
+            old_token: What the browser came with; it ends, so that nobody can slip a known token
+                under a login.
 
         Returns:
             The token, 256 random bits. Only its hash is stored.

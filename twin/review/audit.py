@@ -1,8 +1,9 @@
-"""The audit log: who did what when, append-only, each row bound to the one before. Knows no cases and no accounts.
+"""Audit log: who did what when, append-only, each row chained to the one before by a hash.
 
-A row's hash is SHA-256 over the hash before it and the canonical JSON of what it says; its seal is a keyed hash of that. A file beside the
-database says how long the log is (``anchor.py``), so that cutting off its end is found too. The anchor follows the rows: after a crash it
-may lag behind rows that verify, and it is never ahead of them.
+A row's hash is SHA-256 over the hash before it and the canonical JSON of what it says; its seal is
+a keyed hash of that. A file beside the database says how long the log is (``anchor.py``), so that
+cutting off its end is found too. The anchor follows the rows: after a crash it may lag behind rows
+that verify, and it is never ahead of them.
 """
 
 import hashlib
@@ -94,11 +95,15 @@ class AuditLog:
         file = sqlite_file(url)
         if anchor is None and file is None:
             raise AuditError(
-                "the audit log's anchor has no place: the database is no SQLite file; give anchor=PATH on a disk of this machine"
+                "the audit log's anchor has no place: the database is no SQLite file; give "
+                "anchor=PATH on a disk of this machine"
             )
         self.engine = open_database(url)
         self._clock = clock
-        self._anchor = AuditSealFile(anchor or file.with_name(file.name + ".audit"))  # type: ignore[union-attr]  # one of them is given
+        if anchor is None:
+            assert file is not None  # one of the two is given
+            anchor = file.with_name(file.name + ".audit")
+        self._anchor = AuditSealFile(anchor)
         with write(self.engine) as connection:
             if _last(connection).count == 0:
                 self._anchor.create()
@@ -121,7 +126,9 @@ class AuditLog:
         subject: str,
         details: Mapping[str, Any] | None = None,
     ) -> int:
-        """Append a row within a transaction of ``writing``; it is there if and only if the rest of the transaction is.
+        """Append a row within a transaction of ``writing``.
+
+        It is there if and only if the rest of the transaction is.
 
         Args:
             connection: What ``writing`` gave.
@@ -164,7 +171,10 @@ class AuditLog:
         subject: str,
         details: Mapping[str, Any] | None = None,
     ) -> int:
-        """Append a row in a transaction of its own; arguments, result and errors are those of ``append``."""
+        """Append a row in a transaction of its own.
+
+        Arguments, result and errors are those of ``append``.
+        """
         with self.writing() as connection:
             return self.append(connection, actor, role, hospital, what, subject, details)
 
@@ -191,13 +201,19 @@ class AuditLog:
         return Page(tuple(_entry(row) for row in rows), page, per_page, count)
 
     def head(self) -> tuple[int, str]:
-        """Return how many rows there are and the last one's hash: for a copy on paper or on another machine."""
+        """Return how many rows there are and the last one's hash.
+
+        For a copy on paper or on another machine.
+        """
         with self.engine.connect() as connection:
             last = _last(connection)
         return last.count, last.head
 
     def verify(self) -> list[AuditFault]:
-        """Return every fault, in the order of rows: changed, deleted, inserted or re-ordered rows, a cut end, a damaged anchor."""
+        """Return every fault, in the order of rows.
+
+        Changed, deleted, inserted or re-ordered rows, a cut end, a damaged anchor.
+        """
         try:
             key = self._anchor.key()
         except AuditError as error:
@@ -216,7 +232,10 @@ class AuditLog:
             return [*found, *_faults(rows, key, AuditSeal(0, NO_HASH), anchor)]
 
     def _follow(self) -> None:
-        """Move the anchor to the last row if all rows after it verify; with a fault it stays, so that the fault stays visible."""
+        """Move the anchor to the last row if all rows after it verify.
+
+        With a fault it stays, so that the fault stays visible.
+        """
         try:
             with write(
                 self.engine
@@ -227,7 +246,8 @@ class AuditLog:
                 ).scalar()
                 if anchor.count and known != anchor.head:
                     raise AuditError(
-                        f"row {anchor.count} is not the one that the anchor knows; run `fedka audit verify`"
+                        f"row {anchor.count} is not the one that the anchor knows; run `fedka "
+                        "audit verify`"
                     )
                 rows = connection.execute(
                     select(AUDIT).where(AUDIT.c.number > anchor.count).order_by(AUDIT.c.number)
@@ -258,7 +278,8 @@ def _faults(
         elif row.previous != previous:
             yield AuditFault(
                 row.number,
-                f"row {row.number} does not follow row {number}: its 'previous' or row {number} was changed",
+                f"row {row.number} does not follow row {number}: its 'previous' or row {number} "
+                "was changed",
             )
         if _hash(row.previous, said) != row.hash:
             yield AuditFault(
@@ -301,7 +322,10 @@ def _hash(previous: Any, row: Mapping[str, Any]) -> str:
 
 
 def _strange(value: Any) -> list[str]:
-    """Return what JSON does not have, so that a row that was changed to it is reported instead of stopping the report."""
+    """Return what JSON does not have.
+
+    So a row that was changed to it is reported instead of stopping the report.
+    """
     return [repr(value)]
 
 

@@ -1,8 +1,9 @@
-"""What the audit log keeps outside its table: how long it is, its last hash, and the key that seals both. Knows no database.
+"""Seal of the audit log: its length and last hash, kept outside the database under a key.
 
-Two files of mode 0600: a random key, made once, and the anchor, replaced atomically. Whoever can change the table but not
-read the key can neither write a row nor move the anchor unnoticed. Whoever can read the key, or puts back older copies of both table and
-anchor, can: against that only a copy of the head elsewhere helps.
+Two files of mode 0600: a random key, made once, and the anchor, replaced atomically. Whoever can
+change the table but not read the key can neither write a row nor move the anchor unnoticed. Whoever
+can read the key, or puts back older copies of both table and anchor, can: against that only a copy
+of the head elsewhere helps.
 """
 
 import hashlib
@@ -64,11 +65,13 @@ class AuditSealFile:
             key = self.key_path.read_bytes()
         except OSError as error:
             raise AuditError(
-                f"key of the audit log {self.key_path} cannot be read ({error.strerror}); put it back from a backup"
+                f"key of the audit log {self.key_path} cannot be read ({error.strerror}); put it "
+                "back from a backup"
             ) from error
         if len(key) != KEY_BYTES:
             raise AuditError(
-                f"key of the audit log {self.key_path} has {len(key)} bytes, it had {KEY_BYTES}; put it back from a backup"
+                f"key of the audit log {self.key_path} has {len(key)} bytes, it had {KEY_BYTES}; "
+                "put it back from a backup"
             )
         return key
 
@@ -86,7 +89,8 @@ class AuditSealFile:
             )
         except (ValueError, KeyError, TypeError) as error:
             raise AuditError(
-                f"anchor of the audit log {self.path} is damaged ({error}); put it back from a backup"
+                f"anchor of the audit log {self.path} is damaged ({error}); put it back from a "
+                "backup"
             ) from error
         except FileNotFoundError as error:
             raise AuditError(
@@ -94,7 +98,8 @@ class AuditSealFile:
             ) from error
         if not genuine:
             raise AuditError(
-                f"anchor of the audit log {self.path} was not written with its key; put it back from a backup"
+                f"anchor of the audit log {self.path} was not written with its key; put it back "
+                "from a backup"
             )
         return anchor
 

@@ -1,4 +1,4 @@
-"""The images of cases in the database: where an image is, what is selected. Works within a transaction of the store; holds no pixels."""
+"""Images of cases in the database: membership and selection."""
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -112,7 +112,10 @@ def other_open_case(connection: Connection, case_id: int) -> int | None:
 
 
 def digest(image_ids: Iterable[str]) -> str:
-    """Return a short name for a set of images, for the audit log: it changes if any of them does."""
+    """Return a short name for a set of images, for the audit log.
+
+    It changes if any of them does.
+    """
     return hashlib.sha256("\n".join(sorted(image_ids)).encode()).hexdigest()
 
 

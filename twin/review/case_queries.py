@@ -1,4 +1,4 @@
-"""How cases are read from their tables. Works within a transaction of the store; changes nothing and holds no pixels."""
+"""Queries that read cases from their tables."""
 
 from typing import Any
 
@@ -46,7 +46,8 @@ def find_case(connection: Connection, hospital: str | None, case_id: int) -> Cas
         ).first()
     if row is None:
         raise CaseNotFound(
-            f"case {case_id} does not exist{f' in {hospital}' if hospital else ''}; the list of cases has those that do"
+            f"case {case_id} does not exist{f' in {hospital}' if hospital else ''}; the list of "
+            "cases has those that do"
         )
     return read_case(row)
 

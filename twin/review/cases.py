@@ -1,4 +1,4 @@
-"""What a case looks like to its readers: frozen values, and how they become JSON. Knows no database and holds no pixels."""
+"""Cases as their readers see them: frozen values and their JSON form."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields

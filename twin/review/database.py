@@ -1,6 +1,9 @@
-"""How the console's database is opened, written to and read page by page: SQLite or any SQLAlchemy URL. Knows no rules of the workflow.
+"""How the console's database is opened, written to and read page by page.
 
-Every writing transaction takes the database's one write lock at its beginning, so that what it reads is still true when it commits.
+SQLite or any SQLAlchemy URL.
+
+Every writing transaction takes the database's one write lock at its beginning, so that what it
+reads is still true when it commits.
 """
 
 import os
@@ -21,7 +24,8 @@ Stored: TypeAlias = Any  # a row of SQLAlchemy's: the tests' type checker cannot
 
 MOST_PER_PAGE = 2000
 BUSY_SECONDS = 30.0  # how long a writer waits for another one
-_LOCK = 0x6665646B61  # PostgreSQL's advisory lock of all the console's writers: any number that nobody else uses
+# PostgreSQL's advisory lock of all the console's writers: any number that nobody else uses.
+_LOCK = 0x6665646B61
 
 
 def utc_now() -> datetime:
@@ -30,7 +34,10 @@ def utc_now() -> datetime:
 
 
 def stamp(moment: datetime) -> str:
-    """Return a time as it is stored: UTC, ISO 8601 to the millisecond, so that text sorts as time does."""
+    """Return a time as it is stored.
+
+    UTC, ISO 8601 to the millisecond, so that text sorts as time does.
+    """
     return moment.astimezone(UTC).isoformat(timespec="milliseconds")
 
 
@@ -38,14 +45,16 @@ def sqlite_file(url: str) -> Path | None:
     """Return the file behind a SQLite URL; none for another database.
 
     Raises:
-        ValueError: If it is SQLite without a plain file: in memory each connection would see a database of its own.
+        ValueError: If it is SQLite without a plain file: in memory each connection would see a
+            database of its own.
     """
     parsed = make_url(url)
     if parsed.get_backend_name() != "sqlite":
         return None
     if not parsed.database or parsed.database.startswith((":memory:", "file:")):
         raise ValueError(
-            f"database is {url!r}, in memory or no plain file; allowed: sqlite:///FILE or the URL of a server"
+            f"database is {url!r}, in memory or no plain file; allowed: sqlite:///FILE or the URL "
+            "of a server"
         )
     return Path(parsed.database)
 
@@ -66,7 +75,8 @@ def open_database(url: str) -> Engine:
         )  # parameters in an error could be hashes of passwords
     else:
         _create_privately(file)
-        # No pool: a connection costs less than a millisecond, and none is shared with a forked process or left open.
+        # No pool: a connection costs less than a millisecond, and none is shared with a forked
+        # process or left open.
         engine = create_engine(
             url, hide_parameters=True, poolclass=NullPool, connect_args={"timeout": BUSY_SECONDS}
         )
@@ -82,7 +92,10 @@ def open_database(url: str) -> Engine:
 
 @contextmanager
 def write(engine: Engine) -> Iterator[Connection]:
-    """Open a transaction that is the only one writing; commits at its end, rolls back on an error."""
+    """Open a transaction that is the only one writing.
+
+    Commits at its end, rolls back on an error.
+    """
     with engine.execution_options(review_writes=True).begin() as connection:
         if connection.dialect.name == "postgresql":
             connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
@@ -92,7 +105,9 @@ def write(engine: Engine) -> Iterator[Connection]:
 def page_of(
     connection: Connection, wanted: Select[Any], total: int, page: int, per_page: int
 ) -> tuple[list[Stored], int]:
-    """Return the rows of one page and its number: a page before the first or after the last is that one.
+    """Return the rows of one page and its number.
+
+    A page before the first or after the last is that one.
 
     Args:
         connection: Where to ask.

@@ -1,4 +1,4 @@
-"""How an act on a case is written down: the case as it is after it, the decision, the row of the audit log. Decides nothing.
+"""Decision log: writes an act on a case, its decision and its audit row.
 
 Works within a transaction of the store.
 """

@@ -1,4 +1,4 @@
-"""What a clinician is shown of a group of images: nearest known classes with exemplars, histograms, representatives.
+"""Evidence for clinicians about a group of images: nearest classes, histograms, examples.
 
 Makes the review store's plain values from what a model saw. Knows no database and no pixels.
 """
@@ -105,14 +105,20 @@ def summarise(
 def nearest_classes(
     features: NDArray[np.float32], known: KnownClasses
 ) -> tuple[tuple[str, float], ...]:
-    """Return the known classes whose mean direction is nearest to a group's, with the cosine of the two in [-1, 1]."""
+    """Return the known classes whose mean direction is nearest to a group's.
+
+    With the cosine of the two in [-1, 1].
+    """
     alike = unit_length(known.means) @ unit_length(centre_of(features)[None])[0]
     order = np.argsort(-alike, kind="stable")[:_NEAREST]
     return tuple((known.names[row], float(alike[row])) for row in order)
 
 
 def exemplars(class_name: str, standard: ReferenceImages) -> tuple[str, ...]:
-    """Return the hospital's most typical images of a class, of different patients first: slices of one scan show little more than one."""
+    """Return the hospital's most typical images of a class, of different patients first.
+
+    Slices of one scan show little more than one.
+    """
     own = np.array(
         [index for index, facts in enumerate(standard.facts) if facts.class_name == class_name],
         np.int64,

@@ -1,9 +1,13 @@
-"""Groups of images that look alike, so that a clinician judges tens of groups and not thousands of images. Numpy alone.
+"""Grouping of similar images by their features.
 
-Average linkage on cosine similarity (UPGMA; Sokal and Michener 1958), cut where the mean similarity of two groups falls below a limit: two
-groups join only if their images are alike on average, so that no chain of neighbours runs through everything, as it does with connected
-components of a neighbour graph. Nearest-neighbour chains (Murtagh 1983) find the same groups in time N^2. No randomness: the same images
-in the same order give the same groups. Knows no model, no image and no case.
+So a clinician judges tens of groups and not thousands of images. Numpy alone.
+
+Average linkage on cosine similarity (UPGMA; Sokal and Michener 1958), cut where the mean similarity
+of two groups falls below a limit: two groups join only if their images are alike on average, so
+that no chain of neighbours runs through everything, as it does with connected components of a
+neighbour graph. Nearest-neighbour chains (Murtagh 1983) find the same groups in time N^2. No
+randomness: the same images in the same order give the same groups. Knows no model, no image and no
+case.
 """
 
 from collections.abc import Sequence
@@ -28,13 +32,14 @@ def group(
 ) -> NDArray[np.int64]:
     """Group vectors by direction.
 
-    Of more vectors than are compared at once, an even sample is grouped, the others join the sample's groups where they fit, and what
-    remains is grouped in the next turn.
+    Of more vectors than are compared at once, an even sample is grouped, the others join the
+    sample's groups where they fit, and what remains is grouped in the next turn.
 
     Args:
         features: Shape [N, D]; their length does not count.
         similarity: Smallest mean cosine similarity at which groups are joined, in [-1, 1].
-        minimum: Smaller groups are dissolved; their images join the group they are most similar to, or are left over.
+        minimum: Smaller groups are dissolved; their images join the group they are most similar to,
+            or are left over.
         most_groups: The largest are kept; images of others are left over.
         most_at_once: Bounds memory to ``4 most_at_once^2`` bytes.
 
@@ -72,8 +77,8 @@ def assign(
 
     Args:
         features: Shape [N, D].
-        centres: Mean unit vector of each group, shape [G, D], as ``centre_of`` returns it: its product with a unit vector is the mean
-            similarity to the group's members.
+        centres: Mean unit vector of each group, shape [G, D], as ``centre_of`` returns it: its
+            product with a unit vector is the mean similarity to the group's members.
         similarity: Smallest mean similarity with which a vector joins.
 
     Returns:
@@ -96,10 +101,12 @@ def centre_of(features: NDArray[np.floating]) -> NDArray[np.float64]:
 def similarity_limit(
     places: NDArray[np.floating], class_names: Sequence[str], tightness: float
 ) -> float:
-    """Return the similarity at which groups shall be parted, from how alike the images of known classes are.
+    """Return the similarity at which groups shall be parted.
 
-    At 0, groups are as loose as two neighbouring known classes are to each other; at 1, as tight as a known class is, which a network was
-    trained to draw together, as it was not for a new one.
+    From how alike the images of known classes are.
+
+    At 0, groups are as loose as two neighbouring known classes are to each other; at 1, as tight as
+    a known class is, which a network was trained to draw together, as it was not for a new one.
 
     Args:
         places: Of images of known classes, where groups are sought, shape [N, D].
@@ -123,8 +130,9 @@ def evenly(count: int, most: int) -> NDArray[np.int64]:
 def _average_linkage(units: NDArray[np.float32], similarity: float) -> NDArray[np.int64]:
     """Return the groups of unit vectors by nearest-neighbour chains.
 
-    Whatever is nearest to each other is joined, wherever the chain meets it: joining never makes a group more similar to a third one than
-    its parts were (average linkage is reducible), so the order does not matter, and a group without a neighbour above the limit is done.
+    Whatever is nearest to each other is joined, wherever the chain meets it: joining never makes a
+    group more similar to a third one than its parts were (average linkage is reducible), so the
+    order does not matter, and a group without a neighbour above the limit is done.
     """
     count = len(units)
     alike = units @ units.T
@@ -160,7 +168,10 @@ def _average_linkage(units: NDArray[np.float32], similarity: float) -> NDArray[n
 
 
 def _join(alike: NDArray[np.float32], one: int, other: int, share: float) -> None:
-    """Put the mean similarities of both groups together in the place of ``other``; ``share`` is the part of ``one``."""
+    """Put the mean similarities of both groups together in the place of ``other``.
+
+    ``share`` is the part of ``one``.
+    """
     both = np.stack([alike[one], alike[other]])
     mean = share * both[0] + (1 - share) * both[1]
     alike[other] = alike[:, other] = np.clip(
@@ -181,7 +192,10 @@ def _without_small(
     minimum: int,
     first_label: int,
 ) -> NDArray[np.int64]:
-    """Return labels from ``first_label`` on; images of small groups join others or are left over."""
+    """Return labels from ``first_label`` on.
+
+    Images of small groups join others or are left over.
+    """
     found, numbers, counts = np.unique(groups, return_inverse=True, return_counts=True)
     kept = np.full(len(found), LEFTOVER, np.int64)
     kept[counts >= minimum] = first_label + np.arange((counts >= minimum).sum())

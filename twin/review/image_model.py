@@ -1,6 +1,7 @@
-"""A model that looks at images: features and logits in batches, and overlays that show where it looked. Knows no hospital and no case.
+"""Model that shows images' features, logits and Grad-CAM overlays.
 
-Runs inside the worker process (``twin.review.model_worker``); whoever serves pages must not import it, as it loads torch.
+Runs inside the worker process (``twin.review.model_worker``); whoever serves pages must not import
+it, as it loads torch.
 """
 
 from collections.abc import Sequence
@@ -67,7 +68,8 @@ class ImageModel:
             class_names: The class asked of each image.
 
         Returns:
-            For each image a map in [0, 1] of shape [S, S], or none where nothing speaks for the class.
+            For each image a map in [0, 1] of shape [S, S], or none where nothing speaks for the
+            class.
 
         Raises:
             ModelError: If a class is unknown to the model or the numbers differ.
@@ -75,8 +77,10 @@ class ImageModel:
         unknown = sorted(set(class_names) - set(self.facts.class_names))
         if unknown or len(images) != len(class_names):
             raise ModelError(
-                f"{len(class_names)} classes for {len(images)} images, unknown to the model: {', '.join(unknown) or 'none'}; allowed: one "
-                f"for each image, of {', '.join(self.facts.class_names)}; ask for a class that this model knows"
+                f"{len(class_names)} classes for {len(images)} images, unknown to the model: "
+                f"{', '.join(unknown) or 'none'}; allowed: one "
+                f"for each image, of {', '.join(self.facts.class_names)}; ask for a class that "
+                "this model knows"
             )
         rows = [self.facts.class_names.index(name) for name in class_names]
         pixels = as_tensor(images, self._network.config.channels).to(torch.float32).div_(255)

@@ -1,8 +1,8 @@
-"""How long somebody waits before they may try another password: exponential, per user and per address. Knows no accounts.
+"""Login delays that grow with wrong passwords, per user and per address.
 
-The counts are in the database, so a restart forgives nothing. An unknown name counts like a known one. Names and addresses are kept as
-hashes, because people type their password where their name belongs. Everyone behind one hospital's address shares its count, therefore
-that one starts later.
+The counts are in the database, so a restart forgives nothing. An unknown name counts like a known
+one. Names and addresses are kept as hashes, because people type their password where their name
+belongs. Everyone behind one hospital's address shares its count, therefore that one starts later.
 """
 
 import hashlib
@@ -31,7 +31,10 @@ def wait_seconds(connection: Connection, user: str, address: str, now: datetime)
 
 
 def count(connection: Connection, user: str, address: str, now: datetime) -> None:
-    """Count a try as failed. It is counted before its password is looked at, so that many at once do not slip through."""
+    """Count a try as failed.
+
+    It is counted before its password is looked at, so that many at once do not slip through.
+    """
     connection.execute(delete(FAILURES).where(FAILURES.c.last < stamp(now - FORGOTTEN_AFTER)))
     for key in _keys(user, address):
         if _failures(connection, key, now) is None:
@@ -45,7 +48,10 @@ def count(connection: Connection, user: str, address: str, now: datetime) -> Non
 
 
 def forgive(connection: Connection, user: str, address: str) -> None:
-    """Take the last try back: it was right. The user's count is cleared, the address loses only this one."""
+    """Take the last try back: it was right.
+
+    The user's count is cleared, the address loses only this one.
+    """
     by_user, *by_address = _keys(user, address)
     connection.execute(delete(FAILURES).where(FAILURES.c.key == by_user))
     for key in by_address:

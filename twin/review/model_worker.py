@@ -1,8 +1,11 @@
-"""A child process that holds at most one model, so that whoever serves pages never loads torch and a crash costs one answer.
+"""Worker process that holds one model, so that web processes never load torch.
 
-The child starts at the first ``load``, answers one question at a time over a pipe between the two processes (nothing from outside is
-unpickled), and ends when its parent is gone. A child that crashed, was killed or took too long is one clear error for whoever waited;
-the next question starts another child with the same model. Knows no hospital and no case.
+So whoever serves pages never loads torch and a crash costs one answer.
+
+The child starts at the first ``load``, answers one question at a time over a pipe between the two
+processes (nothing from outside is unpickled), and ends when its parent is gone. A child that
+crashed, was killed or took too long is one clear error for whoever waited; the next question starts
+another child with the same model. Knows no hospital and no case.
 """
 
 import multiprocessing
@@ -92,7 +95,9 @@ class ModelWorker:
     def overlay(
         self, images: NDArray[np.uint8], class_names: Sequence[str]
     ) -> list[NDArray[np.float32] | None]:
-        """Return where the evidence for a class lies on each image, in [0, 1], or none where nothing speaks for it.
+        """Return where the evidence for a class lies on each image, in [0, 1], or none.
+
+        Where nothing speaks for it.
 
         Args:
             images: 8-bit pixels, shape [N, S, S].
@@ -135,7 +140,8 @@ class ModelWorker:
     def _my_turn(self) -> Iterator[None]:
         if not self._turn.acquire(timeout=self._timeout):
             raise WorkerError(
-                f"the model process was busy for {self._timeout:g} s; try again, or ask for fewer images at once"
+                f"the model process was busy for {self._timeout:g} s; try again, or ask for fewer "
+                "images at once"
             )
         try:
             if self._closed:
@@ -155,13 +161,17 @@ class ModelWorker:
         return self._ask(*question)
 
     def _ask(self, *question: Any) -> Any:
-        """Send a question and wait for the answer; whatever goes wrong with the process ends it, and the next question starts anew."""
+        """Send a question and wait for the answer.
+
+        Whatever goes wrong with the process ends it, and the next question starts anew.
+        """
         late = threading.Event()
 
         def give_up() -> None:
             late.set()
             with suppress(ValueError, AttributeError):  # it has just ended by itself
-                self._process.kill()  # type: ignore[union-attr]  # frees the parent, whether it sends or waits for the answer
+                # Frees the parent, whether it sends or waits for the answer.
+                self._process.kill()  # type: ignore[union-attr]  # there is one
 
         if self._process is None or not self._process.is_alive():
             self._start()
@@ -179,7 +189,8 @@ class ModelWorker:
                 else f"ended with {_words(code)}"
             )
             raise WorkerError(
-                f"the model process {why} while it was asked to {question[0]}; the next question starts it again"
+                f"the model process {why} while it was asked to {question[0]}; the next question "
+                "starts it again"
             ) from error
         except BaseException:  # interrupted half way: the next answer would be this one's
             self._stop()
@@ -206,7 +217,8 @@ class ModelWorker:
             self._pipe.close()
             self._process = self._pipe = None
             raise WorkerError(
-                f"the model process could not be started: {error}; free memory or processes and try again"
+                f"the model process could not be started: {error}; free memory or processes and "
+                "try again"
             ) from error
         finally:
             theirs.close()  # so that a child's end is seen as the end of the pipe

@@ -1,11 +1,13 @@
-"""How new does an image look to a model? Scores, all oriented so that higher means newer, and the threshold of a hospital's own history.
+"""Novelty scores of images under a model, higher is newer, and their threshold.
 
-Four scores. ``entropy`` (the default): entropy of the softmax as a fraction of ln C. ``max_softmax``: 1 minus the largest probability
-(Hendrycks and Gimpel, ICLR 2017). ``energy``: -log sum exp of the logits (Liu et al., NeurIPS 2020). ``distance``: how much farther an
-image's features lie from the nearest known class than from the known classes as a whole (relative Mahalanobis distance, Ren et al. 2021,
-on features of unit length). The first three read logits and fail where a network is surer of a new organ than of those it knows; a test
-in both directions would not mend that, as known organs are sure as well. The distance asks another question: it does not look at how sure
-the network is, but at whether it saw anything there before.
+Four scores. ``entropy`` (the default): entropy of the softmax as a fraction of ln C.
+``max_softmax``: 1 minus the largest probability (Hendrycks and Gimpel, ICLR 2017). ``energy``: -log
+sum exp of the logits (Liu et al., NeurIPS 2020). ``distance``: how much farther an image's features
+lie from the nearest known class than from the known classes as a whole (relative Mahalanobis
+distance, Ren et al. 2021, on features of unit length). The first three read logits and fail where a
+network is surer of a new organ than of those it knows; a test in both directions would not mend
+that, as known organs are sure as well. The distance asks another question: it does not look at how
+sure the network is, but at whether it saw anything there before.
 
 Numpy alone. Knows no network, no file and no case.
 """
@@ -99,7 +101,8 @@ def joined(parts: Sequence[Looks]) -> Looks:
     models = sorted({each.model for each in parts})
     if len(models) != 1:
         raise NoveltyError(
-            f"looks of {len(models)} models ({', '.join(models)}); allowed: of one; look again with one model"
+            f"looks of {len(models)} models ({', '.join(models)}); allowed: of one; look again "
+            "with one model"
         )
     return Looks(
         np.concatenate([each.features for each in parts]),
@@ -115,7 +118,10 @@ def softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def entropy_fraction(logits: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return ``-sum_c p_c ln p_c / ln C`` of each image, in [0, 1]; a model of one class is never unsure."""
+    """Return ``-sum_c p_c ln p_c / ln C`` of each image, in [0, 1].
+
+    A model of one class is never unsure.
+    """
     return np.asarray(
         np.clip(entropy(logits) / np.float32(log(logits.shape[1]) or 1.0), 0, 1), np.float32
     )
@@ -126,40 +132,49 @@ def score(logits: NDArray[np.float32], name: Score) -> NDArray[np.float32]:
 
     Args:
         logits: Shape [N, C].
-        name: ``entropy``: as a fraction of ln C, in [0, 1]; ``max_softmax``: ``1 - max_c p_c``, in [0, 1]; ``energy``:
-            ``-ln sum_c exp(logit_c)``, any number. A ``distance`` needs features: ask ``KnownClasses``.
+        name: ``entropy``: as a fraction of ln C, in [0, 1]; ``max_softmax``: ``1 - max_c p_c``, in
+            [0, 1]; ``energy``: ``-ln sum_c exp(logit_c)``, any number. A ``distance`` needs
+            features: ask ``KnownClasses``.
 
     Raises:
         NoveltyError: If the name is none of these or the model knows fewer than two classes.
     """
     if name not in _BY_LOGITS:
         raise NoveltyError(
-            f"score of logits is '{name}'; allowed: {', '.join(_BY_LOGITS)}; 'distance' is told by KnownClasses.distance"
+            f"score of logits is '{name}'; allowed: {', '.join(_BY_LOGITS)}; 'distance' is told by "
+            "KnownClasses.distance"
         )
     if logits.ndim != 2 or logits.shape[1] < 2:
         raise NoveltyError(
-            f"logits have the shape {list(logits.shape)}; allowed: [N, C] with C 2 or more; take a model of two classes or more"
+            f"logits have the shape {list(logits.shape)}; allowed: [N, C] with C 2 or more; take a "
+            "model of two classes or more"
         )
     return _BY_LOGITS[name](logits)
 
 
 def threshold_from(history: NDArray[np.float32], quantile: float, minimum: int) -> float:
-    """Return the score above which an image counts as new: at most a share of ``1 - quantile`` of known images will exceed it.
+    """Return the score above which an image counts as new.
 
-    The ``ceil((M + 1) quantile)``-th smallest of M scores (split conformal prediction): this holds for any distribution of scores, as long
-    as new images of known classes are drawn as the history was.
+    At most a share of ``1 - quantile`` of known images will exceed it.
+
+    The ``ceil((M + 1) quantile)``-th smallest of M scores (split conformal prediction): this holds
+    for any distribution of scores, as long as new images of known classes are drawn as the history
+    was.
 
     Args:
-        history: Scores of images of known classes, better of images that the model was not trained on.
+        history: Scores of images of known classes, better of images that the model was not trained
+            on.
         quantile: Share of known images that shall stay below, above 0 and below 1.
         minimum: Fewest images from which anything is decided.
 
     Raises:
-        NoveltyError: If there are too few images; a threshold from a handful would be one image's own score.
+        NoveltyError: If there are too few images; a threshold from a handful would be one image's
+            own score.
     """
     if not 0 < quantile < 1:
         raise NoveltyError(
-            f"quantile is {quantile}; allowed: above 0 and below 1; 0.95 lets one of twenty known images pass for new"
+            f"quantile is {quantile}; allowed: above 0 and below 1; 0.95 lets one of twenty known "
+            "images pass for new"
         )
     rank = ceil(
         (len(history) + 1) * quantile - 1e-9
@@ -167,7 +182,8 @@ def threshold_from(history: NDArray[np.float32], quantile: float, minimum: int) 
     needed = max(minimum, ceil(quantile / (1 - quantile) - 1e-9))
     if len(history) < needed or rank > len(history):
         raise NoveltyError(
-            f"the history has {len(history)} named images of known classes; allowed: {needed} or more for the quantile {quantile}; name "
+            f"the history has {len(history)} named images of known classes; allowed: {needed} or "
+            f"more for the quantile {quantile}; name "
             "more images, or lower the quantile"
         )
     return float(np.sort(history)[rank - 1])
@@ -175,11 +191,14 @@ def threshold_from(history: NDArray[np.float32], quantile: float, minimum: int) 
 
 @dataclass(frozen=True)
 class KnownClasses:
-    """Where the known classes lie in the space of features; fitted to a hospital's own named images.
+    """Where the known classes lie in the space of features.
 
-    Features are scaled to unit length: their length says how sure a network is, their direction what it sees. All classes share one
-    covariance. It and that of the whole are shrunk towards a sphere by the same share, so that directions in which features hardly vary
-    weigh alike in both and cancel; shrunk each by its own share, noise in them decides (AUROC 0.84 instead of 0.94 on
+    Fitted to a hospital's own named images.
+
+    Features are scaled to unit length: their length says how sure a network is, their direction
+    what it sees. All classes share one covariance. It and that of the whole are shrunk towards a
+    sphere by the same share, so that directions in which features hardly vary weigh alike in both
+    and cancel; shrunk each by its own share, noise in them decides (AUROC 0.84 instead of 0.94 on
     validation images).
 
     Args:
@@ -209,7 +228,8 @@ class KnownClasses:
         """
         if len(features) != len(class_names) or len(features) < 2:
             raise NoveltyError(
-                f"{len(features)} features and {len(class_names)} names; allowed: as many, 2 or more; name more images"
+                f"{len(features)} features and {len(class_names)} names; allowed: as many, 2 or "
+                "more; name more images"
             )
         units = unit_length(features)
         names = tuple(sorted(set(class_names)))
@@ -222,7 +242,9 @@ class KnownClasses:
         )
 
     def distance(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return ``min_k |(u - mean_k) W|^2 - |(u - middle) V|^2`` of each image: higher is farther from every known class.
+        """Return ``min_k |(u - mean_k) W|^2 - |(u - middle) V|^2`` of each image.
+
+        Higher is farther from every known class.
 
         With one known class there is no whole to compare with, and the first term stands alone.
         """
@@ -240,7 +262,10 @@ class KnownClasses:
         return np.asarray(nearest - whole, np.float32)
 
     def places(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return where images lie as seen from the middle of the known classes, in a space where each class is a sphere, unit length."""
+        """Return where images lie as seen from the middle of the known classes, in a space.
+
+        Where each class is a sphere, unit length.
+        """
         return unit_length((unit_length(features) - self.means.mean(0)) @ self.whitening).astype(
             np.float32
         )
@@ -253,9 +278,12 @@ def unit_length(vectors: NDArray[np.floating]) -> NDArray[np.float64]:
 
 
 def shrinkage(centred: NDArray[np.float64]) -> float:
-    """Return by which share the covariance of centred rows is best shrunk towards a sphere, in [0, 1].
+    """Return by which share the covariance of centred rows is best shrunk towards a sphere.
 
-    Source: Ledoit and Wolf, J. Multivariate Analysis 88, 2004, lemma 3.1. The fewer images for the features, the more.
+    In [0, 1].
+
+    Source: Ledoit and Wolf, J. Multivariate Analysis 88, 2004, lemma 3.1. The fewer images for the
+    features, the more.
 
     Args:
         centred: Shape [N, D], mean 0.

@@ -1,4 +1,4 @@
-"""What a hospital's images are measured by: its own named images of classes that the model knows. Knows no database and no pixels."""
+"""Reference images: the hospital's named images of classes that the model knows."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -70,8 +70,9 @@ def make_reference_images(
         quantile: Share of known images that shall look familiar.
         minimum: Fewest images from which anything is decided.
         tightness: How alike the images of a group must be, in [0, 1] (``similarity_limit``).
-        held_back: Ids of those that the model was not trained on. Where they are ``minimum`` or more, the threshold is theirs alone and the
-            classes are those of the others, so that new images are measured just as they were.
+        held_back: Ids of those that the model was not trained on. Where they are ``minimum`` or
+            more, the threshold is theirs alone and the classes are those of the others, so that new
+            images are measured just as they were.
 
     Raises:
         NoveltyError: If the history is too small.
@@ -102,22 +103,26 @@ def check_history(count: int, minimum: int) -> None:
     """
     if count < minimum:
         raise NoveltyError(
-            f"the history has {count} named images of known classes; allowed: {minimum} or more; name more images"
+            f"the history has {count} named images of known classes; allowed: {minimum} or more; "
+            "name more images"
         )
 
 
 def _held_back(facts: Sequence[ImageFacts], ids: frozenset[str], minimum: int) -> NDArray[np.bool_]:
-    """Return which images the threshold is taken from: those held back; all, where these are few or others lack one of their classes."""
+    """Return which images the threshold is taken from: those held back.
+
+    All, where these are few or others lack one of their classes.
+    """
     names, held_back = _names(facts), np.array([each.image_id in ids for each in facts])
     is_enough = held_back.sum() >= minimum and np.isin(names[held_back], names[~held_back]).all()
     return held_back if is_enough else np.ones(len(facts), bool)
 
 
 def _distances_between_patients(facts: Sequence[ImageFacts], looks: Looks) -> NDArray[np.float32]:
-    """Return the distances of each second patient's images from the classes of the patients between, and the other way round.
+    """Return distances of every second patient's images to the others' classes, and vice versa.
 
-    Distances from classes that were fitted to the same images, or to others of the same scan, would be too small. Images of a class that
-    only one half has are left out.
+    Distances from classes that were fitted to the same images, or to others of the same scan, would
+    be too small. Images of a class that only one half has are left out.
     """
     names = _names(facts)
     patients = {

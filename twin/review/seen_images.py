@@ -1,7 +1,8 @@
-"""What triage remembers of a hospital's images, so that nothing is looked at twice: a SQLite file beside the hospital's mirror.
+"""Images that triage has judged, in a SQLite file, so that none is judged twice.
 
-It holds what one model saw under one set of rules (the frame). A new champion or other rules are another frame: everything is forgotten and
-judged again. It can be lost without harm: cases live in the review store. Holds no pixels, knows no threshold.
+It holds what one model saw under one set of rules (the frame). A new champion or other rules are
+another frame: everything is forgotten and judged again. It can be lost without harm: cases live in
+the review store. Holds no pixels, knows no threshold.
 """
 
 import sqlite3
@@ -19,7 +20,9 @@ FILE_NAME = "triage.sqlite"
 _BUSY_SECONDS = 30.0
 _IDS_AT_ONCE = 500
 _SCHEMA = """
-CREATE TABLE IF NOT EXISTS frame (one INTEGER PRIMARY KEY CHECK (one = 1), name TEXT NOT NULL, settled TEXT) STRICT;
+CREATE TABLE IF NOT EXISTS frame (
+    one INTEGER PRIMARY KEY CHECK (one = 1), name TEXT NOT NULL, settled TEXT
+) STRICT;
 CREATE TABLE IF NOT EXISTS images (
     image_id TEXT PRIMARY KEY,
     verdict TEXT NOT NULL,
@@ -121,7 +124,8 @@ class SeenImages:
         rows = [(*row, verdict.value) for row in zip(image_ids, features, logits, strict=True)]
         with self._transaction():
             self._connection.executemany(
-                "INSERT OR REPLACE INTO images (image_id, features, logits, verdict) VALUES (?, ?, ?, ?)",
+                "INSERT OR REPLACE INTO images (image_id, features, logits, verdict) VALUES (?, ?, "
+                "?, ?)",
                 rows,
             )
 
@@ -160,7 +164,10 @@ class SeenImages:
         kept: dict[str, tuple[NDArray[np.float32], NDArray[np.float32]]] = {}
         for start in range(0, len(image_ids), _IDS_AT_ONCE):
             part = image_ids[start : start + _IDS_AT_ONCE]
-            query = f"SELECT image_id, features, logits FROM images WHERE features IS NOT NULL AND image_id IN ({', '.join('?' * len(part))})"
+            query = (
+                "SELECT image_id, features, logits FROM images WHERE features IS NOT NULL AND "
+                f"image_id IN ({', '.join('?' * len(part))})"
+            )
             for image_id, features, logits in self._connection.execute(query, list(part)):
                 kept[image_id] = (
                     np.frombuffer(features, np.float32),
@@ -181,7 +188,10 @@ class SeenImages:
 
 @contextmanager
 def alone(folder: Path) -> Iterator[bool]:
-    """Hold a folder's lock, which ends with the process however it ends; false where another process or thread holds it."""
+    """Hold a folder's lock, which ends with the process however it ends.
+
+    False where another process or thread holds it.
+    """
     with closing(
         sqlite3.connect(folder / "triage.lock", timeout=0, isolation_level=None)
     ) as connection:

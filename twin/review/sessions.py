@@ -1,4 +1,4 @@
-"""Sessions of people who are logged in, on the server's side. Only a token's hash is stored. Knows no passwords."""
+"""Login sessions on the server's side; only a token's hash is stored."""
 
 import hashlib
 import secrets
@@ -51,7 +51,10 @@ def start(connection: Connection, user: str, now: datetime, lifetime: Lifetime) 
 def find(
     connection: Connection, token: str, now: datetime, lifetime: Lifetime
 ) -> tuple[str, bool] | None:
-    """Return a running session's user, and whether its use should be noted; none if there is none."""
+    """Return a running session's user, and whether its use should be noted.
+
+    None if there is none.
+    """
     row = connection.execute(select(SESSIONS).where(SESSIONS.c.token_hash == _hash(token))).first()
     if row is None or lifetime.over(row.created, row.used, now):
         return None

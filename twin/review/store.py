@@ -1,7 +1,10 @@
-"""The console's cases in its database: each act is one transaction with its decision and its audit row. Holds no pixels, knows no web.
+"""The console's cases in its database.
 
-What may be done is asked of ``workflow.py``; this file adds who was first. A writer has the database to itself from the moment it reads a
-case, and who says which revision they saw is refused if it is not the latest.
+Each act is one transaction with its decision and its audit row. Holds no pixels, knows no web.
+
+What may be done is asked of ``workflow.py``; this file adds who was first. A writer has the
+database to itself from the moment it reads a case, and who says which revision they saw is refused
+if it is not the latest.
 """
 
 from collections.abc import Sequence
@@ -89,7 +92,10 @@ class ReviewStore:
                 "num_selected": sum(image.selected for image in fresh),
                 "reason": "",
             }
-            case_id = int(connection.execute(insert(CASES), values).inserted_primary_key[0])  # type: ignore[index]  # the table has one
+            # The table has one.
+            key = connection.execute(insert(CASES), values).inserted_primary_key
+            assert key is not None  # an insert of one row has one
+            case_id = int(key[0])
             case_images.add(connection, case_id, hospital, fresh)
             self._ledger.log(
                 connection,
@@ -109,7 +115,9 @@ class ReviewStore:
         *,
         hospital: str | None = None,
     ) -> Case:
-        """Put later images of the same group into a case; those in an open case already stay where they are.
+        """Put later images of the same group into a case.
+
+        Those in an open case already stay where they are.
 
         Args:
             case_id: Which, detected or in review.
@@ -125,7 +133,8 @@ class ReviewStore:
             case = find_case(connection, hospital, case_id)
             if case.state not in SELECTABLE:
                 raise WorkflowError(
-                    f"case {case_id} is {case.state} and takes no images; allowed: {', '.join(sorted(SELECTABLE))}"
+                    f"case {case_id} is {case.state} and takes no images; allowed: "
+                    f"{', '.join(sorted(SELECTABLE))}"
                 )
             _, fresh = _sort_out(connection, case.hospital, images)
             if not fresh and summary is None:
@@ -208,7 +217,8 @@ class ReviewStore:
             case_id: Which case.
             page: Its number, from 1.
             per_page: Images on a page.
-            order: ``arrived`` (first first), ``entropy`` (least certain first) or ``distance`` (most typical first).
+            order: ``arrived`` (first first), ``entropy`` (least certain first) or ``distance``
+                (most typical first).
             hospital: The case must be this one's; none: anyone's.
 
         Raises:
@@ -282,7 +292,8 @@ class ReviewStore:
             unknown = set(image_ids) - set(case_images.ids(connection, case_id))
             if unknown:
                 raise StoreError(
-                    f"{len(unknown)} of the images are not in case {case_id}, {min(unknown)!r} among them; open the case again"
+                    f"{len(unknown)} of the images are not in case {case_id}, {min(unknown)!r} "
+                    "among them; open the case again"
                 )
             changed = case_images.mark(connection, case_id, list(image_ids), selected)
             if not changed:

@@ -1,4 +1,4 @@
-"""The console's tables, and the triggers that keep its audit log append-only. Knows no connection and no rules of the workflow."""
+"""The console's tables, and the triggers that keep its audit log append-only."""
 
 from collections.abc import Mapping
 
@@ -136,7 +136,8 @@ FAILURES = Table(
 _NOT_ALLOWED = "the audit log is append-only"
 _SQLITE_GUARDS = (
     *(
-        f"CREATE TRIGGER IF NOT EXISTS review_audit_no_{verb} BEFORE {verb.upper()} ON review_audit "
+        f"CREATE TRIGGER IF NOT EXISTS review_audit_no_{verb} BEFORE {verb.upper()} ON "
+        "review_audit "
         f"BEGIN SELECT RAISE(ABORT, '{_NOT_ALLOWED}'); END"
         for verb in ("update", "delete")
     ),
@@ -148,7 +149,8 @@ _SQLITE_GUARDS = (
 _POSTGRESQL_GUARDS = (
     "CREATE OR REPLACE FUNCTION review_audit_refuse() RETURNS trigger LANGUAGE plpgsql AS "
     f"$$ BEGIN RAISE EXCEPTION '{_NOT_ALLOWED}'; END $$",
-    "CREATE OR REPLACE TRIGGER review_audit_no_change BEFORE UPDATE OR DELETE OR TRUNCATE ON review_audit "
+    "CREATE OR REPLACE TRIGGER review_audit_no_change BEFORE UPDATE OR DELETE OR TRUNCATE ON "
+    "review_audit "
     "FOR EACH STATEMENT EXECUTE FUNCTION review_audit_refuse()",
 )
 GUARDS: Mapping[str, tuple[str, ...]] = {"sqlite": _SQLITE_GUARDS, "postgresql": _POSTGRESQL_GUARDS}

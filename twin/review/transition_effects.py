@@ -1,4 +1,4 @@
-"""What a step does to a case beside its state, and what it asks of images and of other cases. Works within a transaction of the store."""
+"""Side effects of a case's transition on its images and on other cases."""
 
 from typing import Any
 
@@ -49,18 +49,21 @@ def look_around(connection: Connection, case: Case, step: Action) -> None:
     """
     if (step.needs_class or step.name == "approve") and not case.num_selected:
         raise WorkflowError(
-            f"case {case.case_id} has no selected image to {step.name}; select one, or reject the case"
+            f"case {case.case_id} has no selected image to {step.name}; select one, or reject the "
+            "case"
         )
     if case.state in CLOSED and step.target not in CLOSED:
         other = case_images.other_open_case(connection, case.case_id)
         if other is not None:
             raise Conflict(
-                f"case {case.case_id} cannot be opened again: images of it are in case {other} by now; decide there"
+                f"case {case.case_id} cannot be opened again: images of it are in case {other} by "
+                "now; decide there"
             )
     if step.name == "release" and case.training_id is not None:
         for other_case in cases_of_training(connection, case.training_id):
             if other_case.state not in {CaseState.EVALUATED, CaseState.RELEASED}:
                 raise WorkflowError(
-                    f"case {case.case_id} was trained together with case {other_case.case_id}, which is {other_case.state} by now; "
+                    f"case {case.case_id} was trained together with case {other_case.case_id}, "
+                    f"which is {other_case.state} by now; "
                     "reopen this one or train again"
                 )

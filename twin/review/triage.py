@@ -1,9 +1,10 @@
-"""Which of a hospital's unnamed images look new, and the cases that people shall decide on: from mirror and model to the review store.
+"""Triage of unnamed images: which look new, and the cases to decide on.
 
-Each image is looked at once under a model. Those that look no newer than the hospital's own named images are remembered as familiar; the
-others join a case that they resemble, open a new one together, or wait for others like them. Calling it again changes nothing until an
-image, a decision or a model is new, and a process that is killed half way is finished by the next call. Knows no web and no network: a
-model that looks arrives as an argument.
+Each image is looked at once under a model. Those that look no newer than the hospital's own named
+images are remembered as familiar; the others join a case that they resemble, open a new one
+together, or wait for others like them. Calling it again changes nothing until an image, a decision
+or a model is new, and a process that is killed half way is finished by the next call. Knows no web
+and no network: a model that looks arrives as an argument.
 """
 
 import json
@@ -35,7 +36,8 @@ _MOST_WAITING = (
     20_000  # images that look new and are compared in one call, the latest; bounds memory
 )
 _SAMPLE_OF_CASE = 200  # most typical images of a case by which later ones are compared with it
-# What looks like one of these has been decided on; after a release the next model knows it, after a roll-back it is a question again.
+# What looks like one of these has been decided on; after a release the next model knows it, after a
+# roll-back it is a question again.
 _DECIDED = frozenset(CaseState) - SELECTABLE - {CaseState.RELEASED, CaseState.ROLLED_BACK}
 _COMPARED = SELECTABLE | _DECIDED
 
@@ -63,12 +65,14 @@ class TriageConfig:
     """What looks new, and what belongs together.
 
     Args:
-        score: ``entropy``, ``max_softmax``, ``energy`` or ``distance`` (``twin.review.novelty_scores``).
+        score: ``entropy``, ``max_softmax``, ``energy`` or ``distance``
+            (``twin.review.novelty_scores``).
         quantile: Share of the hospital's own named images that shall look familiar.
         minimum_history: Named images of known classes below which nothing is decided.
         most_history: Named images that are compared with, evenly taken; bounds time and memory.
         minimum_group: Images of a case; fewer wait.
-        tightness: How alike a case's images must be: 0: as two neighbouring known classes are to each other, 1: as one known class.
+        tightness: How alike a case's images must be: 0: as two neighbouring known classes are to
+            each other, 1: as one known class.
         most_new_cases: Opened by one call, the largest first; the others wait.
     """
 
@@ -84,7 +88,8 @@ class TriageConfig:
         """Check the ranges."""
         if not 0.5 <= self.quantile < 1:
             raise ValueError(
-                f"quantile is {self.quantile}; allowed: 0.5 to below 1; 0.95 lets one of twenty known images look new"
+                f"quantile is {self.quantile}; allowed: 0.5 to below 1; 0.95 lets one of twenty "
+                "known images look new"
             )
         if not 0 <= self.tightness <= 1:
             raise ValueError(f"tightness is {self.tightness}; allowed: 0 to 1")
@@ -93,7 +98,8 @@ class TriageConfig:
                 raise ValueError(f"{name} is {getattr(self, name)}; allowed: {least} or more")
         if not self.minimum_history <= self.most_history <= 100_000:
             raise ValueError(
-                f"most_history is {self.most_history}; allowed: minimum_history ({self.minimum_history}) to 100000"
+                f"most_history is {self.most_history}; allowed: minimum_history "
+                f"({self.minimum_history}) to 100000"
             )
 
 
@@ -110,7 +116,8 @@ class TriageReport:
         opened: Cases opened.
         grown: Cases to which images were added.
         num_waiting: Images that look new and wait for others like them.
-        num_decided: Images like those of a case that people decided on; they wait for the next model.
+        num_decided: Images like those of a case that people decided on; they wait for the next
+            model.
         undecided: Why nothing could be decided; none if it could.
     """
 
@@ -144,12 +151,14 @@ def triage(
         store: Where cases live.
         hospital: Whose they are.
         config: What looks new.
-        held_back: Ids of named images that the model was not trained on, if that is known; where they are enough, the threshold is theirs
-            alone: a network is surer of what it was trained on.
+        held_back: Ids of named images that the model was not trained on, if that is known; where
+            they are enough, the threshold is theirs alone: a network is surer of what it was
+            trained on.
         model_version: The champion's, as people shall read it; empty: its digest.
 
     Raises:
-        TriageError: If no model is loaded, another one is loaded meanwhile, or another triage of this mirror runs.
+        TriageError: If no model is loaded, another one is loaded meanwhile, or another triage of
+            this mirror runs.
     """
     config = config or TriageConfig()
     if (model := looker.facts) is None:
@@ -162,7 +171,8 @@ def triage(
     with alone(mirror.folder) as is_alone:
         if not is_alone:
             raise TriageError(
-                f"another triage of the mirror {mirror.folder} runs; allowed: one at a time; wait for it"
+                f"another triage of the mirror {mirror.folder} runs; allowed: one at a time; wait "
+                "for it"
             )
         with closing(SeenImages(mirror.folder, frame)) as judged:
             return _Triage(
@@ -224,7 +234,10 @@ class _Triage:
         )
 
     def _state(self, waiting: Sequence[str], standard: ReferenceImages) -> str:
-        """Return all on which it hangs what becomes of the images that wait; while it stays the same, so do they."""
+        """Return all on which it hangs what becomes of the images that wait.
+
+        While it stays the same, so do they.
+        """
         cases = [
             (row.case_id, row.revision) for state in sorted(_COMPARED) for row in self._cases(state)
         ]
@@ -259,7 +272,10 @@ class _Triage:
         )
 
     def _judge(self, unnamed: Sequence[str], standard: ReferenceImages) -> tuple[int, int]:
-        """Look at images without a verdict and write it down; return how many there were and how many of them look new."""
+        """Look at images without a verdict and write it down.
+
+        Return how many there were and how many of them look new.
+        """
         done = self.judged.judged_ids()
         fresh = [each for each in unnamed if each not in done]
         num_new = 0
@@ -279,7 +295,10 @@ class _Triage:
         return len(fresh), num_new
 
     def _waiting(self, unnamed: Sequence[str]) -> list[str]:
-        """Return the images that look new and are in no case, in order of arrival; so are those whose decided case was taken up again."""
+        """Return the images that look new and are in no case, in order of arrival.
+
+        So are those whose decided case was taken up again.
+        """
         decided = set(self._case_ids(_DECIDED))
         self.judged.change(
             [each for each, case_id in self.judged.decided().items() if case_id not in decided],
@@ -291,7 +310,7 @@ class _Triage:
     def _put_into_cases(
         self, image_ids: Sequence[str], standard: ReferenceImages
     ) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Put images to the cases that they resemble and open cases for what groups the others form; return both kinds of cases."""
+        """Add images to the cases they resemble, open cases for groups of others; return both."""
         looks = self._looks(image_ids)
         waiting = Sighted(
             tuple(self.mirror.facts(image_ids)), looks, standard.known.places(looks.features)
@@ -321,7 +340,10 @@ class _Triage:
         sample: Looks,
         standard: ReferenceImages,
     ) -> bool:
-        """Add images to a case, or have them wait where people decided on it; return whether it grew."""
+        """Add images to a case, or have them wait where people decided on it.
+
+        Return whether it grew.
+        """
         if self.store.case(self.hospital, case_id).state in SELECTABLE:
             images = case_images(own, centre, self.model.class_names)
             summary = summarise(
@@ -361,7 +383,8 @@ class _Triage:
         looks = self.looker.look(self.mirror.pixels(image_ids))
         if looks.model != self.model.digest:
             raise TriageError(
-                f"the model became {looks.model} during a triage; allowed: {self.model.digest}; triage again"
+                f"the model became {looks.model} during a triage; allowed: {self.model.digest}; "
+                "triage again"
             )
         return looks
 

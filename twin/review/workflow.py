@@ -1,8 +1,10 @@
-"""The life of a case as a pure state machine: who may do what, and what follows. Knows no database, no clock and no web.
+"""Workflow of a case as a pure state machine: who may do what, and what follows.
 
-detected -> in review -> named | merged | rejected -> approved -> training -> evaluated -> released -> rolled back
+detected -> in review -> named | merged | rejected -> approved -> training -> evaluated -> released
+-> rolled back
 
-Who named a case's class (or merged it into a known one) may neither approve nor release it. Until release every step has a way back.
+Who named a case's class (or merged it into a known one) may neither approve nor release it. Until
+release every step has a way back.
 """
 
 from collections.abc import Mapping
@@ -152,7 +154,8 @@ def apply(
         case_state: Where the case stands.
         actor: Who wants it.
         named_by: Who named the case's class.
-        reason: Why; compulsory for some actions. That of ``reject`` begins with one of ``REJECT_REASONS``.
+        reason: Why; compulsory for some actions. That of ``reject`` begins with one of
+            ``REJECT_REASONS``.
 
     Raises:
         NotAllowed: If this person may not take it; says what they may.
@@ -164,7 +167,8 @@ def apply(
     if step.name not in allowed:
         kind = NotAllowed if case_state in step.sources else WorkflowError
         raise kind(
-            f"{actor.role} {actor.user} asks to {action} a case that is {case_state}: {_objection(step, case_state, actor, named_by)}; "
+            f"{actor.role} {actor.user} asks to {action} a case that is {case_state}: "
+            f"{_objection(step, case_state, actor, named_by)}; "
             f"allowed for them now: {', '.join(allowed) or 'nothing'}"
         )
     check_reason(step, reason)
@@ -181,7 +185,8 @@ def check_reason(step: Action, reason: str) -> None:
         raise WorkflowError(f"reason has {len(reason)} characters; allowed: up to {LONGEST_REASON}")
     if not all(letter.isprintable() or letter in "\r\n\t" for letter in reason):
         raise WorkflowError(
-            "reason has characters that cannot be shown; allowed: printable ones, tabs and new lines"
+            "reason has characters that cannot be shown; allowed: printable ones, tabs and new "
+            "lines"
         )
     if step.needs_reason and not reason.strip():
         raise WorkflowError(f"{step.name} has no reason; say in a few words why")
@@ -189,12 +194,15 @@ def check_reason(step: Action, reason: str) -> None:
         kind, _, text = (part.strip() for part in reason.partition(":"))
         if kind not in REJECT_REASONS or (kind == "other" and not text):
             raise WorkflowError(
-                f"reason of reject is {reason[:60]!r}; allowed: 'noise', 'artefact', each with ': text' if you like, or 'other: text'"
+                f"reason of reject is {reason[:60]!r}; allowed: 'noise', 'artefact', each with ': "
+                "text' if you like, or 'other: text'"
             )
 
 
 def check_class_name(step: Action, class_name: str | None) -> str | None:
-    """Return the class name that an action comes with, with single spaces; none where it needs none.
+    """Return the class name that an action comes with, with single spaces.
+
+    None where it needs none.
 
     Raises:
         WorkflowError: If it is missing, out of place, endless or not printable.
@@ -222,7 +230,8 @@ def check_selection(state: CaseState, actor: Actor) -> None:
     if state not in SELECTABLE or actor.role is not Role.CLINICIAN:
         kind = NotAllowed if state in SELECTABLE else WorkflowError
         raise kind(
-            f"{actor.role} {actor.user} asks to select images of a case that is {state}; allowed: a clinician, while it is "
+            f"{actor.role} {actor.user} asks to select images of a case that is {state}; allowed: "
+            "a clinician, while it is "
             f"{' or '.join(sorted(SELECTABLE))}; a named case has to be reopened or sent back first"
         )
 

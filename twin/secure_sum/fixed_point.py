@@ -1,8 +1,10 @@
-"""Changes of weights as integers modulo 2^64, so that sums are exact in any order. Knows no key, no mask and no message.
+"""Fixed-point encoding of weight changes modulo 2^64, so that sums are exact in any order.
 
-A float is its share of the mean change in units of 2^-40 (9.1e-13), rounded to the nearest: a mean over K hospitals is off by at most K / 2
-units, besides float64's own rounding. A change may be as large as 2^22; then neither a share nor the sum leaves the range of signed 64
-bits. Integers (counters of batch normalisation) are multiplied by the hospital's count and divided by the total after the sum: exact.
+A float is its share of the mean change in units of 2^-40 (9.1e-13), rounded to the nearest: a mean
+over K hospitals is off by at most K / 2 units, besides float64's own rounding. A change may be as
+large as 2^22; then neither a share nor the sum leaves the range of signed 64 bits. Integers
+(counters of batch normalisation) are multiplied by the hospital's count and divided by the total
+after the sum: exact.
 """
 
 from collections.abc import Iterator
@@ -50,17 +52,20 @@ def change_of(local: Weights, reference: Weights) -> Change:
         reference: Before it: the global model.
 
     Raises:
-        FixedPointError: If names, shapes or types differ, a value is not finite, or a change is out of range.
+        FixedPointError: If names, shapes or types differ, a value is not finite, or a change is out
+            of range.
     """
     if local.keys() != reference.keys():
         raise FixedPointError(
-            f"the update has other tensors than the global model: {', '.join(sorted(local.keys() ^ reference.keys())[:3])}"
+            "the update has other tensors than the global model: "
+            f"{', '.join(sorted(local.keys() ^ reference.keys())[:3])}"
         )
     for name, like in reference.items():
         value = local[name]
         if value.shape != like.shape or value.dtype != like.dtype:
             raise FixedPointError(
-                f"{name} is {value.dtype} {tuple(value.shape)}; the global model's is {like.dtype} {tuple(like.shape)}"
+                f"{name} is {value.dtype} {tuple(value.shape)}; the global model's is {like.dtype} "
+                f"{tuple(like.shape)}"
             )
     floats = np.concatenate(
         [
@@ -78,7 +83,8 @@ def change_of(local: Weights, reference: Weights) -> Change:
     largest = np.abs(floats).max(initial=0.0)
     if largest > LARGEST_CHANGE:
         raise FixedPointError(
-            f"a weight changed by {largest:.3g}; allowed: {LARGEST_CHANGE:g}, what fixed point can hold"
+            f"a weight changed by {largest:.3g}; allowed: {LARGEST_CHANGE:g}, what fixed point can "
+            "hold"
         )
     counters = [
         (local[name].long() - reference[name].long()).flatten().numpy()
@@ -110,7 +116,8 @@ def encode(change: Change, count: int, total: int) -> NDArray[np.uint64]:
     )
     if largest * total > LARGEST_COUNT:
         raise FixedPointError(
-            f"a counter changed by {largest}, times {total} in all; allowed: {LARGEST_COUNT}, what 64 bits can hold"
+            f"a counter changed by {largest}, times {total} in all; allowed: {LARGEST_COUNT}, what "
+            "64 bits can hold"
         )
     floats = np.rint(change.floats * (count / total) / RESOLUTION).astype(np.int64)
     return np.concatenate([floats, change.integers * count]).view(np.uint64)

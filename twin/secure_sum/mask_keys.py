@@ -1,7 +1,8 @@
-"""Keys of secure aggregation: streams that mask, secrets that pairs share, signatures that say whose key is whose. Knows no update.
+"""Keys of secure aggregation: mask streams, pairwise secrets and signatures.
 
-X25519, HKDF-SHA256, ChaCha20 and Ed25519 are those of the package cryptography, which is an extra. Keys and seeds come from the operating
-system and not from a run's seed: they are secrets, and no result depends on them.
+X25519, HKDF-SHA256, ChaCha20 and Ed25519 are those of the package cryptography, which is an extra.
+Keys and seeds come from the operating system and not from a run's seed: they are secrets, and no
+result depends on them.
 """
 
 import json
@@ -12,7 +13,10 @@ from numpy.typing import NDArray
 
 KEY_BYTES = 32
 _VERSION = "fedka secure sum 1"
-_INSTALL = "secure aggregation needs the package cryptography, which is not installed; install the extra: pip install 'fedka[flare]'"
+_INSTALL = (
+    "secure aggregation needs the package cryptography, which is not installed; install the extra: "
+    "pip install 'fedka[flare]'"
+)
 
 
 class MaskingError(ValueError):
@@ -20,7 +24,9 @@ class MaskingError(ValueError):
 
 
 def mask_stream(key: bytes, length: int) -> NDArray[np.uint64]:
-    """Return the mask of a key: ChaCha20's stream (each key is used once, so the nonce is 0) as unsigned 64-bit integers.
+    """Return the mask of a key.
+
+    ChaCha20's stream (each key is used once, so the nonce is 0) as unsigned 64-bit integers.
 
     Args:
         key: 32 bytes.
@@ -37,7 +43,10 @@ def mask_stream(key: bytes, length: int) -> NDArray[np.uint64]:
 
 
 def new_round_key() -> tuple[Any, bytes]:
-    """Return a new X25519 key pair: the private half, an object that is never written down, and the public half."""
+    """Return a new X25519 key pair.
+
+    The private half, an object that is never written down, and the public half.
+    """
     private_key = _x25519().X25519PrivateKey.generate()
     return private_key, private_key.public_key().public_bytes_raw()
 
@@ -45,7 +54,9 @@ def new_round_key() -> tuple[Any, bytes]:
 def pair_key(
     private_key: Any, public_key: bytes, round_number: int, digest: str, twin_ids: tuple[str, str]
 ) -> bytes:
-    """Return the key that two hospitals share for one roster: HKDF-SHA256 of their X25519 secret, the same for both of them.
+    """Return the key that two hospitals share for one roster.
+
+    HKDF-SHA256 of their X25519 secret, the same for both of them.
 
     Args:
         private_key: One hospital's.
@@ -65,7 +76,8 @@ def pair_key(
         secret = private_key.exchange(x25519.X25519PublicKey.from_public_bytes(public_key))
     except ValueError:
         raise MaskingError(
-            f"a key of {' or '.join(twin_ids)} gives no X25519 secret; allowed: {KEY_BYTES} bytes, no weak point"
+            f"a key of {' or '.join(twin_ids)} gives no X25519 secret; allowed: {KEY_BYTES} bytes, "
+            "no weak point"
         ) from None
     info = encoded("pair", round_number, digest, sorted(twin_ids))
     derived: bytes = HKDF(algorithm=hashes.SHA256(), length=KEY_BYTES, salt=None, info=info).derive(
@@ -75,7 +87,10 @@ def pair_key(
 
 
 def long_term_key() -> tuple[bytes, str]:
-    """Return a new long-term key of a hospital: the private half to keep, and the public half for the others' ``pinned_keys``."""
+    """Return a new long-term key of a hospital.
+
+    The private half to keep, and the public half for the others' ``pinned_keys``.
+    """
     private_key = _ed25519().Ed25519PrivateKey.generate()
     return private_key.private_bytes_raw(), private_key.public_key().public_bytes_raw().hex()
 
@@ -107,7 +122,10 @@ def is_hex_key(text: str) -> bool:
 
 
 def encoded(*parts: Any) -> bytes:
-    """Return plain data as bytes that no other data has; they name this protocol and its version."""
+    """Return plain data as bytes that no other data has.
+
+    They name this protocol and its version.
+    """
     return json.dumps([_VERSION, *parts]).encode()
 
 

@@ -1,6 +1,7 @@
-"""What crosses a hospital's wall in secure aggregation, in the order of the protocol. No pixel, and no single update.
+"""Messages of secure aggregation, in the order of the protocol.
 
-Beside ``twin.messages``, which holds all that crosses it otherwise. What each step is for stands in ``twin.secure_sum.masking``.
+Beside ``twin.messages``, which holds all that crosses it otherwise. What each step is for stands in
+``twin.secure_sum.masking``.
 """
 
 from collections.abc import Mapping
@@ -24,8 +25,10 @@ class Sealed:
         public_key: X25519, made for this round.
         num_images: Images it trained on.
         metrics: As in ``TwinUpdate``.
-        signature: Of round, twin, key and images by the hospital's long-term key; empty where hospitals have none.
-        opened_for: Twins for whose sum it has opened this very round before, sorted: it will do so for no others; empty: it has not.
+        signature: Of round, twin, key and images by the hospital's long-term key; empty where
+            hospitals have none.
+        opened_for: Twins for whose sum it has opened this very round before, sorted: it will do so
+            for no others; empty: it has not.
     """
 
     twin_id: str
@@ -65,7 +68,10 @@ class Roster:
 
     @property
     def digest(self) -> str:
-        """SHA-256 of all of it: each mask depends on it, so masks of two rosters never cancel each other."""
+        """SHA-256 of all of it.
+
+        Each mask depends on it, so masks of two rosters never cancel each other.
+        """
         members = [
             [twin_id, each.public_key.hex(), each.num_images, each.signature.hex()]
             for twin_id, each in sorted(self.members.items())

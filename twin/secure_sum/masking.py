@@ -1,13 +1,16 @@
-"""The hospital's half of secure aggregation: an update leaves as a vector of random-looking numbers whose sum over hospitals is not random.
+"""Masking of updates: the hospital's half of secure aggregation.
 
-A round has three steps. *Seal*: the update stays, a fresh public key leaves. *Mask*: the server's roster comes; the hospital's share of the
-mean change, plus a mask for each pair of hospitals (one adds what the other subtracts), plus a mask of its own, leaves. *Open*: the seed of
-its own mask leaves, for one roster in a round and never for a second. Pairwise masks cancel in the sum over the roster and nowhere else;
-the mask of its own makes a vector that comes late, or belongs to a roster that was given up, as useless as noise.
+A round has three steps. *Seal*: the update stays, a fresh public key leaves. *Mask*: the server's
+roster comes; the hospital's share of the mean change, plus a mask for each pair of hospitals (one
+adds what the other subtracts), plus a mask of its own, leaves. *Open*: the seed of its own mask
+leaves, for one roster in a round and never for a second. Pairwise masks cancel in the sum over the
+roster and nowhere else; the mask of its own makes a vector that comes late, or belongs to a roster
+that was given up, as useless as noise.
 
-After the idea of Bonawitz et al., Practical Secure Aggregation for Privacy-Preserving Machine Learning, CCS 2017, without its secret
-sharing: drop-outs are answered by a smaller roster instead. What the server may learn and what it may not stands in
-docs/secure_aggregation.md. Knows no server and no transport.
+After the idea of Bonawitz et al., Practical Secure Aggregation for Privacy-Preserving Machine
+Learning, CCS 2017, without its secret sharing: drop-outs are answered by a smaller roster instead.
+What the server may learn and what it may not stands in docs/secure_aggregation.md. Knows no server
+and no transport.
 """
 
 import secrets
@@ -46,10 +49,11 @@ class MaskingConfig:
 
     Args:
         minimum_hospitals: A roster with fewer is refused.
-        max_relative_change: Largest norm of (local - global) parameters as a multiple of the global norm. The server cannot screen what it
-            cannot see, so each hospital looks at its own.
-        pinned_keys: Long-term Ed25519 public keys of the hospitals, by twin, in hexadecimal: a roster with another hospital, or with a
-            key that is not signed by its hospital, is refused. None: the server's word is taken for whose key is whose.
+        max_relative_change: Largest norm of (local - global) parameters as a multiple of the global
+            norm. The server cannot screen what it cannot see, so each hospital looks at its own.
+        pinned_keys: Long-term Ed25519 public keys of the hospitals, by twin, in hexadecimal: a
+            roster with another hospital, or with a key that is not signed by its hospital, is
+            refused. None: the server's word is taken for whose key is whose.
     """
 
     minimum_hospitals: int = LEAST_HOSPITALS
@@ -60,7 +64,8 @@ class MaskingConfig:
         """Check the ranges."""
         if self.minimum_hospitals < LEAST_HOSPITALS:
             raise ValueError(
-                f"minimum_hospitals is {self.minimum_hospitals}; allowed: {LEAST_HOSPITALS} or more, as each of two hospitals could read "
+                f"minimum_hospitals is {self.minimum_hospitals}; allowed: {LEAST_HOSPITALS} or "
+                "more, as each of two hospitals could read "
                 "the other's update off the mean"
             )
         if not self.max_relative_change > 0:
@@ -68,7 +73,8 @@ class MaskingConfig:
         for twin_id, key in (self.pinned_keys or {}).items():
             if not is_hex_key(key):
                 raise ValueError(
-                    f"pinned_keys.{twin_id} is {key!r}; allowed: {KEY_BYTES} bytes as {2 * KEY_BYTES} hexadecimal digits"
+                    f"pinned_keys.{twin_id} is {key!r}; allowed: {KEY_BYTES} bytes as "
+                    f"{2 * KEY_BYTES} hexadecimal digits"
                 )
 
 
@@ -85,10 +91,13 @@ class _Held:
 
 
 class Masker:
-    """One hospital's side of the protocol: holds an update back from sealing to opening, and refuses what would give it away.
+    """One hospital's side of the protocol.
 
-    It lives as long as the hospital's process, whatever runs. Between rounds it remembers only whom it opened for: a round that is repeated
-    (the same number, from the same model) is opened for the same hospitals or not at all, so that no two of its sums differ by one of them.
+    Holds an update back from sealing to opening, and refuses what would give it away.
+
+    It lives as long as the hospital's process, whatever runs. Between rounds it remembers only whom
+    it opened for: a round that is repeated (the same number, from the same model) is opened for the
+    same hospitals or not at all, so that no two of its sums differ by one of them.
 
     Args:
         twin_id: Whose.
@@ -106,7 +115,8 @@ class Masker:
         self._opened: dict[tuple[int, str], tuple[str, tuple[str, ...]]] = {}
         if self._config.pinned_keys is not None and identity is None:
             raise MaskingError(
-                f"{twin_id} has pinned_keys and no long-term key of its own; others would refuse it; give it one (long_term_key)"
+                f"{twin_id} has pinned_keys and no long-term key of its own; others would refuse "
+                "it; give it one (long_term_key)"
             )
 
     def seal(self, update: TwinUpdate, reference: Weights) -> Sealed:
@@ -125,11 +135,13 @@ class Masker:
             raise MaskingError(f"the update is {update.twin_id}'s; allowed: {self.twin_id}'s own")
         if update.upload:
             raise MaskingError(
-                f"the update holds {', '.join(sorted(update.upload))} besides weights; allowed: weights, which alone are summed"
+                f"the update holds {', '.join(sorted(update.upload))} besides weights; allowed: "
+                "weights, which alone are summed"
             )
         if update.packed is not None:
             raise MaskingError(
-                "the update is compressed; allowed: whole weights, as a masked vector is random and cannot be compressed"
+                "the update is compressed; allowed: whole weights, as a masked vector is random "
+                "and cannot be compressed"
             )
         if update.num_images < 1:
             raise MaskingError(
@@ -186,22 +198,26 @@ class Masker:
         """Return the seed of this hospital's own mask, and forget all that the round needed.
 
         Raises:
-            MaskingError: If another roster was masked last, or this round was opened for other hospitals before.
+            MaskingError: If another roster was masked last, or this round was opened for other
+                hospitals before.
         """
         held = self._held
         if held is None or held.roster is None:
             raise MaskingError(
-                f"{self.twin_id} was asked to open round {opening.round} and has masked nothing, or has opened it already"
+                f"{self.twin_id} was asked to open round {opening.round} and has masked nothing, "
+                "or has opened it already"
             )
         if (opening.round, opening.roster_digest) != (held.roster.round, held.roster.digest):
             raise MaskingError(
-                f"{self.twin_id} was asked to open roster {opening.roster_digest[:12]} of round {opening.round}; allowed: what it masked "
+                f"{self.twin_id} was asked to open roster {opening.roster_digest[:12]} of round "
+                f"{opening.round}; allowed: what it masked "
                 f"last, {held.roster.digest[:12]} of round {held.roster.round}"
             )
         summed = held.roster.mean, tuple(sorted(held.roster.members))
         if self._opened.setdefault(held.trained, summed) != summed:
             raise MaskingError(
-                f"{self.twin_id} has opened round {opening.round} for other hospitals before; two sums that differ by one hospital show "
+                f"{self.twin_id} has opened round {opening.round} for other hospitals before; two "
+                "sums that differ by one hospital show "
                 "that hospital's update; allowed: the same hospitals, or the next round"
             )
         self.forget()
@@ -212,7 +228,10 @@ class Masker:
         self._held = None
 
     def _check_size(self, local: Weights, reference: Weights) -> None:
-        """Refuse a training that ran away: its rule is that of the server's screening, which sees the sum alone."""
+        """Refuse a training that ran away.
+
+        Its rule is that of the server's screening, which sees the sum alone.
+        """
         trained = [
             name
             for name, value in reference.items()
@@ -229,7 +248,8 @@ class Masker:
         if change > self._config.max_relative_change * size:
             times = change / size if size else float("inf")
             raise MaskingError(
-                f"the update changed by {times:.1f} times the global norm; allowed: {self._config.max_relative_change:g}"
+                f"the update changed by {times:.1f} times the global norm; allowed: "
+                f"{self._config.max_relative_change:g}"
             )
 
     def _checked(self, roster: Roster) -> _Held:
@@ -246,11 +266,13 @@ class Masker:
             own.public_key, own.num_images, own.signature
         ):
             raise MaskingError(
-                f"{who}: what it says of {self.twin_id} is not what {self.twin_id} sealed (key, images and signature)"
+                f"{who}: what it says of {self.twin_id} is not what {self.twin_id} sealed (key, "
+                "images and signature)"
             )
         if len(roster.members) < self._config.minimum_hospitals:
             raise MaskingError(
-                f"{who}: it has {len(roster.members)} hospitals; allowed: {self._config.minimum_hospitals} or more"
+                f"{who}: it has {len(roster.members)} hospitals; allowed: "
+                f"{self._config.minimum_hospitals} or more"
             )
         if any(
             each.num_images < 1 or len(each.public_key) != KEY_BYTES
@@ -264,7 +286,8 @@ class Masker:
             roster.mean == before.mean and roster.members.items() < before.members.items()
         ):
             raise MaskingError(
-                f"{who}: it is not a part of the roster before; allowed: fewer of the same hospitals, nothing else changed"
+                f"{who}: it is not a part of the roster before; allowed: fewer of the same "
+                "hospitals, nothing else changed"
             )
         for twin_id, member in (
             roster.members.items() if self._config.pinned_keys is not None else ()
@@ -278,7 +301,8 @@ class Masker:
             if twin_id == self.twin_id:
                 return
             raise MaskingError(
-                f"{who}: {twin_id} is not among pinned_keys; add its long-term key, or keep it out of the federation"
+                f"{who}: {twin_id} is not among pinned_keys; add its long-term key, or keep it out "
+                "of the federation"
             )
         if not is_signed(
             pinned,
@@ -286,7 +310,8 @@ class Masker:
             _statement(twin_id, round_number, member.public_key, member.num_images),
         ):
             raise MaskingError(
-                f"{who}: the key of {twin_id} is not signed by the long-term key that is pinned for it"
+                f"{who}: the key of {twin_id} is not signed by the long-term key that is pinned "
+                "for it"
             )
 
 

@@ -1,4 +1,4 @@
-"""The JSON API under ``/api/v1``: every action of the pages, for programs such as a PACS viewer. Rules are in ``actions`` and ``views``."""
+"""The JSON API under ``/api/v1``: every action of the pages, for programs such as a PACS viewer."""
 
 from fastapi import APIRouter
 
@@ -15,9 +15,9 @@ from federation.console.api import (
 
 
 def api_routers() -> tuple[APIRouter, ...]:
-    """Return all routers of the API; single images for pages are among them."""
-    rooms = (sessions, cases, images, classes, trainings, federation, users)
-    return (*(room.router for room in rooms), images.page_images)
+    """Return all routers of the API, and the one of single images for pages."""
+    modules = (sessions, cases, images, classes, trainings, federation, users)
+    return (*(module.router for module in modules), images.page_images)
 
 
 __all__ = ["api_routers", "models"]

@@ -1,6 +1,6 @@
-"""``/api/v1/cases``: list them, look at one, select its images, take a step."""
+"""``/api/v1/cases``: lists and shows cases, selects their images, acts on them."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from fastapi import Query
 from pydantic import Field
@@ -11,16 +11,14 @@ from federation.console.api.models import (
     DoneOut,
     Number,
     PageOut,
+    ProposalBody,
     Text,
     Word,
     api_router,
-    job_out,
-    page_out,
 )
 from federation.console.case_actions import CASE_ACTIONS, act_on_case, select_images
-from federation.console.class_name_actions import Proposal
 from federation.console.rendering import PageNumber
-from federation.console.services import Asked, Asking
+from federation.console.services import ServicesDep, VisitorDep
 from federation.console.views.cases import case_images, case_list
 from twin.review.cases import Case, CaseImage, CaseRow, Decision
 from twin.review.workflow import CaseState
@@ -29,17 +27,17 @@ router = api_router("cases")
 
 
 class SelectIn(Body):
-    """Which images count, or do not."""
+    """Images to include in the training of a case, or to exclude."""
 
     image_ids: Annotated[list[Word], Field(max_length=5000)]
     selected: bool
 
 
-class ActIn(Body):
-    """A step with a case.
+class ActIn(ProposalBody):
+    """A step with a case, for ``name`` with details of a new class name.
 
-    ``revision`` is that of the case as it was seen; a case that changed since is not touched (but opened: a group grows while it waits). A
-    new class name may come with a code and synonyms; ``confirmed`` says that it is another class than those that look alike.
+    ``revision`` is that of the case as it was seen: a step other than ``open`` is refused if the
+    case has changed since.
     """
 
     action: Literal[
@@ -47,61 +45,56 @@ class ActIn(Body):
     ]
     reason: Text = ""
     class_name: Word = ""
-    code_system: Word = ""
-    code: Word = ""
-    synonyms: Annotated[list[Word], Field(max_length=20, default_factory=list)]
-    text: Text = ""
-    confirmed: bool = False
     revision: AnyNumber | None = None
 
 
-assert set(CASE_ACTIONS) == set(ActIn.model_fields["action"].annotation.__args__)  # type: ignore[union-attr]  # a Literal
+assert set(CASE_ACTIONS) == set(get_args(ActIn.model_fields["action"].annotation))
 
 
 @router.get("/cases")
 def list_cases(
-    services: Asked,
-    visitor: Asking,
+    services: ServicesDep,
+    visitor: VisitorDep,
     state: Annotated[CaseState | None, Query()] = None,
     page: PageNumber = 1,
 ) -> PageOut[CaseRow]:
-    """List cases, last changed first; of one's own hospital, or of all for those who belong to none."""
-    return page_out(case_list(services, visitor, state, page))
+    """List the cases of the user's hospital, or for operators of all, last changed first."""
+    return PageOut[CaseRow].model_validate(case_list(services, visitor, state, page))
 
 
 @router.get("/cases/{case_id}")
-def get_case(services: Asked, visitor: Asking, case_id: Number) -> Case:
+def get_case(services: ServicesDep, visitor: VisitorDep, case_id: Number) -> Case:
     """Return a case."""
     return services.store.case(visitor.hospital, case_id)
 
 
 @router.get("/cases/{case_id}/decisions")
-def list_decisions(services: Asked, visitor: Asking, case_id: Number) -> list[Decision]:
+def list_decisions(services: ServicesDep, visitor: VisitorDep, case_id: Number) -> list[Decision]:
     """Return all steps that people took with a case, oldest first."""
     return services.store.decisions(case_id, hospital=visitor.hospital)
 
 
 @router.get("/cases/{case_id}/images")
 def list_images(
-    services: Asked,
-    visitor: Asking,
+    services: ServicesDep,
+    visitor: VisitorDep,
     case_id: Number,
     page: PageNumber = 1,
     order: Literal["arrived", "entropy", "distance"] = "arrived",
 ) -> PageOut[CaseImage]:
     """Return a page of a case's images; their pixels are at ``/api/v1/images``."""
-    return page_out(case_images(services, visitor, case_id, page, order))
+    return PageOut[CaseImage].model_validate(case_images(services, visitor, case_id, page, order))
 
 
 @router.post("/cases/{case_id}/select")
-def select(services: Asked, visitor: Asking, case_id: Number, body: SelectIn) -> Case:
-    """Say that images of a case count, or do not."""
+def select(services: ServicesDep, visitor: VisitorDep, case_id: Number, body: SelectIn) -> Case:
+    """Include images of a case in its training, or exclude them."""
     return select_images(services, visitor, case_id, body.image_ids, body.selected)
 
 
 @router.post("/cases/{case_id}/act")
-def act(services: Asked, visitor: Asking, case_id: Number, body: ActIn) -> DoneOut:
-    """Take a step with a case."""
+def act(services: ServicesDep, visitor: VisitorDep, case_id: Number, body: ActIn) -> DoneOut:
+    """Do one step of the workflow with a case."""
     done = act_on_case(
         services,
         visitor,
@@ -109,9 +102,7 @@ def act(services: Asked, visitor: Asking, case_id: Number, body: ActIn) -> DoneO
         body.action,
         reason=body.reason,
         class_name=body.class_name,
-        proposal=Proposal(
-            body.code_system, body.code, tuple(body.synonyms), body.text, body.confirmed
-        ),
+        proposal=body.proposal(),
         revision=body.revision,
     )
-    return DoneOut(message=done.message, case=done.case, job=job_out(done.job))
+    return DoneOut.model_validate(done)

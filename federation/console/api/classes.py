@@ -1,79 +1,80 @@
-"""``/api/v1/catalogue``: the federation's class names."""
+"""``/api/v1/catalogue``: lists, proposes, approves and merges class names."""
 
 from typing import Annotated
 
 from fastapi import Query
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator
 
 from federation.catalogue.entries import Entry
 from federation.catalogue.look_alikes import Suggestion
-from federation.console.api.models import AnyNumber, Body, Number, Text, Word, api_router
-from federation.console.class_name_actions import (
-    Proposal,
-    approve_class,
-    merge_classes,
-    propose_class,
+from federation.console.api.models import (
+    AnyNumber,
+    Body,
+    Number,
+    ProposalBody,
+    Text,
+    Word,
+    api_router,
 )
-from federation.console.services import Asked, Asking
+from federation.console.class_name_actions import approve_class, merge_classes, propose_class
+from federation.console.services import ServicesDep, VisitorDep
 
 router = api_router("catalogue")
 
 
-class ProposeIn(Body):
-    """A class name, what is known about it, and whether it is surely none of those that look alike."""
+class ProposeIn(ProposalBody):
+    """A class name with its details.
+
+    ``confirmed`` says that it is another class than those that look alike.
+    """
 
     name: Word
-    code_system: Word = ""
-    code: Word = ""
-    synonyms: Annotated[list[Word], Field(max_length=20, default_factory=list)]
-    text: Text = ""
-    confirmed: bool = False
 
 
 class MergeIn(Body):
-    """Into which class, and why."""
+    """The class that stays, and the reason."""
 
     into_id: AnyNumber
     reason: Text
 
 
-def _plain(text: str) -> str:
+def _without_nul(text: str) -> str:
     return text.replace("\0", "")
 
 
-Sought = Annotated[str, Query(max_length=200), AfterValidator(_plain)]
+SearchText = Annotated[str, Query(max_length=200), AfterValidator(_without_nul)]
 
 
 @router.get("/catalogue")
-def list_classes(services: Asked, merged: bool = False) -> list[Entry]:
+def list_classes(services: ServicesDep, merged: bool = False) -> list[Entry]:
     """List all classes by name, with or without those that were merged into others."""
     return services.catalogue.entries(merged)
 
 
 @router.post("/catalogue")
-def propose(services: Asked, visitor: Asking, body: ProposeIn) -> Entry:
-    """Propose a class, or find it if it is known; look-alikes are answered with 409 and the list of them until ``confirmed``."""
-    proposal = Proposal(
-        body.code_system, body.code, tuple(body.synonyms), body.text, body.confirmed
-    )
-    return propose_class(services, visitor, body.name, proposal)
+def propose(services: ServicesDep, visitor: VisitorDep, body: ProposeIn) -> Entry:
+    """Propose a class, or return it if it is known.
+
+    If others look alike, the answer is 409 with a list of them, until ``confirmed``.
+    """
+    return propose_class(services, visitor, body.name, body.proposal())
 
 
 @router.get("/catalogue/suggestions")
 def suggest(
-    services: Asked, name: Sought, code_system: Sought = "", code: Sought = ""
+    services: ServicesDep, name: SearchText, code_system: SearchText = "", code: SearchText = ""
 ) -> list[Suggestion]:
-    """Return classes that may be the same as one that is about to be proposed, the likeliest first."""
+    """Return known classes that may be the same as a new one, the likeliest first."""
     return services.catalogue.suggestions(name, code_system, code)
 
 
 @router.post("/catalogue/{entry_id}/approve")
-def approve(services: Asked, visitor: Asking, entry_id: Number) -> Entry:
+def approve(services: ServicesDep, visitor: VisitorDep, entry_id: Number) -> Entry:
     """Approve a class that another person proposed."""
     return approve_class(services, visitor, entry_id)
 
 
 @router.post("/catalogue/{entry_id}/merge")
-def merge(services: Asked, visitor: Asking, entry_id: Number, body: MergeIn) -> Entry:
-    """Make all names of a class synonyms of another; returns the one that stays."""
+def merge(services: ServicesDep, visitor: VisitorDep, entry_id: Number, body: MergeIn) -> Entry:
+    """Make all names of a class synonyms of another and return the one that stays."""
     return merge_classes(services, visitor, entry_id, body.into_id, body.reason)

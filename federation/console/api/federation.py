@@ -1,21 +1,14 @@
-"""``/api/v1``: twins, the federation at a glance, and the audit log."""
+"""``/api/v1``: state of the twins, overview of the federation, and the audit log."""
 
 from typing import Annotated
 
 from fastapi import Path
 from pydantic import BaseModel
 
-from federation.console.api.models import (
-    JobOut,
-    OperatorOut,
-    PageOut,
-    api_router,
-    page_out,
-    training_out,
-)
-from federation.console.errors import NotHere
+from federation.console.api.models import OperatorOut, PageOut, api_router
+from federation.console.errors import NotFound
 from federation.console.rendering import PageNumber
-from federation.console.services import Asked, Asking, Services
+from federation.console.services import Services, ServicesDep, VisitorDep
 from federation.console.twin_view import TwinView, twin_view
 from federation.console.views.overview import operator_view
 from twin.review.audit import AuditEntry, AuditFault
@@ -24,52 +17,44 @@ router = api_router("federation")
 
 
 class VerifyOut(BaseModel):
-    """Whether the audit log is as it was written."""
+    """Whether the audit log is unchanged."""
 
     num_faults: int
     faults: list[AuditFault]
 
 
 @router.get("/twin")
-def own_twin(services: Asked, visitor: Asking) -> TwinView:
-    """Return the twin of one's own hospital."""
+def own_twin(services: ServicesDep, visitor: VisitorDep) -> TwinView:
+    """Return the twin of the user's hospital."""
     return _twin(services, visitor.hospital or "")
 
 
 @router.get("/twins/{hospital}")
-def any_twin(services: Asked, hospital: Annotated[str, Path(max_length=80)]) -> TwinView:
-    """Return a hospital's twin: counts and names, no image."""
+def any_twin(services: ServicesDep, hospital: Annotated[str, Path(max_length=80)]) -> TwinView:
+    """Return the twin of a hospital: counts and names, no image."""
     return _twin(services, hospital)
 
 
 @router.get("/operator")
-def operator(services: Asked, visitor: Asking) -> OperatorOut:
+def operator(services: ServicesDep, visitor: VisitorDep) -> OperatorOut:
     """Return hospitals, trainings, versions and releases."""
-    view = operator_view(services, visitor)
-    return OperatorOut(
-        hospitals=list(view.hospitals),
-        trainings=[training_out(each) for each in view.trainings],
-        versions=list(view.versions),
-        champion=view.champion,
-        counts=dict(view.counts),
-        releases=[JobOut.model_validate(each) for each in view.releases],
-    )
+    return OperatorOut.model_validate(operator_view(services, visitor))
 
 
 @router.get("/audit")
-def audit(services: Asked, page: PageNumber = 1) -> PageOut[AuditEntry]:
+def audit(services: ServicesDep, page: PageNumber = 1) -> PageOut[AuditEntry]:
     """Return a page of the audit log, newest first."""
-    return page_out(services.audit.entries(page))
+    return PageOut[AuditEntry].model_validate(services.audit.entries(page))
 
 
 @router.get("/audit/verify")
-def verify(services: Asked) -> VerifyOut:
-    """Check the whole audit log: any row that was changed, deleted, inserted or moved is a fault."""
+def verify(services: ServicesDep) -> VerifyOut:
+    """Check the audit log for rows that were changed, deleted, inserted or moved."""
     faults = services.audit.verify()
     return VerifyOut(num_faults=len(faults), faults=faults[:100])
 
 
 def _twin(services: Services, hospital: str) -> TwinView:
     if hospital not in services.mirrors:
-        raise NotHere("there is no such hospital")
+        raise NotFound("there is no such hospital")
     return twin_view(services, hospital)

@@ -1,4 +1,4 @@
-"""Pixels, which stay inside their hospital: images, overlays, examples of a comparison, predictions, and images that come in by the web."""
+"""``/api/v1``: images, overlays, predictions and uploads, each only inside its own hospital."""
 
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
@@ -9,11 +9,11 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from federation.console.api.models import Body, Number, Word, api_router
-from federation.console.errors import NotHere
+from federation.console.errors import NotFound
 from federation.console.model_answers import NO_EVIDENCE, Prediction, draw_heat, draw_image
 from federation.console.security.guard import GuardedRoute
-from federation.console.security.uploads import UploadResult, take_uploads
-from federation.console.services import Asked, Asking, Services, Visitor
+from federation.console.security.uploads import UploadResult, store_uploads
+from federation.console.services import Services, ServicesDep, Visitor, VisitorDep
 from federation.console.views.trainings import read_comparison
 
 router = api_router("images")
@@ -28,18 +28,18 @@ ClassName = Annotated[
 
 
 class PredictIn(Body):
-    """Images of one's own hospital."""
+    """Images of the user's hospital."""
 
     image_ids: Annotated[list[Word], Field(min_length=1, max_length=200)]
 
 
 @dataclass(frozen=True)
 class PredictOut:
-    """What the model that serves says.
+    """Predictions of the serving model.
 
     Args:
-        version: Of the model.
-        predictions: One per image, in the order asked.
+        version: Version of the model.
+        predictions: One per image, in the order of the request.
     """
 
     version: str
@@ -48,10 +48,10 @@ class PredictOut:
 
 @dataclass(frozen=True)
 class IntakeOut:
-    """What became of uploaded files.
+    """Results of an upload.
 
     Args:
-        files: One per file, in the order sent.
+        files: One per file, in the order of the request.
     """
 
     files: list[UploadResult]
@@ -59,8 +59,8 @@ class IntakeOut:
 
 @page_images.get("/images/{hospital}/{image_id}.png")
 @router.get("/images/{hospital}/{image_id}.png", responses=_PNG, response_class=Response)
-def image(services: Asked, visitor: Asking, hospital: str, image_id: str) -> Response:
-    """Return an image as the twin mirrors it."""
+def image(services: ServicesDep, visitor: VisitorDep, hospital: str, image_id: str) -> Response:
+    """Return an image in the size that the twin keeps."""
     _check_hospital(visitor, hospital)
     return _png(draw_image(services.mirrors[hospital].pixels([image_id])[0]))
 
@@ -68,39 +68,34 @@ def image(services: Asked, visitor: Asking, hospital: str, image_id: str) -> Res
 @page_images.get("/overlays/{hospital}/{image_id}.png")
 @router.get("/overlays/{hospital}/{image_id}.png", responses=_PNG, response_class=Response)
 def overlay(
-    services: Asked, visitor: Asking, hospital: str, image_id: str, class_name: ClassName
+    services: ServicesDep, visitor: VisitorDep, hospital: str, image_id: str, class_name: ClassName
 ) -> Response:
-    """Return where the model that serves sees evidence for a class, to be laid over the image."""
+    """Return the serving model's evidence for a class, to be laid over the image."""
     _check_hospital(visitor, hospital)
     if class_name not in services.registry.champion_classes():
-        services.mirrors[hospital].facts([image_id])  # an unknown image is said to be unknown first
-        raise NotHere(
-            f"the model that serves knows no class {class_name[:80]!r}; ask for one that it names"
+        services.mirrors[hospital].facts([image_id])  # an unknown image is the first error
+        raise NotFound(
+            f"the serving model knows no class {class_name[:80]!r}; ask for one that it can predict"
         )
-    return _png(services.looks.overlay(hospital, image_id, class_name))
+    return _png(services.model_answers.overlay(hospital, image_id, class_name))
 
 
 @page_images.get("/comparisons/{training_id}/examples/{number}/{kind}.png")
 def example(
-    services: Asked,
-    visitor: Asking,
+    services: ServicesDep,
+    visitor: VisitorDep,
     training_id: str,
     number: int,
     kind: Literal["image", "before", "after"],
 ) -> Response:
-    """Return an image about which candidate and champion differ, or where either of them looked."""
+    """Return an image whose two predictions differ, or the attention of one of the models."""
     changed = read_comparison(services, training_id).get("changed", ())
-    found = next(
-        (
-            each
-            for each in changed
-            if each["number"] == number and each["hospital"] == visitor.hospital
-        ),
-        None,
-    )
+    own = (each for each in changed if each["hospital"] == visitor.hospital)
+    found = next((each for each in own if each["number"] == number), None)
     if found is None:
-        raise NotHere(
-            f"the comparison has no example {number} of your hospital; its page lists those that there are"
+        raise NotFound(
+            f"the comparison has no example {number} of your hospital; "
+            "its page shows all that exist"
         )
     if kind == "image":
         return _png(draw_image(services.mirrors[found["hospital"]].pixels([found["image_id"]])[0]))
@@ -109,30 +104,29 @@ def example(
 
 
 @router.post("/predictions")
-def predict(services: Asked, visitor: Asking, body: PredictIn) -> PredictOut:
-    """Ask the model that serves what it sees in images of one's own hospital."""
-    return PredictOut(*services.looks.predict(_own_hospital(visitor), body.image_ids))
+def predict(services: ServicesDep, visitor: VisitorDep, body: PredictIn) -> PredictOut:
+    """Return the serving model's predictions for images of the user's hospital."""
+    if visitor.hospital is None:
+        raise NotFound("you belong to no hospital")
+    return PredictOut(*services.model_answers.predict(visitor.hospital, body.image_ids))
 
 
 @router.post("/intake")
 def intake(
-    services: Asked,
-    visitor: Asking,
+    services: ServicesDep,
+    visitor: VisitorDep,
     files: Annotated[list[UploadFile], File(description="DICOM, PNG or JPEG files.")],
 ) -> IntakeOut:
-    """Put image files into the inbox of one's own hospital; the intake takes them from there or quarantines them with a reason."""
-    return IntakeOut(take_uploads(services, visitor, files))
+    """Upload image files into the inbox of the user's hospital.
+
+    The intake process takes them from there, or quarantines them with a reason.
+    """
+    return IntakeOut(store_uploads(services, visitor, files))
 
 
 def _check_hospital(visitor: Visitor, hospital: str) -> None:
     if hospital != visitor.hospital:
-        raise NotHere("there is no such image in your hospital")
-
-
-def _own_hospital(visitor: Visitor) -> str:
-    if visitor.hospital is None:
-        raise NotHere("you belong to no hospital")
-    return visitor.hospital
+        raise NotFound("there is no such image in your hospital")
 
 
 def _attention(

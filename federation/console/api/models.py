@@ -1,43 +1,41 @@
-"""Shapes of what the API takes and gives, and how an API router is made. Knows no service.
+"""Request and response models of the API, and the factory of its routers.
 
-What people see of a case, a class or a version has its shape where it is made (``twin.review.cases``, ``federation.catalogue`` ...); here
-are lists, errors, and what must not leave the house whole (process ids, folders of this machine).
+Cases, classes and versions are returned as the dataclasses of the modules that make them. Here are
+lists, errors, and models that leave fields out, such as process ids and folders of this machine.
 """
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Generic, Literal, TypeVar
+from typing import Annotated, Any, Generic, TypeVar
 
 from fastapi import APIRouter, Path
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from federation.catalogue.look_alikes import Suggestion
-from federation.console.job_queue import Job
+from federation.console.background_job import Kind, State
+from federation.console.class_name_actions import Proposal
 from federation.console.registry_view import Version
 from federation.console.security.guard import GuardedRoute
 from federation.console.twin_view import TwinView
-from federation.console.views.trainings import ComparisonView, TrainingView
-from twin.review.cases import Case, Page
+from twin.review.cases import Case
 from twin.review.workflow import CaseState
 
 T = TypeVar("T")
-_MOST = 2**31 - 1
+_LARGEST = 2**31 - 1
 
 
 class ErrorBody(BaseModel):
-    """What went wrong, for people and for programs."""
+    """An error."""
 
     code: str = Field(description="For programs: not_found, conflict, refused ...")
     message: str = Field(description="For people.")
-    fields: list[str] = Field(
-        default=[], description="What in the request was not allowed, if that was it."
-    )
+    fields: list[str] = Field(default=[], description="Fields of the request that are not allowed.")
     suggestions: list[Suggestion] = Field(
-        default=[], description="Classes that may be the same as the proposed one, if that was it."
+        default=[], description="Known classes that may be the same as the proposed one."
     )
 
 
 class ErrorOut(BaseModel):
-    """Every error of the API."""
+    """The body of every error response."""
 
     error: ErrorBody
 
@@ -58,12 +56,12 @@ ERRORS: dict[int | str, dict[str, Any]] = {
 
 
 def api_router(tag: str) -> APIRouter:
-    """Return a guarded router of the API with its errors documented."""
+    """Return a guarded router of the API that documents the errors."""
     return APIRouter(prefix="/api/v1", route_class=GuardedRoute, responses=ERRORS, tags=[tag])
 
 
 def _storable(text: str) -> str:
-    """Refuse text that no database can hold."""
+    """Refuse text that no database can store."""
     if "\0" in text or any("\ud800" <= each <= "\udfff" for each in text):
         raise ValueError(
             "text holds NUL or half a surrogate pair; allowed: text that can be written down"
@@ -74,18 +72,43 @@ def _storable(text: str) -> str:
 Text = Annotated[str, Field(max_length=4000), AfterValidator(_storable)]
 Word = Annotated[str, Field(max_length=200), AfterValidator(_storable)]
 Password = Annotated[str, Field(max_length=1024), AfterValidator(_storable)]
-Number = Annotated[int, Path(ge=1, le=_MOST)]
-AnyNumber = Annotated[int, Field(ge=0, le=_MOST)]
+Number = Annotated[int, Path(ge=1, le=_LARGEST)]
+AnyNumber = Annotated[int, Field(ge=0, le=_LARGEST)]
 
 
 class Body(BaseModel):
-    """What a request says; a key that nobody knows is an error."""
+    """A request body; unknown keys are refused."""
 
     model_config = ConfigDict(extra="forbid")
 
 
-class PageOut(BaseModel, Generic[T]):
-    """A part of a long list."""
+class ProposalBody(Body):
+    """A request body with details of a class name that may be new to the catalogue.
+
+    ``confirmed`` says that it is another class than those that look alike.
+    """
+
+    code_system: Word = ""
+    code: Word = ""
+    synonyms: Annotated[list[Word], Field(max_length=20, default_factory=list)]
+    text: Text = ""
+    confirmed: bool = False
+
+    def proposal(self) -> Proposal:
+        """Return the details as the catalogue's actions take them."""
+        return Proposal(
+            self.code_system, self.code, tuple(self.synonyms), self.text, self.confirmed
+        )
+
+
+class Out(BaseModel):
+    """A response body, made from an object with the same attributes by ``model_validate``."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+
+class PageOut(Out, Generic[T]):
+    """One page of a long list."""
 
     items: list[T]
     page: int
@@ -94,49 +117,31 @@ class PageOut(BaseModel, Generic[T]):
     num_pages: int
 
 
-def page_out(page: Page[T]) -> PageOut[T]:
-    """Return a page as the API gives it."""
-    return PageOut(
-        items=list(page.items),
-        page=page.page,
-        per_page=page.per_page,
-        total=page.total,
-        num_pages=page.num_pages,
-    )
-
-
-class JobOut(BaseModel):
-    """A training, release or roll-back as people may see it."""
-
-    model_config = ConfigDict(from_attributes=True)
+class JobOut(Out):
+    """A training, release or roll-back."""
 
     job_id: str
-    kind: Literal["training", "register", "release", "roll_back", "versions"]
+    kind: Kind
     subject: str
     user: str
     created: str
-    state: Literal["waiting", "running", "done", "failed"]
+    state: State
     reason: str
     started: str | None
     ended: str | None
     error: str
 
 
-def job_out(job: Job | None) -> JobOut | None:
-    """Return a job as the API gives it."""
-    return None if job is None else JobOut.model_validate(job)
-
-
-class DoneOut(BaseModel):
-    """What an action did."""
+class DoneOut(Out):
+    """The result of an action."""
 
     message: str
     case: Case | None = None
     job: JobOut | None = None
 
 
-class TrainingOut(BaseModel):
-    """A training and what it has told."""
+class TrainingOut(Out):
+    """A training with its reported progress."""
 
     training_id: str
     job: JobOut
@@ -152,25 +157,7 @@ class TrainingOut(BaseModel):
     result: dict[str, Any]
 
 
-def training_out(view: TrainingView) -> TrainingOut:
-    """Return a training as the API gives it."""
-    return TrainingOut(
-        training_id=view.training_id,
-        job=JobOut.model_validate(view.job),
-        cases=list(view.cases),
-        num_other_cases=view.num_other_cases,
-        class_names=list(view.class_names),
-        steps=[dict(each) for each in view.steps],
-        done=view.done,
-        of=view.of,
-        fraction=view.fraction,
-        eta_seconds=view.eta_seconds,
-        light=view.light,
-        result=dict(view.result),
-    )
-
-
-class ComparisonOut(BaseModel):
+class ComparisonOut(Out):
     """A candidate beside the champion."""
 
     training: TrainingOut
@@ -186,24 +173,7 @@ class ComparisonOut(BaseModel):
     champion: Version | None
 
 
-def comparison_out(view: ComparisonView) -> ComparisonOut:
-    """Return a comparison as the API gives it."""
-    return ComparisonOut(
-        training=training_out(view.training),
-        comparison=dict(view.comparison),
-        overall=view.overall,
-        lights=[dict(each) for each in view.lights],
-        examples=[dict(each) for each in view.examples],
-        actions=list(view.actions),
-        why_not=view.why_not,
-        pending=job_out(view.pending),
-        last=job_out(view.last),
-        version=view.version,
-        champion=view.champion,
-    )
-
-
-class OperatorOut(BaseModel):
+class OperatorOut(Out):
     """The federation at a glance."""
 
     hospitals: list[TwinView]

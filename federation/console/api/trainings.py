@@ -1,4 +1,4 @@
-"""``/api/v1/trainings`` and ``/comparisons``: follow a training, look at its candidate, release it or roll it back."""
+"""``/api/v1/trainings`` and ``/comparisons``: follow trainings, compare, release and roll back."""
 
 from typing import Annotated
 
@@ -11,12 +11,9 @@ from federation.console.api.models import (
     Text,
     TrainingOut,
     api_router,
-    comparison_out,
-    job_out,
-    training_out,
 )
 from federation.console.case_actions import decide_release
-from federation.console.services import Asked, Asking, Services, Visitor
+from federation.console.services import Services, ServicesDep, Visitor, VisitorDep
 from federation.console.views.trainings import comparison_view, training_list, training_view
 
 router = api_router("trainings")
@@ -24,38 +21,46 @@ TrainingId = Annotated[str, Path(max_length=80)]
 
 
 class DecideIn(Body):
-    """Why; a roll-back, and a release against a red light, need it."""
+    """The reason; required for a roll-back and for a release against a red light."""
 
     reason: Text = ""
 
 
 @router.get("/trainings")
-def list_trainings(services: Asked, visitor: Asking) -> list[TrainingOut]:
+def list_trainings(services: ServicesDep, visitor: VisitorDep) -> list[TrainingOut]:
     """List all trainings, newest first."""
-    return [training_out(each) for each in training_list(services, visitor)]
+    return [TrainingOut.model_validate(each) for each in training_list(services, visitor)]
 
 
 @router.get("/trainings/{training_id}")
-def get_training(services: Asked, visitor: Asking, training_id: TrainingId) -> TrainingOut:
-    """Return a training with all that it has told so far; ask again to follow it."""
-    return training_out(training_view(services, visitor, training_id))
+def get_training(
+    services: ServicesDep, visitor: VisitorDep, training_id: TrainingId
+) -> TrainingOut:
+    """Return a training with its progress so far; ask again to follow it."""
+    return TrainingOut.model_validate(training_view(services, visitor, training_id))
 
 
 @router.get("/comparisons/{training_id}")
-def get_comparison(services: Asked, visitor: Asking, training_id: TrainingId) -> ComparisonOut:
-    """Return a training's candidate beside the champion that it came from."""
-    return comparison_out(comparison_view(services, visitor, training_id))
+def get_comparison(
+    services: ServicesDep, visitor: VisitorDep, training_id: TrainingId
+) -> ComparisonOut:
+    """Return the comparison of a training's candidate with the champion."""
+    return ComparisonOut.model_validate(comparison_view(services, visitor, training_id))
 
 
 @router.post("/comparisons/{training_id}/release")
-def release(services: Asked, visitor: Asking, training_id: TrainingId, body: DecideIn) -> DoneOut:
-    """Release a candidate: it serves from then on."""
+def release(
+    services: ServicesDep, visitor: VisitorDep, training_id: TrainingId, body: DecideIn
+) -> DoneOut:
+    """Release a candidate, so that it serves."""
     return _decide(services, visitor, training_id, "release", body)
 
 
 @router.post("/comparisons/{training_id}/roll_back")
-def roll_back(services: Asked, visitor: Asking, training_id: TrainingId, body: DecideIn) -> DoneOut:
-    """Take a released model back: the one before it serves again."""
+def roll_back(
+    services: ServicesDep, visitor: VisitorDep, training_id: TrainingId, body: DecideIn
+) -> DoneOut:
+    """Roll a released model back, so that the one before it serves again."""
     return _decide(services, visitor, training_id, "roll_back", body)
 
 
@@ -63,4 +68,4 @@ def _decide(
     services: Services, visitor: Visitor, training_id: str, action: str, body: DecideIn
 ) -> DoneOut:
     done = decide_release(services, visitor, training_id, action, body.reason)
-    return DoneOut(message=done.message, job=job_out(done.job))
+    return DoneOut.model_validate(done)

@@ -1,1 +1,1 @@
-"""The console's demo: three made hospitals on one machine into which phantom scans stream. What a user tries before anything is real."""
+"""The demo of the console: three invented hospitals on one machine that receive phantom scans."""

@@ -1,4 +1,4 @@
-"""The demo's people: accounts with random passwords that are shown once. Knows no pages."""
+"""Accounts of the demo, with random passwords that are shown once."""
 
 import secrets
 from dataclasses import dataclass
@@ -11,13 +11,13 @@ _PASSWORD_BYTES = 12
 
 @dataclass(frozen=True)
 class Person:
-    """Somebody who can log in.
+    """A person with an account.
 
     Args:
-        user: Name.
-        role: As what.
-        hospital: Of which hospital; none: of the federation.
-        password: Told once, kept nowhere.
+        user: Name of the account.
+        role: Role of the account.
+        hospital: Hospital of the account; None for operators and auditors.
+        password: Shown once and stored nowhere.
     """
 
     user: str
@@ -26,15 +26,15 @@ class Person:
     password: str
 
     def __repr__(self) -> str:
-        """Without the password: a repr ends up in logs."""
+        """Leave the password out, because a repr ends up in logs."""
         return f"Person({self.user!r}, {self.role.value!r}, {self.hospital!r})"
 
 
 def add_people(services: Services) -> list[Person]:
-    """Make the accounts that are missing: a clinician and an approver of each hospital, an operator, an auditor.
+    """Make the missing accounts: clinician and approver per hospital, operator, auditor.
 
     Returns:
-        Those that were made now.
+        The accounts that were made now.
     """
     wanted: list[tuple[str, Role, str | None]] = [
         (f"{role.value}.{hospital}", role, hospital)
@@ -42,17 +42,17 @@ def add_people(services: Services) -> list[Person]:
         for role in (Role.CLINICIAN, Role.APPROVER)
     ]
     wanted += [("operator", Role.OPERATOR, None), ("auditor", Role.AUDITOR, None)]
-    there = {each.user for each in services.accounts.list()}
+    existing = {each.user for each in services.accounts.list()}
     people = [
         Person(user, role, place, secrets.token_urlsafe(_PASSWORD_BYTES))
         for user, role, place in wanted
-        if user not in there
+        if user not in existing
     ]
     for person in people:
         services.accounts.add(person.user, person.password, person.role, person.hospital)
     return people
 
 
-def as_lines(people: list[Person]) -> str:
-    """Return names and passwords as a file holds them, one person a line, with tabs."""
+def password_lines(people: list[Person]) -> str:
+    """Return names and passwords for a file, one person per line, separated by a tab."""
     return "".join(f"{each.user}\t{each.password}\n" for each in people)

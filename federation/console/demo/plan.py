@@ -1,4 +1,4 @@
-"""What the demo is made of: hospitals, organs, sizes, settings of its console. Starts nothing; all numbers of the demo are here."""
+"""The plan of the demo: hospitals, organs, sizes, and the settings of its console."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +12,7 @@ from physical.datasets.phantom_dicom import BODY_PARTS
 
 _LIGHT = {"epochs": 3, "batch_size": 16}
 
-# Some twenty held-out images of a class: one of them is 5 points, so the usual rules would be red by chance.
+# A class has about twenty held-out images, each worth 5 points: too few for the usual rules.
 _RULES = {
     "max_loss_per_old_class_points": 6.0,
     "max_loss_of_old_classes_points": 2.0,
@@ -21,28 +21,28 @@ _RULES = {
 
 
 class DemoError(ValueError):
-    """A demo that cannot be made or served: what, got, allowed, what to do."""
+    """The demo cannot be made or served."""
 
 
 @dataclass(frozen=True)
 class DemoPlan:
-    """The demo.
+    """The plan of the demo.
 
     Args:
-        hospitals: Their ids.
+        hospitals: Ids of the hospitals.
         known: Organs that the first model learns.
-        unknown: The organ that nobody names.
-        finders: Hospitals in which it appears.
-        patients: Of each hospital's history: one slice of each known organ.
-        days: Over which that history came.
-        first_rounds: Of the first model.
-        rounds: Of a training after an approval.
-        network: Of the first model, and so of all that follow.
-        seconds: Between two deliveries of new images.
-        unknown_from: Delivery with which the unknown organ begins.
-        unknown_at_once: Its slices in one delivery, for each of its hospitals.
-        unknown_most: Its slices in a hospital, after which only known organs come.
-        seed: Of everything made.
+        unknown: The organ that nobody has named.
+        finders: Hospitals in which the unknown organ appears.
+        patients: Patients in each hospital's history, each with one slice per known organ.
+        days: Days over which the history arrived.
+        first_rounds: Rounds of the first model's training.
+        rounds: Rounds of each later training.
+        network: Network of all models.
+        seconds: Pause between two deliveries of new images [s].
+        unknown_from: Number of the first delivery with the unknown organ.
+        unknown_at_once: Slices of the unknown organ in one delivery to a hospital.
+        unknown_most: Slices of the unknown organ after which a hospital gets no more.
+        seed: Seed of all generated data.
     """
 
     hospitals: tuple[str, ...] = ("north", "south", "west")
@@ -73,26 +73,21 @@ class DemoPlan:
     def __post_init__(self) -> None:
         """Check what must fit together."""
         if self.unknown in self.known or not {self.unknown, *self.known} <= set(CLASS_NAMES):
-            raise DemoError(
-                f"unknown is {self.unknown!r}; allowed: an organ of {', '.join(sorted(set(CLASS_NAMES) - set(self.known)))}"
-            )
+            allowed = ", ".join(sorted(set(CLASS_NAMES) - set(self.known)))
+            raise DemoError(f"unknown is {self.unknown!r}; allowed: an organ of {allowed}")
         if not set(self.finders) <= set(self.hospitals):
             raise DemoError(
                 f"finders are {', '.join(self.finders)}; allowed: {', '.join(self.hospitals)}"
             )
         if self.patients * len(self.known) < 20 or self.seconds <= 0:
             raise DemoError(
-                f"patients is {self.patients} and seconds {self.seconds:g}; allowed: 20 images of each hospital or more, above 0 s"
+                f"patients is {self.patients} and seconds {self.seconds:g}; "
+                "allowed: 20 images of each hospital or more, above 0 s"
             )
-
-    @property
-    def num_history(self) -> int:
-        """Images of one hospital's history."""
-        return self.patients * len(self.known)
 
 
 def plain_settings(plan: DemoPlan) -> dict[str, Any]:
-    """Return what the demo's ``console.yaml`` says."""
+    """Return the content of the demo's ``console.yaml``."""
     return {
         "federation_name": "Demo federation",
         "hospitals": list(plan.hospitals),
@@ -105,12 +100,12 @@ def plain_settings(plan: DemoPlan) -> dict[str, Any]:
     }
 
 
-def first_addition(plan: DemoPlan) -> dict[str, Any]:
-    """Return how the first model is trained."""
+def first_model_training(plan: DemoPlan) -> dict[str, Any]:
+    """Return the configuration of the first model's training."""
     return {"rounds": plan.first_rounds, "training": dict(_LIGHT), "network": dict(plan.network)}
 
 
-def settings_of(plan: DemoPlan, folder: Path) -> ConsoleSettings:
+def demo_settings(plan: DemoPlan, folder: Path) -> ConsoleSettings:
     """Return the settings of a demo in a folder."""
     return TypeAdapter(ConsoleSettings).validate_python(
         {**plain_settings(plan), "folder": folder.absolute()}

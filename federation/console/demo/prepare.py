@@ -1,9 +1,9 @@
-"""From an empty folder to a federation that serves its first model: history, mirrors, training, release, people. Opens no port.
+"""Preparation of the demo, from an empty folder to a federation that serves its first model.
 
-Each step looks first whether it was done, so that a preparation that was broken off goes on where it stopped.
+The steps are history, mirrors, training, release and accounts. Each step first checks whether it
+was already done, so that an interrupted preparation continues where it stopped.
 """
 
-import json
 import subprocess
 import sys
 import time
@@ -21,50 +21,46 @@ from federation.console.demo.demo_accounts import Person, add_people
 from federation.console.demo.plan import (
     DemoError,
     DemoPlan,
-    first_addition,
+    demo_settings,
+    first_model_training,
     plain_settings,
-    settings_of,
 )
+from federation.console.files import json_lines, read_json, write_json
 from federation.console.hospital_loop import HospitalLoop
 from federation.console.services import Services, utc_now
-from federation.console.settings import (
-    SETTINGS_FILE,
-    ConsoleSettings,
-    load_settings,
-    make_folder,
-    write_private,
-)
+from federation.console.settings import SETTINGS_FILE, ConsoleSettings, load_settings, make_folder
 from twin.review.model_worker import ModelWorker
 from twin.review.store import ReviewStore
 from twin.review.workflow import SYSTEM
 
-Tell = Callable[[str, int, int], None]
-"""Is told what is being done, how much of it is done, and of how much."""
+ReportProgress = Callable[[str, int, int], None]
+"""Receives the name of a step, how much of it is done, and of how much."""
 
 FIRST_MODEL, FIRST_RELEASE = "first-model", "first-release"
 _PATIENTS_AT_ONCE = 2
-_LOOK_SECONDS = 0.1
+_POLL_SECONDS = 0.1
 
 
-def prepare(folder: Path, plan: DemoPlan, tell: Tell) -> list[Person]:
-    """Make a demo, or make the rest of it.
+def prepare(folder: Path, plan: DemoPlan, report: ReportProgress) -> list[Person]:
+    """Prepare a demo, or continue its preparation.
 
     Args:
-        folder: Of the console; made if it is not there.
-        plan: What it is made of; must be the same in the same folder.
-        tell: Is told how far it is.
+        folder: Folder of the console; made if missing.
+        plan: Plan of the demo; must stay the same for a folder.
+        report: Receives the progress.
 
     Returns:
-        The people who were made now, with their passwords.
+        The accounts that were made now, with their passwords.
 
     Raises:
-        DemoError: If the folder is another console's, or the first model could not be trained or released.
+        DemoError: If the folder belongs to another console, or the first model could not be
+            trained or released.
     """
     settings = _settings(folder, plan)
     services = make_services(settings)
     try:
-        _fill_mirrors(plan, settings, services.store, tell)
-        _first_model(plan, services, tell)
+        _fill_mirrors(plan, settings, services.store, report)
+        _first_model(plan, services, report)
         return add_people(services)
     finally:
         for mirror in services.mirrors.values():
@@ -73,45 +69,43 @@ def prepare(folder: Path, plan: DemoPlan, tell: Tell) -> list[Person]:
 
 def _settings(folder: Path, plan: DemoPlan) -> ConsoleSettings:
     if not (folder / SETTINGS_FILE).exists():
-        make_folder(settings_of(plan, folder), plain_settings(plan))
+        make_folder(demo_settings(plan, folder), plain_settings(plan))
     settings = load_settings(folder)
-    if (
-        settings.hospitals != plan.hospitals
-        or settings.model_name != settings_of(plan, folder).model_name
-    ):
+    expected = demo_settings(plan, folder)
+    if (settings.hospitals, settings.model_name) != (expected.hospitals, expected.model_name):
         raise DemoError(
-            f"{folder} is the console of {', '.join(settings.hospitals)}; allowed: a demo of {', '.join(plan.hospitals)}; give another"
+            f"{folder} is the console of {', '.join(settings.hospitals)}; "
+            f"allowed: a demo of {', '.join(plan.hospitals)}; give another"
         )
     return settings
 
 
 def _fill_mirrors(
-    plan: DemoPlan, settings: ConsoleSettings, store: ReviewStore, tell: Tell
+    plan: DemoPlan, settings: ConsoleSettings, store: ReviewStore, report: ReportProgress
 ) -> None:
-    """Deliver each hospital's history and take it in, as if it had come over the last days."""
+    """Send each hospital its history and take it in, dated over the last days."""
     deliveries, what = Deliveries(plan, settings), "Images of the last days arrive"
-    if all(
-        deliveries.history(hospital) >= plan.patients for hospital in plan.hospitals
-    ) and not _waiting(settings):
+    is_sent = all(deliveries.num_history_sent(each) >= plan.patients for each in plan.hospitals)
+    if is_sent and not _has_waiting_files(settings):
         return
-    clock = _PastClock(utc_now(), plan)
-    with ModelWorker() as worker:  # no model serves yet, so it stays asleep
+    clock, total = _PastClock(utc_now(), plan), plan.patients * len(plan.hospitals)
+    with ModelWorker() as worker:  # never started, as no model serves yet
         for place, hospital in enumerate(plan.hospitals):
             loop = HospitalLoop(settings, hospital, store, worker, clock)
             for patient in range(plan.patients):
                 clock.patient = patient
-                tell(what, place * plan.patients + patient, plan.patients * len(plan.hospitals))
-                if patient >= deliveries.history(hospital):
+                report(what, place * plan.patients + patient, total)
+                if patient >= deliveries.num_history_sent(hospital):
                     deliveries.send_history(hospital)
                 if patient % _PATIENTS_AT_ONCE == _PATIENTS_AT_ONCE - 1:
-                    loop.step()
-            loop.step()
-    tell(what, plan.patients * len(plan.hospitals), plan.patients * len(plan.hospitals))
+                    loop.run_once()
+            loop.run_once()
+    report(what, total, total)
 
 
 @dataclass
 class _PastClock:
-    """Tells when a patient of the history came."""
+    """Returns the time at which a patient of the history arrived."""
 
     now: datetime
     plan: DemoPlan
@@ -121,26 +115,26 @@ class _PastClock:
         return self.now - timedelta(days=self.plan.days * (1 - self.patient / self.plan.patients))
 
 
-def _waiting(settings: ConsoleSettings) -> bool:
+def _has_waiting_files(settings: ConsoleSettings) -> bool:
     return any(any(settings.hospital(each).inbox.rglob("*.dcm")) for each in settings.hospitals)
 
 
-def _first_model(plan: DemoPlan, services: Services, tell: Tell) -> None:
+def _first_model(plan: DemoPlan, services: Services, report: ReportProgress) -> None:
     settings = services.settings
-    if services.registry.current() is not None:
+    if services.registry.serving_model() is not None:
         return
     trained = _run(
         ADDITION,
         settings.folder / FIRST_MODEL,
         _first_training(plan, settings),
         "The first model is trained",
-        tell,
+        report,
     )
     job = _first_release(settings, Path(trained["candidate"]), Path(trained["comparison"]))
     released = _run(
-        RELEASE, settings.folder / FIRST_RELEASE, job, "The first model is released", tell
+        RELEASE, settings.folder / FIRST_RELEASE, job, "The first model is released", report
     )
-    services.registry.keep(released["versions"])
+    services.registry.save_versions(released["versions"])
     services.catalogue.add_model_classes(services.registry.champion_classes(), SYSTEM.user)
 
 
@@ -153,7 +147,7 @@ def _first_training(plan: DemoPlan, settings: ConsoleSettings) -> Mapping[str, A
             for each in plan.hospitals
         ],
         "seed": plan.seed,
-        "config": first_addition(plan),
+        "config": first_model_training(plan),
         "rules": dict(settings.release_rules),
     }
 
@@ -175,38 +169,31 @@ def _first_release(
 
 
 def _run(
-    module: str, folder: Path, job: Mapping[str, Any], what: str, tell: Tell
+    module: str, folder: Path, job: Mapping[str, Any], what: str, report: ReportProgress
 ) -> dict[str, Any]:
-    """Run a job's process to its end and return its result; one that was done before returns at once."""
+    """Run the process of a job to its end and return its result."""
     folder.mkdir(mode=0o700, exist_ok=True)
-    write_private(folder / "job.json", json.dumps(job, indent=1).encode())
+    write_json(folder / "job.json", job)
     (folder / "result.json").unlink(missing_ok=True)
     with (
         (folder / "log.txt").open("ab") as log,
         _child([sys.executable, "-m", module, str(folder / "job.json")], log) as child,
     ):
-        done = 0
         while child.poll() is None:
             rounds = [line for line in _progress(folder) if line.get("step") == "round"]
-            done = rounds[-1]["done"] if rounds else 0
-            tell(what, done, rounds[-1]["of"] if rounds else 1)
-            time.sleep(_LOOK_SECONDS)
-    result: dict[str, Any] = (
-        json.loads((folder / "result.json").read_bytes())
-        if (folder / "result.json").exists()
-        else {}
-    )
+            report(what, rounds[-1]["done"] if rounds else 0, rounds[-1]["of"] if rounds else 1)
+            time.sleep(_POLL_SECONDS)
+    result = read_json(folder / "result.json") or {}
     if not result.get("ok"):
-        raise DemoError(
-            f"{what}: {result.get('error', f'its process ended with exit code {child.returncode}')}; see {folder / 'log.txt'}"
-        )
-    tell(what, 1, 1)
+        ended = f"its process ended with exit code {child.returncode}"
+        raise DemoError(f"{what}: {result.get('error', ended)}; see {folder / 'log.txt'}")
+    report(what, 1, 1)
     return result
 
 
 @contextmanager
 def _child(command: list[str], log: Any) -> Iterator["subprocess.Popen[bytes]"]:
-    """A child process that does not outlive us, whatever happens."""
+    """Run a child process that ends with this block, whatever happens."""
     child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
     try:
         yield child
@@ -217,8 +204,5 @@ def _child(command: list[str], log: Any) -> Iterator["subprocess.Popen[bytes]"]:
 
 
 def _progress(folder: Path) -> list[dict[str, Any]]:
-    try:
-        lines = (folder / "progress.jsonl").read_text(encoding="utf-8").split("\n")[:-1]
-    except FileNotFoundError:
-        return []
-    return [json.loads(line) for line in lines]
+    path = folder / "progress.jsonl"
+    return json_lines(path.read_bytes()) if path.exists() else []

@@ -1,7 +1,7 @@
-"""The console's HTML pages: one file per page, each with its addresses; view models beside them are pure.
+"""The HTML pages of the console: one file per page with its routes, and pure view models.
 
-What may be seen or done by whom stands in ``roles.py`` and in the workflow; what a page shows comes from ``views``.
-Here it becomes words, figures and forms.
+``roles.py`` and the workflow decide what a visitor may see and do, and ``views`` collects the data.
+The pages turn it into text, figures and forms.
 """
 
 from collections.abc import Callable
@@ -25,24 +25,10 @@ from federation.console.pages import (
     users,
 )
 from federation.console.pages.menu import menu
-from federation.console.pages.wording import FILTERS as WORDS
+from federation.console.pages.wording import FILTERS as WORDING
 
+_PAGES = (login, home, account, cases, case, training, comparison, twin_page, operator, catalogue)
 routers: Final[tuple[APIRouter, ...]] = tuple(
-    page.router
-    for page in (
-        login,
-        home,
-        account,
-        cases,
-        case,
-        training,
-        comparison,
-        twin_page,
-        operator,
-        catalogue,
-        audit,
-        users,
-        intake,
-    )
+    page.router for page in (*_PAGES, audit, users, intake)
 )
-FILTERS: Final[dict[str, Callable[..., Any]]] = {**WORDS, "menu": menu}
+FILTERS: Final[dict[str, Callable[..., Any]]] = {**WORDING, "menu": menu}

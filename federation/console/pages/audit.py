@@ -1,4 +1,4 @@
-"""The audit log for people who check it."""
+"""The page of the audit log."""
 
 from typing import Annotated
 
@@ -7,7 +7,7 @@ from fastapi.responses import Response
 
 from federation.console.rendering import PageNumber, page_links, render
 from federation.console.security.guard import page_router
-from federation.console.services import Asked
+from federation.console.services import ServicesDep
 
 router = page_router()
 
@@ -15,12 +15,12 @@ router = page_router()
 @router.get("/audit")
 def audit(
     request: Request,
-    services: Asked,
+    services: ServicesDep,
     page: PageNumber = 1,
     hospital: Annotated[str, Query(max_length=60)] = "",
     verify: Annotated[bool, Query()] = False,
 ) -> Response:
-    """Show a page of the log; checks the whole chain if asked to."""
+    """Show a page of the log, and check the whole chain if asked."""
     chosen = hospital if hospital in services.settings.hospitals else ""
     entries = services.audit.entries(page, hospital=chosen or None)
     return render(
@@ -31,5 +31,4 @@ def audit(
         hospitals=services.settings.hospitals,
         chosen_hospital=chosen,
         faults=services.audit.verify() if verify else None,
-        now=services.clock(),
     )

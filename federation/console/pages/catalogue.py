@@ -1,10 +1,10 @@
-"""The federation's class names: search, proposals, approvals, merges."""
+"""The page of the class catalogue: search, proposals, approvals, merges."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated
 
-from fastapi import Form, Path, Query, Request
+from fastapi import Depends, Form, Query, Request
 from fastapi.responses import Response
 
 from federation.catalogue.class_catalogue import ClassCatalogue
@@ -13,33 +13,36 @@ from federation.catalogue.entries import Entry
 from federation.catalogue.look_alikes import Suggestion
 from federation.console.class_name_actions import (
     NameSuggested,
-    Proposal,
     approve_class,
     merge_classes,
     propose_class,
 )
 from federation.console.errors import ActionRefused
-from federation.console.pages.decision_panel import Draft, Offer
+from federation.console.pages.forms import (
+    LARGEST,
+    ClassNameForm,
+    Number,
+    SuggestedName,
+    Text,
+    suggested_names,
+)
 from federation.console.rendering import redirect, render
 from federation.console.roles import DECIDERS, HOSPITAL_STAFF
 from federation.console.security.guard import page_router
-from federation.console.services import Asked, Asking, Services, Visitor
+from federation.console.services import Services, ServicesDep, Visitor, VisitorDep
 
 router = page_router()
-_LARGEST = 2**62  # what a database still takes for a number
-Number = Annotated[int, Path(ge=1, le=_LARGEST)]
-Text = Annotated[str, Form(max_length=4000)]
 
 
 @dataclass(frozen=True)
-class Proposed:
-    """A proposed name with what it may be the same as.
+class ProposedName:
+    """A proposed name that waits for a decision.
 
     Args:
         entry: The name.
         offers: Names that look alike.
         others: Names into which it can be merged, the likeliest first.
-        may_approve: Whether this reader may approve it.
+        may_approve: Whether this visitor may approve it.
     """
 
     entry: Entry
@@ -51,54 +54,38 @@ class Proposed:
 @router.get("/catalogue")
 def catalogue(
     request: Request,
-    services: Asked,
-    visitor: Asking,
+    services: ServicesDep,
+    visitor: VisitorDep,
     q: Annotated[str, Query(max_length=100)] = "",
 ) -> Response:
-    """Show the names."""
+    """Show the names that fit a search."""
     return _show(request, services, visitor, query=q.strip())
 
 
 @router.post("/catalogue")
 def propose(
     request: Request,
-    services: Asked,
-    visitor: Asking,
+    services: ServicesDep,
+    visitor: VisitorDep,
+    form: Annotated[ClassNameForm, Depends()],
     name: Text = "",
-    code_system: Text = "",
-    code: Text = "",
-    synonyms: Text = "",
-    text: Text = "",
-    confirmed: Annotated[bool, Form()] = False,
 ) -> Response:
-    """Propose a name; look-alikes are offered first."""
-    draft = Draft(name, code_system, code, synonyms, text)
-    words = tuple(line.strip() for line in synonyms.splitlines() if line.strip())
+    """Propose a name; names that look alike are offered first."""
+    form = replace(form, class_name=name)
     try:
-        entry = propose_class(
-            services,
-            visitor,
-            name,
-            Proposal(code_system.strip(), code.strip(), words, text.strip(), confirmed),
-        )
+        entry = propose_class(services, visitor, name, form.proposal)
     except NameSuggested as found:
-        offers = tuple(
-            Offer(
-                each.entry.name,
-                f"{each.entry.code_system} {each.entry.code}".strip(),
-                each.why,
-                "name",
-            )
-            for each in found.suggestions
-        )
-        return _show(request, services, visitor, status=409, offers=offers, draft=draft)
+        offers = suggested_names(found.suggestions)
+        return _show(request, services, visitor, status=409, offers=offers, form=form)
     except (CatalogueError, ActionRefused) as error:
-        return _show(request, services, visitor, status=409, problem=str(error), draft=draft)
+        return _show(request, services, visitor, status=409, problem=str(error), form=form)
     return redirect(request, "/catalogue", flash=f"“{entry.name}” is in the catalogue.")
 
 
 @router.post("/catalogue/{entry_id}/approve")
-def approve(request: Request, services: Asked, visitor: Asking, entry_id: Number) -> Response:
+def approve(
+    request: Request, services: ServicesDep, visitor: VisitorDep, entry_id: Number
+) -> Response:
     """Approve a proposed name."""
     try:
         entry = approve_class(services, visitor, entry_id)
@@ -110,10 +97,10 @@ def approve(request: Request, services: Asked, visitor: Asking, entry_id: Number
 @router.post("/catalogue/{entry_id}/merge")
 def merge(
     request: Request,
-    services: Asked,
-    visitor: Asking,
+    services: ServicesDep,
+    visitor: VisitorDep,
     entry_id: Number,
-    into_id: Annotated[int, Form(ge=1, le=_LARGEST)],
+    into_id: Annotated[int, Form(ge=1, le=LARGEST)],
     reason: Text = "",
 ) -> Response:
     """Make one name a synonym of another."""
@@ -131,47 +118,46 @@ def _show(
     status: int = 200,
     query: str = "",
     problem: str = "",
-    offers: Sequence[Offer] = (),
-    draft: Draft | None = None,
+    offers: Sequence[SuggestedName] = (),
+    form: ClassNameForm | None = None,
 ) -> Response:
     entries = services.catalogue.entries()
-    may_decide = visitor.role in DECIDERS
     return render(
         request,
         "catalogue.html",
         status=status,
-        entries=[entry for entry in entries if _fits(entry, query)],
+        entries=[entry for entry in entries if _matches(entry, query)],
         proposed=[
-            _proposed(services.catalogue, entry, entries, visitor.user)
+            _proposed_name(services.catalogue, entry, entries, visitor.user)
             for entry in entries
             if entry.state == "proposed"
         ],
         query=query,
         may_propose=visitor.role in HOSPITAL_STAFF,
-        may_decide=may_decide,
+        may_decide=visitor.role in DECIDERS,
         problem=problem,
         offers=offers,
-        draft=draft or Draft(),
-        now=services.clock(),
+        draft=form or ClassNameForm(),
     )
 
 
-def _proposed(
+def _proposed_name(
     catalogue: ClassCatalogue, entry: Entry, entries: Sequence[Entry], user: str
-) -> Proposed:
+) -> ProposedName:
     offers = tuple(
         each
         for each in catalogue.suggestions(entry.name, entry.code_system, entry.code)
         if each.entry.entry_id != entry.entry_id
     )
-    alike = [each.entry.entry_id for each in offers]
+    similar = {each.entry.entry_id for each in offers}
     others = [
         each for each in entries if each.entry_id != entry.entry_id and each.state != "merged"
     ]
-    others.sort(key=lambda each: (each.entry_id not in alike, each.name.casefold()))
-    return Proposed(entry, offers, tuple(others), entry.proposed_by.casefold() != user.casefold())
+    others.sort(key=lambda each: (each.entry_id not in similar, each.name.casefold()))
+    may_approve = entry.proposed_by.casefold() != user.casefold()
+    return ProposedName(entry, offers, tuple(others), may_approve)
 
 
-def _fits(entry: Entry, query: str) -> bool:
+def _matches(entry: Entry, query: str) -> bool:
     wanted = query.casefold()
     return any(wanted in text.casefold() for text in (entry.name, entry.code, *entry.synonyms))

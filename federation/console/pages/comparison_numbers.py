@@ -1,13 +1,13 @@
-"""A comparison as a page shows it, from the plain values of ``comparison.json``.
+"""View model of a comparison, from the plain values of ``comparison.json``.
 
-Pure; judges nothing itself: the lights come with the comparison.
+The comparison already contains the light of each rule; nothing is judged here.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from federation.console.pages.charts import Delta, delta
+from federation.console.pages.charts import DifferenceBar, difference_bar
 from federation.console.pages.wording import fraction, spaced
 
 _RULES = {
@@ -19,33 +19,26 @@ _RULES = {
     "max_calibration_error": "Calibration error",
     "classes_kept": "Known classes that it has lost",
 }
-_LEAST_RANGE = 5.0  # points that fill half a bar at least: small differences stay small
-
-
-@dataclass(frozen=True)
-class ModelNumbers:
-    """One model's overall numbers."""
-
-    accuracy: float
-    macro_f1: float
-    calibration_error: float
-    num_images: int
+_LEAST_RANGE = 5.0  # points for half a bar at least, so that small differences look small
 
 
 @dataclass(frozen=True)
 class RuleLight:
-    """One rule with its light."""
+    """One rule of the release with its light."""
 
     light: str
-    words: str
+    label: str
     text: str
     measured: str
     allowed: str
 
 
 @dataclass(frozen=True)
-class Change:
-    """A class (or a hospital) before and after; ``change`` in points, none where there was nothing before."""
+class AccuracyChange:
+    """Accuracy of a class or hospital before and after.
+
+    ``change`` is in percentage points, None if there was nothing before.
+    """
 
     class_name: str
     num_images: int
@@ -53,28 +46,28 @@ class Change:
     before: float | None
     after: float
     change: float | None
-    bar: Delta | None
+    bar: DifferenceBar | None
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """The whole comparison, ready to be shown."""
+class ComparisonSummary:
+    """The whole comparison as the page shows it."""
 
     overall: str
     headline: str
     subline: str
-    candidate: ModelNumbers
-    champion: ModelNumbers | None
+    candidate: Mapping[str, Any]
+    champion: Mapping[str, Any] | None
     lights: tuple[RuleLight, ...]
-    classes: tuple[Change, ...]
-    hospitals: tuple[Change, ...]
+    classes: tuple[AccuracyChange, ...]
+    hospitals: tuple[AccuracyChange, ...]
     num_changed: int
     num_mended: int
     num_broken: int
 
 
-def make_verdict(comparison: Mapping[str, Any]) -> Verdict:
-    """Return what the page shows of a comparison."""
+def summarize_comparison(comparison: Mapping[str, Any]) -> ComparisonSummary:
+    """Return the view model of a comparison."""
     lights = sorted(
         comparison["verdict"]["lights"],
         key=lambda each: ("red", "amber", "green").index(each["light"]),
@@ -87,13 +80,17 @@ def make_verdict(comparison: Mapping[str, Any]) -> Verdict:
         "amber": "Every rule is passed, some only just",
         "red": f"{len(failed)} {'rule is' if len(failed) == 1 else 'rules are'} not passed",
     }[overall]
-    subline = f"{len(lights)} checks: {len(lights) - len(failed) - len(near)} passed, {len(near)} near the limit, {len(failed)} not passed."
-    return Verdict(
+    num_passed = len(lights) - len(failed) - len(near)
+    subline = (
+        f"{len(lights)} checks: {num_passed} passed, {len(near)} near the limit, "
+        f"{len(failed)} not passed."
+    )
+    return ComparisonSummary(
         overall=overall,
         headline=headline,
         subline=subline,
-        candidate=_numbers(comparison["candidate"]),
-        champion=_numbers(comparison["champion"]) if comparison["champion"] else None,
+        candidate=comparison["candidate"],
+        champion=comparison["champion"] or None,
         lights=tuple(_light(each) for each in lights),
         classes=_changes(comparison["classes"], "class_name"),
         hospitals=_changes(comparison.get("hospitals", ()), "hospital"),
@@ -103,25 +100,17 @@ def make_verdict(comparison: Mapping[str, Any]) -> Verdict:
     )
 
 
-def _numbers(plain: Mapping[str, Any]) -> ModelNumbers:
-    return ModelNumbers(
-        float(plain["accuracy"]),
-        float(plain["macro_f1"]),
-        float(plain["calibration_error"]),
-        int(plain["num_images"]),
-    )
-
-
 def _light(plain: Mapping[str, Any]) -> RuleLight:
     subject = str(plain.get("subject") or "")
-    words = _RULES.get(str(plain["rule"]), spaced(plain["rule"]))
+    label = _RULES.get(str(plain["rule"]), spaced(plain["rule"]))
     unit = str(plain.get("unit") or "")
+    bound = "at least" if str(plain["rule"]).startswith("min_") else "at most"
     return RuleLight(
         light=str(plain["light"]),
-        words=f"{words}: {subject}" if subject else words,
+        label=f"{label}: {subject}" if subject else label,
         text=str(plain.get("text") or ""),
         measured=_value(plain["measured"], unit),
-        allowed=f"{'at least' if str(plain['rule']).startswith('min_') else 'at most'} {_value(plain['allowed'], unit)}",
+        allowed=f"{bound} {_value(plain['allowed'], unit)}",
     )
 
 
@@ -137,7 +126,7 @@ def _value(value: object, unit: str) -> str:
     return f"{fraction(float(value), 3)} {unit}".strip()
 
 
-def _changes(rows: Sequence[Mapping[str, Any]], name: str) -> tuple[Change, ...]:
+def _changes(rows: Sequence[Mapping[str, Any]], name: str) -> tuple[AccuracyChange, ...]:
     losses = [abs(float(row["loss_points"])) for row in rows if row.get("loss_points") is not None]
     largest = max([_LEAST_RANGE, *losses])
     changes = []
@@ -146,20 +135,15 @@ def _changes(rows: Sequence[Mapping[str, Any]], name: str) -> tuple[Change, ...]
         loss = row.get("loss_points")
         change = None if loss is None else -float(loss)
         changes.append(
-            Change(
+            AccuracyChange(
                 class_name=str(row[name]),
                 num_images=int(row["num_images"]),
                 is_new=bool(row.get("is_new", False)),
                 before=None if before is None else float(before),
                 after=float(row["candidate_accuracy"]),
                 change=change,
-                bar=None if change is None else delta(change, largest),
+                bar=None if change is None else difference_bar(change, largest),
             )
         )
-    # New classes first, then the greatest loss: what decides stands on top.
-    return tuple(
-        sorted(
-            changes,
-            key=lambda each: (not each.is_new, each.change if each.change is not None else 0.0),
-        )
-    )
+    # New classes first, then by loss, the greatest first.
+    return tuple(sorted(changes, key=lambda each: (not each.is_new, each.change or 0.0)))

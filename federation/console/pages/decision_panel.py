@@ -1,4 +1,4 @@
-"""What a case page lets this person decide, and the reason where it lets them decide nothing. Pure; knows no request and no database."""
+"""View model of a case's decision panel: the possible actions, or why there are none."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,61 +15,33 @@ _CLOSED_NOTES = {
 
 @dataclass(frozen=True)
 class Link:
-    """Where to go on."""
+    """A link to the page on which the case goes on."""
 
     href: str
-    words: str
+    label: str
 
 
 @dataclass(frozen=True)
-class Name:
-    """An entry of the search list of class names: the name, and what else is known of it."""
+class NameOption:
+    """An entry in the search list of class names: the name, and its code and synonyms."""
 
     name: str
-    words: str
+    hint: str
 
 
 @dataclass(frozen=True)
-class Offer:
-    """A name that exists already and may mean the same.
-
-    Args:
-        name: The existing name.
-        code: Its code system and code; may be empty.
-        why: Why it is offered.
-        action: What to do with it: "merge" if the model knows it, "name" if only the catalogue does.
-    """
-
-    name: str
-    code: str
-    why: str
-    action: str
-
-
-@dataclass(frozen=True)
-class Draft:
-    """What somebody typed, to be shown again when it was not taken."""
-
-    class_name: str = ""
-    code_system: str = ""
-    code: str = ""
-    synonyms: str = ""
-    text: str = ""
-
-
-@dataclass(frozen=True)
-class Panel:
+class DecisionPanel:
     """The decision panel.
 
     Args:
-        title: Its heading.
-        actions: What is offered as a form.
-        notes: What is worth saying, as why something is not offered.
-        links: Other pages on which the decision is made.
-        open: The form that is unfolded.
-        names: The search list.
-        known: Classes that the model knows, the nearest first.
-        nearest: The class that looks most like the group; may be empty.
+        title: Heading.
+        actions: Actions with a form.
+        notes: Sentences for the visitor, such as why an action is missing.
+        links: Links to other pages on which the decision is made.
+        open: The action whose form is unfolded; may be empty.
+        names: The search list of class names.
+        known: Classes that the model can predict, the nearest first.
+        nearest: The class that looks most like the case; may be empty.
     """
 
     title: str
@@ -77,44 +49,38 @@ class Panel:
     notes: tuple[str, ...]
     links: tuple[Link, ...]
     open: str
-    names: tuple[Name, ...]
+    names: tuple[NameOption, ...]
     known: tuple[str, ...]
     nearest: str
 
 
-def make_panel(
+def make_decision_panel(
     case: Case,
     actions: Sequence[str],
     user: str,
     role: Role,
     known: Sequence[str],
-    names: Sequence[Name] = (),
+    names: Sequence[NameOption] = (),
     opened: str = "",
-) -> Panel:
-    """Return the panel of a case for one reader.
+) -> DecisionPanel:
+    """Return the decision panel of a case for one visitor.
 
     Args:
         case: The case.
-        actions: What the workflow allows them.
-        user: Who reads.
-        role: As what.
-        known: Classes of the serving model.
-        names: The catalogue.
-        opened: The form to unfold; the likeliest one if empty.
+        actions: What the workflow allows the visitor.
+        user: Name of the visitor.
+        role: Role of the visitor.
+        known: Classes that the serving model can predict.
+        names: Class names of the catalogue.
+        opened: The action whose form is unfolded; empty: the likeliest one.
     """
     offered = tuple(action for action in actions if action not in ("release", "roll_back"))
     nearest = next((name for name, _ in case.summary.nearest if name in known), "")
     title = "Check this name" if "approve" in offered else "Decide" if offered else "Decision"
-    # A rejected-again form first would invite slips; an approver's first form is the button above the folds.
-    first = next(
-        (
-            each
-            for each in ("name", "merge")
-            if each in offered and case.state is CaseState.IN_REVIEW
-        ),
-        "",
-    )
-    return Panel(
+    # Only naming forms unfold by themselves; the approve button is always above the folds.
+    naming = [each for each in ("name", "merge") if each in offered]
+    first = naming[0] if naming and case.state is CaseState.IN_REVIEW else ""
+    return DecisionPanel(
         title=title,
         actions=offered,
         notes=tuple(_notes(case, offered, user, role)),
@@ -138,19 +104,17 @@ def _notes(case: Case, offered: Sequence[str], user: str, role: Role) -> list[st
             else f"merged this into “{case.class_name}”"
         )
         if role is Role.APPROVER and is_own:
-            notes.append(
-                f"You {what} yourself, so another person must approve it: two people look at every new class."
-            )
+            sentence = f"You {what} yourself, so another person must approve it"
         else:
             who = "You" if is_own else case.named_by
-            notes.append(
-                f"{who} {what}. It waits for an approver of {case.hospital}: two people look at every new class."
-            )
+            sentence = f"{who} {what}. It waits for an approver of {case.hospital}"
+        notes.append(f"{sentence}: two people look at every new class.")
     if case.state is CaseState.DETECTED and not {"open", "reject"} & set(offered):
         notes.append(f"It waits for a clinician of {case.hospital}.")
     if case.state is CaseState.IN_REVIEW and "name" not in offered:
         notes.append(
-            f"A clinician of {case.hospital} is looking at it; naming is for clinicians, checking the name for approvers."
+            f"A clinician of {case.hospital} is looking at it; "
+            "naming is for clinicians, checking the name for approvers."
         )
     if case.state is CaseState.APPROVED and "start_training" not in offered:
         notes.append(

@@ -1,4 +1,4 @@
-"""Images that a clinician brings by hand."""
+"""The upload page, on which a clinician adds image files."""
 
 from typing import Annotated
 
@@ -7,24 +7,27 @@ from fastapi.responses import Response
 
 from federation.console.rendering import render
 from federation.console.security.guard import page_router
-from federation.console.security.uploads import take_uploads
-from federation.console.services import Asked, Asking, Services
+from federation.console.security.uploads import store_uploads
+from federation.console.services import Services, ServicesDep, VisitorDep
 
 router = page_router()
 
 
 @router.get("/intake")
-def intake(request: Request, services: Asked) -> Response:
-    """Ask for files."""
+def intake(request: Request, services: ServicesDep) -> Response:
+    """Show the form."""
     return _show(request, services)
 
 
 @router.post("/intake")
 def take(
-    request: Request, services: Asked, visitor: Asking, files: Annotated[list[UploadFile], File()]
+    request: Request,
+    services: ServicesDep,
+    visitor: VisitorDep,
+    files: Annotated[list[UploadFile], File()],
 ) -> Response:
-    """Take files in, and say of each what became of it."""
-    return _show(request, services, tuple(take_uploads(services, visitor, files)))
+    """Store files in the inbox and show the result of each."""
+    return _show(request, services, tuple(store_uploads(services, visitor, files)))
 
 
 def _show(request: Request, services: Services, results: tuple[object, ...] = ()) -> Response:

@@ -1,4 +1,4 @@
-"""Signing in and out, and the choice of colours."""
+"""The login page, logout, and the choice of light or dark pages."""
 
 from typing import Annotated
 
@@ -7,8 +7,8 @@ from fastapi.responses import Response
 
 from federation.console.rendering import redirect, render
 from federation.console.security.guard import page_router
-from federation.console.security.sessions import SignInRefused, set_theme, sign_in, sign_out
-from federation.console.services import visitor_if_any
+from federation.console.security.sessions import LoginRefused, set_theme, sign_in, sign_out
+from federation.console.services import optional_visitor
 
 router = page_router()
 
@@ -17,8 +17,8 @@ router = page_router()
 def login_page(
     request: Request, following: Annotated[str, Query(alias="next", max_length=500)] = "/"
 ) -> Response:
-    """Ask who it is; somebody who is signed in already goes to the start."""
-    if visitor_if_any(request) is not None:
+    """Show the login form, or redirect home a user who is logged in."""
+    if optional_visitor(request) is not None:
         return redirect(request, "/")
     return render(request, "login.html", problem="", next=following, user="")
 
@@ -30,16 +30,16 @@ def login(
     password: Annotated[str, Form(max_length=1000)] = "",
     following: Annotated[str, Form(alias="next", max_length=500)] = "/",
 ) -> Response:
-    """Let somebody in, or say the same to everybody else."""
+    """Log a user in, or show the form again with the same message for every wrong login."""
     try:
         return sign_in(request, user, password, then=following)
-    except SignInRefused as refusal:
+    except LoginRefused as refusal:
         return render(
             request,
             "login.html",
-            status=refusal.status,
+            status=refusal.status_code,
             headers=refusal.headers,
-            problem=refusal.message,
+            problem=refusal.detail,
             next=following,
             user=user,
         )
@@ -57,5 +57,5 @@ def theme(
     theme: Annotated[str, Form(max_length=10)] = "auto",
     then: Annotated[str, Form(max_length=500)] = "/",
 ) -> Response:
-    """Remember light, dark, or as the system."""
+    """Set the theme: light, dark, or as the system."""
     return set_theme(request, theme, then)

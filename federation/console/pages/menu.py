@@ -1,75 +1,49 @@
-"""Where each role can go from every page.
+"""The menu of each role, shown on every page.
 
-Knows the addresses, not who may open them: ``roles.py`` decides that, a test holds both together.
+``roles.py`` decides who may open an address; a test checks that the menus agree with it.
 """
 
 from dataclasses import dataclass
-from typing import Protocol
 
+from federation.console.services import Visitor
 from twin.review.workflow import Role
 
+_HOME, _CASES, _TRAININGS = ("/", "Home"), ("/cases", "Cases"), ("/trainings", "Trainings")
+_TWIN, _CATALOGUE, _INTAKE = (
+    ("/twin", "Twin"),
+    ("/catalogue", "Catalogue"),
+    ("/intake", "Add images"),
+)
+_OPERATOR, _USERS, _AUDIT = ("/operator", "Federation"), ("/users", "Users"), ("/audit", "Audit")
+_STAFF_MENU = (_HOME, _CASES, _TRAININGS, _TWIN, _CATALOGUE)
 _MENU: dict[Role, tuple[tuple[str, str], ...]] = {
-    Role.CLINICIAN: (
-        ("/", "Home"),
-        ("/cases", "Cases"),
-        ("/trainings", "Trainings"),
-        ("/twin", "Twin"),
-        ("/catalogue", "Catalogue"),
-        ("/intake", "Add images"),
-    ),
-    Role.APPROVER: (
-        ("/", "Home"),
-        ("/cases", "Cases"),
-        ("/trainings", "Trainings"),
-        ("/twin", "Twin"),
-        ("/catalogue", "Catalogue"),
-    ),
-    Role.OPERATOR: (
-        ("/", "Home"),
-        ("/operator", "Federation"),
-        ("/cases", "Cases"),
-        ("/trainings", "Trainings"),
-        ("/catalogue", "Catalogue"),
-        ("/users", "Users"),
-        ("/audit", "Audit"),
-    ),
-    Role.AUDITOR: (
-        ("/", "Home"),
-        ("/audit", "Audit"),
-        ("/operator", "Federation"),
-        ("/trainings", "Trainings"),
-        ("/catalogue", "Catalogue"),
-    ),
+    Role.CLINICIAN: (*_STAFF_MENU, _INTAKE),
+    Role.APPROVER: _STAFF_MENU,
+    Role.OPERATOR: (_HOME, _OPERATOR, _CASES, _TRAININGS, _CATALOGUE, _USERS, _AUDIT),
+    Role.AUDITOR: (_HOME, _AUDIT, _OPERATOR, _TRAININGS, _CATALOGUE),
 }
-
-
-class HasRole(Protocol):
-    """Whoever reads a page."""
-
-    @property
-    def role(self) -> Role:
-        """As what they read it."""
+# Pages without an entry of their own belong to one of these.
+_PARENTS = {"/comparisons/": "/trainings", "/twins/": "/operator"}
 
 
 @dataclass(frozen=True)
-class Entry:
-    """One entry; ``here`` if the page belongs to it."""
+class MenuEntry:
+    """One entry; ``here`` if the present page belongs to it."""
 
     href: str
-    words: str
+    label: str
     here: bool
 
 
-def menu(visitor: HasRole, path: str) -> tuple[Entry, ...]:
-    """Return the entries for a reader, with the one to which a page belongs marked."""
+def menu(visitor: Visitor, path: str) -> tuple[MenuEntry, ...]:
+    """Return the menu of a visitor with the entry of the present page marked."""
     return tuple(
-        Entry(href, words, _belongs(path, href)) for href, words in _MENU.get(visitor.role, ())
+        MenuEntry(href, label, _belongs_to(path, href))
+        for href, label in _MENU.get(visitor.role, ())
     )
 
 
-def _belongs(path: str, href: str) -> bool:
-    if href == "/trainings" and path.startswith("/comparisons/"):
-        return True
-    if href == "/operator" and path.startswith("/twins/"):
+def _belongs_to(path: str, href: str) -> bool:
+    if any(path.startswith(start) and href == parent for start, parent in _PARENTS.items()):
         return True
     return path == href or (href != "/" and path.startswith(f"{href}/"))

@@ -1,16 +1,16 @@
-"""A training as a page shows it: how far, how long still, curves, and what happened.
+"""View model of a training: progress, remaining time, curves and events.
 
-It is read from the lines that the training's process wrote. Pure; knows no file.
+All of it comes from the lines that the training's process has reported.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import isfinite
 from typing import Any
 
 from federation.console.job_queue import Job
 from federation.console.pages.charts import Chart, rounds_chart
-from federation.console.pages.wording import length
+from federation.console.pages.wording import length_of_time
 from federation.console.views.trainings import TrainingView
 from twin.review.cases import Case
 from twin.review.workflow import CaseState
@@ -20,51 +20,36 @@ _MOST_EVENTS = 30
 
 @dataclass(frozen=True)
 class Event:
-    """Something that happened, and when."""
+    """An event and its time."""
 
     at: str
     text: str
 
 
 @dataclass(frozen=True)
-class Learned:
-    """A case that is trained on; without address where it is another hospital's."""
-
-    case_id: int
-    href: str
-    class_name: str
-    hospital: str
-    num_selected: int
-    state: CaseState
-    named_by: str | None
-
-
-@dataclass(frozen=True)
 class TrainingPage:
-    """What the page of a training shows.
+    """The page of a training.
 
     Args:
-        job: The work itself.
-        words: What it is called.
-        status: How far it is, in one sentence.
-        remaining: How long it will take still; may be empty.
-        share: How much is done, 0 to 1.
-        accuracy: Curve over rounds, if any has ended.
-        loss: The same.
-        cases: What is learned, as far as the reader may know.
-        num_other_cases: Those of other hospitals.
-        events: What happened, newest first.
-        retry: Whether starting it again is possible from its cases.
+        job: Its job.
+        status: Progress in one sentence.
+        remaining: Remaining time in words; may be empty.
+        share: Finished share, in [0, 1].
+        accuracy: Curve of the accuracy over rounds; None before the first round ends.
+        loss: Curve of the mean loss over rounds; None before the first round ends.
+        cases: Cases that the visitor may know.
+        num_other_cases: Number of its cases in other hospitals.
+        events: Events, newest first.
+        retry: Whether it can be started again from its cases.
     """
 
     job: Job
-    words: str
     status: str
     remaining: str
     share: float
     accuracy: Chart | None
     loss: Chart | None
-    cases: tuple[Learned, ...]
+    cases: tuple[Case, ...]
     num_other_cases: int
     events: tuple[Event, ...]
     retry: bool
@@ -74,24 +59,18 @@ def training_page(view: TrainingView, readable: bool) -> TrainingPage:
     """Return the page of a training.
 
     Args:
-        view: The training, with those of its cases that the reader may know.
-        readable: Whether the reader may open these.
+        view: The training, with the cases that the visitor may know.
+        readable: Whether the visitor may open these cases.
     """
-    job, told = view.job, view.steps
-    rounds = [
-        line
-        for line in told
-        if line.get("step") == "round" and line.get("accuracy", line.get("losses")) is not None
-    ]
-    planned = max(
-        (int(line.get("of", 0)) for line in told if line.get("step") == "round"), default=0
-    )
+    job, steps = view.job, view.steps
+    all_rounds = [line for line in steps if line.get("step") == "round"]
+    planned = max((int(line.get("of", 0)) for line in all_rounds), default=0)
+    rounds = [line for line in all_rounds if line.get("accuracy", line.get("losses")) is not None]
     accuracies = [_number(line.get("accuracy")) for line in rounds]
     losses = [_mean(line.get("losses")) for line in rounds]
-    last = told[-1] if told else {}
+    last = steps[-1] if steps else {}
     return TrainingPage(
         job=job,
-        words=training_words(view.class_names),
         status=_status(job, last),
         remaining=_remaining(job, last),
         share=1.0 if job.state == "done" else _share(last, planned),
@@ -99,44 +78,16 @@ def training_page(view: TrainingView, readable: bool) -> TrainingPage:
             [("accuracy", "line-green", accuracies)], "share named rightly", planned, percent=True
         ),
         loss=rounds_chart([("loss", "line-vermilion", losses)], "loss", planned, percent=False),
-        cases=learned_cases(view.cases, readable),
+        cases=view.cases,
         num_other_cases=view.num_other_cases,
         events=tuple(
             Event(str(line["at"]), str(line.get("text") or line.get("step")))
-            for line in reversed(told)
+            for line in reversed(steps)
             if "at" in line
         )[:_MOST_EVENTS],
         retry=bool(view.cases)
         and readable
         and all(case.state is CaseState.APPROVED for case in view.cases),
-    )
-
-
-def learned_cases(cases: Sequence[Case], readable: bool) -> tuple[Learned, ...]:
-    """Return the cases of a training for a list."""
-    return tuple(
-        Learned(
-            each.case_id,
-            f"/cases/{each.case_id}" if readable else "",
-            each.class_name or "–",
-            each.hospital,
-            each.num_selected,
-            each.state,
-            each.named_by,
-        )
-        for each in cases
-    )
-
-
-def training_words(class_names: Sequence[str]) -> str:
-    """What a training is called: after what it teaches."""
-    names = sorted(set(class_names))
-    if not names:
-        return "Training"
-    return (
-        f"Training of {names[0]}"
-        if len(names) == 1
-        else f"Training of {', '.join(names[:-1])} and {names[-1]}"
     )
 
 
@@ -159,14 +110,14 @@ def _status(job: Job, last: Mapping[str, Any]) -> str:
 def _remaining(job: Job, last: Mapping[str, Any]) -> str:
     seconds = _number(last.get("eta_seconds"))
     return (
-        f"about {length(seconds)} left"
+        f"about {length_of_time(seconds)} left"
         if job.state == "running" and seconds is not None and seconds > 0
         else ""
     )
 
 
 def _share(last: Mapping[str, Any], planned: int) -> float:
-    """Rounds take nearly all the time; what comes after them is the last twentieth."""
+    """Return the finished share: rounds up to 0.95, the comparison after them the rest."""
     if last.get("step") == "compare":
         return 0.95
     if last.get("step") != "round" or not planned:
@@ -179,7 +130,7 @@ def _number(value: object) -> float | None:
 
 
 def _mean(value: object) -> float | None:
-    """The mean of what a round says of its losses: one number, or one of each twin."""
+    """Return the mean loss of a round, given as one number or as one of each twin."""
     if isinstance(value, Mapping):
         value = list(value.values())
     if isinstance(value, list | tuple):

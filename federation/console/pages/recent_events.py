@@ -1,14 +1,14 @@
-"""Rows of the audit log as a stream of what happened lately, for people who do not read logs. Pure."""
+"""Recent events for the home page: rows of the audit log in plain words."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Final
 
-from federation.console.pages.wording import deed, spaced
+from federation.console.pages.wording import past_tense, spaced
 from twin.review.audit import AuditEntry
 
-_UNTOLD: Final = frozenset({"login", "logout", "case.select"})  # too many, and no news
-_WORDS: Final = {
+_HIDDEN: Final = frozenset({"login", "logout", "case.select"})  # too frequent to be news
+_VERBS: Final = {
     "case.detect": "found a new group:",
     "case.add_images": "added images to",
     "case.open": "opened",
@@ -35,56 +35,55 @@ _WORDS: Final = {
 
 
 @dataclass(frozen=True)
-class Happening:
-    """Something that happened: who, what, to what, where and when."""
+class RecentEvent:
+    """An event: when, who, what, to what, and where."""
 
     at: str
     actor: str
-    words: str
+    verb: str
     subject: str
     href: str
     hospital: str | None
 
 
-def happenings(
+def recent_events(
     entries: Iterable[AuditEntry], opens_cases: bool, most: int = 12
-) -> tuple[Happening, ...]:
-    """Return what is worth telling, in the order given; what is said again and again is said once.
+) -> tuple[RecentEvent, ...]:
+    """Return the events worth showing, in the same order; repeated ones are shown once.
 
     Args:
         entries: Rows of the log.
-        opens_cases: Whether the reader may open cases.
-        most: How many at most.
+        opens_cases: Whether the visitor may open cases.
+        most: Most events.
     """
-    told: list[Happening] = []
+    events: list[RecentEvent] = []
     for entry in entries:
-        if entry.what not in _UNTOLD:
-            happening = _happening(entry, opens_cases)
-            if not told or replace(happening, at=told[-1].at) != told[-1]:
-                told.append(happening)
-    return tuple(told[:most])
+        if entry.what not in _HIDDEN:
+            event = _event(entry, opens_cases)
+            if not events or replace(event, at=events[-1].at) != events[-1]:
+                events.append(event)
+    return tuple(events[:most])
 
 
-def _happening(entry: AuditEntry, opens_cases: bool) -> Happening:
+def _event(entry: AuditEntry, opens_cases: bool) -> RecentEvent:
     kind, _, number = entry.subject.partition(" ")
     name = str(entry.details.get("name") or entry.details.get("class_name") or "")
     subject, href = entry.subject, ""
     if kind == "case":
-        subject, href = (
-            (f"case {number}: {name}" if name else entry.subject),
-            (f"/cases/{number}" if opens_cases else ""),
-        )
+        subject = f"case {number}: {name}" if name else entry.subject
+        href = f"/cases/{number}" if opens_cases else ""
     elif kind == "training":
         subject, href = "a training", f"/trainings/{number}"
     elif kind == "class":
         subject, href = name or entry.subject, "/catalogue"
     elif kind == "user":
         subject = number
-    what = entry.what.rpartition(".")[2]
-    return Happening(
+    action = entry.what.rpartition(".")[2]
+    usual = past_tense(action) if kind == "case" else spaced(action).lower()
+    return RecentEvent(
         at=entry.at,
         actor="The console" if entry.role == "system" else entry.actor,
-        words=_WORDS.get(entry.what) or (deed(what) if kind == "case" else spaced(what).lower()),
+        verb=_VERBS.get(entry.what) or usual,
         subject=subject,
         href=href,
         hospital=entry.hospital,

@@ -1,5 +1,6 @@
-"""A hospital's twin: what it reports beside what the federation desires."""
+"""The page of a hospital's twin: reported and desired model, images, entropy and events."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated
@@ -11,7 +12,7 @@ from starlette.exceptions import HTTPException
 from federation.console.pages.charts import Chart, days_chart, rounds_chart
 from federation.console.rendering import render
 from federation.console.security.guard import page_router
-from federation.console.services import Asked, Asking, Services
+from federation.console.services import Services, ServicesDep, VisitorDep
 from federation.console.twin_view import TwinView, twin_view
 from physical.mirror import DayCount
 
@@ -21,7 +22,7 @@ _MOST_LOOKS = 200
 
 @dataclass(frozen=True)
 class ClassRow:
-    """One class of the inventory: how many images, and which side knows it."""
+    """One class: number of images, and whether reported and desired model can predict it."""
 
     name: str
     num_images: int
@@ -31,38 +32,34 @@ class ClassRow:
 
 
 @router.get("/twin")
-def own_twin(request: Request, services: Asked, visitor: Asking) -> Response:
-    """Show the twin of the reader's hospital."""
+def own_twin(request: Request, services: ServicesDep, visitor: VisitorDep) -> Response:
+    """Show the twin of the visitor's hospital."""
     return _show(request, services, str(visitor.hospital))
 
 
 @router.get("/twins/{hospital}")
 def any_twin(
-    request: Request, services: Asked, hospital: Annotated[str, Path(max_length=60)]
+    request: Request, services: ServicesDep, hospital: Annotated[str, Path(max_length=60)]
 ) -> Response:
-    """Show a hospital's twin to the operator; it holds no image."""
+    """Show the twin of any hospital to an operator, without images."""
     if hospital not in services.settings.hospitals:
-        raise HTTPException(
-            404,
-            f"There is no hospital {hospital!r}; there are: {', '.join(services.settings.hospitals)}.",
-        )
+        raise HTTPException(404)
     return _show(request, services, hospital)
 
 
 def inventory(view: TwinView) -> tuple[ClassRow, ...]:
-    """Return every class that the twin has images of or that either model knows, most images first."""
+    """Return the classes in the mirror or known to either model, most images first."""
     names = {*view.class_counts, *view.reported_classes, *view.desired_classes}
     largest = max(view.class_counts.values(), default=0) or 1
     rows = [
         ClassRow(
             name,
-            number,
-            number / largest,
+            view.class_counts.get(name, 0),
+            view.class_counts.get(name, 0) / largest,
             name in view.reported_classes,
             name in view.desired_classes,
         )
         for name in names
-        for number in (view.class_counts.get(name, 0),)
     ]
     return tuple(sorted(rows, key=lambda row: (-row.num_images, row.name.casefold())))
 
@@ -70,7 +67,7 @@ def inventory(view: TwinView) -> tuple[ClassRow, ...]:
 def entropy_over_time(
     entropy: Sequence[tuple[str, float]], threshold: float | None
 ) -> Chart | None:
-    """Return the curve of mean entropies, look by look, with the threshold beside it."""
+    """Return the curve of mean entropies over triages, with the threshold beside it."""
     values = [value for _, value in entropy[-_MOST_LOOKS:]]
     series: list[tuple[str, str, Sequence[float | None]]] = [
         ("mean entropy of what arrived", "line-blue", values)
@@ -80,15 +77,15 @@ def entropy_over_time(
             (f"threshold {threshold:.2f}", "line-vermilion dash", [threshold] * len(values))
         )
     return rounds_chart(
-        series, "0 sure, 1 a blind guess", len(values), percent=False, x_words="look"
+        series, "0 sure, 1 a blind guess", len(values), percent=False, x_label="look"
     )
 
 
-def by_day(counts: Sequence[DayCount]) -> Chart | None:
+def images_by_day(counts: Sequence[DayCount]) -> Chart | None:
     """Return the images of each day, all classes together."""
-    days: dict[str, int] = {}
+    days = Counter[str]()
     for each in counts:
-        days[each.day] = days.get(each.day, 0) + each.num_images
+        days[each.day] += each.num_images
     return days_chart(tuple(days.items()))
 
 
@@ -102,6 +99,5 @@ def _show(request: Request, services: Services, hospital: str) -> Response:
         classes=inventory(view),
         cases=cases,
         entropy=entropy_over_time(view.entropy, view.threshold),
-        days=by_day(view.counts_by_day),
-        now=services.clock(),
+        days=images_by_day(view.counts_by_day),
     )

@@ -1,4 +1,4 @@
-"""Who has an account, and the operator's forms."""
+"""The page of all accounts, with the operator's forms."""
 
 from typing import Annotated
 
@@ -7,18 +7,18 @@ from fastapi.responses import Response
 
 from federation.console.account_actions import add_user, disable_user, set_password
 from federation.console.errors import ActionRefused
+from federation.console.pages.forms import Password
 from federation.console.rendering import redirect, render
 from federation.console.security.guard import page_router
-from federation.console.services import Asked, Asking, Services
+from federation.console.services import Services, ServicesDep, VisitorDep
 from twin.review.account_rules import ACCOUNT_ROLES, AccountError
 from twin.review.workflow import Role
 
 router = page_router()
-Password = Annotated[str, Form(max_length=1000)]
 
 
 @router.get("/users")
-def users(request: Request, services: Asked) -> Response:
+def users(request: Request, services: ServicesDep) -> Response:
     """Show all accounts."""
     return _show(request, services)
 
@@ -26,8 +26,8 @@ def users(request: Request, services: Asked) -> Response:
 @router.post("/users")
 def add(
     request: Request,
-    services: Asked,
-    visitor: Asking,
+    services: ServicesDep,
+    visitor: VisitorDep,
     role: Annotated[Role, Form()],
     user: Annotated[str, Form(max_length=200)] = "",
     password: Password = "",
@@ -42,8 +42,8 @@ def add(
 
 
 @router.post("/users/{user}/disable")
-def disable(request: Request, services: Asked, visitor: Asking, user: str) -> Response:
-    """Let nobody sign in with an account."""
+def disable(request: Request, services: ServicesDep, visitor: VisitorDep, user: str) -> Response:
+    """Disable an account."""
     try:
         disable_user(services, visitor, user)
     except (AccountError, ActionRefused) as error:
@@ -53,9 +53,9 @@ def disable(request: Request, services: Asked, visitor: Asking, user: str) -> Re
 
 @router.post("/users/{user}/password")
 def password(
-    request: Request, services: Asked, visitor: Asking, user: str, password: Password = ""
+    request: Request, services: ServicesDep, visitor: VisitorDep, user: str, password: Password = ""
 ) -> Response:
-    """Give an account a new password."""
+    """Set the password of an account."""
     try:
         set_password(services, visitor, user, password)
     except (AccountError, ActionRefused) as error:
@@ -72,5 +72,4 @@ def _show(request: Request, services: Services, status: int = 200, problem: str 
         roles=sorted(ACCOUNT_ROLES),
         hospitals=services.settings.hospitals,
         problem=problem,
-        now=services.clock(),
     )

@@ -1,1 +1,1 @@
-"""What keeps the console safe: headers, cookies, CSRF, sessions, limits, uploads, and the guard of every route."""
+"""Web security of the console: headers, cookies, CSRF tokens, sessions, size limits, uploads."""

@@ -1,6 +1,7 @@
-"""The guard at every route: who is asking, may they, and do they ask from our own pages? All of it before a byte of the body is used.
+"""The guard of every route: checks session, role and CSRF token before a handler runs.
 
-Roles stand in ``roles.ROUTES`` and nowhere else. What a person may do to a case in its state is the workflow's business.
+The roles of each route are in ``roles.ROUTES``. The workflow decides what a person may do with a
+case in its state.
 """
 
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
@@ -10,39 +11,32 @@ from urllib.parse import quote
 from fastapi import APIRouter, Request, Response
 from fastapi.routing import APIRoute
 from starlette.concurrency import run_in_threadpool
-from starlette.datastructures import FormData
+from starlette.exceptions import HTTPException
+from starlette.status import HTTP_302_FOUND, HTTP_401_UNAUTHORIZED, HTTP_403_FORBIDDEN
 
 from federation.console.roles import ANYBODY, ROUTES
 from federation.console.security.cookies import ANONYMOUS, SESSION, cookie_name
-from federation.console.security.csrf import FIELD, HEADER, csrf_token, is_csrf_token, is_own_origin
-from federation.console.services import Services, Visitor
+from federation.console.security.csrf import (
+    FIELD,
+    HEADER,
+    csrf_token,
+    is_csrf_token,
+    is_same_origin,
+)
+from federation.console.services import Services, Visitor, get_services
 
 _BEARER = "bearer "
-_UNCHANGING = ("GET", "HEAD")
+_SAFE_METHODS = ("GET", "HEAD")
 _LONGEST_FIELD = 64 * 1024  # bytes of one text field of a form
 _MOST_FIELDS = 5000  # a case of 2,000 images may come with a box each
 
 
 class RouteTableError(ValueError):
-    """Routes and the table of roles do not fit: what, got, allowed, what to do."""
-
-
-class Refused(Exception):  # noqa: N818 -- a refusal is an answer, not a fault of ours
-    """The guard's no.
-
-    Args:
-        status: 401, 403, or 302 to the login page.
-        message: For people.
-        location: Where to go instead.
-    """
-
-    def __init__(self, status: int, message: str, location: str | None = None) -> None:
-        super().__init__(message)
-        self.status, self.message, self.location = status, message, location
+    """The routes and the table of roles do not fit together."""
 
 
 class GuardedRoute(APIRoute):
-    """A route that asks the table of roles first."""
+    """A route that is checked against the table of roles first."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """Return the handler behind the guard."""
@@ -50,7 +44,7 @@ class GuardedRoute(APIRoute):
         pattern = self.path
 
         async def guarded(request: Request) -> Response:
-            await admit(request, pattern)
+            await authorize(request, pattern)
             try:
                 return await handle(request)
             finally:
@@ -60,24 +54,21 @@ class GuardedRoute(APIRoute):
 
 
 def page_router() -> APIRouter:
-    """Return a router for HTML pages, which stand in no OpenAPI."""
+    """Return a router for HTML pages, which are left out of the OpenAPI description."""
     return APIRouter(route_class=GuardedRoute, include_in_schema=False)
 
 
-async def admit(request: Request, pattern: str) -> None:
-    """Let a request pass, with ``request.state.visitor`` set where somebody is logged in.
+async def authorize(request: Request, pattern: str) -> None:
+    """Check that a request is allowed, and set ``request.state.visitor`` after login.
 
     Raises:
-        Refused: If it must not.
+        HTTPException: If it is not: 401, 403, or 302 to the login page.
     """
-    services: Services = request.app.state.services
+    services = get_services(request)
     allowed = ROUTES[request.method, pattern]
-    bearer = _bearer(request)
-    token = (
-        request.cookies.get(cookie_name(services.settings, SESSION), "")
-        if bearer is None
-        else bearer
-    )
+    bearer = _bearer_token(request)
+    cookie = request.cookies.get(cookie_name(services.settings, SESSION), "")
+    token = cookie if bearer is None else bearer
     account = await run_in_threadpool(services.accounts.session, token) if token else None
     visitor = None
     if account is not None:
@@ -89,26 +80,28 @@ async def admit(request: Request, pattern: str) -> None:
         if visitor is None:
             raise _not_logged_in(request)
         if visitor.role not in allowed:
-            raise Refused(
-                403,
-                f"This page is not for the role {visitor.role}. It is for: {', '.join(sorted(allowed))}.",
+            raise HTTPException(
+                HTTP_403_FORBIDDEN,
+                f"This page is not for the role {visitor.role}. "
+                f"It is for: {', '.join(sorted(allowed))}.",
             )
-    if request.method not in _UNCHANGING and bearer is None:
-        await _check_source(request, services, token if visitor else None)
+    if request.method not in _SAFE_METHODS and bearer is None:
+        await _check_csrf(request, services, token if visitor else None)
 
 
-def check_table(routers: Sequence[APIRouter]) -> None:
-    """Stop the program unless every route is guarded and stands in the table, and every row of the table is served.
+def check_route_table(routers: Sequence[APIRouter]) -> None:
+    """Check that every route is guarded and in the table, and every row has a route.
 
     Raises:
-        RouteTableError: Says which route or row is without its partner.
+        RouteTableError: If not; names the route or row.
     """
     served: set[tuple[str, str]] = set()
     for router in routers:
         for route in router.routes:
             if not isinstance(route, GuardedRoute):
                 raise RouteTableError(
-                    f"route {getattr(route, 'path', route)!r} has no guard; make its router with page_router()"
+                    f"route {getattr(route, 'path', route)!r} has no guard; "
+                    "make its router with page_router()"
                 )
             served |= {(method, route.path) for method in route.methods or ()}
     for what, keys in (
@@ -117,60 +110,62 @@ def check_table(routers: Sequence[APIRouter]) -> None:
     ):
         if keys:
             raise RouteTableError(
-                f"{what}: {', '.join(' '.join(key) for key in sorted(keys))}; add it in federation/console/roles.py or remove it"
+                f"{what}: {', '.join(' '.join(key) for key in sorted(keys))}; "
+                "add it in federation/console/roles.py or remove it"
             )
 
 
 def wants_html(request: Request) -> bool:
-    """Whether a person reads the answer: everything but the API and single images."""
+    """Return whether a response is read by a person: not for the API and single images."""
     return not request.url.path.startswith(("/api/", "/images/", "/overlays/"))
 
 
-def _not_logged_in(request: Request) -> Refused:
-    message = "Nobody is logged in, or the session has ended. Log in first."
+def _not_logged_in(request: Request) -> HTTPException:
     if not wants_html(request):
-        return Refused(401, message)
+        return HTTPException(
+            HTTP_401_UNAUTHORIZED,
+            "Nobody is logged in, or the session has ended. Log in first.",
+            {"WWW-Authenticate": "Bearer"},
+        )
     back = f"{request.url.path}?{request.url.query}" if request.url.query else request.url.path
-    return Refused(
-        302,
-        message,
-        "/login"
-        if request.method != "GET" or back == "/"
-        else f"/login?next={quote(back, safe='')}",
-    )
+    is_home = request.method != "GET" or back == "/"
+    login = "/login" if is_home else f"/login?next={quote(back, safe='')}"
+    return HTTPException(HTTP_302_FOUND, headers={"location": login})
 
 
-def _bearer(request: Request) -> str | None:
-    """The token of the Authorization header; a header of any other kind is a wrong token, never no token."""
+def _bearer_token(request: Request) -> str | None:
+    """Return the token of the Authorization header; None without one, empty if of another kind."""
     header = request.headers.get("authorization")
     if header is None:
         return None
     return header[len(_BEARER) :].strip() if header.lower().startswith(_BEARER) else ""
 
 
-async def _check_source(request: Request, services: Services, session_token: str | None) -> None:
-    if not is_own_origin(request):
-        raise Refused(
-            403, "This request comes from another site. Open the console itself and try again."
+async def _check_csrf(request: Request, services: Services, session_token: str | None) -> None:
+    if not is_same_origin(request):
+        raise HTTPException(
+            HTTP_403_FORBIDDEN,
+            "This request comes from another site. Open the console itself and try again.",
         )
     if session_token is None and request.url.path.startswith("/api/"):
-        return  # the API's login: JSON that no form of another site can send, and no cookie that it would bring along
+        return  # the API's login: another site's form can send neither JSON nor a cookie here
     bound_to = session_token or request.cookies.get(cookie_name(services.settings, ANONYMOUS), "")
-    field = await _form_field(request, services)
+    field = await _form_token(request, services)
     sent = request.headers.get(HEADER, field)
     if not bound_to or not is_csrf_token(services.secret, bound_to, sent):
-        raise Refused(
-            403,
-            "The form is out of date: its token does not belong to this session. Reload the page and send it again.",
+        raise HTTPException(
+            HTTP_403_FORBIDDEN,
+            "The form is out of date: its token does not belong to this session. "
+            "Reload the page and send it again.",
         )
 
 
-async def _form_field(request: Request, services: Services) -> str:
-    """The token of a form. The form is read here with our limits; the route's function gets what was read."""
+async def _form_token(request: Request, services: Services) -> str:
+    """Return the token of a form, reading it with our limits; the handler gets the same form."""
     kind = request.headers.get("content-type", "")
     if not kind.startswith(("application/x-www-form-urlencoded", "multipart/form-data")):
         return ""
-    form: FormData = await request.form(
+    form = await request.form(
         max_files=services.settings.max_upload_files,
         max_fields=_MOST_FIELDS,
         max_part_size=_LONGEST_FIELD,

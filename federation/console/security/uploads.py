@@ -1,6 +1,7 @@
-"""Files that come by the web go into a hospital's inbox under names of our own; nothing of theirs becomes a path. Knows first bytes only.
+"""Uploaded image files: checked by their first bytes and stored in a hospital's inbox.
 
-Whether a file can be read, is too large unpacked, or hides something is for the intake to find out, which quarantines it with a reason.
+Stored files get random names, so that no name from outside becomes a path. The intake process
+reads them later and quarantines those that are broken, too large unpacked or suspicious.
 """
 
 import os
@@ -15,17 +16,18 @@ from fastapi import UploadFile
 from federation.console.services import Services, Visitor
 
 _CHUNK = 1024 * 1024
-_HEAD = 132  # bytes: a DICOM file says so after a preamble of 128
+_HEAD = 132  # bytes: DICOM has its signature after a preamble of 128
 
 
 @dataclass(frozen=True)
 class UploadResult:
-    """What became of one file.
+    """Result for one file.
 
     Args:
-        number: Its place in the request, from 1; names of files may be names of patients and are not repeated.
-        taken: It is in the inbox.
-        why: Why not; "" if it is.
+        number: Its place in the request, from 1. File names are left out, as they
+            may be patients' names.
+        taken: Whether it is in the inbox now.
+        why: Why not; empty if it is.
     """
 
     number: int
@@ -33,45 +35,42 @@ class UploadResult:
     why: str
 
 
-def take_uploads(
+def store_uploads(
     services: Services, visitor: Visitor, files: Sequence[UploadFile]
 ) -> list[UploadResult]:
-    """Put uploaded files into the inbox of the visitor's hospital.
+    """Store uploaded files in the inbox of the visitor's hospital.
 
     Args:
-        services: Of the app.
+        services: Services of the app.
         visitor: A clinician.
-        files: As they came.
+        files: The uploaded files.
+
+    Returns:
+        One result per file, in the same order.
+
+    Raises:
+        ValueError: If the visitor belongs to no hospital.
     """
     if visitor.hospital is None:
-        raise ValueError("nobody without a hospital sends images in")
+        raise ValueError("visitor has no hospital; allowed: a clinician of a hospital")
     inbox = services.settings.hospital(visitor.hospital).inbox
     results = []
     for number, file in enumerate(files, 1):
-        kind = _kind(file.file)
-        if kind is None:
-            results.append(
-                UploadResult(
-                    number, False, "It is neither DICOM nor PNG nor JPEG, by its first bytes."
-                )
-            )
+        suffix = _suffix(file.file)
+        if suffix is None:
+            why = "It is neither DICOM nor PNG nor JPEG, by its first bytes."
+            results.append(UploadResult(number, False, why))
             continue
-        _store(file.file, inbox, f"web-{secrets.token_hex(16)}{kind}")
+        _store(file.file, inbox, f"web-{secrets.token_hex(16)}{suffix}")
         results.append(UploadResult(number, True, ""))
     num_taken = sum(each.taken for each in results)
     details = {"taken": num_taken, "refused": len(results) - num_taken}
-    services.audit.record(
-        visitor.user,
-        visitor.role,
-        visitor.hospital,
-        "intake.upload",
-        f"hospital {visitor.hospital}",
-        details,
-    )
+    services.record(visitor, "intake.upload", f"hospital {visitor.hospital}", details)
     return results
 
 
-def _kind(stream: BinaryIO) -> str | None:
+def _suffix(stream: BinaryIO) -> str | None:
+    """Return the suffix for the format of a file; None if it is not allowed."""
     stream.seek(0)
     head = stream.read(_HEAD)
     stream.seek(0)
@@ -83,7 +82,7 @@ def _kind(stream: BinaryIO) -> str | None:
 
 
 def _store(stream: BinaryIO, inbox: Path, name: str) -> None:
-    """Write a file that the intake sees only when it is whole."""
+    """Write a file that appears in the inbox only when it is complete."""
     temporary = inbox / f".{secrets.token_hex(8)}.part"
     try:
         with os.fdopen(

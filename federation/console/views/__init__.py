@@ -1,5 +1,6 @@
-"""What one page shows, put together from the services: plain frozen values for templates and for the API. Changes nothing.
+"""View models: the data of each page, collected from the services, for templates and API.
 
-Somebody of a hospital sees that hospital's cases, images and examples; operators and auditors see counts and names of all, and no image ids
-of examples. What is not theirs to see is not in the value, so that no template has to remember it.
+Staff of a hospital see its cases, images and examples. Operators and auditors see counts and names
+of all hospitals but no image ids of examples. Data that a visitor may not see is left out here, so
+that no template has to hide it.
 """

@@ -1,17 +1,15 @@
-"""Cases as their pages show them: one with what may be done with it, the list of them, and a page of images."""
+"""View models of cases: the list, one case with its possible actions, and a page of its images."""
 
 from dataclasses import dataclass
 
 from federation.catalogue.entries import Entry
-from federation.console.job_queue import Job, JobError
 from federation.console.services import Services, Visitor
 from twin.review.cases import Case, CaseImage, CaseRow, Decision, Page
 from twin.review.workflow import CaseState, allowed_actions
 
 PER_PAGE, IMAGES_PER_PAGE = 25, 60
-HIDDEN_ACTIONS = frozenset(
-    {"finish_training", "fail_training", "release", "roll_back"}
-)  # the system's, or on the page of the comparison
+# Actions of the system, and those on the page of the comparison.
+HIDDEN_ACTIONS = frozenset({"finish_training", "fail_training", "release", "roll_back"})
 
 
 @dataclass(frozen=True)
@@ -20,23 +18,19 @@ class CaseView:
 
     Args:
         case: The case.
-        actions: What this visitor may do now.
-        decisions: Oldest first.
-        counts_by_day: (day, images that came), earliest first.
-        training: The training it is part of.
-        known_classes: What the model that serves can name.
-        catalogue: The federation's class names.
-        champion_version: Of the model that serves; none before the first.
+        actions: Actions that this visitor may do now.
+        decisions: Past decisions, oldest first.
+        counts_by_day: (day, images that arrived), earliest first.
+        known_classes: Classes that the serving model can predict.
+        catalogue: Class names of the federation.
     """
 
     case: Case
     actions: tuple[str, ...]
     decisions: tuple[Decision, ...]
     counts_by_day: tuple[tuple[str, int], ...]
-    training: Job | None
     known_classes: tuple[str, ...]
     catalogue: tuple[Entry, ...]
-    champion_version: str | None
 
 
 def case_list(
@@ -50,20 +44,17 @@ def case_view(services: Services, visitor: Visitor, case_id: int) -> CaseView:
     """Return one case.
 
     Raises:
-        CaseNotFound: If there is none, or it is another hospital's.
+        CaseNotFound: If there is none, or it belongs to another hospital.
     """
     case = services.store.case(visitor.hospital, case_id)
     offered = allowed_actions(case.state, visitor.role, visitor.user, case.named_by)
-    champion = services.registry.champion()
     return CaseView(
         case,
         tuple(name for name in offered if name not in HIDDEN_ACTIONS),
         tuple(services.store.decisions(case_id, hospital=visitor.hospital)),
         tuple(services.store.days(case_id, hospital=visitor.hospital)),
-        _job_if_any(services, case.training_id),
         services.registry.champion_classes(),
         tuple(services.catalogue.entries()),
-        champion.version if champion else None,
     )
 
 
@@ -73,13 +64,6 @@ def case_images(
     """Return a page of a case's images.
 
     Raises:
-        CaseNotFound: If there is no such case, or it is another hospital's.
+        CaseNotFound: If there is none, or it belongs to another hospital.
     """
     return services.store.images(case_id, page, IMAGES_PER_PAGE, order, hospital=visitor.hospital)
-
-
-def _job_if_any(services: Services, training_id: str | None) -> Job | None:
-    try:
-        return services.jobs.job(training_id) if training_id else None
-    except JobError:
-        return None

@@ -1,4 +1,4 @@
-"""The first page of each role: what waits for a visitor, and the whole federation at a glance."""
+"""View models of the home page, with a visitor's open tasks, and of the operator's overview."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,9 +11,8 @@ from federation.console.views.trainings import TrainingView, training_list
 from twin.review.cases import CaseRow
 from twin.review.workflow import CaseState, Role
 
-_WAITS_FOR: Mapping[
-    Role, tuple[CaseState, ...]
-] = {  # states in which a case waits for somebody of a role
+# States in which a case waits for an action of a role.
+_WAITS_FOR: Mapping[Role, tuple[CaseState, ...]] = {
     Role.CLINICIAN: (CaseState.DETECTED, CaseState.IN_REVIEW),
     Role.APPROVER: (CaseState.NAMED, CaseState.MERGED, CaseState.EVALUATED),
     Role.OPERATOR: (CaseState.APPROVED, CaseState.EVALUATED),
@@ -23,13 +22,13 @@ _WAITS_FOR: Mapping[
 
 @dataclass(frozen=True)
 class HomeView:
-    """What waits for a visitor.
+    """The home page of a visitor.
 
     Args:
-        counts: Cases by state, of the visitor's hospital or of all.
-        todo: Cases in which this role has a next step, last changed first.
-        trainings: The latest few.
-        champion: Who serves.
+        counts: State -> number of cases, of the visitor's hospital or of all.
+        todo: Cases that wait for an action of this role, last changed first.
+        trainings: The latest trainings.
+        champion: The version that serves.
     """
 
     counts: Mapping[CaseState, int]
@@ -40,14 +39,14 @@ class HomeView:
 
 @dataclass(frozen=True)
 class OperatorView:
-    """The federation at a glance.
+    """Overview of the federation.
 
     Args:
-        hospitals: One per hospital; counts and names, no image.
-        trainings: Newest first.
-        versions: Newest first, with their aliases.
-        champion: Who serves.
-        counts: Cases by state, of all hospitals.
+        hospitals: State of each hospital's twin, without images.
+        trainings: All trainings, newest first.
+        versions: All versions of the model, newest first.
+        champion: The version that serves.
+        counts: State -> number of cases, of all hospitals.
         releases: Releases and roll-backs, newest first.
     """
 
@@ -60,7 +59,7 @@ class OperatorView:
 
 
 def home_view(services: Services, visitor: Visitor) -> HomeView:
-    """Return what waits for a visitor."""
+    """Return the home page of a visitor."""
     todo = [
         row
         for state in _WAITS_FOR[visitor.role]
@@ -73,12 +72,12 @@ def home_view(services: Services, visitor: Visitor) -> HomeView:
 
 
 def operator_view(services: Services, visitor: Visitor) -> OperatorView:
-    """Return the federation at a glance."""
+    """Return the overview of the federation."""
     return OperatorView(
         tuple(twin_view(services, hospital) for hospital in services.settings.hospitals),
         training_list(services, visitor),
         services.registry.versions(),
         services.registry.champion(),
         services.store.counts(None),
-        tuple(job for job in services.jobs.jobs() if job.kind in ("release", "roll_back")),
+        tuple(job for job in services.jobs.find() if job.kind in ("release", "roll_back")),
     )

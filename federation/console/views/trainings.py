@@ -1,16 +1,18 @@
-"""Trainings as their pages show them: how far each is, and its candidate beside the champion once the two are compared."""
+"""View models of trainings: progress, and the comparison of candidate and champion."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from federation.console.files import read_json
 from federation.console.job_queue import Job, JobError
 from federation.console.registry_view import Version
-from federation.console.release_checks import release_actions, version_of
+from federation.console.release_checks import DECISIONS, release_actions, version_of
 from federation.console.services import Services, Visitor
-from federation.console.trainings import cases_of_plan
+from federation.console.training_jobs import cases_at_start
 from twin.review.cases import Case
+
+_PATHS = ("candidate", "comparison")  # paths on this machine in a result, not for users
 
 
 @dataclass(frozen=True)
@@ -18,18 +20,19 @@ class TrainingView:
     """One training.
 
     Args:
-        training_id: Its id.
-        job: Where its process stands.
-        cases: Its cases, of the visitor's hospital; for operators and auditors of all.
-        num_other_cases: Those of other hospitals.
-        class_names: What all its cases are named.
-        steps: What it has told, oldest first: at, step, done, of, text, and for rounds losses, accuracy, seconds, eta_seconds.
-        done: Steps done of the present stage.
-        of: Steps of the present stage; 0: not known.
-        fraction: Of all rounds, in [0, 1].
-        eta_seconds: Until the last round, as it estimates.
-        light: green, amber or red, once it is compared; "" before.
-        result: What it left; empty before its end.
+        training_id: Id of the training.
+        job: State of its process.
+        cases: Its cases in the visitor's hospital; for operators and auditors in all.
+        num_other_cases: Its cases in other hospitals.
+        class_names: Class names of all its cases.
+        steps: Reported progress, oldest first: at, step, done, of, text, and for rounds losses,
+            accuracy, seconds and eta_seconds.
+        done: Finished steps of the present stage.
+        of: All steps of the present stage; 0 if unknown.
+        fraction: Finished share of all rounds, in [0, 1].
+        eta_seconds: Estimated time until the last round ends.
+        light: green, amber or red after the comparison; empty before.
+        result: Result of the process without its paths; empty before its end.
     """
 
     training_id: str
@@ -48,21 +51,21 @@ class TrainingView:
 
 @dataclass(frozen=True)
 class ComparisonView:
-    """A candidate beside the champion it came from.
+    """Comparison of a candidate with the champion that it was trained from.
 
     Args:
-        training: The training behind it.
-        comparison: As the release room wrote it, without other hospitals' rows.
+        training: The training of the candidate.
+        comparison: Content of ``comparison.json`` without the rows of other hospitals.
         overall: green, amber or red.
         lights: One per rule: rule, subject, light, measured, allowed, unit, num_images, text.
-        examples: Images of the visitor's hospital about which the two differ: hospital, image_id, truth, before, after, number ...
-        actions: Of release and roll_back, what this visitor may do now.
-        why_not: Why release or roll-back is not offered, for people; "" where it is.
-        needs_reason: Release of a red candidate needs a reason; a roll-back always does.
-        pending: A release or roll-back that is under way.
+        examples: Images of the visitor's hospital whose predictions differ: hospital, image_id,
+            truth, before, after, number ...
+        actions: Which of release and roll_back this visitor may do now.
+        why_not: Why neither is offered, as a sentence for users; empty if one is.
+        pending: The release or roll-back that is under way.
         last: The last release or roll-back that ended.
-        version: Registered version of the candidate, once there is one.
-        champion: Who serves now.
+        version: Registered version of the candidate; None before registration.
+        champion: The version that serves now.
     """
 
     training: TrainingView
@@ -72,7 +75,6 @@ class ComparisonView:
     examples: tuple[Mapping[str, Any], ...]
     actions: tuple[str, ...]
     why_not: str
-    needs_reason: bool
     pending: Job | None
     last: Job | None
     version: str | None
@@ -81,7 +83,7 @@ class ComparisonView:
 
 def training_list(services: Services, visitor: Visitor) -> tuple[TrainingView, ...]:
     """Return all trainings, newest first."""
-    return tuple(_training(services, visitor, job) for job in services.jobs.jobs("training"))
+    return tuple(_training(services, visitor, job) for job in services.jobs.find("training"))
 
 
 def training_view(services: Services, visitor: Visitor, training_id: str) -> TrainingView:
@@ -90,33 +92,30 @@ def training_view(services: Services, visitor: Visitor, training_id: str) -> Tra
     Raises:
         JobError: If there is none.
     """
-    job = services.jobs.job(training_id)
+    job = services.jobs.get(training_id)
     if job.kind != "training":
         raise JobError(
-            f"{training_id!r} is no training; the list of trainings shows those that there are"
+            f"{training_id!r} is no training; the list of trainings shows all that exist"
         )
     return _training(services, visitor, job)
 
 
 def comparison_view(services: Services, visitor: Visitor, training_id: str) -> ComparisonView:
-    """Return what a training's candidate is like beside the champion.
+    """Return the comparison of a training's candidate with the champion.
 
     Raises:
-        JobError: If there is no such training, or it has not got so far.
+        JobError: If there is no such training, or no comparison yet.
     """
     training = training_view(services, visitor, training_id)
     comparison = read_comparison(services, training_id)
     verdict = comparison.get("verdict") or {}
-    decisions = services.jobs.jobs(subject=training_id)
-    decided = [job for job in decisions if job.kind in ("release", "roll_back")]
+    decided = [job for job in services.jobs.find(subject=training_id) if job.kind in DECISIONS]
     actions, why_not = release_actions(services, visitor, training_id)
     shown = {
         **comparison,
         "changed": [],
         "hospitals": [
-            each
-            for each in comparison.get("hospitals", [])
-            if _is_theirs(visitor, each["hospital"])
+            each for each in comparison.get("hospitals", []) if _may_see(visitor, each["hospital"])
         ],
     }
     overall = str(verdict.get("overall", training.light))
@@ -132,7 +131,6 @@ def comparison_view(services: Services, visitor: Visitor, training_id: str) -> C
         ),
         actions,
         why_not,
-        overall == "red",
         next((job for job in decided if job.is_open), None),
         next((job for job in decided if not job.is_open), None),
         version_of(services, training_id),
@@ -141,52 +139,46 @@ def comparison_view(services: Services, visitor: Visitor, training_id: str) -> C
 
 
 def read_comparison(services: Services, training_id: str) -> dict[str, Any]:
-    """Return a training's whole comparison.
+    """Return the whole comparison of a training.
 
     Raises:
         JobError: If it has none.
     """
-    path = services.settings.jobs_folder / services.jobs.job(training_id).job_id / "comparison.json"
-    try:
-        plain: dict[str, Any] = json.loads(path.read_bytes())
-    except (FileNotFoundError, json.JSONDecodeError) as error:
-        raise JobError(
-            f"training {training_id} has no comparison yet; follow it on its own page"
-        ) from error
+    job = services.jobs.get(training_id)
+    plain = read_json(services.settings.jobs_folder / job.job_id / "comparison.json")
+    if plain is None:
+        raise JobError(f"training {training_id} has no comparison yet; follow it on its own page")
     return plain
 
 
 def _training(services: Services, visitor: Visitor, job: Job) -> TrainingView:
-    cases = services.store.of_training(job.job_id) or cases_of_plan(
+    cases = services.store.of_training(job.job_id) or cases_at_start(
         services.store, services.jobs, job.job_id
     )
-    theirs = tuple(case for case in cases if _is_theirs(visitor, case.hospital))
+    own_cases = tuple(case for case in cases if _may_see(visitor, case.hospital))
     steps = services.jobs.progress(job.job_id)
     result = services.jobs.result(job.job_id) or {}
     rounds = [each for each in steps if each.get("step") == "round"]
     last, last_round = (steps[-1] if steps else {}), (rounds[-1] if rounds else {})
-    fraction = _share(last_round) if job.state != "done" else 1.0
     return TrainingView(
         job.job_id,
         job,
-        theirs,
-        len(cases) - len(theirs),
+        own_cases,
+        len(cases) - len(own_cases),
         tuple(sorted({case.class_name for case in cases if case.class_name})),
         tuple(steps),
         int(last.get("done", 0)),
         int(last.get("of", 0)),
-        fraction,
+        1.0 if job.state == "done" else _fraction(last_round),
         last_round.get("eta_seconds") if job.state == "running" else None,
         str(result.get("light", "")),
-        {
-            name: value for name, value in result.items() if name not in ("candidate", "comparison")
-        },  # paths of this machine
+        {name: value for name, value in result.items() if name not in _PATHS},
     )
 
 
-def _share(step: Mapping[str, Any]) -> float:
+def _fraction(step: Mapping[str, Any]) -> float:
     return min(1.0, float(step["done"]) / float(step["of"])) if step.get("of") else 0.0
 
 
-def _is_theirs(visitor: Visitor, hospital: str) -> bool:
+def _may_see(visitor: Visitor, hospital: str) -> bool:
     return visitor.hospital in (None, hospital)

@@ -1,4 +1,4 @@
-"""The figures of a report: pure functions of a run folder and a width in pixels.
+"""Figures of a report: pure functions of a run folder and a width in pixels.
 
 Each gives an SVG, or nothing where there is no data for it.
 """

@@ -1,4 +1,4 @@
-"""How well the global model knows the classes: over time, by task and by class."""
+"""Accuracy figures: over time, by task and by class."""
 
 from __future__ import annotations
 
@@ -37,7 +37,10 @@ _NEW: dict[str, Any] = {
 
 
 def accuracy_figure(run: RunFolder, width: float) -> bytes | None:
-    """Accuracy over all seen classes: after every round where it was measured, and at each task's end with macro-F1."""
+    """Accuracy over all seen classes.
+
+    After every round where it was measured, and at each task's end with macro-F1.
+    """
     ends = [record for record in run.tasks if record.accuracy is not None]
     rounds = [record for record in run.rounds if record.accuracy is not None]
     if not ends and not rounds:
@@ -105,7 +108,10 @@ def accuracy_figure(run: RunFolder, width: float) -> bytes | None:
         )
 
     said = said or "no task has ended"
-    alt = f"Line chart: accuracy over all classes seen so far, by round, with task boundaries; {said}."
+    alt = (
+        "Line chart: accuracy over all classes seen so far, by round, with task boundaries; "
+        f"{said}."
+    )
     height = chart_height(width) + (40 if is_narrow(width) else 0)
     return draw(f"accuracy-{width:.0f}", (width, height), alt, paint_on)
 
@@ -117,7 +123,8 @@ def drops(run: RunFolder) -> list[tuple[int, float, float]]:
         run: A run in which at least two tasks ended; with fewer there is nothing to forget.
 
     Returns:
-        (task, best earlier accuracy, last accuracy); best minus last is that task's forgetting in FedIMD's equation 16.
+        (task, best earlier accuracy, last accuracy); best minus last is that task's forgetting in
+        FedIMD's equation 16.
     """
     if not run.tasks:
         return []
@@ -132,7 +139,10 @@ def drops(run: RunFolder) -> list[tuple[int, float, float]]:
 
 
 def forgetting_figure(run: RunFolder, width: float) -> bytes | None:
-    """For each task before the last, the way from its best earlier accuracy down to its last one."""
+    """For each task before the last.
+
+    The way from its best earlier accuracy down to its last one.
+    """
     found = drops(run)
     if not found:
         return None
@@ -207,7 +217,10 @@ def first_accuracy(run: RunFolder, name: str) -> tuple[int, float] | None:
 
 
 def classes_figure(run: RunFolder, width: float) -> bytes | None:
-    """Accuracy of every seen class at the last task's end, and what it was when the class was new."""
+    """Accuracy of every seen class at the last task's end.
+
+    What it was when the class was new.
+    """
     shown = [record for record in run.tasks if record.per_class_accuracy]
     if not shown:
         return None

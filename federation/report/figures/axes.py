@@ -1,4 +1,4 @@
-"""What several figures share: axes whose columns are rounds, percent, heights.
+"""Axes that several figures share: rounds, percent, heights.
 
 Knows rounds and tasks, but no quantity that is drawn over them.
 """

@@ -1,4 +1,4 @@
-"""What the twins' detectors saw: prediction entropy over time, the threshold, and whether a signal was right."""
+"""Detection figure: prediction entropy over time, threshold and signals."""
 
 from __future__ import annotations
 
@@ -27,7 +27,10 @@ _MOST_DOTTED = 48  # more rounds than this and the dots run into a band
 
 
 def entropy_figure(run: RunFolder, width: float) -> bytes | None:
-    """One small panel per twin: entropy, the detector's statistic and threshold, and where it was right or wrong."""
+    """One small panel per twin.
+
+    Entropy, the detector's statistic and threshold, and where it was right or wrong.
+    """
     by_twin: dict[str, list[tuple[int, Observation]]] = {twin: [] for twin in run.twins}
     for index, observation in run.observations:
         by_twin[observation.twin].append((index, observation))
@@ -84,7 +87,8 @@ def entropy_figure(run: RunFolder, width: float) -> bytes | None:
         for name in _MARKS
     }
     alt = (
-        f"Small line charts, one for each of {len(twins)} twins: prediction entropy by round, and the threshold. "
+        f"Small line charts, one for each of {len(twins)} twins: prediction entropy by round, and "
+        "the threshold. "
         f"Hits {counts[HIT]}, misses {counts[MISS]}, false alarms {counts[FALSE_ALARM]}."
     )
     height = rows * _PIXELS_PER_PANEL + (

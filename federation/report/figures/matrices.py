@@ -1,4 +1,4 @@
-"""Heat maps with numbers: accuracy by task and task, and which class is taken for which."""
+"""Heat maps: accuracy by task and task, and confusion between classes."""
 
 from __future__ import annotations
 
@@ -71,7 +71,10 @@ def _paint_cells(
 
 
 def accuracy_matrix(run: RunFolder) -> NDArray[np.float64]:
-    """Accuracy after each task (rows) on each task's classes (columns), NaN where a task was not yet seen."""
+    """Accuracy after each task (rows) on each task's classes (columns), NaN.
+
+    Where a task was not yet seen.
+    """
     rows = [record.accuracy_row for record in run.tasks]
     matrix = np.full((len(rows), max(map(len, rows), default=0)), np.nan)
     for place, (row, record) in enumerate(zip(rows, run.tasks, strict=True)):
@@ -138,7 +141,10 @@ def row_shares(confusion: NDArray[np.int64]) -> NDArray[np.float64]:
 
 
 def confusion_figure(run: RunFolder, width: float) -> bytes | None:
-    """Which class is taken for which after the last finished task: rows true, each 100 in all, columns predicted."""
+    """Which class is taken for which after the last finished task.
+
+    Rows true, each 100 in all, columns predicted.
+    """
     found = last_confusion(run)
     if found is None:
         return None
@@ -165,7 +171,8 @@ def confusion_figure(run: RunFolder, width: float) -> bytes | None:
         if count > MOST_NUMBERED_CLASSES:
             return {}
         return {
-            f"pair-{row}-{column}": f"{record.seen_classes[row]} taken for {record.predicted_names[column]}: "
+            f"pair-{row}-{column}": f"{record.seen_classes[row]} taken for "
+            f"{record.predicted_names[column]}: "
             f"{counts[row, column]} of {counts[row].sum()} images"
             for row in range(count)
             for column in range(len(predicted))
@@ -173,7 +180,8 @@ def confusion_figure(run: RunFolder, width: float) -> bytes | None:
 
     right = int(np.trace(counts))
     alt = (
-        f"Confusion matrix after task {record.task}, {count} classes: {right} of {int(counts.sum())} {run.measured_on} "
+        f"Confusion matrix after task {record.task}, {count} classes: {right} of "
+        f"{int(counts.sum())} {run.measured_on} "
         "lie on the diagonal, that is, are recognised. The numbers are in the table."
     )
     return draw(f"confusion-{width:.0f}", (width, tall * count + margin + 8), alt, paint_on)

@@ -1,4 +1,4 @@
-"""What happened in the rounds: who trained when, how the losses went, what travelled."""
+"""Figures of rounds: participation, losses and traffic."""
 
 from __future__ import annotations
 
@@ -53,7 +53,10 @@ def _state(
 
 
 def _stretches(found: list[tuple[int, str]]) -> Iterator[tuple[str, int, int]]:
-    """(state, first round, number of rounds) of uninterrupted stretches, so that 1000 rounds need no 1000 shapes."""
+    """(state, first round, number of rounds) of uninterrupted stretches.
+
+    So 1000 rounds need no 1000 shapes.
+    """
     for (state, _), group in groupby(
         enumerate(found), key=lambda entry: (entry[1][1], entry[1][0] - entry[0])
     ):
@@ -62,7 +65,10 @@ def _stretches(found: list[tuple[int, str]]) -> Iterator[tuple[str, int, int]]:
 
 
 def participation_figure(run: RunFolder, width: float) -> bytes | None:
-    """Twins by rounds: who trained, whose update was rejected, who was not there yet, and who signalled new classes."""
+    """Twins by rounds: who trained, whose update was rejected, who was not there yet.
+
+    Who signalled new classes.
+    """
     if not run.rounds or not run.twins:
         return None
     twins = run.twins
@@ -176,7 +182,8 @@ def participation_figure(run: RunFolder, width: float) -> bytes | None:
         )
 
     alt = (
-        f"Grid of {len(twins)} twins by {len(run.rounds)} rounds: who trained when. {len(joins)} joined "
+        f"Grid of {len(twins)} twins by {len(run.rounds)} rounds: who trained when. {len(joins)} "
+        "joined "
         f"later, {len(signals)} signals of new classes, {len(rejections)} rejected updates."
     )
     height = _PIXELS_PER_TWIN * len(twins) + (140 if is_narrow(width) else 100)

@@ -316,7 +316,7 @@ def test_krum_with_a_hostile_minority_that_agrees_chooses_honest_updates_alone(
 
 
 def test_trimming_leaves_out_a_share_but_never_fewer_than_the_hostile_and_never_all() -> None:
-    def trims(**settings: float) -> list[int]:
+    def trims(**settings: Any) -> list[int]:
         return [
             RobustConfig("trimmed_mean", **settings).trimmed(count)
             for count in (1, 2, 3, 5, 10, 30)

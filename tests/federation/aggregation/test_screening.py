@@ -1,6 +1,7 @@
 import re
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any, cast
 
 import pydantic
 import pytest
@@ -34,7 +35,7 @@ def update_of(server: ServerState, **changes: torch.Tensor) -> TwinUpdate:
 def reason(update: TwinUpdate, server: ServerState, config: ScreeningConfig = CONFIG) -> str:
     accepted, rejected = screen([update], server, ["north", "south"], DECLARED, config)
     assert len(accepted) + len(rejected) == 1
-    return rejected[0].reason if rejected else None
+    return cast(Any, rejected[0].reason if rejected else None)
 
 
 def test_an_honest_update_is_accepted(server: ServerState) -> None:
@@ -329,6 +330,6 @@ def test_an_all_zero_global_model_does_not_stop_the_round(server: ServerState) -
 def test_a_limit_that_turns_everybody_away_is_refused(limit: float) -> None:
     for name in ("max_relative_change", "max_relative_upload"):
         with pytest.raises(pydantic.ValidationError, match=f"{name} is .*allowed: above 0"):
-            ScreeningConfig(**{name: limit})
+            ScreeningConfig(**cast(Any, {name: limit}))
     with pytest.raises(pydantic.ValidationError, match="max_images is 0; allowed: 1 or more"):
         ScreeningConfig(max_images=0)

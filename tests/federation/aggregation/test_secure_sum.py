@@ -1,6 +1,6 @@
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -67,10 +67,11 @@ class SimulatedHospitals:
     ) -> None:
         self.maskers = {name: Masker(name) for name in names}
         self.on_the_way = on_the_way
-        self.calls, self.seen = [], []
+        self.calls: list[tuple[str, tuple[str, ...]]] = []
+        self.seen: list[Any] = []
 
-    def __call__(self, verb: Any, messages: dict[str, Any]) -> dict[str, Any]:
-        answers = {}
+    def __call__(self, verb: str, messages: Mapping[str, Any]) -> dict[str, Any]:
+        answers: dict[str, Any] = {}
         for name, message in messages.items():
             try:
                 masker = self.maskers[name]
@@ -89,7 +90,7 @@ class SimulatedHospitals:
         return answers
 
 
-def losing(lost: dict[str, Any]) -> Callable[..., Any]:
+def losing(lost: Any) -> Callable[..., Any]:
     """Loses answers: by verb and the number of the call, from 1, whose."""
     return lambda verb, call, answers: {
         name: each for name, each in answers.items() if name not in lost.get((verb, call), ())
@@ -105,14 +106,20 @@ def check_is_mean_of(
 ) -> None:
     updates = [update_of(name) for name in names]
     expected = mean_of(updates, mean)
+    assert result.update is not None
     assert result.members == result.update.summed == tuple(names)
+    assert result.update is not None
     assert result.update.twin_id == f"sum of {len(names)}"
+    assert result.update is not None
     assert result.update.num_images == sum(each.num_images for each in updates)
+    assert result.update is not None
     assert result.update.metrics["total"] == pytest.approx(
         np.mean([each.metrics["total"] for each in updates])
     )
     for key, value in expected.items():
+        assert result.update is not None
         assert result.update.weights[key].dtype == value.dtype
+        assert result.update is not None
         difference = (result.update.weights[key].double() - value.double()).abs().max()
         assert difference <= len(names) / 2 * RESOLUTION + float(np.spacing(np.float32(2)))
 
@@ -132,7 +139,7 @@ def test_the_update_goes_through_the_method_as_if_it_were_all_of_them() -> None:
     )
     result = secure_sum(broadcasts(), "by_images", CONFIG, SimulatedHospitals())
     plain = FedAvg().aggregate(server, [update_of(name) for name in NAMES])
-    summed = FedAvg().aggregate(server, [result.update])
+    summed = FedAvg().aggregate(server, [result.update])  # type: ignore[list-item]  # wrong on purpose
     assert all(
         torch.allclose(plain.weights[key], summed.weights[key], rtol=0, atol=1e-6) for key in GLOBAL
     )
@@ -141,6 +148,7 @@ def test_the_update_goes_through_the_method_as_if_it_were_all_of_them() -> None:
 def test_a_hospital_sends_eight_bytes_for_each_weight_and_two_keys() -> None:
     result = secure_sum(broadcasts(), "by_images", CONFIG, SimulatedHospitals())
     assert result.bytes_up == dict.fromkeys(NAMES, 8 * 603 + 32 + 32)
+    assert result.update is not None
     assert result.update.num_bytes == 5 * 8 * 603
 
 
@@ -159,7 +167,7 @@ def test_the_server_never_sees_a_single_update() -> None:
 
 @pytest.mark.parametrize("lost", [("east",), ("east", "centre")])
 def test_hospitals_that_drop_out_after_sealing_are_left_out_and_the_others_asked_again(
-    lost: tuple[str, ...],
+    lost: Any,
 ) -> None:
     hospitals = SimulatedHospitals(on_the_way=losing({("mask", 1): lost}))
     result = secure_sum(broadcasts(), "by_images", CONFIG, hospitals)
@@ -204,7 +212,7 @@ def test_no_more_restarts_than_allowed() -> None:
     "lost", [{("seal", 1): ["north", "east", "south"]}, {("mask", 1): ["north", "east", "south"]}]
 )
 def test_below_the_minimum_there_is_no_sum_and_nobody_opens(
-    lost: dict[tuple[Any, ...], list[str]],
+    lost: Any,
 ) -> None:
     hospitals = SimulatedHospitals(on_the_way=losing(lost))
     result = secure_sum(broadcasts(), "by_images", CONFIG, hospitals)
@@ -260,7 +268,7 @@ def test_a_hospital_that_comes_back_for_a_repeated_round_stays_out_of_it() -> No
 
 @pytest.mark.parametrize("stage", ["seal", "mask"])
 def test_a_repeated_round_without_one_of_them_has_no_sum_and_says_whose_it_could_have(
-    stage: str,
+    stage: Any,
 ) -> None:
     hospitals = SimulatedHospitals(
         on_the_way=losing({("open", 1): ["east"], (stage, 2): ["south"]})
@@ -399,7 +407,9 @@ def test_a_replayed_seal_makes_its_own_hospital_refuse_and_the_others_are_summed
 
 def test_the_same_hospitals_give_the_same_bits_whatever_the_keys() -> None:
     first, second = (
-        secure_sum(broadcasts(), "by_images", CONFIG, SimulatedHospitals()).update.weights
+        cast(
+            Any, secure_sum(broadcasts(), "by_images", CONFIG, SimulatedHospitals()).update
+        ).weights
         for _ in range(2)
     )
     assert all(torch.equal(first[key], second[key]) for key in first)

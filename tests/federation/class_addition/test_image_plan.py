@@ -1,5 +1,6 @@
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -40,7 +41,7 @@ def test_images_held_out_from_the_champion_are_held_out_from_the_candidate(
 def test_class_names_of_a_mirror_are_replaced_by_those_of_the_catalogue(tmp_path: Path) -> None:
     mirror = Mirror(tmp_path / "mirror", SIDE)
     mirror.add(images("north", "liver", 12))
-    mirror.name([each.image_id for each in images("north", "liver", 6)], "Leber")
+    mirror.set_class_name([each.image_id for each in images("north", "liver", 6)], "Leber")
     hospitals = [AdditionHospital("north", tmp_path / "mirror", None)]
     assert make_plan(hospitals, [], LIMITS, {"Leber": "liver"}).approved_names() == ("liver",)
     assert make_plan(hospitals, [], LIMITS, {}).approved_names() == ("Leber", "liver")
@@ -88,7 +89,7 @@ def test_smaller_limit_chooses_some_of_the_same_images(federation: ExampleFedera
     ],
 )
 def test_approved_images_that_cannot_be_trained_on_are_refused(
-    federation: ExampleFederation, new_images: dict[str, list[str]], message: str
+    federation: ExampleFederation, new_images: dict[str, Any], message: str
 ) -> None:
     with pytest.raises((AdditionError, MirrorError), match=message):
         make_plan(

@@ -3,7 +3,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import yaml
@@ -13,7 +13,10 @@ from typer.testing import CliRunner, Result
 from federation.cli.compare import compare
 
 ROOT = Path(__file__).parents[3]
-MAIN = "import typer; from federation.cli.compare import compare; app = typer.Typer(); app.command('compare')(compare); app()"
+MAIN = (
+    "import typer; from federation.cli.compare import compare; app = typer.Typer(); "
+    "app.command('compare')(compare); app()"
+)
 
 
 @pytest.fixture
@@ -95,10 +98,11 @@ def test_ctrl_c_says_how_to_go_on(suite: Path, tmp_path: Path) -> None:
         text=True,
     )
     with running:
-        for line in running.stdout:
+        for line in cast(Any, running.stdout):
             if line.startswith("  1 of 4"):
                 running.send_signal(signal.SIGINT)
                 break
+        assert running.stdout is not None
         rest = running.stdout.read()
     assert running.returncode == 130, rest
     assert "interrupted: 1 of 4 runs are finished" in rest and "--set training.epochs=30" in rest

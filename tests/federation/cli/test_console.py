@@ -65,9 +65,9 @@ def add(
     given: str = PASSWORD + "\n",
 ) -> Result:
     words = words or ("--hospital", "north")
-    return fedka(
-        "users", "add", folder, user, "--role", role, *words, "--password-stdin", given=given
-    )
+    command = ("users", "add", folder, user, "--role", role, *words, "--password-stdin")
+    result: Result = fedka(*command, given=given)
+    return result
 
 
 def test_a_console_is_made_and_people_are_added(fedka: Callable[..., Any], folder: Path) -> None:
@@ -177,8 +177,10 @@ def test_passwords_do_not_cross_a_network_in_the_clear(
 
 def test_help_loads_nothing_heavy() -> None:
     code = (
-        "import sys; from typer.testing import CliRunner; from federation.cli import _mount, app; _mount();"
-        "print([CliRunner().invoke(app, [*words, '--help']).exit_code for words in ([], ['console'], ['users'], ['audit'])]);"
+        "import sys; from typer.testing import CliRunner; "
+        "from federation.cli import _mount, app; _mount();"
+        "commands = [], ['console'], ['users'], ['audit'];"
+        "print([CliRunner().invoke(app, [*words, '--help']).exit_code for words in commands]);"
         "print(' '.join(sys.modules))"
     )
     codes, modules = (
@@ -200,13 +202,13 @@ def test_help_loads_nothing_heavy() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("told", "codes"),
+    ("signal_number", "codes"),
     [(signal.SIGINT, {0, 130, -signal.SIGINT}), (signal.SIGTERM, {-signal.SIGTERM})],
     ids=["Ctrl-C", "SIGTERM"],
 )
 @pytest.mark.parametrize("words", [(), ("--with-intake",)], ids=["alone", "with intake"])
 def test_a_served_console_answers_and_leaves_no_process_behind(
-    folder: Path, words: tuple[Any, ...], told: Signals, codes: set[int]
+    folder: Path, words: tuple[Any, ...], signal_number: Signals, codes: set[int]
 ) -> None:
     command = [
         sys.executable,
@@ -220,17 +222,19 @@ def test_a_served_console_answers_and_leaves_no_process_behind(
         *words,
     ]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        children = []
+        children: list[psutil.Process] = []
+        assert process.stdout is not None
         try:
             address = process.stdout.readline().split()[1]
             with urllib.request.urlopen(f"{address}health", timeout=60) as answer:
                 assert answer.read() == b"ok\n"
             children = psutil.Process(process.pid).children(recursive=True)
             assert len(children) == len(words)
-            process.send_signal(told)
+            process.send_signal(signal_number)
             assert process.wait(60) in codes
             assert not any(child.is_running() for child in children)
         finally:
-            for each in (*children, process):
+            process.kill()
+            for each in children:
                 with suppress(psutil.NoSuchProcess):
                     each.kill()

@@ -20,7 +20,7 @@ def demo(fedka: Callable[..., Any]) -> Callable[..., Any]:
     return lambda *words: fedka("console", "demo", *words)
 
 
-def test_a_port_that_is_taken_is_said_before_anything_is_made(
+def test_a_port_in_use_is_reported_before_the_preparation(
     demo: Callable[..., Any], tmp_path: Path
 ) -> None:
     with socket.socket() as taken:

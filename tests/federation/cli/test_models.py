@@ -1,5 +1,6 @@
 import json
 import shutil
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -126,3 +127,14 @@ def test_sync_prints_what_it_uploaded(
 
 def test_sync_of_a_folder_without_a_run_is_an_error(call: Callable[..., Result]) -> None:
     assert isinstance(call("sync", "runs").exception, TrackingError)
+
+
+def test_a_store_that_does_not_answer_is_one_clear_error_within_seconds(
+    call: Callable[..., Result],
+) -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        port = unused.getsockname()[1]
+    failed = call("models", "list", "--uri", f"http://127.0.0.1:{port}")
+    assert isinstance(failed.exception, RegistryError)
+    assert f"127.0.0.1:{port} does not answer" in str(failed.exception)

@@ -88,7 +88,10 @@ def test_second_run_into_the_same_folder_is_refused_and_resuming_is_suggested(
     assert "Traceback" not in again.stderr
 
 
-def test_interrupted_run_prints_how_to_resume_and_resuming_finishes_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_run_prints_how_to_resume_and_resuming_finishes_it(
+    tmp_path: Path, number: signal.Signals
+) -> None:
     arguments = ["run", TINY, "--out", "run", "--seed", "2", *QUICK]
     with subprocess.Popen(
         [sys.executable, "-m", "federation", *arguments],
@@ -102,7 +105,7 @@ def test_interrupted_run_prints_how_to_resume_and_resuming_finishes_it(tmp_path:
         for line in running.stdout:
             shown += line
             if line.startswith("round   2"):
-                running.send_signal(signal.SIGINT)
+                running.send_signal(number)
     assert running.returncode == 130 and "--resume" in shown
     done = fedka(*arguments, "--resume", cwd=tmp_path)
     assert done.returncode == 0 and "resumed at round" in done.stdout

@@ -1,4 +1,7 @@
-"""A comparison of two methods with two seeds on made images, run once; and outcomes without any run."""
+"""A comparison of two methods with two seeds on made images, run once.
+
+And outcomes without any run.
+"""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -7,8 +10,9 @@ from typing import Any
 import pytest
 import yaml
 
+from federation.comparison.cells import Run, plan_runs
 from federation.comparison.outcomes import Block, collect
-from federation.comparison.runner import Run, plan_runs, run_missing
+from federation.comparison.runner import run_missing
 from federation.comparison.suite import Suite, load_suite
 
 TINY = Path(__file__).parents[3] / "hospital_configs" / "phantom_tiny"

@@ -2,12 +2,13 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
+from federation.comparison.cells import Run, SuiteCallbacks, plan_runs
 from federation.comparison.outcomes import read_outcome
-from federation.comparison.runner import Run, SuiteCallbacks, plan_runs, run_missing
+from federation.comparison.runner import run_missing
 from federation.comparison.suite import SuiteError, load_suite
 from federation.methods.fedavg import FedAvg
 from physical.datasets import DataError
@@ -30,7 +31,7 @@ def test_runs_are_planned_one_whole_comparison_per_seed(compared: tuple[Any, ...
 
 def test_what_is_finished_is_not_run_again(compared: tuple[Any, ...]) -> None:
     _, runs, _, _ = compared
-    started = []
+    started: list[Any] = []
     assert (
         run_missing(
             [run for run in runs if run.label != "joint"],
@@ -79,7 +80,9 @@ def test_an_interrupted_comparison_goes_on_and_ends_as_an_uninterrupted_one(
         run_missing([finetune], callbacks=stop_in_round(number))
     assert not finetune.is_finished
     assert run_missing([finetune]) == 0
-    assert read_outcome(finetune).by_task == read_outcome(compared[1][0]).by_task
+    assert (
+        cast(Any, read_outcome(finetune)).by_task == cast(Any, read_outcome(compared[1][0])).by_task
+    )
 
 
 def test_a_run_that_raises_is_noted_and_the_others_go_on(
@@ -110,7 +113,7 @@ def test_a_run_that_raises_is_noted_and_the_others_go_on(
 def test_data_that_cannot_be_had_stops_the_whole_comparison(
     finetune: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import federation.comparison.runner as room
+    import federation.comparison.cells as room
 
     def unreachable(*arguments: Any, **keywords: Any) -> None:
         raise DataError("no address answers")
@@ -138,7 +141,7 @@ def test_runs_side_by_side_give_what_runs_one_after_the_other_give(
     compared: tuple[Any, ...], write_suite: Callable[..., Any], tmp_path: Path
 ) -> None:
     runs = plan_runs(load_suite(write_suite()), [1, 2], tmp_path / "out", ["finetune"])
-    said = {"begun": [], "rounds": [], "done": []}
+    said = {"begun": [], "rounds": [], "done": []}  # type: ignore[var-annotated]  # any
     callbacks = SuiteCallbacks(
         begin=lambda run: said["begun"].append(run.seed),
         rounds=lambda run, done, total: said["rounds"].append((run.seed, done, total)),
@@ -148,8 +151,8 @@ def test_runs_side_by_side_give_what_runs_one_after_the_other_give(
     assert sorted(said["begun"]) == sorted(said["done"]) == [1, 2]
     assert {(1, 0, 6), (2, 0, 6)} <= set(said["rounds"])
     alone = [run for run in compared[1] if run.label == "finetune"]
-    assert [read_outcome(run).by_task for run in runs] == [
-        read_outcome(run).by_task for run in alone
+    assert [cast(Any, read_outcome(run)).by_task for run in runs] == [
+        cast(Any, read_outcome(run)).by_task for run in alone
     ]
 
 
@@ -162,4 +165,6 @@ def test_an_interrupt_ends_runs_side_by_side_and_they_go_on_later(
         run_missing(runs, callbacks=stop_in_round(1), at_once=2)
     assert not runs[0].is_finished and any((runs[0].path / "checkpoint").glob("round-*"))
     assert run_missing(runs, at_once=2) == 0
-    assert read_outcome(runs[0]).by_task == read_outcome(compared[1][0]).by_task
+    assert (
+        cast(Any, read_outcome(runs[0])).by_task == cast(Any, read_outcome(compared[1][0])).by_task
+    )

@@ -1,3 +1,5 @@
+from typing import Any, cast
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -39,7 +41,9 @@ def test_the_paired_test_is_scipys(values: list[float], shift: float) -> None:
     ]
     ours, theirs = paired_test(values, other), stats.ttest_rel(values, other)
     interval = theirs.confidence_interval(0.95)
+    assert ours is not None
     assert ours.probability == pytest.approx(theirs.pvalue, abs=1e-9)
+    assert ours is not None
     assert (ours.low, ours.high) == pytest.approx((interval.low, interval.high), abs=1e-6)
 
 
@@ -47,30 +51,35 @@ def test_three_seeds_by_hand() -> None:
     test = paired_test(
         [3.0, 5.0, 7.0], [2.0, 3.0, 4.0]
     )  # differences 1, 2, 3: mean 2, deviation 1, t = 2 sqrt 3 with 2 degrees
+    assert test is not None
     assert test.difference == 2
+    assert test is not None
     assert test.probability == pytest.approx(0.0742, abs=5e-5)
+    assert test is not None
     assert (test.low, test.high) == pytest.approx(
         (2 - 4.303 / 3**0.5, 2 + 4.303 / 3**0.5), abs=5e-4
     )
+    assert test is not None
     assert test.count == 3
 
 
 def test_one_pair_gives_a_difference_and_no_probability() -> None:
     test = paired_test([3.0], [1.0])
+    assert test is not None
     assert (test.difference, test.probability, test.low, test.count) == (2.0, None, None, 1)
     assert paired_test([], []) is None
 
 
 def test_equal_runs_do_not_differ() -> None:
-    assert paired_test([1.0, 2.0], [1.0, 2.0]).probability == 1
+    assert cast(Any, paired_test([1.0, 2.0], [1.0, 2.0])).probability == 1
 
 
 def test_spread_is_numpys() -> None:
     values = [1.0, 2.5, 9.0]
-    assert (spread(values).mean, spread(values).deviation) == pytest.approx(
+    assert (cast(Any, spread(values)).mean, cast(Any, spread(values)).deviation) == pytest.approx(
         (np.mean(values), np.std(values, ddof=1))
     )
-    assert spread([4.0]).deviation is None and spread([]) is None
+    assert cast(Any, spread([4.0])).deviation is None and spread([]) is None
 
 
 def test_holm_by_hand() -> None:

@@ -5,14 +5,15 @@ import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from xml.etree import ElementTree
 
 import pytest
 
+from federation.comparison.cells import plan_runs
 from federation.comparison.figures import classes_figure
 from federation.comparison.outcomes import COSTS, Block, Outcome, collect
-from federation.comparison.runner import plan_runs, run_missing
+from federation.comparison.runner import run_missing
 from federation.comparison.statistics import paired_test, spread
 from federation.comparison.suite import find_suite, load_suite
 from federation.comparison.summary import write_comparison
@@ -64,7 +65,7 @@ def made_up(name: str, values: Callable[..., Any]) -> tuple[Any, ...]:
                 replace(
                     row,
                     outcomes=outcomes,
-                    by_task=by_task,
+                    by_task=cast(Any, by_task),
                     average=spread(averages),
                     last=by_task[-1],
                 )
@@ -205,11 +206,11 @@ def test_files_are_whole_and_nothing_else_lies_there(written: Path) -> None:
 @pytest.mark.parametrize("name", ["organa_cpu", "table3"])
 def test_the_figure_names_every_method_and_counts_classes(name: str) -> None:
     suite, blocks = made_up(name, falling)
-    tree = ElementTree.fromstring(classes_figure(suite, blocks[0], "svg"))
+    tree = ElementTree.fromstring(cast(Any, classes_figure(suite, blocks[0], "svg")))
     text = " ".join(node.text or "" for node in tree.iter() if node.tag.endswith("text"))
     assert all(cell.label in text for cell in suite.config.cells)
     assert "number of classes" in text and str(blocks[0].classes[-1]) in text and "n = 3" in text
-    assert classes_figure(suite, blocks[0], "png", 80).startswith(b"\x89PNG")
+    assert cast(Any, classes_figure(suite, blocks[0], "png", 80)).startswith(b"\x89PNG")
 
 
 def test_the_same_figure_is_the_same_bytes() -> None:
@@ -235,6 +236,8 @@ def test_a_method_that_answers_in_two_ways_has_a_row_for_each_and_one_budget(
     head, means = block.rows
     results = json.loads((runs[0].path / "results.json").read_text())
     assert (head.label, means.label) == ("iCaRL", "iCaRL (nearest mean)")
+    assert means.last is not None
+    assert head.last is not None
     assert (
         means.last.mean
         == results["second_answer"]["last_accuracy"]

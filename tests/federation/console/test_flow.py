@@ -1,4 +1,4 @@
-"""From a case to a released model and back, with the very processes that a console starts. Small pictures, a small network, minutes."""
+"""From a case to a released model and back, with the real processes and a small network."""
 
 import os
 from collections.abc import Callable
@@ -9,6 +9,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from physical.mirror import MirrorImage
+from tests.federation.console.example_console import World
 
 pytestmark = pytest.mark.slow
 SIDE = 16
@@ -36,7 +37,7 @@ def picture(name: str, number: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
     return np.clip(clean + noise, 0, 255).astype(np.uint8)
 
 
-def fill(world: Any) -> None:
+def fill(world: World) -> None:
     for hospital, mirror in world.services.mirrors.items():
         for name in ("liver", "spleen", "kidney"):
             known = None if name == "kidney" else name
@@ -58,7 +59,7 @@ def fill(world: Any) -> None:
             )
 
 
-def first_model(world: Any) -> None:
+def first_model(world: World) -> None:
     from federation.class_addition.first_champion import make_first_champion
 
     settings = world.settings
@@ -72,18 +73,19 @@ def first_model(world: Any) -> None:
         config=ADDITION,
         rules=settings.release_rules,
     )
-    world.services.registry.keep(made["versions"])
+    world.services.registry.save_versions(made["versions"])
 
 
-def run_jobs(world: Any) -> None:
-    """Let the queue run; each look waits for the process that is under way."""
-    while world.services.jobs.step():
-        for job in world.services.jobs.jobs():
+def run_jobs(world: World) -> None:
+    """Run the queue until no job waits or runs, and wait for each process."""
+    while world.services.jobs.run_once():
+        for job in world.services.jobs.find():
             if job.state == "running":
+                assert job.pid is not None
                 os.waitid(os.P_PID, job.pid, os.WEXITED | os.WNOWAIT)
 
 
-def open_case(world: Any) -> int:
+def open_case(world: World) -> int:
     from twin.review.cases import CaseImage, CaseSummary
 
     ids = [f"north-kidney-{index}" for index in range(24)]
@@ -97,7 +99,7 @@ def open_case(world: Any) -> int:
 
 
 def test_a_new_class_is_named_approved_trained_released_and_rolled_back(
-    world_with: Callable[..., Any],
+    world_with: Callable[..., World],
 ) -> None:
     world = world_with(
         train_on_approval=True, addition=ADDITION, release_rules=RULES, explain_seconds=900
@@ -110,12 +112,13 @@ def test_a_new_class_is_named_approved_trained_released_and_rolled_back(
     def act(client: TestClient, action: str, **more: Any) -> dict[str, Any]:
         answer = client.post(f"{case}/act", json={"action": action, **more})
         assert answer.status_code == 200, answer.text
-        return answer.json()
+        result: dict[str, Any] = answer.json()
+        return result
 
     def seen() -> dict[str, Any]:
-        return ada.post(
-            "/api/v1/predictions", json={"image_ids": ["north-kidney-0", "north-kidney-1"]}
-        ).json()
+        body = {"image_ids": ["north-kidney-0", "north-kidney-1"]}
+        result: dict[str, Any] = ada.post("/api/v1/predictions", json=body).json()
+        return result
 
     act(ada, "open")
     ada.post(f"{case}/select", json={"image_ids": ["north-kidney-23"], "selected": False})

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
-from PIL.PngImagePlugin import PngImageFile
 
-from federation.console.model_answers import Looks, LooksUnavailable, draw_heat, draw_image
+from federation.console.model_answers import ModelAnswers, ModelUnavailable, draw_heat, draw_image
 from federation.console.registry_view import RegistryView
+from tests.federation.console.example_console import World
 
 
-def read(content: bytes) -> PngImageFile:
+def read(content: bytes) -> Image.Image:
     return Image.open(io.BytesIO(content))
 
 
@@ -25,7 +25,7 @@ def test_an_image_is_drawn_as_it_is() -> None:
     assert (np.asarray(read(draw_image(pixels))) == pixels).all()
 
 
-def test_a_map_is_transparent_where_there_is_nothing_and_lighter_where_there_is_more() -> None:
+def test_a_heat_map_is_transparent_at_zero_and_lighter_for_larger_values() -> None:
     heat = np.zeros((8, 8), np.float32)
     heat[:, 4:] = 1.0
     drawn = np.asarray(read(draw_heat(heat)), np.int64)
@@ -38,22 +38,22 @@ def test_a_map_is_transparent_where_there_is_nothing_and_lighter_where_there_is_
     assert (np.diff(lightness[::16]) > 0).all()
 
 
-def test_without_a_model_the_pages_say_so(world: Any) -> None:
+def test_without_a_model_the_pages_say_so(world: World) -> None:
     (world.settings.models_folder / "current.json").unlink()
-    with pytest.raises(LooksUnavailable, match="no model"):
-        world.services.looks.predict("north", ["dnorth0"])
+    with pytest.raises(ModelUnavailable, match="no model"):
+        world.services.model_answers.predict("north", ["dnorth0"])
     answer = world.client("ada").get("/overlays/north/dnorth0.png?class=liver")
     assert answer.status_code in {404, 503}
 
 
-def test_an_overlay_of_an_unknown_class_or_image_is_not_there(shared_world: Any) -> None:
+def test_an_overlay_of_an_unknown_class_or_image_is_not_there(shared_world: World) -> None:
     ada = shared_world.client("ada")
     assert ada.get("/overlays/north/dnorth0.png?class=kidney").status_code == 404
     assert ada.get("/overlays/north/nothing.png?class=liver").status_code == 404
     assert ada.get("/overlays/north/dnorth0.png").status_code == 422
 
 
-def test_a_cached_overlay_is_answered_without_a_model(world: Any) -> None:
+def test_a_cached_overlay_is_answered_without_a_model(world: World) -> None:
     import hashlib
 
     name = hashlib.sha256(b"dnorth0\0liver").hexdigest()
@@ -83,11 +83,11 @@ class OneMap:
         return [np.eye(8)]
 
 
-def test_many_who_ask_for_a_new_models_overlays_at_once_all_get_theirs(
-    world: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_simultaneous_requests_for_overlays_of_a_new_model_are_all_answered(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("federation.console.model_answers.ModelWorker", OneMap)
-    looks = Looks(
+    looks = ModelAnswers(
         world.settings,
         RegistryView(tmp_path / "registry.json", world.settings.models_folder),
         world.services.mirrors,

@@ -1,20 +1,19 @@
-from typing import Any
-
 import pytest
 
 from federation.console.roles import ANYBODY, ROUTES
-from federation.console.security.guard import RouteTableError, check_table, page_router
+from federation.console.security.guard import RouteTableError, check_route_table, page_router
+from tests.federation.console.example_console import World
 
 PEOPLE_BY_ROLE = {"clinician": "ada", "approver": "ben", "operator": "olu", "auditor": "aud"}
 TABLE = [
     (method, pattern, role) for method, pattern in ROUTES for role in (*PEOPLE_BY_ROLE, "nobody")
 ]
 
-# What an allowed POST with an empty body answers: it went through the guard and was found wanting, or did nothing that matters here.
+# Statuses of an allowed POST with an empty body: it passed the guard and was refused or harmless.
 HARMLESS = {200, 204, 302, 303, 404, 409, 422}
 
 
-def address_of(world: Any, pattern: str) -> str:
+def address_of(world: World, pattern: str) -> str:
     values = {
         "case_id": world.cases["north"],
         "training_id": world.training_id,
@@ -34,7 +33,7 @@ def address_of(world: Any, pattern: str) -> str:
 
 @pytest.mark.parametrize(("method", "pattern", "role"), TABLE)
 def test_every_route_answers_every_role_as_the_table_says(
-    shared_world: Any, method: str, pattern: str, role: str
+    shared_world: World, method: str, pattern: str, role: str
 ) -> None:
     client = shared_world.client(PEOPLE_BY_ROLE.get(role))
     answer = client.request(method, address_of(shared_world, pattern))
@@ -79,12 +78,14 @@ def test_every_route_answers_every_role_as_the_table_says(
     ],
 )
 @pytest.mark.parametrize("user", ["ada", "ben"])
-def test_another_hospitals_things_are_not_there(shared_world: Any, address: str, user: str) -> None:
+def test_things_of_another_hospital_are_not_found(
+    shared_world: World, address: str, user: str
+) -> None:
     assert shared_world.client(user).get(address.format(**shared_world.cases)).status_code == 404
 
 
 @pytest.mark.parametrize("action", ["open", "reject", "reopen"])
-def test_another_hospitals_case_cannot_be_acted_on(shared_world: Any, action: str) -> None:
+def test_another_hospitals_case_cannot_be_acted_on(shared_world: World, action: str) -> None:
     case_id = shared_world.cases["south"]
     ada = shared_world.client("ada")
     assert ada.post(f"/cases/{case_id}/{action}", data={"reason": "noise"}).status_code == 404
@@ -103,7 +104,7 @@ def test_another_hospitals_case_cannot_be_acted_on(shared_world: Any, action: st
     assert shared_world.services.store.case(None, case_id).revision == 1
 
 
-def test_examples_of_a_comparison_stay_in_their_hospital(shared_world: Any) -> None:
+def test_examples_of_a_comparison_stay_in_their_hospital(shared_world: World) -> None:
     address = f"/comparisons/{shared_world.training_id}"
     assert "examples" in shared_world.client("ben").get(f"/api/v1{address}").json()
     assert len(shared_world.client("ben").get(f"/api/v1{address}").json()["examples"]) == 1
@@ -113,7 +114,7 @@ def test_examples_of_a_comparison_stay_in_their_hospital(shared_world: Any) -> N
     assert shared_world.client("dee").get(f"{address}/examples/0/image.png").status_code == 404
 
 
-def test_operators_and_auditors_are_told_no_image(shared_world: Any) -> None:
+def test_pages_of_operators_and_auditors_contain_no_image(shared_world: World) -> None:
     for user in ("olu", "aud"):
         client = shared_world.client(user)
         for address in ("/operator", "/", "/trainings", f"/comparisons/{shared_world.training_id}"):
@@ -124,9 +125,9 @@ def test_a_route_without_a_row_stops_the_program() -> None:
     router = page_router()
     router.get("/secret")(lambda: None)
     with pytest.raises(RouteTableError, match="without a row in ROUTES: GET /secret"):
-        check_table([router])
+        check_route_table([router])
 
 
 def test_a_row_without_a_route_stops_the_program() -> None:
     with pytest.raises(RouteTableError, match="without a route"):
-        check_table([])
+        check_route_table([])

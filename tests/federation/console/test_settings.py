@@ -14,7 +14,7 @@ from federation.console.settings import (
 )
 
 
-def make(folder: Path, **changes: Any) -> ConsoleSettings | None:
+def make(folder: Path, **changes: Any) -> ConsoleSettings:
     plain = {"hospitals": ["north"], **changes}
     settings = TypeAdapter(ConsoleSettings).validate_python({**plain, "folder": folder})
     make_folder(settings, plain)
@@ -32,7 +32,7 @@ def test_a_folder_that_was_made_is_read_back(tmp_path: Path) -> None:
     )
 
 
-def test_what_holds_patients_or_secrets_is_for_its_owner_alone(tmp_path: Path) -> None:
+def test_folders_and_key_are_readable_by_their_owner_only(tmp_path: Path) -> None:
     settings = make(tmp_path / "console")
     for path in (settings.folder, settings.hospital("north").inbox, settings.jobs_folder):
         assert path.stat().st_mode & 0o077 == 0
@@ -57,7 +57,7 @@ def test_a_console_is_not_made_over_another(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "hospitals", [[], ["north", "north"], ["../north"], ["North"], ["a/b"], [""], ["x" * 41], ["."]]
 )
-def test_a_hospitals_id_is_also_a_folder_and_nothing_else(hospitals: list[Any]) -> None:
+def test_an_id_that_is_no_plain_folder_name_is_refused(hospitals: list[Any]) -> None:
     with pytest.raises(ValidationError, match="hospital"):
         ConsoleSettings(folder=Path("x"), hospitals=tuple(hospitals))
 
@@ -70,7 +70,7 @@ def test_a_hospitals_id_is_also_a_folder_and_nothing_else(hospitals: list[Any]) 
         {"receivers": {"south": {"ae_title": "A", "allowed": ["B"]}}},
     ],
 )
-def test_a_typing_error_stops_the_start(tmp_path: Path, change: dict[str, Any]) -> None:
+def test_an_invalid_setting_is_refused(tmp_path: Path, change: dict[str, Any]) -> None:
     make(tmp_path / "console")
     path = tmp_path / "console" / "console.yaml"
     path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), **change}))
@@ -81,7 +81,7 @@ def test_a_typing_error_stops_the_start(tmp_path: Path, change: dict[str, Any]) 
 @pytest.mark.parametrize(
     "text", ["", "- a list", "hospitals: [north", "folder: elsewhere\nhospitals: [north]"]
 )
-def test_a_file_that_holds_no_settings_is_one_clear_error(tmp_path: Path, text: str) -> None:
+def test_a_file_without_settings_gets_a_clear_error(tmp_path: Path, text: str) -> None:
     (tmp_path / "console.yaml").write_text(text)
     with pytest.raises(SettingsError, match=r"console\.yaml"):
         load_settings(tmp_path)

@@ -1,10 +1,9 @@
-"""What needs a model: the worker process behind the pages, and a hospital's loop. One small untrained model for all."""
+"""Tests with a small untrained model: the worker process, and the intake loop of a hospital."""
 
 import io
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +11,7 @@ from PIL import Image
 
 from federation.console.hospital_loop import HospitalLoop
 from federation.console.twin_view import twin_view
+from tests.federation.console.example_console import World
 from twin.review.model_worker import ModelWorker
 
 pytestmark = pytest.mark.slow
@@ -44,13 +44,13 @@ def worker() -> Iterator[ModelWorker]:
         yield one
 
 
-def serve(world: Any, model: Path, version: str = "1") -> None:
+def serve(world: World, model: Path, version: str = "1") -> None:
     plain = {"version": version, "folder": str(model)}
     (world.settings.models_folder / "current.json").write_text(json.dumps(plain))
 
 
 def test_overlays_and_predictions_come_from_the_model_that_serves(
-    world_with: Callable[..., Any], model: Path
+    world_with: Callable[..., World], model: Path
 ) -> None:
     world = world_with(explain_seconds=900)
     serve(world, model)
@@ -73,7 +73,7 @@ def test_overlays_and_predictions_come_from_the_model_that_serves(
     assert ada.post("/api/v1/predictions", json={"image_ids": ["dsouth0"]}).status_code == 404
 
 
-def test_a_damaged_model_is_a_503_and_nothing_else_breaks(world: Any, tmp_path: Path) -> None:
+def test_a_damaged_model_is_a_503_and_nothing_else_breaks(world: World, tmp_path: Path) -> None:
     serve(world, tmp_path / "nothing")
     ada = world.client("ada")
     assert ada.post("/api/v1/predictions", json={"image_ids": ["dnorth0"]}).status_code == 503
@@ -81,8 +81,8 @@ def test_a_damaged_model_is_a_503_and_nothing_else_breaks(world: Any, tmp_path: 
     assert ada.get(f"/cases/{world.cases['north']}").status_code == 200
 
 
-def test_a_hospitals_loop_takes_images_in_and_reports_what_its_twin_is_like(
-    world_with: Callable[..., Any], model: Path, worker: ModelWorker
+def test_a_hospital_loop_takes_images_in_and_logs_the_state_of_its_twin(
+    world_with: Callable[..., World], model: Path, worker: ModelWorker
 ) -> None:
     world = world_with(intake={"settle_seconds": 0})
     loop = HospitalLoop(world.settings, "north", world.services.store, worker, world.clock)
@@ -92,7 +92,7 @@ def test_a_hospitals_loop_takes_images_in_and_reports_what_its_twin_is_like(
     inbox = world.settings.hospital("north").inbox
     Image.fromarray(np.full((20, 20), 90, np.uint8)).save(inbox / "one.png")
     (inbox / "two.png").write_bytes(b"\x89PNG\r\n\x1a\n broken")
-    assert loop.step()
+    assert loop.run_once()
     after = twin_view(world.services, "north")
     assert (after.num_images, after.quarantine) == (
         before.num_images + 1,
@@ -107,4 +107,4 @@ def test_a_hospitals_loop_takes_images_in_and_reports_what_its_twin_is_like(
     assert [each.what for each in after.events] == ["look", "model", "quarantine", "images"]
     assert "history" in after.events[0].text  # too few named images to judge by
     assert len(after.entropy) == 1 and 0 <= after.entropy[0][1] <= 1
-    assert not loop.step()
+    assert not loop.run_once()

@@ -71,7 +71,7 @@ def test_auto_takes_worker_processes_where_a_cpu_has_cores_for_several(
 
 @pytest.mark.parametrize("name", ["sequential", "debug", "processes"])
 def test_an_engine_asks_those_it_is_told_to_and_leaves_their_states_on_the_disk(
-    tiny_hospitals: SimulatedHospitals, tmp_path: Path, name: str
+    tiny_hospitals: SimulatedHospitals, tmp_path: Path, name: Any
 ) -> None:
     done = []
     engine = make_engine(

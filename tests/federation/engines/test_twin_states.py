@@ -133,7 +133,7 @@ def test_what_a_method_keeps_is_written_only_when_the_twin_has_trained(tmp_path:
 def test_a_dictionary_and_a_folder_serve_a_run_alike(
     tiny_hospitals: SimulatedHospitals, tmp_path: Path
 ) -> None:
-    memory, disk = {}, StateFolder(tmp_path)
+    memory, disk = {}, StateFolder(tmp_path)  # type: ignore[var-annotated]  # any
     expected, found = play(tiny_hospitals, memory, 6), play(tiny_hospitals, disk, 6)
     assert all(
         torch.equal(found[0].weights[name], value) for name, value in expected[0].weights.items()
@@ -148,7 +148,7 @@ def test_a_dictionary_and_a_folder_serve_a_run_alike(
 def test_both_kept_checkpoints_find_the_states_that_were_theirs(
     tiny_hospitals: SimulatedHospitals, tmp_path: Path, finished: int
 ) -> None:
-    memory = {}
+    memory: dict[Any, Any] = {}
     play(tiny_hospitals, memory, finished)  # as it was then
     play(tiny_hospitals, StateFolder(tmp_path), 4)
     view = StateFolder(tmp_path, until=finished - 1)
@@ -165,10 +165,10 @@ class Killed(BaseException):
 def test_a_round_that_ends_at_any_write_and_is_repeated_equals_one_that_did_not(
     tiny_hospitals: SimulatedHospitals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write: int
 ) -> None:
-    expected_states = {}
+    expected_states: dict[Any, Any] = {}
     expected, _ = play(tiny_hospitals, expected_states, 5)
     start = play(tiny_hospitals, StateFolder(tmp_path), 3)
-    calls, save = [], room.save_file
+    calls, save = [], room.save_file  # type: ignore[attr-defined]  # looked up where it is used
 
     def killed(*arguments: Any, **keywords: Any) -> None:
         calls.append(1)
@@ -331,7 +331,7 @@ def test_what_the_system_says_of_a_disk_is_told_on_as_its_number(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*arguments: Any, **keywords: Any) -> None:
-        raise room.SafetensorError(
+        raise room.SafetensorError(  # type: ignore[attr-defined]  # looked up where it is used
             "Error while serializing: I/O error: No space left on device (os error 28)"
         )
 

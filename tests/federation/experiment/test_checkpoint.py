@@ -49,6 +49,7 @@ def test_what_was_saved_comes_back_equal(tmp_path: Path, checkpoint: Checkpoint)
         for name, value in checkpoint.server.weights.items()
     )
     assert torch.equal(back.server.kept["prototype_rows"], torch.arange(3))
+    assert back.old_model is not None
     assert back.best is None and back.old_model.score == Score(0.5, "prototypes")
     assert back.states_until == 6 and back.progress == checkpoint.progress
     proxy = ProxyServer(ProxyConfig())

@@ -28,7 +28,7 @@ QUICK = (
     "scenario.rounds_per_task=1",
     "federation.settle_rounds=0",
 )
-HOSTILE = (
+HOSTILE = (  # type: ignore[var-annotated]  # any
     *(-1, 0, 1, 10**30, -(10**400), 0.5, -0.5, 1e308, True, None, "", " ", "x", "nan", "1e400"),
     *("-.inf", ".nan", "\u0000", "[]", "{}", [], [1, 2], {}, {"a": 1}, {"name": 1}, [[]], [None]),
 )

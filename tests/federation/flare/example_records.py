@@ -1,8 +1,11 @@
-"""One message of every kind to make records of, and what takes a record apart and puts another together."""
+"""One message of every kind to make records of.
+
+What takes a record apart and puts another together.
+"""
 
 import json
 import struct
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -98,7 +101,7 @@ def example(name: str) -> Any:
     return kind(
         **{
             each: samples[hint]
-            for each, hint in hints_of(kind).items()
+            for each, hint in hints_of(cast(Any, kind)).items()
             if hint in samples and not issubclass(kind, Method)
         }
     )

@@ -1,7 +1,10 @@
-"""Runs in a network of its own: one server of a deployment, one right hospital, and those who must not get in. Writes what it saw.
+"""Runs in a network of its own.
 
-python gate_child.py FOLDER          FOLDER/kits.json: name -> kit; FOLDER/jobs/<name>: jobs to submit; writes FOLDER/seen.json
-python gate_child.py session KIT     asks for an operator's session and says who is connected
+One server of a deployment, one right hospital, and those who must not get in. Writes what it saw.
+
+python gate_child.py FOLDER          FOLDER/kits.json: name -> kit; FOLDER/jobs/<name>: jobs to
+submit; writes FOLDER/seen.json python gate_child.py session KIT     asks for an operator's session
+and says who is connected
 """
 
 import json
@@ -90,7 +93,10 @@ def refusal_of(what: Callable[[], Any]) -> str:
 
 
 def asked_for_session(kit: Path, log: Path) -> str:
-    """Ask for a session in a process of its own, as FLARE may hang where it is refused; return what it said."""
+    """Ask for a session in a process of its own, as FLARE may hang where it is refused.
+
+    Return what it said.
+    """
     command = [sys.executable, __file__, "session", str(kit)]
     with suppress(subprocess.TimeoutExpired), log.open("w") as out:
         subprocess.run(

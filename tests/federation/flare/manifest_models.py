@@ -1,7 +1,10 @@
 # ruff: noqa: N815 -- the names are those of Kubernetes
-"""Pydantic models of the parts of Kubernetes' objects and of Compose that are used. A field that is not in a model is refused.
+"""Pydantic models of the parts of Kubernetes' objects and of Compose that are used.
 
-Compose's published schema is in no package that can be installed beside ours: its part stands here as models.
+A field that is not in a model is refused.
+
+Compose's published schema is in no package that can be installed beside ours: its part stands here
+as models.
 """
 
 from typing import Annotated, Literal

@@ -97,7 +97,7 @@ def test_a_good_kit_is_all_well(tmp_path: Path) -> None:
     ],
 )
 def test_a_certificate_is_warned_of_before_it_ends_and_refused_after(
-    tmp_path: Path, days: int, level: str, words: str
+    tmp_path: Path, days: int, level: Any, words: str
 ) -> None:
     ends = NOW + days * DAY + (timedelta(seconds=0) if days <= 0 else -timedelta(seconds=1))
     found = look(kit(tmp_path, begins=NOW - 50 * DAY, ends=ends))["certificate"]

@@ -1,4 +1,7 @@
-"""The composition of a deployment's containers, against pydantic models of the parts of Compose that are used."""
+"""The composition of a deployment's containers.
+
+Against pydantic models of the parts of Compose that are used.
+"""
 
 from pathlib import Path
 
@@ -25,5 +28,5 @@ def test_the_composition_is_one_and_each_service_mounts_its_own_kit(
     for name, service in made.services.items():
         attached = service.networks or service.network_mode
         assert attached in (["federation"], "service:server") or (
-            name == "server" and service.networks["federation"].aliases == [host]
+            name == "server" and service.networks["federation"].aliases == [host]  # type: ignore[call-overload]  # untyped
         )

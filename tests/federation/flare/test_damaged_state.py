@@ -1,12 +1,14 @@
-"""A hospital's disk damages its twin's newest state: the round is repeated from the state before, and nothing is lost in silence."""
+"""A hospital's disk damages its twin's newest state.
+
+The round is repeated from the state before, and nothing is lost in silence.
+"""
 
 import json
 import os
-from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -33,7 +35,8 @@ SMALL = (
     "tracking.enabled=false",
 )
 METHOD = {
-    "fedka": "method={name: fedka, head_loss: ce, reconstruction: {perturb_steps: 2, invert_steps: 5}}",
+    "fedka": "method={name: fedka, head_loss: ce, reconstruction: {perturb_steps: 2, invert_steps: "
+    "5}}",
     "scaffold": "method=scaffold",
 }
 
@@ -83,14 +86,14 @@ class Damaging:
 
     def __init__(
         self,
-        verb: str,
+        verb: Any,
         time: int,
         damage: Callable[..., Any] = lambda place: cut_in_half(newest(place)),
     ) -> None:
         self.verb, self.time, self.damage = verb, time, damage
         self.place, self.count = None, 0
 
-    def __call__(self, verb: str, twin_id: str, answer: bytes) -> bytes:
+    def __call__(self, verb: Any, twin_id: str, answer: bytes) -> bytes:
         if (verb, twin_id) == (self.verb, "north") and kind_of(answer) is not Fault:
             self.count += 1
             if self.count == self.time:
@@ -98,7 +101,7 @@ class Damaging:
         return answer
 
 
-def weights_of(run: Path) -> dict[str, OrderedDict]:
+def weights_of(run: Path) -> dict[str, dict[Any, Any]]:
     return {
         folder.name: load_model(folder)[0].state_dict()
         for folder in sorted((run / "models").iterdir())
@@ -132,16 +135,16 @@ def test_a_damaged_newest_state_costs_repeated_rounds_and_nothing_else(
     experiments: dict[str, tuple[Any, ...]],
     tmp_path: Path,
     method: str,
-    verb: str,
+    verb: Any,
     time: int,
 ) -> None:
     config, alone = experiments[method]
     places, damaging = over.hospitals(config), Damaging(verb, time)
     damaging.place = places["north"]
     wires, place = Wires(places, damaging), place_of(tmp_path / "server", config, 4)
-    ended = [serve(place, wires)]
+    ended = [serve(place, cast(Any, wires))]
     while ended[-1] != "finished" and len(ended) < 4:
-        ended.append(serve(place, wires))
+        ended.append(serve(place, cast(Any, wires)))
     last_look = (verb, time) == ("observe", 5)  # after which nothing of it is asked for
     assert (
         damaging.count >= time and ended == ["finished"]
@@ -171,7 +174,7 @@ def test_the_feed_says_whose_state_of_which_round_is_damaged(
     places, damaging = over.hospitals(config), Damaging("train", 2)
     damaging.place = places["north"]
     place = place_of(tmp_path / "server", config, 4)
-    assert serve(place, Wires(places, damaging)) == "waiting"
+    assert serve(place, cast(Any, Wires(places, damaging))) == "waiting"
     texts = [each["text"] for each in read_feed(place.folder, 100)]
     assert "north, round 2, observe: its twin's state of round 1 is damaged" in texts
     assert (
@@ -186,15 +189,15 @@ def test_a_state_damaged_again_and_again_is_absent_and_holds_up_nobody_else(
     config, _ = experiments["fedka"]
     places = over.hospitals(config)
 
-    def spoil(verb: str, twin_id: str, answer: bytes) -> bytes:
+    def spoil(verb: Any, twin_id: str, answer: bytes) -> bytes:
         if (verb, twin_id) == ("train", "north") and kind_of(answer) is not Fault:
             cut_in_half(newest(places["north"]))
         return answer
 
     wires, place = Wires(places, spoil), place_of(tmp_path / "server", config, 1)
-    ended = []
+    ended: list[Any] = []
     while "finished" not in ended and len(ended) < 9:
-        ended.append(serve(place, wires))
+        ended.append(serve(place, cast(Any, wires)))
     assert (
         ended[-1] == "finished" and len(ended) <= 5
     )  # one session for each round that is repeated once
@@ -214,12 +217,15 @@ def test_with_two_damaged_states_it_refuses_to_go_on_from_an_older_one(
     damaging.place = places["north"]
     answers = []
 
-    def watched(verb: str, twin_id: str, answer: bytes) -> bytes:
+    def watched(verb: Any, twin_id: str, answer: bytes) -> bytes:
         answers.append((verb, twin_id, answer))
         return damaging(verb, twin_id, answer)
 
     wires, place = Wires(places, watched), place_of(tmp_path / "server", config, 4)
-    assert [serve(place, wires), serve(place, wires)] == ["waiting", "waiting"]
+    assert [serve(place, cast(Any, wires)), serve(place, cast(Any, wires))] == [
+        "waiting",
+        "waiting",
+    ]
     last = [answer for verb, twin_id, answer in answers if (verb, twin_id) == ("observe", "north")][
         -1
     ]
@@ -234,11 +240,14 @@ def test_a_session_that_ends_in_the_first_round_begins_it_again(
     places = over.hospitals(config)
     fails = [True]
 
-    def once(verb: str, twin_id: str, answer: bytes) -> bytes:
+    def once(verb: Any, twin_id: str, answer: bytes) -> bytes:
         if verb == "train" and twin_id == "south" and fails.pop() if fails else False:
             return encode(Fault("south", "train", 0, "a full disk"))
         return answer
 
     wires, place = Wires(places, once), place_of(tmp_path / "server", config, 4)
-    assert [serve(place, wires), serve(place, wires)] == ["waiting", "finished"]
+    assert [serve(place, cast(Any, wires)), serve(place, cast(Any, wires))] == [
+        "waiting",
+        "finished",
+    ]
     assert_same(alone, place.run)

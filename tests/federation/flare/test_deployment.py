@@ -1,4 +1,7 @@
-"""Acceptance 1 and 2 of a deployment: real processes over mutual TLS, the sequential run's weights, and killed hospitals and server."""
+"""Acceptance 1 and 2 of a deployment.
+
+Real processes over mutual TLS, the sequential run's weights, and killed hospitals and server.
+"""
 
 import json
 import os
@@ -6,10 +9,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import psutil
 import pytest
@@ -120,7 +122,7 @@ def deploy(
     return config, made
 
 
-def weights_of(run: Path) -> dict[str, OrderedDict]:
+def weights_of(run: Path) -> dict[str, dict[Any, Any]]:
     return {
         folder.name: load_model(folder)[0].state_dict()
         for folder in sorted((run / "models").iterdir())
@@ -138,9 +140,14 @@ def test_five_processes_over_mutual_tls_end_with_the_sequential_runs_weights(
     tmp_path: Path,
 ) -> None:
     config, made = deploy(
-        tmp_path, FEDKA, "scenario.rounds_per_task=2", minimum_hospitals=4, deadline_seconds=120
+        tmp_path,
+        FEDKA,
+        "scenario.rounds_per_task=2",
+        "federation.settle_rounds=1",
+        minimum_hospitals=4,
+        deadline_seconds=120,
     )
-    run_experiment(config, tmp_path / "here")
+    run_experiment(cast(Any, config), tmp_path / "here")
     with Running(made, tmp_path) as running:
         assert running.wait() == 0, (tmp_path / "up.log").read_text()[-3000:]
     assert_same(tmp_path / "here", made.place.run)
@@ -157,7 +164,7 @@ def test_real_organs_over_mutual_tls_end_with_the_sequential_runs_weights(tmp_pa
     config, made = deploy(
         tmp_path, folder="organa_deploy", minimum_hospitals=4, deadline_seconds=200
     )
-    run_experiment(config, tmp_path / "here")
+    run_experiment(cast(Any, config), tmp_path / "here")
     with Running(made, tmp_path) as running:
         assert running.wait() == 0, (tmp_path / "up.log").read_text()[-3000:]
     assert_same(tmp_path / "here", made.place.run)
@@ -174,7 +181,7 @@ def test_killed_hospitals_and_a_killed_server_cost_repeated_rounds_and_nothing_e
         minimum_hospitals=4,
         deadline_seconds=20,
     )
-    run_experiment(config, tmp_path / "here")
+    run_experiment(cast(Any, config), tmp_path / "here")
     with Running(made, tmp_path) as running:
 
         def in_the_midst_of(round_number: int) -> bool:

@@ -52,7 +52,7 @@ def made(once: Deployment, tmp_path: Path) -> Deployment:
     return Deployment(tmp_path / "deployment")
 
 
-def bad(folder: Path, **more: Any) -> dict[str, Any]:
+def bad(folder: Path, **more: Any) -> dict[Any, Any]:
     return {(each.site, each.what): each for each in check(folder, **more) if each.level != "ok"}
 
 
@@ -113,7 +113,7 @@ SPOILT = {
 
 @pytest.mark.parametrize("what", SPOILT)
 def test_whatever_is_spoilt_at_a_hospital_is_found_there_and_nowhere_else(
-    made: Deployment, what: str
+    made: Deployment, what: Any
 ) -> None:
     SPOILT[what](made.hospital("west"))
     found = bad(made.folder)
@@ -147,7 +147,7 @@ def test_flares_own_logs_are_a_warning(made: Deployment) -> None:
     ],
 )
 def test_a_servers_file_that_does_not_fit_the_experiment_is_found(
-    made: Deployment, what: str, values: dict[str, Any]
+    made: Deployment, what: Any, values: dict[Any, Any]
 ) -> None:
     change_yaml(made.place.folder / "server.yaml", **values)
     assert bad(made.folder)["localhost", what].level == "error"
@@ -199,10 +199,10 @@ def test_a_hospital_sees_whether_the_server_answers(made: Deployment) -> None:
 
 @pytest.mark.parametrize(("free", "level"), [(1 << 20, "error"), (1 << 30, "warning")])
 def test_a_full_disk_is_found_before_it_is(
-    made: Deployment, monkeypatch: pytest.MonkeyPatch, free: int, level: str
+    made: Deployment, monkeypatch: pytest.MonkeyPatch, free: int, level: Any
 ) -> None:
     monkeypatch.setattr(
-        room.shutil,
+        room.shutil,  # type: ignore[attr-defined]  # looked up where it is used
         "disk_usage",
         lambda path: shutil._ntuple_diskusage(1 << 40, (1 << 40) - free, free),
     )

@@ -1,10 +1,9 @@
 import threading
 import time
-from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -40,7 +39,9 @@ def experiment(*changes: Any) -> ExperimentConfig:
 
 
 def open_hospitals(
-    config: ExperimentConfig, folder: Path, own: Mapping[str, dict] = {}
+    config: ExperimentConfig,
+    folder: Path,
+    own: Mapping[str, dict] = {},  # type: ignore[type-arg]  # any
 ) -> dict[str, Path]:
     hospitals = prepare_experiment(config).hospitals()
     places = {}
@@ -59,7 +60,10 @@ def open_hospitals(
 
 
 class Wires:
-    """Carries records within this process, and whatever may go wrong on the way: ``faults`` are called with each answer."""
+    """Carries records within this process, and whatever may go wrong on the way.
+
+    ``faults`` are called with each answer.
+    """
 
     def __init__(
         self,
@@ -92,7 +96,7 @@ class Wires:
 def engine_over(
     wires: Any, config: ExperimentConfig, told: list[Any] | None = None, **limits: Any
 ) -> Callable[..., Any]:
-    def engine_for(setup: ExperimentSetup) -> RemoteEngine | None:
+    def engine_for(setup: ExperimentSetup) -> RemoteEngine:
         joins = {
             name: plan.joins_at_task * setup.scenario.rounds_per_task
             for name, plan in setup.scenario.hospitals.items()
@@ -111,7 +115,7 @@ def engine_over(
     return engine_for
 
 
-def weights_of(run: Path) -> dict[str, OrderedDict]:
+def weights_of(run: Path) -> dict[str, dict[Any, Any]]:
     return {
         folder.name: load_model(folder)[0].state_dict()
         for folder in sorted((run / "models").iterdir())
@@ -153,7 +157,7 @@ def test_a_run_over_the_wire_is_the_sequential_run_bit_for_bit(
 def test_a_model_that_a_hospital_holds_is_not_sent_again(tmp_path: Path) -> None:
     config = experiment("method=fedavg", "network.width=32")
     wires = Wires(open_hospitals(config, tmp_path / "hospitals"))
-    told: list[dict] = []
+    told: list[dict[Any, Any]] = []
     run_experiment(config, tmp_path / "run", engine_for=engine_over(wires, config, told))
     really = [each["bytes_down"] for each in told if each["event"] == "round"][1:]
     counted = [
@@ -175,7 +179,7 @@ def test_hospitals_and_server_that_are_killed_repeat_the_round_and_end_with_the_
     run_experiment(config, tmp_path / "here")
     killed = {("train", "north"): 2, ("train", "south"): 2, ("observe", "east"): 6}
 
-    def faults(verb: str, twin_id: str, content: bytes) -> bytes | None:
+    def faults(verb: Any, twin_id: str, content: bytes) -> bytes:
         if (verb, twin_id) in killed:
             killed[verb, twin_id] -= 1
             if killed[verb, twin_id] == 0:
@@ -205,13 +209,13 @@ def test_a_dead_hospital_is_suspect_and_asked_no_more_until_it_greets_again(tmp_
     config = experiment("federation.twins_per_round=4")
     dead = threading.Event()
 
-    def faults(verb: str, twin_id: str, content: bytes) -> bytes | None:
+    def faults(verb: Any, twin_id: str, content: bytes) -> bytes:
         if twin_id == "east" and dead.is_set():
             raise TimeoutError
         return content
 
     wires = Wires(open_hospitals(config, tmp_path / "hospitals"), faults)
-    told: list[dict] = []
+    told: list[dict[Any, Any]] = []
     engine = engine_over(wires, config, told)(prepare_experiment(config))
     server = new_server(config.network, 1, settle_rounds=0)
     assert engine.present(0) == ["east", "north", "south"]
@@ -276,11 +280,11 @@ def test_what_one_hospital_sends_never_stops_the_others(
 ) -> None:
     config = experiment("method=fedavg")
 
-    def faults(verb: str, twin_id: str, content: bytes) -> bytes:
+    def faults(verb: Any, twin_id: str, content: bytes) -> bytes:
         return spoil(content) if twin_id == "south" and verb in ("observe", "train") else content
 
     wires = Wires(open_hospitals(config, tmp_path / "hospitals"), faults)
-    told: list[dict] = []
+    told: list[dict[Any, Any]] = []
     results = run_experiment(config, tmp_path / "run", engine_for=engine_over(wires, config, told))
     assert results["champion"]
     absent = [each for each in told if each["event"] == "absent"]
@@ -296,9 +300,7 @@ def test_a_request_that_comes_twice_is_trained_once(tmp_path: Path) -> None:
     doubled = []
 
     class Twice(Wires):
-        def ask(
-            self, verb: str, requests: dict[str, bytes], seconds: float
-        ) -> Iterator[tuple[Any, ...]]:
+        def ask(self, verb: str, requests: Any, seconds: float) -> Any:
             for twin_id, answer in super().ask(verb, requests, seconds):
                 if verb == "train":
                     again = self.sites[twin_id].answer(verb, requests[twin_id])
@@ -315,8 +317,8 @@ def test_a_request_that_comes_twice_is_trained_once(tmp_path: Path) -> None:
 def test_a_hospitals_own_file_decides_what_leaves_it(tmp_path: Path) -> None:
     config = experiment()
     own = {"south": {"policy": {"forbid": ["prototype_gradients"]}}, "north": {"only_in_sum": True}}
-    wires = Wires(open_hospitals(config, tmp_path / "hospitals", own))
-    told: list[dict] = []
+    wires = Wires(open_hospitals(config, tmp_path / "hospitals", cast(Any, own)))
+    told: list[dict[Any, Any]] = []
     run_experiment(config, tmp_path / "run", engine_for=engine_over(wires, config, told))
     reasons = {each["hospital"]: each["reason"] for each in told if each["event"] == "absent"}
     assert "UploadForbidden" in reasons["south"] and "SiteError" in reasons["north"]
@@ -338,7 +340,7 @@ def test_nothing_of_an_image_is_in_what_leaves_a_hospital(tmp_path: Path) -> Non
     places = open_hospitals(config, tmp_path / "hospitals")
     left: list[bytes] = []
 
-    def faults(verb: str, twin_id: str, content: bytes) -> bytes:
+    def faults(verb: Any, twin_id: str, content: bytes) -> bytes:
         left.append(content)
         return content
 

@@ -1,7 +1,7 @@
 import json
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -79,7 +79,8 @@ def answered(stage: str, *names: Any) -> dict[str, Any]:
         (answered("train", "north", "south"), "round 4: 2 of 2 hospitals trained"),
         (
             aggregated(RECORD),
-            "round 7 aggregated, 4 of 5 hospitals returned, 1 turned away (west holds values that are not finite); new: heart",
+            "round 7 aggregated, 4 of 5 hospitals returned, 1 turned away (west holds values that "
+            "are not finite); new: heart",
         ),
     ],
 )
@@ -92,14 +93,14 @@ def test_what_is_no_round_is_no_event() -> None:
 
 
 def test_where_things_stand_follows_from_what_happened() -> None:
-    status = {}
+    status: dict[Any, Any] = {}
     for event in (
         BEGIN,
         {"event": "hello", "hospital": "north", "last_round": -1},
         absent("south", suspect=True),
         aggregated(RECORD),
     ):
-        status = stand(status, event)
+        status = stand(status, cast(Any, event))
     assert (status["state"], status["rounds_done"], status["rejected"], status["num_rounds"]) == (
         "running",
         8,
@@ -141,7 +142,7 @@ def test_to_take_note_changes_nothing_that_was_there_before() -> None:
 def test_feed_and_status_can_be_read_at_any_time(tmp_path: Path) -> None:
     activity = Activity(tmp_path, lambda: NOON)
     for event in (BEGIN, absent("north"), aggregated(RECORD)):
-        activity.tell(event)
+        activity.tell(cast(Any, event))
     with (tmp_path / FEED).open("a") as lines:
         lines.write('{"event": "sta')  # being written
     assert [each["event"] for each in read_feed(tmp_path, 10)] == ["state", "absent", "aggregated"]

@@ -5,7 +5,7 @@ import urllib.error
 import urllib.request
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import yaml
@@ -42,7 +42,7 @@ def vitals(state: str = "running", age: float | None = 10.0, **more: Any) -> Vit
     return Vitals({**STATUS, "state": state}, age, 100.0, **more)
 
 
-def values(content: bytes) -> dict:
+def values(content: bytes) -> dict[Any, Any]:
     families = text_string_to_metric_families(content.decode())
     return {
         (each.name, *each.labels.values()): each.value
@@ -138,23 +138,23 @@ def test_it_is_served_while_it_is_entered_and_follows_the_status(place: tuple[An
     server, kit = place
     sessions = [1]
     with serve_health(server, kit, lambda: sessions[0]) as port:
-        assert fetch(port, "/readyz")[0] == 503
+        assert fetch(cast(Any, port), "/readyz")[0] == 503
         Activity(server.folder).tell({"event": "state", "state": "running", "hospitals": ["north"]})
         sessions[0] = 2
-        assert fetch(port, "/readyz")[0] == 200
+        assert fetch(cast(Any, port), "/readyz")[0] == 200
         assert (
             'fedka_hospital_state{hospital="north",state="expected"} 1.0'
-            in fetch(port, "/metrics")[1]
+            in fetch(cast(Any, port), "/metrics")[1]
         )
-        assert "fedka_sessions_total 2.0" in fetch(port, "/metrics")[1]
+        assert "fedka_sessions_total 2.0" in fetch(cast(Any, port), "/metrics")[1]
         Activity(server.folder).tell(
             {"event": "state", "state": "failed", "reason": "for a reason"}
         )
-        code, said = fetch(port, "/healthz")
+        code, said = fetch(cast(Any, port), "/healthz")
         assert code == 503 and json.loads(said)["state"] == "failed"
-        assert fetch(port, "/nothing")[0] == 404
+        assert fetch(cast(Any, port), "/nothing")[0] == 404
     with pytest.raises(urllib.error.URLError):
-        fetch(port, "/healthz")
+        fetch(cast(Any, port), "/healthz")
 
 
 def test_without_a_port_nothing_is_served(place: tuple[Any, ...]) -> None:
@@ -195,4 +195,4 @@ def test_a_stage_may_take_as_long_as_its_deadline(place: tuple[Any, ...]) -> Non
     patience = 2 * server.config.link.deadline_seconds
     for later, healthy in ((patience, True), (patience + 3600, False)):
         now = datetime.now(UTC) + timedelta(seconds=later)
-        assert look(server, kit, 0, lambda now=now: now).is_healthy == healthy
+        assert look(server, kit, 0, lambda now=now: now).is_healthy == healthy  # type: ignore[misc]  # untyped on purpose

@@ -1,4 +1,7 @@
-"""What a hostile hospital or server puts into the bytes that cross: nothing of it stops a run, poisons a model or fills memory."""
+"""What a hostile hospital or server puts into the bytes that cross.
+
+Nothing of it stops a run, poisons a model or fills memory.
+"""
 
 import json
 import pickle
@@ -15,7 +18,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmarks.hostile import KINDS, Sent
+from benchmarks.hostile import KINDS, HonestMessages
 from federation.experiment.config import ExperimentConfig
 from federation.flare.hospital_site import HospitalSite
 from federation.flare.link_messages import Fault, Hello
@@ -33,17 +36,24 @@ _START = struct.Struct("<8sHI")
 
 
 class Hostile:
-    """Changes what one hospital answers when it has trained; all else passes as it is. What was changed is kept."""
+    """Changes what one hospital answers when it has trained; all else passes as it is.
+
+    What was changed is kept.
+    """
 
     def __init__(self, damage: Callable[..., Any]) -> None:
-        self.damage, self.honest, self.sent = damage, [], []
+        self.damage, self.honest, self.sent = damage, [], []  # type: ignore[var-annotated]  # any
 
-    def __call__(self, wires: Any, verb: str, twin_id: str, content: bytes) -> bytes:
+    def __call__(self, wires: Any, verb: Any, twin_id: str, content: bytes) -> bytes:
         if (verb, twin_id) != ("train", HOSTILE):
             return content
         self.honest.append(decode(TwinUpdate, content))
         self.sent.append(
-            self.damage(Sent(self.honest[-1], wires.engine.broadcasts[-1][twin_id], self.honest[0]))
+            self.damage(
+                HonestMessages(
+                    self.honest[-1], wires.engine.broadcasts[-1][twin_id], self.honest[0]
+                )
+            )
         )
         return self.sent[-1]
 
@@ -58,20 +68,23 @@ class Ran:
         return Path.touch, (self.place,)
 
 
-def as_kind(name: str, sent: Sent) -> bytes:
+def as_kind(name: str, sent: HonestMessages) -> bytes:
     return encode(KINDS[name].damage(sent))
 
 
-def unchanged(sent: Sent) -> bytes:
+def unchanged(sent: HonestMessages) -> bytes:
     return encode(sent.update)
 
 
-def silent(sent: Sent) -> bytes:
+def silent(sent: HonestMessages) -> bytes:
     return encode(Fault(HOSTILE, "train", sent.update.round, "OSError"))
 
 
-def claims(size: int, sent: Sent) -> bytes:
-    """Return an honest record whose first tensor is said to have so many bytes, which do not come."""
+def claims(size: int, sent: HonestMessages) -> bytes:
+    """Return an honest record whose first tensor is said to have so many bytes.
+
+    It do not come.
+    """
     content = encode(sent.update)
     _, _, length = _START.unpack_from(content)
     begin = _START.size + length
@@ -83,7 +96,7 @@ def claims(size: int, sent: Sent) -> bytes:
     return content[:begin] + struct.pack("<Q", len(text)) + text + content[data:]
 
 
-def pickled(place: Path, sent: Sent) -> bytes:
+def pickled(place: Path, sent: HonestMessages) -> bytes:
     return pickle.dumps(Ran(place))
 
 
@@ -94,7 +107,10 @@ def config(over: Any) -> ExperimentConfig:
 
 @pytest.fixture(scope="module")
 def without(over: Any, config: ExperimentConfig) -> Any:
-    """The run in which the hostile hospital's trainings fail, so that nothing of it is ever aggregated."""
+    """The run in which the hostile hospital's trainings fail.
+
+    So nothing of it is ever aggregated.
+    """
     return over.run(config, Hostile(silent))
 
 
@@ -122,7 +138,7 @@ TURNED_AWAY = {
 
 @pytest.mark.parametrize("kind", TURNED_AWAY)
 def test_a_malformed_update_is_turned_away_with_its_reason_and_changes_nothing_to_the_last_bit(
-    over: Any, config: ExperimentConfig, without: Any, tmp_path: Path, kind: str
+    over: Any, config: ExperimentConfig, without: Any, tmp_path: Path, kind: Any
 ) -> None:
     damage = {
         "2 GiB tensor": partial(claims, 2 * GIB),
@@ -157,7 +173,7 @@ def test_a_replayed_update_is_taken_in_its_own_round_and_in_no_other(
 
 @pytest.mark.parametrize("kind", ["label-flipped", "sign-flipped (x -5)", "scaled x 100"])
 def test_a_poisoned_update_moves_no_weight_beyond_those_of_honest_hospitals(
-    over: Any, kind: str
+    over: Any, kind: Any
 ) -> None:
     config = over.config(*FIVE, MEDIAN)
     places = over.hospitals(config, flipped=HOSTILE if KINDS[kind].flips else "")
@@ -194,7 +210,7 @@ def test_a_claim_of_2_gib_takes_no_memory(
     over: Any, config: ExperimentConfig, without: Any
 ) -> None:
     update = without.engine.updates[0][0]
-    sent = Sent(update, without.engine.broadcasts[0][update.twin_id], update)
+    sent = HonestMessages(update, without.engine.broadcasts[0][update.twin_id], update)
     record = claims(2 * GIB, sent)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     tracemalloc.start()
@@ -230,7 +246,7 @@ def with_wrong_shape(message: Broadcast | GlobalModel) -> Broadcast | GlobalMode
     return replace(message, weights={**message.weights, "head.bias": torch.zeros(99)})
 
 
-def first_request(outcome: Any, verb: str, twin_id: str) -> bytes:
+def first_request(outcome: Any, verb: Any, twin_id: str) -> bytes:
     return next(
         content for asked, who, content in outcome.wires.asked if (asked, who) == (verb, twin_id)
     )
@@ -239,7 +255,7 @@ def first_request(outcome: Any, verb: str, twin_id: str) -> bytes:
 @pytest.mark.parametrize("spoil", REQUESTS.values(), ids=REQUESTS)
 @pytest.mark.parametrize("verb", ["observe", "train"])
 def test_a_hostile_servers_request_is_answered_with_a_fault_or_nonsense_and_the_twin_goes_on(
-    over: Any, config: ExperimentConfig, without: Any, verb: str, spoil: Callable[..., Any]
+    over: Any, config: ExperimentConfig, without: Any, verb: Any, spoil: Callable[..., Any]
 ) -> None:
     place = over.hospitals(config)["north"]
     site = HospitalSite(place)
@@ -292,7 +308,7 @@ LIES = {
 def test_an_observation_that_cannot_be_is_not_used_and_the_run_goes_on_without_it(
     over: Any, config: ExperimentConfig, lie: dict[str, Any]
 ) -> None:
-    def lying(wires: Any, verb: str, twin_id: str, content: bytes) -> bytes:
+    def lying(wires: Any, verb: Any, twin_id: str, content: bytes) -> bytes:
         if (verb, twin_id) != ("observe", HOSTILE):
             return content
         return encode(replace(decode(Observation, content), **lie))
@@ -312,22 +328,22 @@ class Remembering:
     """Keeps every answer, and gives one hospital another one than it gave."""
 
     def __init__(self, choose: Callable[..., Any]) -> None:
-        self.choose, self.kept = choose, {}
+        self.choose, self.kept = choose, {}  # type: ignore[var-annotated]  # any
 
-    def __call__(self, wires: Any, verb: str, twin_id: str, content: bytes) -> bytes:
+    def __call__(self, wires: Any, verb: Any, twin_id: str, content: bytes) -> bytes:
         number = getattr(decode(kind_of(content), content), "round", -1)
         self.kept[verb, twin_id, number] = content
         return self.choose(self.kept, verb, twin_id, number, content)
 
 
 def the_round_before(
-    kept: dict[tuple[Any, ...], bytes], verb: str, twin_id: str, number: int, content: bytes
+    kept: dict[tuple[Any, ...], bytes], verb: Any, twin_id: str, number: int, content: bytes
 ) -> bytes:
     return kept.get((verb, HOSTILE, number - 1), content) if twin_id == HOSTILE else content
 
 
 def anothers(
-    kept: dict[tuple[Any, ...], bytes], verb: str, twin_id: str, number: int, content: bytes
+    kept: dict[tuple[Any, ...], bytes], verb: Any, twin_id: str, number: int, content: bytes
 ) -> bytes:
     return (
         kept[verb, "north", number]
@@ -382,7 +398,7 @@ def test_a_training_that_comes_after_the_next_look_is_refused_and_the_next_one_i
     over: Any, config: ExperimentConfig, without: Any
 ) -> None:
     site = HospitalSite(over.hospitals(config)["north"])
-    asked = {}
+    asked: dict[Any, Any] = {}
     for verb, who, content in without.wires.asked:
         if who == "north":
             asked.setdefault(verb, []).append(content)
@@ -402,7 +418,7 @@ def test_a_training_that_comes_after_the_next_look_is_refused_and_the_next_one_i
 
 
 def test_an_answer_that_comes_twice_counts_once(over: Any, config: ExperimentConfig) -> None:
-    class Doubled(over.wires_kind):
+    class Doubled(over.wires_kind):  # type: ignore[misc]  # untyped on purpose
         def ask(
             self, verb: str, requests: dict[str, bytes], seconds: float
         ) -> Iterator[tuple[Any, ...]]:
@@ -420,8 +436,11 @@ def test_an_answer_that_comes_twice_counts_once(over: Any, config: ExperimentCon
 def test_a_hospital_that_answers_after_the_deadline_disturbs_no_round_and_takes_part_again(
     over: Any, config: ExperimentConfig
 ) -> None:
-    class Late(over.wires_kind):
-        """Hands one hospital its request of round 1 only while the others train in round 2; nobody waits for its answer."""
+    class Late(over.wires_kind):  # type: ignore[misc]  # untyped on purpose
+        """Hands one hospital its request of round 1 only while the others train in round 2.
+
+        Nobody waits for its answer.
+        """
 
         def ask(
             self, verb: str, requests: dict[str, bytes], seconds: float

@@ -62,7 +62,7 @@ def test_the_same_complaint_passes_once_a_minute_and_says_how_often_it_came() ->
         now[0] = float(second)
         each = record("Connector failed with exception ConnectionRefusedError")
         if once.filter(each):
-            passed.append((second, each.repeated))
+            passed.append((second, each.repeated))  # type: ignore[attr-defined]  # looked up where it is used
     assert passed == [(0, 0), (60, 11), (120, 11)]
     assert once.filter(record("another complaint")) and once.filter(record(line=8))
 
@@ -101,8 +101,14 @@ def test_the_settings_are_plain_json() -> None:
 
 
 def test_two_rooms_alone_log_in_a_hospitals_process() -> None:
-    """Whoever logs in a hospital's process is read by a person first: a line could hold what must not leave a process."""
-    ours = "sorted(name for name in sys.modules if name.partition('.')[0] in ('physical', 'incremental', 'twin', 'federation'))"
+    """Whoever logs in a hospital's process is read by a person first.
+
+    A line could hold what must not leave a process.
+    """
+    ours = (
+        "sorted(name for name in sys.modules if name.partition('.')[0] in ('physical', "
+        "'incremental', 'twin', 'federation'))"
+    )
     asked = (
         f"import sys, federation.flare.hospital_site, federation.flare.json_logs; print(*{ours})"
     )

@@ -1,14 +1,17 @@
-"""Kubernetes' objects against its published schemas, and against pydantic models of the parts that are used, which are stricter.
+"""Kubernetes' objects against its published schemas.
 
-A field that is not in a model is refused, so a misspelt or unknown field of ours is found; what a real cluster says is not known. That no
-secret stands in a manifest is asked here of every file that is written, Compose's and systemd's too.
+Against pydantic models of the parts that are used, which are stricter.
+
+A field that is not in a model is refused, so a misspelt or unknown field of ours is found; what a
+real cluster says is not known. That no secret stands in a manifest is asked here of every file that
+is written, Compose's and systemd's too.
 """
 
 import re
 import subprocess
 from pathlib import Path
 
-import kubernetes_validate
+import kubernetes_validate  # type: ignore[import-untyped]  # has no types
 import pytest
 import yaml
 from pydantic import ValidationError
@@ -56,11 +59,17 @@ def test_a_misspelt_field_would_be_found(out: Path) -> None:
 def test_the_server_is_asked_whether_it_is_well_and_reached_before_its_run_is(out: Path) -> None:
     (pod,) = pods(out / "kubernetes" / "server.yaml")
     server, run = pod.containers
+    assert run.livenessProbe is not None
+    assert run.livenessProbe.httpGet is not None
+    assert run.readinessProbe is not None
+    assert run.readinessProbe.httpGet is not None
     assert (run.livenessProbe.httpGet.path, run.readinessProbe.httpGet.path) == (
         "/healthz",
         "/readyz",
     )
     assert "0.0.0.0" in run.args  # a probe comes from outside the pod
+    assert server.livenessProbe is not None
+    assert server.livenessProbe.tcpSocket is not None
     assert server.livenessProbe.tcpSocket.port == 8102
     service = next(yaml.safe_load_all((out / "kubernetes" / "server.yaml").read_text()))
     assert service["spec"]["publishNotReadyAddresses"] is True

@@ -1,7 +1,7 @@
 import errno
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -57,4 +57,4 @@ def test_a_chain_of_errors_is_cut_short() -> None:
         link = RuntimeError(PATIENT)
         link.__cause__ = error
         error = link
-    assert describe(error) == ", after ".join(["RuntimeError"] * 4)
+    assert describe(cast(Any, error)) == ", after ".join(["RuntimeError"] * 4)

@@ -1,4 +1,7 @@
-"""Noise and malice: random bytes, records with any part changed and false claims of size are only ever refused, and take no memory."""
+"""Noise and malice: random bytes.
+
+Records with any part changed and false claims of size are only ever refused, and take no memory.
+"""
 
 import json
 import resource
@@ -35,8 +38,10 @@ from twin.messages import Broadcast, Observation
 
 RECORDS = {name: encode(example(name)) for name in KINDS}
 SCRAPS = st.one_of(
-    st.none(), st.booleans(), st.integers(-(2**70), 2**70), st.floats(), st.text(max_size=5), st.just([]), st.just({}), st.just("../../x"),
-    st.just([[[]]]), st.just({"digest": "0" * 64, "tensors": None}), st.just({"digest": "0" * 64, "tensors": ["head.bias"]}), st.just([""]),
+    st.none(), st.booleans(), st.integers(-(2**70), 2**70), st.floats(), st.text(max_size=5),
+    st.just([]), st.just({}), st.just("../../x"),
+    st.just([[[]]]), st.just({"digest": "0" * 64, "tensors": None}),
+    st.just({"digest": "0" * 64, "tensors": ["head.bias"]}), st.just([""]),
 )  # fmt: skip
 
 

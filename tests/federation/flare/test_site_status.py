@@ -26,7 +26,8 @@ def test_what_was_answered_last_stands_in_the_hospitals_own_file(
         ("INFO", "answered train, last round 3"),
         (
             "WARNING",
-            "answered train, last round 3: OSError (No space left on device) at federation.engines.twin_states:70",
+            "answered train, last round 3: OSError (No space left on device) at "
+            "federation.engines.twin_states:70",
         ),
     ]
     assert "No space left" in json.loads((tmp_path / STATUS).read_text())["fault"]

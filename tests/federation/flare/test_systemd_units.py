@@ -1,4 +1,7 @@
-"""systemd's units: each is closed to what it does not need and comes back after a fault, and systemd finds nothing wrong with them."""
+"""systemd's units: each is closed to what it does not need and comes back after a fault.
+
+Systemd finds nothing wrong with them.
+"""
 
 import shutil
 import subprocess

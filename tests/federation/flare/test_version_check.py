@@ -1,6 +1,7 @@
 import json
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -35,7 +36,7 @@ def test_the_same_versions_are_well(made: Path) -> None:
     ("name", "level"), [("records", "error"), ("fedka", "warning"), ("torch", "warning")]
 )
 def test_another_version_than_the_kit_was_made_with_is_found(
-    made: Path, name: str, level: str
+    made: Path, name: str, level: Any
 ) -> None:
     found = look(made, {name: "another"})
     assert (found[name].level, found[name].got, found[name].allowed) == (
@@ -57,7 +58,7 @@ def test_another_version_than_the_kit_was_made_with_is_found(
         ("not installed", "error"),
     ],
 )
-def test_flare_must_be_of_the_range_that_was_tried(made: Path, version: str, level: str) -> None:
+def test_flare_must_be_of_the_range_that_was_tried(made: Path, version: str, level: Any) -> None:
     assert look(made, {"nvflare": version})["nvflare"].level == level
 
 

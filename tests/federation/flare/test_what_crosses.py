@@ -1,4 +1,7 @@
-"""What crosses a hospital's wall: no pixel; with secure aggregation no single update; on the wire nothing that can be read."""
+"""What crosses a hospital's wall: no pixel.
+
+With secure aggregation no single update; on the wire nothing that can be read.
+"""
 
 import os
 import subprocess
@@ -44,7 +47,10 @@ PIXELS = 12  # that stand in a row, and differ: so many do not come together by 
 
 
 def needles(images: np.ndarray) -> list[bytes]:
-    """Return pieces of rows of images [N, H, W, C], as whoever sent an image might have written it."""
+    """Return pieces of rows of images [N, H, W, C].
+
+    For whoever sent an image might have written it.
+    """
     rows = [
         row
         for image in images[..., 0]
@@ -129,12 +135,15 @@ def tensors_of(message: Any) -> list[torch.Tensor]:
         else ()
     )
     if is_dataclass(message):
-        parts = [getattr(message, field.name) for field in fields(message)]
+        parts = [getattr(message, field.name) for field in fields(message)]  # type: ignore[assignment]  # changes its type
     return [tensor for part in parts for tensor in tensors_of(part)]
 
 
 def pieces_of(update: TwinUpdate, broadcast: Broadcast, count: int, total: int) -> list[bytes]:
-    """Return what tells an update: pieces of its weights, its change and its share of the sum, in every type that might carry them."""
+    """Return what tells an update.
+
+    Pieces of its weights, its change and its share of the sum, in every type that might carry them.
+    """
     pieces = []
     for name, value in update.weights.items():
         if value.numel() < 8:
@@ -162,12 +171,15 @@ def pieces_of(update: TwinUpdate, broadcast: Broadcast, count: int, total: int) 
 
 
 class AskedAgain:
-    """Learns what a hospital has sealed by asking it once more, in the open: ``only_in_sum`` is off here, so it answers."""
+    """Learns what a hospital has sealed by asking it once more, in the open.
+
+    ``only_in_sum`` is off here, so it answers.
+    """
 
     def __init__(self) -> None:
         self.truth: dict[tuple[int, str], tuple[TwinUpdate, Broadcast]] = {}
 
-    def __call__(self, wires: Any, verb: str, twin_id: str, content: bytes) -> bytes:
+    def __call__(self, wires: Any, verb: Any, twin_id: str, content: bytes) -> bytes:
         if verb in ("seal", "train") and kind_of(content) is not Fault:
             broadcast = wires.engine.broadcasts[-1][twin_id]
             update = decode(TwinUpdate, wires.sites[twin_id].answer("train", wires.asked[-1][2]))
@@ -181,7 +193,7 @@ def summed(over: Any) -> tuple[Any, ...]:
     return over.run(over.config(*FOUR, SECURE), asked), asked.truth
 
 
-def messages(outcome: Any, kind: type[Any]) -> dict[str, Any]:
+def messages(outcome: Any, kind: type[Any]) -> dict[Any, Any]:
     found = [
         decode(kind, content)
         for _, _, content in outcome.wires.answered
@@ -190,7 +202,7 @@ def messages(outcome: Any, kind: type[Any]) -> dict[str, Any]:
     return {(each.round, each.twin_id): each for each in found}
 
 
-def all_of(round_number: int, found: dict) -> list[str]:
+def all_of(round_number: int, found: dict[Any, Any]) -> list[str]:
     return [twin_id for number, twin_id in found if number == round_number]
 
 
@@ -259,7 +271,7 @@ def test_what_the_server_received_gives_the_mean_together_and_noise_otherwise(
 
         def added(
             some: Sequence[str],
-            number: int = number,
+            number: Any = number,
             like: dict[str, Tensor] = like,
             total: int = total,
         ) -> dict[str, Tensor]:
@@ -303,7 +315,7 @@ def test_a_hospital_that_leaves_in_a_sum_only_does_not_answer_a_server_that_asks
     config = over.config(*FOUR, SECURE)
     refused = []
 
-    def ask_again(wires: Any, verb: str, twin_id: str, content: bytes) -> bytes:
+    def ask_again(wires: Any, verb: Any, twin_id: str, content: bytes) -> bytes:
         if verb == "seal":
             refused.append(
                 kind_of(wires.sites[twin_id].answer("train", wires.asked[-1][2])) is Fault
@@ -320,7 +332,10 @@ def test_a_hospital_that_leaves_in_a_sum_only_does_not_answer_a_server_that_asks
 
 @pytest.fixture(scope="module")
 def wire(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, ...]:
-    """What a hospital's connections carried in a run of real processes: (deployment, up, down), one entry for each connection."""
+    """What a hospital's connections carried in a run of real processes.
+
+    (deployment, up, down), one entry for each connection.
+    """
     pytest.importorskip("nvflare")
     try:
         isolated(["true"])
@@ -331,6 +346,7 @@ def wire(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, ...]:
         "method=fedavg",
         SECURE,
         "scenario.rounds_per_task=1",
+        "federation.settle_rounds=0",
         "evaluation.round_images=20",
         "evaluation.task_images=20",
         "tracking.enabled=false",
@@ -369,7 +385,10 @@ def wire(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, ...]:
 
 
 def tls_records(stream: bytes) -> list[tuple[int, bytes]]:
-    """Return the type and the content of each TLS record (RFC 8446, 5.1); nothing may lie between them."""
+    """Return the type and the content of each TLS record (RFC 8446, 5.1).
+
+    Nothing may lie between them.
+    """
     records, at = [], 0
     while at + 5 <= len(stream):
         kind, version, length = (

@@ -1,4 +1,7 @@
-"""Who may join a deployment and what a job may do there: one real server, one right hospital, and everybody else at the gate."""
+"""Who may join a deployment and what a job may do there.
+
+One real server, one right hospital, and everybody else at the gate.
+"""
 
 import json
 import shutil
@@ -29,6 +32,7 @@ MOST_SECONDS = 400.0
 SMALL = (
     "method=fedavg",
     "scenario.rounds_per_task=1",
+    "federation.settle_rounds=0",
     "evaluation.round_images=20",
     "tracking.enabled=false",
 )
@@ -59,7 +63,10 @@ def name_of(common_name: str) -> x509.Name:
 
 
 def with_certificate(kit: Path, authority: Path | None, days: int) -> Path:
-    """Give a kit another key, and a certificate in its own name: of the authority, or self-signed; it ends in so many days."""
+    """Give a kit another key, and a certificate in its own name: of the authority, or self-signed.
+
+    It ends in so many days.
+    """
     key = rsa.generate_private_key(65537, 2048)
     issuer, signer = name_of(kit.name), key
     if authority is not None:
@@ -67,7 +74,7 @@ def with_certificate(kit: Path, authority: Path | None, days: int) -> Path:
         root = x509.load_pem_x509_certificate(state["root_cert"].encode())
         issuer, signer = (
             root.subject,
-            serialization.load_pem_private_key(state["root_pri_key"].encode(), None),
+            serialization.load_pem_private_key(state["root_pri_key"].encode(), None),  # type: ignore[assignment]  # changes its type
         )
     end = datetime.now(UTC) + timedelta(days=days)
     built = (
@@ -98,7 +105,10 @@ def with_certificate(kit: Path, authority: Path | None, days: int) -> Path:
 
 
 def lets_code_pass(kit: Path) -> None:
-    """Make a server that refuses no code and no command, as one in wrong hands would: what is refused then, hospitals refuse."""
+    """Make a server that refuses no code and no command, as one in wrong hands would.
+
+    What is refused then, hospitals refuse.
+    """
     resources = json.loads((kit / "local" / "resources.json").read_text())
     del resources["app_validator"]
     (kit / "local" / "resources.json").write_text(json.dumps(resources))
@@ -106,7 +116,10 @@ def lets_code_pass(kit: Path) -> None:
 
 
 def job(folder: Path, ran: Path, *, component: str = "", code: str = "") -> None:
-    """Write a job of our two classes that makes a file where a component that is not ours is built, or code that it brings is run."""
+    """Write a job of our two classes that makes a file.
+
+    Where a component that is not ours is built, or code that it brings is run.
+    """
     write_job(folder, ["north"])
     name = {"server": "config_fed_server.json", "hospital": "config_fed_client.json"}
     for where in filter(None, (component, code)):
@@ -270,7 +283,10 @@ def test_code_that_a_job_brings_is_refused_by_the_hospital_though_its_server_let
 ) -> None:
     ended = json.loads(seen["code-at-hospital"]["meta"])
     assert ended["status"] == "FINISHED:FAILED_TO_RUN"
-    refused = "north: NVFLARE_ERROR: the application brings custom/brought.py; allowed here: its configuration and nothing else"
+    refused = (
+        "north: NVFLARE_ERROR: the application brings custom/brought.py; allowed here: its "
+        "configuration and nothing else"
+    )
     assert {"server: OK", refused} <= set(ended["job_deploy_detail"])
     assert not (folder / "ran-code-at-hospital").exists()
 

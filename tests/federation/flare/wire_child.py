@@ -1,6 +1,9 @@
-"""Runs a deployment in a network of its own, one hospital through a proxy that keeps every byte, in both directions.
+"""Runs a deployment in a network of its own.
 
-python wire_child.py DEPLOYMENT PROXIED FOLDER    FOLDER/<number>.up and .down: what each connection carried
+One hospital through a proxy that keeps every byte, in both directions.
+
+python wire_child.py DEPLOYMENT PROXIED FOLDER    FOLDER/<number>.up and .down: what each connection
+carried
 """
 
 import socket

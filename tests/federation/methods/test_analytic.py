@@ -1,5 +1,5 @@
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -186,7 +186,7 @@ def test_the_scale_of_the_logits_changes_no_decision() -> None:
 )
 def test_settings_out_of_range_are_refused(field: str, value: float) -> None:
     with pytest.raises(ValueError, match=f"{field} is .*; allowed"):
-        Analytic(**{field: value})
+        Analytic(**cast(Any, {field: value}))
 
 
 def test_an_update_without_sums_changes_nothing(played: tuple[Any, ...]) -> None:

@@ -1,6 +1,6 @@
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -135,7 +135,7 @@ def test_rows_that_the_head_gained_since_count_nothing(
     extras = method.broadcast(replace(server, weights=grown), None, "north").extras
     assert len(extras["fisher/head.bias"]) == len(extras["pull/head.weight"]) == 7
     context = replace(scene.context, num_rows=7, extras=extras, kept=kept_of(updates["north"]))
-    curvatures, centres = curvature_of_others(context)
+    curvatures, centres = cast(Any, curvature_of_others(context))
     for each in (curvatures, centres):
         assert not each["head.bias"][5:].any() and not each["head.weight"][5:].any()
         assert each["head.bias"][:5].any()
@@ -151,7 +151,7 @@ def test_a_twin_that_was_turned_away_takes_nothing_out_of_sums_that_do_not_hold_
     extras = FedCurv().broadcast(replace(server, round=2), None, "south").extras
     context = replace(scene.context, extras=extras, kept=kept_of(updates["south"]))
     assert int(extras["own_round"]) == -1
-    curvatures, _ = curvature_of_others(context)
+    curvatures, _ = cast(Any, curvature_of_others(context))
     torch.testing.assert_close(curvatures["head.bias"], server.kept["fisher/head.bias"])
     trained_since = {**kept_of(updates["north"]), "round": torch.tensor(2)}
     context = replace(
@@ -159,7 +159,7 @@ def test_a_twin_that_was_turned_away_takes_nothing_out_of_sums_that_do_not_hold_
         extras=FedCurv().broadcast(replace(server, round=2), None, "north").extras,
         kept=trained_since,
     )
-    curvatures, _ = curvature_of_others(context)
+    curvatures, _ = cast(Any, curvature_of_others(context))
     torch.testing.assert_close(curvatures["head.bias"], server.kept["fisher/head.bias"])
 
 
@@ -191,7 +191,7 @@ def damaged(upload: dict[str, Tensor], how: str) -> dict[str, Any]:
 @pytest.mark.parametrize("how", ["missing", "negative", "shape", "type", "none"])
 def test_an_upload_that_does_not_fit_is_left_out_of_the_sums(grown: ServerState, how: str) -> None:
     good, bad = update_of(grown, "north", 0), update_of(grown, "east", 1)
-    bad = replace(bad, upload=damaged(bad.upload, how))
+    bad = replace(bad, upload=damaged(cast(Any, bad.upload), how))
     server = FedCurv().aggregate(grown, [good, bad])
     assert {name for name in server.kept if name.startswith("summed/")} == {"summed/north"}
     torch.testing.assert_close(server.kept["fisher/head.bias"], good.upload["fisher/head.bias"])

@@ -1,6 +1,6 @@
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -120,7 +120,8 @@ def test_without_finished_tasks_every_weighting_gives_glfc_times_two(
     newcomer = replace(scene.context, groups=((0, 1, 2, 3, 4),))
     for weighting in WEIGHTINGS:
         torch.testing.assert_close(
-            scene.total(LGA(weighting=weighting), newcomer), 2 * scene.total(GLFC(), newcomer)
+            scene.total(LGA(weighting=cast(Any, weighting)), newcomer),
+            2 * scene.total(GLFC(), newcomer),
         )
 
 
@@ -181,22 +182,27 @@ def test_the_score_is_nothing_before_the_first_prototype(grown: ServerState) -> 
 
 def test_a_model_of_a_tasks_first_rounds_scores_nothing(judged: ServerState) -> None:
     method = LGA(warm_up_rounds=2)
-    values = [method.score(replace(judged, round=number), []).value for number in range(5)]
-    full = score_on_perturbed_prototypes(judged, 0.15, 5).value
+    values = [
+        cast(Any, method.score(replace(judged, round=number), [])).value for number in range(5)
+    ]
+    full = cast(Any, score_on_perturbed_prototypes(judged, 0.15, 5)).value
     assert values[:3] == [0, 0, 0]
     assert values[3:] == [full, full]
 
 
 def test_without_perturbation_the_score_is_the_heads_accuracy(judged: ServerState) -> None:
-    assert score_on_perturbed_prototypes(judged, 0.0, 2).value == pytest.approx(
-        score_on_prototypes(judged).value
+    assert cast(Any, score_on_perturbed_prototypes(judged, 0.0, 2)).value == pytest.approx(
+        cast(Any, score_on_prototypes(judged)).value
     )
 
 
 def test_scores_on_perturbed_features_are_never_compared_with_those_on_images(
     judged: ServerState,
 ) -> None:
-    assert score_on_perturbed_prototypes(judged, 0.1, 2).test != score_on_prototypes(judged).test
+    assert (
+        cast(Any, score_on_perturbed_prototypes(judged, 0.1, 2)).test
+        != cast(Any, score_on_prototypes(judged)).test
+    )
 
 
 def test_the_perturbation_is_repeatable_and_stays_in_the_ball(

@@ -52,9 +52,9 @@ class FakeGPU(FakeTensorMode):
     def __torch_dispatch__(
         self,
         func: Any,
-        types: tuple[Any, ...],
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
+        types: tuple[Any, ...],  # type: ignore[override]  # takes less than its base
+        args: tuple[Any, ...] = (),  # type: ignore[override]  # takes less than its base
+        kwargs: Any = None,
     ) -> Any:
         if func is torch.ops.aten._local_scalar_dense.default:
             self.looks += 1

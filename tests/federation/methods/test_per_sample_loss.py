@@ -128,7 +128,7 @@ def gradients_by_opacus(
     with per_image_gradients(network), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Full backward hook is firing")
         total(method, network, batch, context).backward()
-        return [parameter.grad_sample for parameter in network.parameters()]
+        return [parameter.grad_sample for parameter in network.parameters()]  # type: ignore[attr-defined]  # looked up where it is used
 
 
 @pytest.mark.parametrize("method", DENIES, ids=repr)

@@ -1,6 +1,6 @@
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -59,7 +59,7 @@ class Rehearsal:
         second_at: int = 99,
     ) -> None:
         setting = TwinSetting(TwinConfig(), NETWORK, training, rounds_per_task=100)
-        self.method, self.batch, self.broadcasts = method, batch, []
+        self.method, self.batch, self.broadcasts = method, batch, []  # type: ignore[var-annotated]  # any
         arrivals = {
             name: [Arrival(0, np.array(FIRST[name])), Arrival(second_at, np.array(SECOND[name]))]
             for name in names
@@ -68,7 +68,7 @@ class Rehearsal:
             name: DigitalTwin(Hospital(name, batch, arrivals[name]), setting) for name in names
         }
         self.server = new_server(NETWORK, 4, settle_rounds=0)
-        self.updates = []
+        self.updates: list[Any] = []
 
     def round(self, new_names: tuple[Any, ...] = (), names: tuple[str, ...] | None = None) -> None:
         self.server, _ = grow_for_new_classes(
@@ -109,17 +109,17 @@ def loop_by_hand(
             network = IncrementalNetwork(NETWORK, len(x["head.bias"]))
             network.load_state_dict(x)
             images = torch.from_numpy(batch.images[positions]).permute(0, 3, 1, 2).float() / 255
-            buffers = {}
+            buffers: dict[Any, Any] = {}
             for step in range(EPOCHS):
                 network.zero_grad()
                 functional.cross_entropy(network(images).logits, rows).backward()
                 with torch.no_grad():
                     for name, value in network.named_parameters():
-                        gradient = value.grad + c[name] - own[twin][name]
+                        gradient = value.grad + c[name] - own[twin][name]  # type: ignore[operator]  # untyped
                         buffers[name] = (
                             gradient if step == 0 else momentum * buffers[name] + gradient
                         )
-                        value -= RATE * buffers[name]
+                        value -= RATE * buffers[name]  # type: ignore[misc]  # untyped on purpose
             steps = (
                 EPOCHS
                 if momentum == 0
@@ -132,7 +132,7 @@ def loop_by_hand(
             moves.append({name: new[name] - own[twin][name] for name in y})
             own[twin] = new
             models.append(y)
-        x = {name: sum(y[name] for y in models) / len(models) for name in x}
+        x = {name: sum(y[name] for y in models) / len(models) for name in x}  # type: ignore[misc]  # untyped on purpose
         c = {name: c[name] + sum(move[name] for move in moves) / len(moves) for name in c}
     return x, c
 
@@ -193,7 +193,7 @@ def test_without_full_participation_c_is_the_mean_of_what_the_seen_twins_keep(
         seen = {name for broadcasts in play.broadcasts for name in broadcasts}
         kept = [with_label("control", play.twins[name].state.kept) for name in sorted(seen)]
         mean = {name: sum(each[name] for each in kept) / len(kept) for name in kept[0]}
-        assert_near(with_label("control", play.server.kept), mean)
+        assert_near(with_label("control", play.server.kept), cast(Any, mean))
 
 
 def test_with_a_number_of_twins_c_moves_by_the_share_that_took_part(tiny_batch: Batch) -> None:

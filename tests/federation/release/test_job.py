@@ -31,7 +31,7 @@ def test_jobs_list_register_release_fetch_and_roll_back(
     models = tmp_path / "models"
     numbers = count()
 
-    def do(verb: str, **values: object) -> dict[str, Any]:
+    def do(verb: Any, **values: object) -> dict[str, Any]:
         job_id = f"job-{next(numbers)}"
         settings = {"tracking_uri": store, "models_folder": models, "model_name": "organs"}
         job = {"job_id": job_id, "verb": verb, "actor": "grace", **settings, **values}

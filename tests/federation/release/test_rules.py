@@ -89,7 +89,7 @@ def comparison(
     ],
 )
 def test_each_rule_changes_colour_at_its_limits(
-    rule: str, found: dict[str, Any], light: Colour
+    rule: Any, found: dict[str, Any], light: Colour
 ) -> None:
     verdict = judge(comparison(**found), ReleaseRules())
     (decided,) = [each for each in verdict.lights if each.rule == rule]

@@ -1,4 +1,7 @@
-"""A made-up but realistic run folder: 9 classes in 3 tasks, 8 rounds each, 8 hospitals of which 2 join later."""
+"""A made-up but realistic run folder.
+
+9 classes in 3 tasks, 8 rounds each, 8 hospitals of which 2 join later.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Figures: SVG bytes that can be parsed, with the right words in them, or nothing where there is no data."""
+"""Figures: SVG bytes that can be parsed, with the right words in them, or nothing.
+
+Where there is no data.
+"""
 
 from __future__ import annotations
 

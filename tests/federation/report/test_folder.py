@@ -34,7 +34,8 @@ def test_a_round_written_twice_counts_as_written_last(run_dir: Path) -> None:
 
 
 def test_numbers_that_are_none_are_left_out(run_dir: Path) -> None:
-    line = '{"kind": "round", "round": 0, "task": 0, "accuracy": NaN, "losses": {"total": Infinity, "semantic": 1}}'
+    losses = '{"total": Infinity, "semantic": 1}'
+    line = f'{{"kind": "round", "round": 0, "task": 0, "accuracy": NaN, "losses": {losses}}}'
     (run_dir / "records.jsonl").write_text(line, encoding="utf-8")
     record = read_run_folder(run_dir).rounds[0]
     assert record.accuracy is None

@@ -170,7 +170,10 @@ def test_without_drawing_epsilon_is_that_of_the_closed_form(
 
 
 def exact_delta(noise_multiplier: float, epsilon: float) -> float:
-    """Balle and Wang, Improving the Gaussian Mechanism, ICML 2018, theorem 8: the least delta of one use."""
+    """Balle and Wang, Improving the Gaussian Mechanism, ICML 2018, theorem 8.
+
+    The least delta of one use.
+    """
     normal = torch.distributions.Normal(0.0, 1.0)
 
     def cumulative(value: float) -> float:

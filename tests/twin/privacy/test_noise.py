@@ -58,7 +58,5 @@ def test_the_system_source_leaves_the_generator_and_torchs_own_stream_alone() ->
     assert not torch.equal(before, generator.get_state())
 
 
-def test_torchs_generator_knows_32_bits_of_a_seed_so_that_seeding_it_from_the_system_would_not_hide_noise() -> (
-    None
-):
+def test_torchs_generator_has_32_bits_of_seed_too_few_to_hide_noise() -> None:
     assert torch.equal(seeded(5).uniform(4), seeded(5 + 2**40).uniform(4))

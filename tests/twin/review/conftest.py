@@ -1,4 +1,7 @@
-"""A database in a temporary folder, a clock that is set by hand, people, and images without pixels."""
+"""A database in a temporary folder, a clock that is set by hand, people.
+
+Images without pixels.
+"""
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta

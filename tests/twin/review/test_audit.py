@@ -9,6 +9,7 @@ from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from shutil import copyfile
+from typing import Any, cast
 
 import pytest
 from sqlalchemy.exc import DatabaseError
@@ -120,7 +121,7 @@ def test_entries_come_newest_first_and_whole(log: AuditLog) -> None:
 
 
 CHANGES: dict[str, Callable[[object], object]] = {
-    "number": lambda value: int(value) + 100,
+    "number": lambda value: int(value) + 100,  # type: ignore[call-overload]  # untyped
     "hospital": lambda value: "south" if value is None else None,
     "details": lambda value: str(value).replace('"n":[1', '"n": [1'),
 }
@@ -292,7 +293,8 @@ def test_a_chain_rewritten_from_a_row_on_is_found(
         "DELETE FROM review_audit WHERE number = 3",
         "DELETE FROM review_audit",
         "INSERT OR REPLACE INTO review_audit SELECT * FROM review_audit WHERE number = 3",
-        f"INSERT INTO review_audit SELECT number + 90, {', '.join(COLUMNS[1:])} FROM review_audit LIMIT 1",
+        f"INSERT INTO review_audit SELECT number + 90, {', '.join(COLUMNS[1:])} FROM review_audit "
+        "LIMIT 1",
     ],
 )
 def test_the_database_itself_refuses_changes(log: AuditLog, database: Path, change: str) -> None:
@@ -374,13 +376,14 @@ def test_a_damaged_anchor_is_a_fault(log: AuditLog, anchor: Path, damage: str) -
 
 @pytest.mark.parametrize("change", [{"count": ROWS - 1}, {"head": "0" * 64}, {"count": ROWS + 1}])
 def test_an_anchor_changed_without_the_key_is_a_fault(
-    log: AuditLog, anchor: Path, change: dict[str, object]
+    log: AuditLog, anchor: Path, change: dict[str, Any]
 ) -> None:
     anchor.write_text(json.dumps(json.loads(anchor.read_text()) | change))
     assert log.verify() == [
         AuditFault(
             None,
-            f"anchor of the audit log {anchor} was not written with its key; put it back from a backup",
+            f"anchor of the audit log {anchor} was not written with its key; put it back from a "
+            "backup",
         )
     ]
 
@@ -443,7 +446,7 @@ def test_another_database_needs_a_place_for_its_anchor() -> None:
 
 
 @pytest.mark.parametrize("wrong", [{"a": float("nan")}, {"a": object()}, {"a": b"x"}])
-def test_details_that_are_no_json_are_refused(log: AuditLog, wrong: dict[str, object]) -> None:
+def test_details_that_are_no_json_are_refused(log: AuditLog, wrong: dict[str, Any]) -> None:
     with pytest.raises(AuditError, match="no JSON"):
         log.record("anna", Role.CLINICIAN, None, "case.open", "case 1", wrong)
     assert log.head()[0] == ROWS
@@ -507,7 +510,7 @@ def two_processes(url: str) -> Iterator[list["subprocess.Popen[str]"]]:
         "text": True,
         "cwd": Path(__file__).parents[3],
     }
-    started = [subprocess.Popen([*command, name], **pipes) for name in ("one", "two")]
+    started = [subprocess.Popen([*command, name], **pipes) for name in ("one", "two")]  # type: ignore[call-overload]  # untyped
     try:
         yield started
     finally:
@@ -519,11 +522,17 @@ def two_processes(url: str) -> Iterator[list["subprocess.Popen[str]"]]:
 def test_processes_that_create_and_write_at_once_share_one_chain(url: str, anchor: Path) -> None:
     with two_processes(url) as processes:
         for process in processes:
+            assert process.stdout is not None
             assert process.stdout.readline() == "ready\n"
         for process in processes:
+            assert process.stdin is not None
             process.stdin.write("go\n")
+            assert process.stdin is not None
             process.stdin.flush()
-        assert [process.stdout.readline() for process in processes] == ["done\n", "done\n"]
+        assert [cast(Any, process.stdout).readline() for process in processes] == [
+            "done\n",
+            "done\n",
+        ]
     log = AuditLog(url)
     assert (log.head()[0], log.verify()) == (50, [])
     assert json.loads(anchor.read_text())["count"] == 50
@@ -533,10 +542,13 @@ def test_a_process_killed_while_it_writes_raises_no_false_alarm(url: str) -> Non
     for _ in range(3):
         with two_processes(url) as processes:
             for process in processes:
+                assert process.stdout is not None
                 assert process.stdout.readline() == "ready\n"
+                assert process.stdin is not None
                 process.stdin.write("go\n")
+                assert process.stdin is not None
                 process.stdin.flush()
-            assert processes[0].stdout.readline() == "done\n"
+            assert cast(Any, processes[0].stdout).readline() == "done\n"
             processes[1].kill()
         assert AuditLog(url).verify() == []
 

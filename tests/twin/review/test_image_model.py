@@ -1,5 +1,5 @@
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ CLASSES = ("heart", "liver", "spleen", "bladder")
 
 
 def saved_model(
-    folder: Path, backbone: str = "resnet10", classes: tuple[Any, ...] = CLASSES, seed: int = 1
+    folder: Path, backbone: Any = "resnet10", classes: tuple[Any, ...] = CLASSES, seed: int = 1
 ) -> Path:
     config = NetworkConfig(backbone=backbone, width=8, image_size=16)
     network = build_network(
@@ -81,7 +81,7 @@ def test_overlays_of_many_images_are_those_of_each_alone(folder: Path) -> None:
         (alone,) = looker.overlay(images[index : index + 1], [names[index]])
         assert (alone is None) == (together[index] is None)
         if alone is not None:
-            np.testing.assert_allclose(together[index], alone, atol=1e-5)
+            np.testing.assert_allclose(cast(Any, together[index]), cast(Any, alone), atol=1e-5)
 
 
 def test_where_nothing_speaks_for_a_class_there_is_no_overlay(tmp_path: Path) -> None:

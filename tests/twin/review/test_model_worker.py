@@ -5,7 +5,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import psutil
@@ -64,7 +64,9 @@ def test_the_worker_sees_what_a_model_in_this_process_sees(
     seen, here = worker.look(images), looker.look(images)
     np.testing.assert_allclose(seen.logits, here.logits, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(seen.features, here.features, rtol=1e-5, atol=1e-6)
+    assert worker.facts is not None
     assert seen.model == here.model == worker.facts.digest
+    assert worker.facts is not None
     assert worker.facts.class_names == CLASSES
     assert len(worker.look(images[:0])) == 0
 
@@ -81,7 +83,8 @@ def test_a_worker_that_was_killed_between_two_questions_starts_again_with_its_mo
     worker: ModelWorker,
 ) -> None:
     before, pid = worker.look(images_of()).logits, worker.pid
-    os.kill(pid, signal.SIGKILL)
+    os.kill(cast(Any, pid), signal.SIGKILL)
+    assert worker._process is not None
     worker._process.join(PATIENCE_SECONDS)
     assert np.array_equal(worker.look(images_of()).logits, before)
     assert worker.pid not in (None, pid)
@@ -121,7 +124,7 @@ def test_a_child_that_hangs_is_killed_after_its_time(
             worker.look(
                 np.zeros((512, 64, 64), np.uint8)
             )  # more than a pipe holds: the parent is stuck in sending
-    assert not psutil.pid_exists(pid)
+    assert not psutil.pid_exists(cast(Any, pid))
     assert len(worker.look(images_of())) == 5
 
 
@@ -130,6 +133,7 @@ def test_a_folder_without_a_model_is_a_clear_error_and_the_model_before_stays(
 ) -> None:
     with pytest.raises(WorkerError, match="give a model's folder"):
         worker.load(tmp_path)
+    assert worker.facts is not None
     assert worker.facts.class_names == CLASSES
     assert len(worker.look(images_of())) == 5
 
@@ -179,7 +183,7 @@ def test_a_worker_has_a_process_from_its_first_model_until_it_is_closed(folder: 
     pid = worker.pid
     worker.close()
     worker.close()
-    assert not psutil.pid_exists(pid)
+    assert not psutil.pid_exists(cast(Any, pid))
     with pytest.raises(WorkerError, match="was closed"):
         worker.look(images_of())
 
@@ -191,7 +195,8 @@ from twin.review.model_worker import ModelWorker
 if __name__ == "__main__":
     worker = ModelWorker()
     worker.load(Path(sys.argv[1]))
-    heavy = sorted({"torch", "mlflow", "pytorch_grad_cam", "incremental.network"} & set(sys.modules))
+    names = {"torch", "mlflow", "pytorch_grad_cam", "incremental.network"}
+    heavy = sorted(names & set(sys.modules))
     print(worker.pid, heavy, flush=True)
     sys.stdin.read()
 """

@@ -1,7 +1,7 @@
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -31,7 +31,7 @@ def test_what_was_seen_comes_back_and_is_not_asked_again(judged: SeenImages) -> 
         return looks_of(len(ids), start=7)
 
     for _ in range(2):
-        looks = judged.looks(["b", "c", "a", "c"], look)
+        looks = judged.looks(["b", "c", "a", "c"], cast(Any, look))
         assert looks.features[:, 0].tolist() == [1, 7, 0, 7]
         assert looks.logits[:, 0].tolist() == [-1, -7, 0, -7]
     assert asked == ["c"]

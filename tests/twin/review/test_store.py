@@ -4,7 +4,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -39,7 +39,9 @@ def live(
 ) -> Case:
     for action, user, facts in LIFE:
         named = facts | ({"training_id": training} if action == "start_training" else {})
-        case = store.act(case_id, action, people.get(user, SYSTEM), hospital=None, **named)
+        case = store.act(
+            case_id, action, people.get(user, SYSTEM), hospital=None, **cast(Any, named)
+        )
         if action == until:
             return case
     raise AssertionError(until)
@@ -85,7 +87,9 @@ def test_a_whole_life_is_kept_step_by_step(
     for action, user, facts in LIFE:
         clock.pass_by(minutes=1)
         states.append(
-            store.act(case_id, action, people.get(user, SYSTEM), hospital="north", **facts).state
+            store.act(
+                case_id, action, people.get(user, SYSTEM), hospital="north", **cast(Any, facts)
+            ).state
         )
     assert states == [ACTIONS[action].target for action, _, _ in LIFE]
     case = store.case("north", case_id)
@@ -149,7 +153,7 @@ def test_what_is_refused_leaves_no_trace(store: ReviewStore, case_id: int, peopl
     ]
     for kind, action, actor, facts in refused:
         with pytest.raises(kind):
-            store.act(case_id, action, actor, **{"hospital": "north"} | facts)
+            store.act(case_id, action, actor, **{"hospital": "north"} | facts)  # type: ignore[operator]  # untyped
     assert (store.case(None, case_id), store.audit.head(), store.decisions(case_id)) == (
         before,
         head,
@@ -162,7 +166,8 @@ def test_a_failed_audit_row_takes_its_act_with_it(
 ) -> None:
     with sqlite3.connect(database) as raw:
         raw.execute(
-            "CREATE TRIGGER no_more BEFORE INSERT ON review_audit BEGIN SELECT RAISE(ABORT, 'disk full'); END"
+            "CREATE TRIGGER no_more BEFORE INSERT ON review_audit BEGIN SELECT RAISE(ABORT, 'disk "
+            "full'); END"
         )
     raw.close()
     with pytest.raises(Exception, match="disk full"):
@@ -352,7 +357,7 @@ def test_every_closed_state_frees_its_images_and_no_other(
         *LIFE[1:],
     ]:
         state = store.act(
-            case_id, action, people.get(user, SYSTEM), hospital="north", **facts
+            case_id, action, people.get(user, SYSTEM), hospital="north", **cast(Any, facts)
         ).state
         raw = sqlite3.connect(database)
         assert raw.execute("SELECT DISTINCT open FROM review_image").fetchall() == [

@@ -3,6 +3,7 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
@@ -23,7 +24,8 @@ store = ReviewStore(url)
 print("ready", flush=True)
 sys.stdin.readline()
 try:
-    store.act(int(case_id), "name", Actor(user, Role.CLINICIAN), hospital="north", class_name=user, expected_revision=int(revision))
+    store.act(int(case_id), "name", Actor(user, Role.CLINICIAN), hospital="north",
+              class_name=user, expected_revision=int(revision))
     print("won")
 except Conflict as error:
     print("conflict:", error)
@@ -46,9 +48,11 @@ def test_of_two_processes_that_act_on_a_case_one_wins(
         )
         for user in ("anna", "berta")
     ]
-    assert [process.stdout.readline() for process in processes] == ["ready\n", "ready\n"]
+    assert [cast(Any, process.stdout).readline() for process in processes] == ["ready\n", "ready\n"]
     for process in processes:
+        assert process.stdin is not None
         process.stdin.write("go\n")
+        assert process.stdin is not None
         process.stdin.flush()
     said = {process.communicate()[0].split(":")[0].strip() for process in processes}
     assert said == {"won", "conflict"}
@@ -65,16 +69,16 @@ def in_threads(*tasks: Callable[[], object]) -> list[object]:
     def run(index: int) -> None:
         start.wait()
         try:
-            results[index] = tasks[index]()
+            results[index] = tasks[index]()  # type: ignore[call-overload]  # untyped
         except Conflict as error:
-            results[index] = error
+            results[index] = error  # type: ignore[call-overload]  # untyped
 
     threads = [threading.Thread(target=run, args=(index,)) for index in range(len(tasks))]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    return results
+    return cast(Any, results)
 
 
 @pytest.mark.parametrize("attempt", range(5))

@@ -3,6 +3,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -144,7 +145,7 @@ def test_who_saw_another_selection_is_told(
 def test_the_audit_tells_two_selections_apart(
     store: ReviewStore, case_id: int, people: People
 ) -> None:
-    digests = []
+    digests: list[Any] = []
     for dropped in ("image-00001", "image-00002"):
         store.act(case_id, "open", people["anna"], hospital="north") if not digests else None
         store.select(case_id, [dropped], False, people["anna"])

@@ -25,13 +25,16 @@ NEW = {"pancreas": (0, 0, 0, 1), "bladder": (1, 1, 0, 0), "kidney": (0, 1, 1, 0)
 
 
 class Eye:
-    """A model that one can calculate: features are the brightness of the four quarters, logits twelve times the first ones."""
+    """A model that one can calculate.
+
+    Features are the brightness of the four quarters, logits twelve times the first ones.
+    """
 
     def __init__(
         self, class_names: tuple[str, ...] = tuple(KNOWN), digest: str = "sha256:one"
     ) -> None:
         self.facts = ModelFacts("nowhere", digest, class_names)
-        self.seen = []
+        self.seen: list[Any] = []
 
     def look(self, images: NDArray[Any]) -> Looks:
         self.seen.append(len(images))
@@ -88,7 +91,7 @@ def image_ids(store: ReviewStore, case_id: int) -> set[str]:
 
 @pytest.mark.parametrize("score", ["entropy", "max_softmax", "energy", "distance"])
 def test_an_unknown_organ_becomes_one_case_and_known_ones_none(
-    mirror: Mirror, store: ReviewStore, score: str
+    mirror: Mirror, store: ReviewStore, score: Any
 ) -> None:
     organ = pictures("pancreas", NEW["pancreas"], 40)
     mirror.add(organ)
@@ -179,9 +182,9 @@ def test_few_images_wait_for_others_like_them(mirror: Mirror, store: ReviewStore
 def test_an_image_that_was_named_waits_no_longer(mirror: Mirror, store: ReviewStore) -> None:
     mirror.add(pictures("pancreas", NEW["pancreas"], 4))
     before = triage(mirror, Eye(), store, "north").num_waiting
-    mirror.name([f"pancreas-{index:04d}" for index in range(4)], "pancreas")
+    mirror.set_class_name([f"pancreas-{index:04d}" for index in range(4)], "pancreas")
     assert triage(mirror, Eye(), store, "north").num_waiting == before - 4
-    mirror.name(["pancreas-0000"], None)
+    mirror.set_class_name(["pancreas-0000"], None)
     assert triage(mirror, Eye(), store, "north").num_waiting == before - 3
 
 
@@ -190,9 +193,9 @@ def test_a_name_that_is_taken_back_makes_an_image_be_judged(
 ) -> None:
     mirror.add(pictures("pancreas", NEW["pancreas"], 8))
     ids = [f"pancreas-{index:04d}" for index in range(8)]
-    mirror.name(ids, "liver")  # wrong: it is compared with others as a liver
+    mirror.set_class_name(ids, "liver")  # wrong: it is compared with others as a liver
     assert triage(mirror, Eye(), store, "north").opened == ()
-    mirror.name(ids, None)
+    mirror.set_class_name(ids, None)
     assert len(triage(mirror, Eye(), store, "north").opened) == 1
 
 
@@ -202,7 +205,7 @@ def test_a_new_model_judges_again_and_so_does_the_old_one_after_a_roll_back(
     mirror.add(pictures("pancreas", NEW["pancreas"], 5))
     first = triage(mirror, Eye(), store, "north")
     mirror.add(pictures("named-pancreas", NEW["pancreas"], 40))
-    mirror.name([f"named-pancreas-{index:04d}" for index in range(40)], "pancreas")
+    mirror.set_class_name([f"named-pancreas-{index:04d}" for index in range(40)], "pancreas")
     champion = Eye((*KNOWN, "pancreas"), "sha256:two")
     second = triage(mirror, champion, store, "north")
     assert second.num_judged == first.num_judged == 95
@@ -339,17 +342,20 @@ def test_one_triage_of_a_mirror_at_a_time(mirror: Mirror, store: ReviewStore) ->
 def test_a_triage_needs_one_and_the_same_model(mirror: Mirror, store: ReviewStore) -> None:
     eye = Eye()
     with pytest.raises(TriageError, match="load the champion first"):
-        eye.facts = None
+        eye.facts = None  # type: ignore[assignment]  # changes its type
         triage(mirror, eye, store, "north")
     eye.facts = replace(Eye().facts, digest="sha256:other")
     look = eye.look
-    eye.look = lambda images: replace(look(images), model="sha256:one")
+    eye.look = lambda images: replace(look(images), model="sha256:one")  # type: ignore[method-assign]  # patched
     with pytest.raises(TriageError, match="became sha256:one during a triage"):
         triage(mirror, eye, store, "north")
 
 
 class Dying(Eye):
-    """A model whose process is killed at its second look at unnamed images; the first was at the history."""
+    """A model whose process is killed at its second look at unnamed images.
+
+    The first was at the history.
+    """
 
     def look(self, images: Any) -> Any:
         if len(self.seen) == 2:
@@ -359,7 +365,7 @@ class Dying(Eye):
 
 def be_killed(folder: Any) -> None:
     """Run by a process of its own."""
-    mirror = Mirror.at(Path(folder) / "mirror")
+    mirror = Mirror.open_existing(Path(folder) / "mirror")
     triage(mirror, Dying(), ReviewStore(f"sqlite:///{folder}/console.sqlite"), "north")
 
 
@@ -369,7 +375,8 @@ def test_a_triage_that_was_killed_is_finished_by_the_next(
 ) -> None:
     mirror.add(pictures("pancreas", NEW["pancreas"], 700))
     code = (
-        "import importlib.util as u, sys; spec = u.spec_from_file_location('triage_test', sys.argv[1]); module = u.module_from_spec(spec); "
+        "import importlib.util as u, sys; spec = u.spec_from_file_location('triage_test', "
+        "sys.argv[1]); module = u.module_from_spec(spec); "
         "spec.loader.exec_module(module); module.be_killed(sys.argv[2])"
     )
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[3])}

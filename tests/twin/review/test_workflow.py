@@ -1,4 +1,5 @@
 import re
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
@@ -232,6 +233,7 @@ def test_no_path_reaches_release_without_two_people(
             assert approved_by is not None
             assert named_by.casefold() != approved_by.casefold()
         if action == "release":
+            assert named_by is not None
             assert actor.user.casefold() != named_by.casefold()
 
 
@@ -249,7 +251,7 @@ def test_one_person_with_every_role_never_reaches_approval() -> None:
                 except WorkflowError:
                     continue
                 by = "anna" if action in {"name", "merge"} else named_by
-                reached.append((after, None if after in UNNAMED else by))
+                reached.append(cast(Any, (after, None if after in UNNAMED else by)))
     assert {state for state, _ in seen} == {
         CaseState.DETECTED,
         CaseState.IN_REVIEW,

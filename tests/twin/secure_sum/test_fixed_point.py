@@ -65,7 +65,7 @@ def test_a_sum_of_shares_is_the_weighted_mean_within_half_a_unit_for_each_hospit
             <= len(each) / 2 * RESOLUTION + rounding
         )
     counter = sum(Fraction(count * number, sum(counts)) for _, number, count in each)
-    assert abs(int(mean["seen"]) - 7 - counter) <= Fraction(1, 2)
+    assert abs(int(mean["seen"]) - 7 - counter) <= Fraction(1, 2)  # type: ignore[operator]  # untyped
 
 
 def test_integers_are_exact_where_the_mean_is_one_and_stay_integers() -> None:

@@ -3,7 +3,7 @@ import hmac
 import json
 from collections.abc import Callable
 from dataclasses import fields, replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ from twin.messages import TwinUpdate
 from twin.secure_sum.fixed_point import RESOLUTION, change_of, decode, encode
 from twin.secure_sum.mask_keys import long_term_key, mask_stream
 from twin.secure_sum.mask_messages import Masked, Member, Opened, Opening, Roster, Sealed
-from twin.secure_sum.masking import Masker, MaskingConfig, MaskingError
+from twin.secure_sum.masking import Masker, MaskingConfig, MaskingError  # type: ignore[attr-defined]  # looked up where it is used
 
 pytest.importorskip("cryptography", reason="the keys are those of the extra package cryptography")
 
@@ -61,7 +61,7 @@ def sealed_ward(
 
 
 def roster_of(
-    sealed: dict[str, Sealed], names: tuple[str, ...] | None = None, mean: str = "by_images"
+    sealed: dict[str, Sealed], names: tuple[str, ...] | None = None, mean: Any = "by_images"
 ) -> Roster:
     chosen = {name: sealed[name] for name in names or sealed}
     members = {
@@ -82,7 +82,10 @@ def summed(masked: list[Masked], seeds: list[bytes] | tuple[Any, ...] = ()) -> N
 
 
 def looks_random(vector: NDArray[Any]) -> bool:
-    """Chi-square of the bytes, 255 degrees of freedom: mean 255, deviation 22.6. Noise exceeds 480 once in 10^16 tests."""
+    """Chi-square of the bytes, 255 degrees of freedom: mean 255, deviation 22.6.
+
+    Noise exceeds 480 once in 10^16 tests.
+    """
     counts = np.bincount(vector.view(np.uint8), minlength=256)
     expected = counts.sum() / 256
     return ((counts - expected) ** 2 / expected).sum() < 480
@@ -180,7 +183,7 @@ def test_a_masked_vector_is_that_of_the_equations_written_out() -> None:
 
 @pytest.mark.parametrize("mean", ["by_images", "equal"])
 def test_masks_cancel_exactly_and_the_sum_is_the_weighted_mean_within_the_resolution(
-    mean: str,
+    mean: Any,
 ) -> None:
     maskers, sealed = sealed_ward()
     roster = roster_of(sealed, mean=mean)
@@ -216,7 +219,7 @@ def test_a_single_vector_looks_uniform_where_the_share_itself_does_not() -> None
     config = {"num_images": 10, "class_names": CLASSES}
     sealed = {
         name: maskers[name].seal(
-            TwinUpdate(name, 0, moved, **config), {"head.weight": big["head.weight"] + 1}
+            TwinUpdate(name, 0, moved, **cast(Any, config)), {"head.weight": big["head.weight"] + 1}
         )
         for name in NAMES
     }
@@ -374,8 +377,8 @@ def test_a_hospital_opens_what_it_masked_last_and_nothing_else() -> None:
 
 
 def play(
-    maskers: dict[str, Masker], names: tuple[str, ...], mean: str = "by_images"
-) -> list[Opened] | None:
+    maskers: dict[str, Masker], names: tuple[str, ...], mean: Any = "by_images"
+) -> list[Opened]:
     sealed = {
         name: maskers[name].seal(update_of(name, number), GLOBAL)
         for number, name in enumerate(names)

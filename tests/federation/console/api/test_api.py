@@ -6,21 +6,23 @@ import pytest
 from httpx import Response
 from PIL import Image
 
+from tests.federation.console.example_console import World
+
 NASTY = "<script>alert(1)</script>"
 
 
-def act(world: Any, user: str, action: str, case: str = "north", **more: Any) -> Response:
-    body = json.dumps(
-        {"action": action, **more}
-    )  # in ASCII: half a surrogate pair travels as an escape
-    return world.client(user).post(
+def act(world: World, user: str, action: str, case: str = "north", **more: Any) -> Response:
+    # In ASCII, so that half a surrogate pair travels as an escape.
+    body = json.dumps({"action": action, **more})
+    response: Response = world.client(user).post(
         f"/api/v1/cases/{world.cases[case]}/act",
         content=body,
         headers={"Content-Type": "application/json"},
     )
+    return response
 
 
-def test_a_case_is_reviewed_named_and_approved_by_programs_alone(world: Any) -> None:
+def test_a_case_is_reviewed_named_and_approved_by_programs_alone(world: World) -> None:
     assert act(world, "ada", "open").json()["case"]["state"] == "in_review"
     ada = world.client("ada")
     changed = ada.post(
@@ -57,14 +59,14 @@ def test_a_case_is_reviewed_named_and_approved_by_programs_alone(world: Any) -> 
         ("ada", "reject", {"reason": "x\0"}, 422),
     ],
 )
-def test_what_may_not_be_is_a_clear_error(
-    shared_world: Any, user: str, action: str, more: dict[str, Any], status: int
+def test_an_impossible_action_gets_a_clear_error(
+    shared_world: World, user: str, action: str, more: dict[str, Any], status: int
 ) -> None:
     answer = act(shared_world, user, action, **more)
     assert answer.status_code == status and answer.json()["error"]["message"]
 
 
-def test_a_name_that_looks_like_another_comes_back_with_that_one(world: Any) -> None:
+def test_a_name_similar_to_a_known_one_is_answered_with_a_suggestion(world: World) -> None:
     act(world, "ada", "open")
     answer = act(world, "ada", "name", class_name="spleens")
     assert (answer.status_code, answer.json()["error"]["suggestions"][0]["entry"]["name"]) == (
@@ -74,7 +76,7 @@ def test_a_name_that_looks_like_another_comes_back_with_that_one(world: Any) -> 
     assert act(world, "ada", "name", class_name="spleens", confirmed=True).status_code == 200
 
 
-def test_a_script_in_a_name_or_a_reason_is_text_wherever_it_is_shown(world: Any) -> None:
+def test_a_script_in_a_name_or_reason_is_shown_as_text_everywhere(world: World) -> None:
     ada = world.client("ada")
     act(world, "ada", "open")
     assert (
@@ -97,8 +99,8 @@ def test_a_script_in_a_name_or_a_reason_is_text_wherever_it_is_shown(world: Any)
         assert page.status_code == 200 and NASTY not in page.text
 
 
-def test_a_hostile_name_that_came_by_another_way_is_text_too(world: Any) -> None:
-    """The store takes any printable name; only the catalogue is strict. The pages must not rely on it."""
+def test_a_hostile_name_in_the_store_is_shown_as_text(world: World) -> None:
+    """The store takes any printable name; pages must not rely on the stricter catalogue."""
     from twin.review.workflow import Actor, Role
 
     ada = Actor("ada", Role.CLINICIAN)
@@ -123,14 +125,14 @@ def test_a_hostile_name_that_came_by_another_way_is_text_too(world: Any) -> None
         "/%3Cscript%3E",
     ],
 )
-def test_nothing_of_an_address_comes_back_as_markup(shared_world: Any, address: str) -> None:
+def test_no_part_of_an_address_is_shown_as_markup(shared_world: World, address: str) -> None:
     for user in ("ada", None):
         assert "<script>" not in shared_world.client(user).get(
             address.format(case=shared_world.cases["north"])
         ).text.replace("<script src", "")
 
 
-def test_images_are_those_of_the_mirror(shared_world: Any) -> None:
+def test_images_are_those_of_the_mirror(shared_world: World) -> None:
     answer = shared_world.client("ada").get("/api/v1/images/north/dnorth0.png")
     assert (answer.headers["content-type"], answer.headers["cache-control"]) == (
         "image/png",
@@ -139,7 +141,7 @@ def test_images_are_those_of_the_mirror(shared_world: Any) -> None:
     assert Image.open(io.BytesIO(answer.content)).size == (16, 16)
 
 
-def test_examples_show_image_and_attention(shared_world: Any) -> None:
+def test_examples_show_image_and_attention(shared_world: World) -> None:
     ada, address = shared_world.client("ada"), f"/comparisons/{shared_world.training_id}/examples/0"
     assert Image.open(io.BytesIO(ada.get(f"{address}/image.png").content)).mode == "L"
     assert Image.open(io.BytesIO(ada.get(f"{address}/after.png").content)).mode == "RGBA"
@@ -152,7 +154,7 @@ def test_examples_show_image_and_attention(shared_world: Any) -> None:
     assert ada.get(f"{address}/weights.png").status_code == 404
 
 
-def test_lists_come_in_pages(shared_world: Any) -> None:
+def test_lists_come_in_pages(shared_world: World) -> None:
     first = shared_world.client("ada").get("/api/v1/cases").json()
     assert (first["total"], first["page"], first["num_pages"]) == (2, 1, 1)
     assert shared_world.client("olu").get("/api/v1/cases").json()["total"] == 3
@@ -160,7 +162,7 @@ def test_lists_come_in_pages(shared_world: Any) -> None:
     assert shared_world.client("ada").get("/api/v1/cases?page=0").status_code == 422
 
 
-def test_an_operator_sees_the_federation_and_adds_people(world: Any) -> None:
+def test_an_operator_sees_the_federation_and_adds_people(world: World) -> None:
     olu = world.client("olu")
     plain = olu.get("/api/v1/operator").json()
     assert [each["hospital"] for each in plain["hospitals"]] == ["north", "south"]
@@ -183,13 +185,13 @@ def test_an_operator_sees_the_federation_and_adds_people(world: Any) -> None:
     assert olu.post("/api/v1/users/nobody/disable").status_code == 404
 
 
-def test_the_audit_log_is_shown_and_verified(world: Any) -> None:
+def test_the_audit_log_is_shown_and_verified(world: World) -> None:
     aud = world.client("aud")
     assert aud.get("/api/v1/audit").json()["items"][0]["number"] > 5
     assert aud.get("/api/v1/audit/verify").json() == {"num_faults": 0, "faults": []}
 
 
-def test_the_twins_page_says_what_is_reported_and_desired(shared_world: Any) -> None:
+def test_the_twins_page_says_what_is_reported_and_desired(shared_world: World) -> None:
     plain = shared_world.client("ada").get("/api/v1/twin").json()
     assert (
         plain["hospital"],
@@ -201,7 +203,7 @@ def test_the_twins_page_says_what_is_reported_and_desired(shared_world: Any) -> 
     assert shared_world.client("olu").get("/api/v1/twins/nowhere").status_code == 404
 
 
-def test_a_training_is_followed_by_asking_again(shared_world: Any) -> None:
+def test_a_training_is_followed_by_asking_again(shared_world: World) -> None:
     plain = shared_world.client("ada").get(f"/api/v1/trainings/{shared_world.training_id}").json()
     assert (plain["job"]["state"], plain["fraction"], plain["steps"][0]["step"]) == (
         "done",
@@ -212,7 +214,7 @@ def test_a_training_is_followed_by_asking_again(shared_world: Any) -> None:
     assert shared_world.client("ada").get("/api/v1/trainings/nothing").status_code == 404
 
 
-def test_every_action_has_its_place_in_the_description(shared_world: Any) -> None:
+def test_every_route_of_the_api_is_in_the_openapi_document(shared_world: World) -> None:
     from federation.console.roles import ROUTES
 
     paths = shared_world.client().get("/api/v1/openapi.json").json()["paths"]

@@ -7,7 +7,7 @@ import pydicom
 import pytest
 
 from federation.console.demo.deliveries import STATE_FILE, Deliveries
-from federation.console.demo.plan import DemoError, DemoPlan, plain_settings, settings_of
+from federation.console.demo.plan import DemoError, DemoPlan, demo_settings, plain_settings
 from federation.console.settings import ConsoleSettings, make_folder
 
 PLAN = DemoPlan(
@@ -17,7 +17,7 @@ PLAN = DemoPlan(
 
 @pytest.fixture
 def settings(tmp_path: Path) -> ConsoleSettings:
-    made = settings_of(PLAN, tmp_path / "demo")
+    made = demo_settings(PLAN, tmp_path / "demo")
     make_folder(made, plain_settings(PLAN))
     return made
 
@@ -34,18 +34,19 @@ def test_a_patient_of_the_history_has_every_known_organ_named(settings: ConsoleS
     deliveries = Deliveries(PLAN, settings)
     deliveries.send_history("north")
     assert (
-        names(sent(settings, "north")) == ["LIVER", "SPLEEN"] and deliveries.history("north") == 1
+        names(sent(settings, "north")) == ["LIVER", "SPLEEN"]
+        and deliveries.num_history_sent("north") == 1
     )
     assert sent(settings, "south") == []
 
 
-def test_the_unknown_organ_comes_to_its_finders_from_its_delivery_on_and_then_no_more(
+def test_the_unknown_organ_is_sent_to_its_hospitals_in_the_planned_deliveries(
     settings: ConsoleSettings,
 ) -> None:
     deliveries, counts = Deliveries(PLAN, settings), []
     for _ in range(5):
         before = {hospital: len(sent(settings, hospital)) for hospital in PLAN.hospitals}
-        deliveries.send()
+        deliveries.send_next()
         counts.append(
             [len(sent(settings, hospital)) - before[hospital] for hospital in PLAN.hospitals]
         )
@@ -55,20 +56,20 @@ def test_the_unknown_organ_comes_to_its_finders_from_its_delivery_on_and_then_no
 def test_deliveries_go_on_where_they_stopped_and_send_nothing_twice(
     settings: ConsoleSettings,
 ) -> None:
-    Deliveries(PLAN, settings).send()
+    Deliveries(PLAN, settings).send_next()
     first = set(sent(settings, "north"))
     later = Deliveries(PLAN, settings)
-    later.send()
-    assert later.streamed == 2 and first < set(sent(settings, "north"))
+    later.send_next()
+    assert later.num_streamed == 2 and first < set(sent(settings, "north"))
 
 
 def test_a_delivery_that_was_broken_off_is_sent_again_under_the_same_uids(
     settings: ConsoleSettings,
 ) -> None:
-    Deliveries(PLAN, settings).send()
+    Deliveries(PLAN, settings).send_next()
     once = sent(settings, "north")
     (settings.folder / STATE_FILE).unlink()
-    Deliveries(PLAN, settings).send()
+    Deliveries(PLAN, settings).send_next()
     assert sent(settings, "north") == once
 
 
@@ -82,9 +83,9 @@ def test_no_two_hospitals_share_a_patient(settings: ConsoleSettings) -> None:
     assert len(patients[0]) == len(patients[1]) == 1 and patients[0] != patients[1]
 
 
-def test_a_stream_that_is_told_to_stop_stops(settings: ConsoleSettings) -> None:
+def test_the_stream_of_deliveries_can_be_stopped(settings: ConsoleSettings) -> None:
     stop, deliveries = threading.Event(), Deliveries(replace(PLAN, seconds=0.01), settings)
-    sender = threading.Thread(target=deliveries.stream, args=(stop,))
+    sender = threading.Thread(target=deliveries.send_until, args=(stop,))
     sender.start()
     stop.set()
     sender.join(60)
@@ -101,6 +102,6 @@ def test_a_stream_that_is_told_to_stop_stops(settings: ConsoleSettings) -> None:
         {"seconds": 0.0},
     ],
 )
-def test_a_plan_that_does_not_fit_together_is_refused(change: dict[str, Any]) -> None:
+def test_an_inconsistent_plan_is_refused(change: dict[str, Any]) -> None:
     with pytest.raises(DemoError, match="allowed: "):
         replace(PLAN, **change)

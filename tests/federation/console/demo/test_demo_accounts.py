@@ -1,9 +1,8 @@
-from typing import Any
+from federation.console.demo.demo_accounts import add_people, password_lines
+from tests.federation.console.example_console import World
 
-from federation.console.demo.demo_accounts import add_people, as_lines
 
-
-def test_people_are_made_once_with_passwords_of_their_own(world: Any) -> None:
+def test_accounts_are_made_once_with_different_passwords(world: World) -> None:
     made = add_people(world.services)
     assert [each.user for each in made] == [
         "clinician.north",
@@ -18,9 +17,9 @@ def test_people_are_made_once_with_passwords_of_their_own(world: Any) -> None:
     assert add_people(world.services) == []
 
 
-def test_a_password_is_in_the_file_and_nowhere_else(world: Any) -> None:
+def test_a_password_is_in_the_file_and_nowhere_else(world: World) -> None:
     made = add_people(world.services)
-    assert as_lines(made).splitlines()[0] == f"{made[0].user}\t{made[0].password}"
+    assert password_lines(made).splitlines()[0] == f"{made[0].user}\t{made[0].password}"
     assert made[0].password not in repr(made)
     files = [path.read_bytes() for path in world.settings.folder.rglob("*") if path.is_file()]
     assert len(files) > 5 and not any(made[0].password.encode() in content for content in files)

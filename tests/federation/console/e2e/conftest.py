@@ -1,4 +1,4 @@
-"""A browser, and the demo as a process of its own: what a person has who tries the console."""
+"""Fixtures for browser tests: a Chromium, and the demo running in a process of its own."""
 
 import os
 import signal
@@ -12,21 +12,19 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[4]
-PATIENCE_SECONDS = (
-    1500.0  # on a machine that does much else; on an idle one the whole story takes two minutes
-)
+LONGEST_SECONDS = 1500.0  # on a busy machine; on an idle one all tests take two minutes
 SMALL = ("--patients", "10", "--rounds", "12", "--network", "lenet", "--seconds", "1")
 
 
 @dataclass(frozen=True)
 class Demo:
-    """A demo that runs.
+    """A running demo.
 
     Args:
-        address: Of its pages.
-        folder: Of its console.
+        address: Address of its pages.
+        folder: Folder of its console.
         passwords: User -> password.
-        process: Its own.
+        process: Its process.
     """
 
     address: str
@@ -35,7 +33,7 @@ class Demo:
     process: "subprocess.Popen[str]"
 
     def log(self) -> str:
-        """What it has written to its standard error."""
+        """Return what it has written to its standard error."""
         return (self.folder.parent / "errors.txt").read_text()
 
 
@@ -61,7 +59,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory, chromium: str) -> Iterator[De
         process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=errors, text=True, cwd=ROOT, env=environment
         )
-    too_long = threading.Timer(PATIENCE_SECONDS, process.kill)
+    too_long = threading.Timer(LONGEST_SECONDS, process.kill)
     too_long.start()
     try:
         assert process.stdout is not None

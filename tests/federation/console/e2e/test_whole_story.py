@@ -1,4 +1,4 @@
-"""Acceptance 1 of the console, in a browser: found, looked at, named, approved, trained, compared, released, rolled back."""
+"""A case from detection to roll-back in a browser (first acceptance test of the console)."""
 
 import json
 import os
@@ -25,12 +25,12 @@ WIDE, NARROW = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
 
 
 class Person:
-    """Somebody with a browser of their own.
+    """A user with a browser of their own.
 
     Args:
-        browser: Playwright's.
-        demo: Which runs.
-        user: Name.
+        browser: Browser of Playwright.
+        demo: The running demo.
+        user: Name of the account.
         pictures: Folder of screenshots.
     """
 
@@ -45,11 +45,11 @@ class Person:
         self.page.on("console", self._note)
 
     def _note(self, said: Any) -> None:
-        """Keep what the browser complains of; 409 is the answer to a name for a case that has grown meanwhile."""
+        """Keep errors of the browser; a name for a case that has grown meanwhile gets 409."""
         if said.type == "error" and "409 (Conflict)" not in said.text:
-            self.faults.append(
-                f"{said.text} at {said.location['url']}; the console's log ends: {self.demo.log()[-3000:]}"
-            )
+            where = said.location["url"]
+            log = self.demo.log()[-3000:]
+            self.faults.append(f"{said.text} at {where}; the console's log ends: {log}")
 
     def log_in(self) -> "Person":
         self.page.goto("/cases")
@@ -62,7 +62,7 @@ class Person:
         return self
 
     def picture(self, name: str) -> None:
-        """Take the page as it is at both widths, light and dark."""
+        """Take screenshots at both widths, light and dark, and check that the page fits."""
         for width, size in (("1280", WIDE), ("390", NARROW)):
             self.page.set_viewport_size(size)
             for scheme in ("light", "dark"):
@@ -86,7 +86,7 @@ class Person:
             self.page.wait_for_timeout(1000)
         pytest.fail(f"{path} did not show it in time: {self.page.inner_text('main')[:2000]}")
 
-    def ask(self, path: str, body: dict[str, object] | None = None) -> dict[str, object]:
+    def ask(self, path: str, body: dict[str, object] | None = None) -> Any:
         """Ask the API with this person's session."""
         if body is None:
             answer = self.page.request.get(path)
@@ -147,20 +147,20 @@ def test_a_new_organ_is_found_named_approved_learned_released_and_rolled_back(
 
 
 def find_case(clinician: Person) -> int:
-    def largest() -> dict[str, int]:
+    def largest() -> Any:
         cases = clinician.ask("/api/v1/cases")["items"]
         return max(cases, key=lambda case: case["num_images"], default={"num_images": 0})
 
     clinician.until("/cases", lambda: largest()["num_images"] >= FEWEST_IMAGES)
     clinician.picture("02-cases")
-    case_id = largest()["case_id"]
+    case_id: int = largest()["case_id"]
     clinician.page.get_by_role("link", name=f"Case {case_id}", exact=True).click()
     clinician.page.wait_for_url(f"**/cases/{case_id}")
     return case_id
 
 
 def look_and_name(clinician: Person, case_id: int) -> list[str]:
-    """Open the case, see overlays, take one image out, name the others; return their ids."""
+    """Open the case, check overlays, exclude one image, name the others; return their ids."""
     page = clinician.page
     overlays = page.locator(".gallery img.heat")
     overlays.first.scroll_into_view_if_needed()
@@ -179,9 +179,7 @@ def look_and_name(clinician: Person, case_id: int) -> list[str]:
     assert saved.value.ok and not tick.is_checked()
     expect(page.locator("#saved")).to_have_text("Saved")
     clinician.picture("04-case-one-image-out")
-    for _ in range(
-        5
-    ):  # images of the case may arrive in this very moment: then one looks again, and names again
+    for _ in range(5):  # new images may arrive at this moment; then look and name again
         name_field.fill(NEW_CLASS)
         page.get_by_role("button", name=re.compile("Name the selection")).click()
         page.wait_for_load_state()
@@ -212,7 +210,7 @@ def watch_training(approver: Person) -> str:
         re.compile("Round|Comparing|Finished"), timeout=LONG
     )
     approver.picture("07-training")
-    path = "/trainings/" + page.url.rsplit("/", 1)[1]
+    path: str = "/trainings/" + page.url.rsplit("/", 1)[1]
     page.get_by_role("link", name="See the comparison").wait_for(
         timeout=LONG
     )  # the page follows by itself

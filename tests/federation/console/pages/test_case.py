@@ -1,12 +1,11 @@
-from typing import Any
-
 import pytest
 
+from tests.federation.console.pages.example_desk import Desk
 from twin.review.database import MOST_PER_PAGE
 from twin.review.workflow import Actor, Role
 
 
-def test_boxes_select_images_without_a_script(desk: Any) -> None:
+def test_boxes_select_images_without_a_script(desk: Desk) -> None:
     case = desk.new_case(30)
     page = desk.get("mara", f"/cases/{case}")
     shown = [str(each["value"]) for each in page.all("input", name="shown")]
@@ -25,7 +24,7 @@ def test_boxes_select_images_without_a_script(desk: Any) -> None:
     assert len(desk.services.store.selected_ids(case)) == 30
 
 
-def test_a_form_without_a_change_uses_up_no_revision(desk: Any) -> None:
+def test_a_form_without_a_change_uses_up_no_revision(desk: Desk) -> None:
     case = desk.new_case(10)
     before = desk.services.store.case("anna", case).revision
     shown = [
@@ -35,7 +34,7 @@ def test_a_form_without_a_change_uses_up_no_revision(desk: Any) -> None:
     assert desk.services.store.case("anna", case).revision == before
 
 
-def test_the_way_back_from_a_selection_stays_in_the_case(desk: Any) -> None:
+def test_the_way_back_from_a_selection_stays_in_the_case(desk: Desk) -> None:
     case = desk.new_case(3)
     token = desk.get("mara", "/account").value("csrf_token")
     for back in ("https://evil.test/", "//evil.test", "/cases/999", "/cases/1/../../audit"):
@@ -47,7 +46,7 @@ def test_the_way_back_from_a_selection_stays_in_the_case(desk: Any) -> None:
         assert answer.headers["location"] == f"/cases/{case}"
 
 
-def test_a_clinician_opens_names_and_an_approver_approves(desk: Any) -> None:
+def test_a_clinician_opens_names_and_an_approver_approves(desk: Desk) -> None:
     case = desk.new_case()
     page = desk.get("mara", f"/cases/{case}")
     assert {f"/cases/{case}/open", f"/cases/{case}/reject"} <= page.actions
@@ -68,17 +67,17 @@ def test_a_clinician_opens_names_and_an_approver_approves(desk: Any) -> None:
     page = desk.get("jonas", f"/cases/{case}")
     page = desk.send("jonas", f"/cases/{case}/approve", revision=page.value("revision"))
     assert "Training of bladder" in page.text
-    assert desk.services.catalogue.find("bladder").state == "approved"
+    assert desk.entry("bladder").state == "approved"
 
 
-def test_the_two_person_rule_is_explained_where_the_button_is_missing(desk: Any) -> None:
+def test_the_two_person_rule_is_explained_where_the_button_is_missing(desk: Desk) -> None:
     case = desk.named_case(by=Actor("jonas", Role.CLINICIAN))
     page = desk.get("jonas", f"/cases/{case}")
     assert f"/cases/{case}/approve" not in page.actions
     assert "another person must approve it" in page.text
 
 
-def test_a_case_that_changed_meanwhile_is_shown_again_with_what_was_typed(desk: Any) -> None:
+def test_a_case_that_changed_meanwhile_is_shown_again_with_what_was_typed(desk: Desk) -> None:
     case = desk.new_case()
     page = desk.send("mara", f"/cases/{case}/open")
     seen = page.value("revision")
@@ -88,7 +87,7 @@ def test_a_case_that_changed_meanwhile_is_shown_again_with_what_was_typed(desk: 
     assert page.value("class_name") == "bladder" and page.value("revision") != seen
 
 
-def test_a_case_that_grew_is_opened_all_the_same(desk: Any) -> None:
+def test_a_case_that_grew_is_opened_all_the_same(desk: Desk) -> None:
     case = desk.new_case()
     seen = desk.get("mara", f"/cases/{case}").value("revision")
     desk.services.store.select(case, ["i0000"], False, Actor("mara", Role.CLINICIAN))
@@ -96,18 +95,15 @@ def test_a_case_that_grew_is_opened_all_the_same(desk: Any) -> None:
     assert desk.services.store.case("anna", case).state == "in_review"
 
 
-def test_links_of_a_page_that_answers_a_form_can_be_opened(desk: Any) -> None:
+def test_links_of_a_page_that_answers_a_form_can_be_opened(desk: Desk) -> None:
     case = desk.new_case(30)
     page = desk.send("mara", f"/cases/{case}/reject", status=409, kind="other")
-    links = [
-        each["href"]
-        for each in page.all("a")
-        if "page=" in each["href"] or "order=" in each["href"]
-    ]
+    addresses = [str(each["href"]) for each in page.all("a")]
+    links = [each for each in addresses if "page=" in each or "order=" in each]
     assert links and all(each.startswith(f"/cases/{case}?") for each in links)
 
 
-def test_a_similar_name_is_offered_and_must_be_confirmed(desk: Any) -> None:
+def test_a_similar_name_is_offered_and_must_be_confirmed(desk: Desk) -> None:
     case = desk.new_case()
     page = desk.send("mara", f"/cases/{case}/open")
     page = desk.send(
@@ -125,10 +121,10 @@ def test_a_similar_name_is_offered_and_must_be_confirmed(desk: Any) -> None:
         "mara", f"/cases/{case}/name", class_name="livers", synonyms="iecur\nhepar", confirmed="1"
     )
     assert desk.services.store.case("anna", case).class_name == "livers"
-    assert set(desk.services.catalogue.find("livers").synonyms) == {"iecur", "hepar"}
+    assert set(desk.entry("livers").synonyms) == {"iecur", "hepar"}
 
 
-def test_a_rejection_says_why(desk: Any) -> None:
+def test_a_rejection_says_why(desk: Desk) -> None:
     case = desk.new_case()
     page = desk.send("mara", f"/cases/{case}/reject", status=409, kind="other")
     assert "Not done." in page.text
@@ -140,7 +136,7 @@ def test_a_rejection_says_why(desk: Any) -> None:
 @pytest.mark.parametrize(
     "query", ["size=25", "size=0", "page=99", "page=99&size=48&order=entropy&view=image"]
 )
-def test_odd_sizes_and_pages_give_what_there_is(desk: Any, query: str) -> None:
+def test_unusual_sizes_and_page_numbers_still_show_the_case(desk: Desk, query: str) -> None:
     assert "30" in desk.get("mara", f"/cases/{desk.new_case(30)}?{query}").text
 
 
@@ -148,20 +144,20 @@ def test_odd_sizes_and_pages_give_what_there_is(desk: Any, query: str) -> None:
     ("address", "number"),
     [("", 24), ("/images", 48), ("/images?size=24", 24), ("/images?size=25", 24), ("?size=48", 48)],
 )
-def test_a_page_has_as_many_images_as_it_suits_or_as_was_asked(
-    desk: Any, address: str, number: int
+def test_a_page_shows_the_usual_or_the_requested_number_of_images(
+    desk: Desk, address: str, number: int
 ) -> None:
     page = desk.get("mara", f"/cases/{desk.new_case(50)}{address}")
     assert len(page.all("input", name="shown")) == number
 
 
 @pytest.mark.parametrize("query", ["page=0", "order=size", "size=many", "view=none"])
-def test_a_query_that_is_none_is_refused(desk: Any, query: str) -> None:
+def test_an_invalid_query_is_refused(desk: Desk, query: str) -> None:
     case = desk.new_case(3)
     assert desk.client("mara").get(f"/cases/{case}?{query}").status_code == 422
 
 
-def test_a_case_of_more_images_than_one_read_takes_is_shown_and_selected(desk: Any) -> None:
+def test_a_case_larger_than_one_database_page_is_shown_and_selected(desk: Desk) -> None:
     case = desk.new_case(MOST_PER_PAGE + 1)
     page = desk.get("mara", f"/cases/{case}?size=48&page=3")
     desk.send("mara", f"/cases/{case}/select", whole="none")

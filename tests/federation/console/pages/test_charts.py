@@ -6,7 +6,7 @@ from federation.console.pages.charts import (
     WIDTH,
     Chart,
     days_chart,
-    delta,
+    difference_bar,
     entropy_chart,
     rounds_chart,
 )
@@ -15,9 +15,9 @@ COUNTS = st.lists(st.integers(0, 10_000), min_size=0, max_size=20)
 
 
 def stays_inside(chart: Chart) -> None:
-    for box in chart.boxes:
-        assert box.left >= chart.left - 0.1 and box.left + box.width <= chart.right + 0.1
-        assert box.top >= chart.top - 0.1 and box.top + box.height <= chart.bottom + 0.2
+    for bar in chart.bars:
+        assert bar.left >= chart.left - 0.1 and bar.left + bar.width <= chart.right + 0.1
+        assert bar.top >= chart.top - 0.1 and bar.top + bar.height <= chart.bottom + 0.2
     for curve in chart.curves:
         for point in curve.points.split():
             x, y = map(float, point.split(","))
@@ -33,7 +33,7 @@ def test_entropies_stay_inside_their_figure(
     stays_inside(entropy_chart(case, usual, threshold))
 
 
-def test_entropies_are_shares_of_either_so_that_few_images_can_be_compared_with_many() -> None:
+def test_entropies_are_drawn_as_shares_of_each_group() -> None:
     chart = entropy_chart((0, 5), (500, 500), 0.6)
     assert chart.table.rows == (("0.00–0.50", "0.0%", "50.0%"), ("0.50–1.00", "100.0%", "50.0%"))
     assert [tick.text for tick in chart.marks] == ["0.60"]
@@ -49,7 +49,7 @@ def test_days_stay_inside_their_figure(counts: list[tuple[str, int]]) -> None:
 
 def test_days_without_an_image_leave_a_gap() -> None:
     chart = days_chart([("2026-11-03", 2), ("2026-11-01", 4)])
-    assert chart is not None and len(chart.x_ticks) == 3 and len(chart.boxes) == 2
+    assert chart is not None and len(chart.x_ticks) == 3 and len(chart.bars) == 2
     assert chart.table.rows == (("2026-11-01", "4"), ("2026-11-03", "2"))
 
 
@@ -62,7 +62,7 @@ def test_curves_stay_inside_their_figure(
         stays_inside(chart)
 
 
-def test_values_that_are_no_numbers_are_left_out() -> None:
+def test_missing_and_infinite_values_are_left_out() -> None:
     assert (
         rounds_chart([("loss", "line-blue", [float("nan"), None])], "loss", 3, percent=False)
         is None
@@ -70,7 +70,7 @@ def test_values_that_are_no_numbers_are_left_out() -> None:
 
 
 def test_a_loss_points_left_and_a_gain_right() -> None:
-    left, right, none = delta(-2, 4), delta(9, 4), delta(0, 4)
-    assert (left.left, left.width, left.look) == (31, 29, "fill-vermilion")
-    assert (right.left, right.width, right.look) == (60, 58, "fill-green")
+    left, right, none = difference_bar(-2, 4), difference_bar(9, 4), difference_bar(0, 4)
+    assert (left.left, left.width, left.css_class) == (31, 29, "fill-vermilion")
+    assert (right.left, right.width, right.css_class) == (60, 58, "fill-green")
     assert none.width == 0

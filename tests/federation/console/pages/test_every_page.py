@@ -1,9 +1,7 @@
-"""What holds for every page, in every state and for every role."""
+"""Checks of every page in every state and for every role: valid HTML, labels, no outside files."""
 
 import itertools
 import re
-from collections.abc import Iterator
-from typing import Any
 
 import pytest
 
@@ -12,6 +10,8 @@ from federation.console.pages.menu import menu
 from federation.console.rendering import TEMPLATES
 from federation.console.roles import ROUTES
 from federation.console.services import Visitor
+from tests.federation.console.pages.example_desk import Desk
+from tests.federation.console.pages.html_page import Page
 from twin.review.workflow import CaseState, Role
 
 EVIL = '<b onclick="x">liver</b>'
@@ -34,7 +34,7 @@ SEEN_BY = {
 }
 
 
-def check(page: Any) -> None:
+def check(page: Page) -> None:
     assert page.left_open == []
     assert page.all("html")[0]["lang"] == "en"
     assert len(page.all("main")) == 1 and len(page.all("h1")) == 1 and page.text.split(" – ")[0]
@@ -53,7 +53,7 @@ def check(page: Any) -> None:
     assert len(page.all("input", name="csrf_token")) == len(page.all("form", method="post"))
 
 
-def no_outside(page: Any) -> None:
+def no_outside(page: Page) -> None:
     assert not page.all("style")
     for tag, found in page.tags:
         assert "style" not in found and not [name for name in found if name.startswith("on")], (
@@ -68,7 +68,7 @@ def no_outside(page: Any) -> None:
     assert "<script>" not in page.source
 
 
-def every_input_has_a_name(page: Any) -> None:
+def every_input_has_a_name(page: Page) -> None:
     targets = {found.get("for") for found in page.all("label")}
     for index, (tag, found) in enumerate(page.tags):
         if tag in ("select", "textarea") or (tag == "input" and found.get("type") != "hidden"):
@@ -77,7 +77,7 @@ def every_input_has_a_name(page: Any) -> None:
             ), found
 
 
-def every_picture_has_words(page: Any) -> None:
+def every_picture_has_words(page: Page) -> None:
     assert all("alt" in found for found in page.all("img"))
     for found in page.all("svg"):
         assert found.get("aria-hidden") == "true" or (
@@ -85,27 +85,27 @@ def every_picture_has_words(page: Any) -> None:
         ), found
 
 
-def headings_do_not_skip(page: Any) -> None:
+def headings_do_not_skip(page: Page) -> None:
     levels = [int(tag[1]) for tag, _ in page.tags if re.fullmatch(r"h[1-6]", tag)]
     assert all(after - before <= 1 for before, after in itertools.pairwise(levels)), levels
 
 
 @pytest.fixture
-def busy(desk: Any) -> Iterator[Any]:
+def busy(desk: Desk) -> Desk:
     desk.named_case()
     desk.training("running")
     desk.training("failed", error="no hospital has enough images")
     desk.services.catalogue.propose("urinary bladder", "mara", "anna", synonyms=("vesica",))
-    yield desk
+    return desk
 
 
-def test_every_page_is_whole_labelled_and_loads_nothing_from_outside(busy: Any) -> None:
+def test_every_page_is_whole_labelled_and_loads_nothing_from_outside(busy: Desk) -> None:
     for address, users in SEEN_BY.items():
         for user in users:
             check(busy.get(user, address))
 
 
-def test_empty_pages_are_whole_too(desk: Any) -> None:
+def test_empty_pages_are_whole_too(desk: Desk) -> None:
     for address in ("/", "/cases", "/trainings", "/twin", "/catalogue"):
         check(desk.get("mara", address))
     for address in ("/", "/operator", "/cases", "/users"):
@@ -113,7 +113,7 @@ def test_empty_pages_are_whole_too(desk: Any) -> None:
 
 
 @pytest.mark.slow
-def test_a_case_renders_in_each_state_for_each_reader(desk: Any) -> None:
+def test_a_case_renders_in_each_state_for_each_reader(desk: Desk) -> None:
     for state in CaseState:
         case = desk.case_in(state)
         for user in ("mara", "jonas", "olga"):
@@ -124,7 +124,7 @@ def test_a_case_renders_in_each_state_for_each_reader(desk: Any) -> None:
         check(desk.get("jonas", f"/cases/{case}/images"))
 
 
-def test_a_training_renders_in_each_state(desk: Any) -> None:
+def test_a_training_renders_in_each_state(desk: Desk) -> None:
     for state in ("waiting", "running", "done", "failed"):
         training = desk.training(
             state, error="no hospital has enough images" if state == "failed" else ""
@@ -138,7 +138,7 @@ def test_a_training_renders_in_each_state(desk: Any) -> None:
         )
 
 
-def test_a_comparison_renders_with_words_beside_its_colours(desk: Any) -> None:
+def test_a_comparison_renders_with_words_beside_its_colours(desk: Desk) -> None:
     for overall in ("green", "amber", "red"):
         training = desk.training("done", overall=overall)
         for user in ("mara", "olga"):
@@ -148,7 +148,7 @@ def test_a_comparison_renders_with_words_beside_its_colours(desk: Any) -> None:
             assert ("Image of heart" in page.source) == (user == "mara")
 
 
-def test_markup_in_names_is_text(desk: Any) -> None:
+def test_markup_in_names_is_text(desk: Desk) -> None:
     case = desk.new_case(nearest=EVIL)
     training = desk.training("done", overall="red")
     for address in (f"/cases/{case}", "/cases", f"/comparisons/{training}", "/"):
@@ -158,7 +158,7 @@ def test_markup_in_names_is_text(desk: Any) -> None:
     assert EVIL in desk.get("mara", f"/cases/{case}").text
 
 
-def test_errors_are_pages_too(desk: Any) -> None:
+def test_errors_are_pages_too(desk: Desk) -> None:
     for user, address, status in (
         ("mara", "/cases/999", 404),
         ("mara", "/operator", 403),
@@ -168,14 +168,14 @@ def test_errors_are_pages_too(desk: Any) -> None:
         check(desk.get(user, address, status))
 
 
-def test_the_menu_leads_each_role_only_where_it_may_go() -> None:
+def test_each_menu_links_only_to_pages_that_the_role_may_open() -> None:
     for role in Role:
         for entry in menu(Visitor("x", role, None, "t"), "/cases/7"):
             assert role in (ROUTES["GET", entry.href] or ())
             assert entry.here == (entry.href == "/cases")
 
 
-def test_no_template_switches_escaping_off_for_what_people_write() -> None:
+def test_no_template_switches_escaping_off() -> None:
     for template in TEMPLATES.glob("*.html"):
         text = template.read_text(encoding="utf-8")
         assert "autoescape" not in text

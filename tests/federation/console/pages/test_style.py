@@ -1,6 +1,7 @@
 import re
 from itertools import pairwise, product
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
@@ -44,9 +45,9 @@ MARKS = dict.fromkeys(
 ) | {"blue": ("panel", "page")}
 
 
-def named(value: str | None) -> str | None:
+def named(value: str | None) -> str:
     hit = re.fullmatch(r"var\(--([\w-]+)\)", (value or "").strip())
-    return hit[1] if hit else None
+    return cast(Any, hit[1] if hit else None)
 
 
 def stated_pairs() -> set[tuple[str, str]]:
@@ -55,7 +56,7 @@ def stated_pairs() -> set[tuple[str, str]]:
 
 
 @pytest.mark.parametrize("colours", [LIGHT, DARK], ids=["light", "dark"])
-def test_every_text_has_enough_contrast_with_its_ground(colours: dict[str, str]) -> None:
+def test_every_text_has_enough_contrast_with_its_ground(colours: dict[str, Any]) -> None:
     pairs = stated_pairs() | {
         pair for text, grounds in INHERITED.items() for pair in product([text], grounds)
     }
@@ -65,7 +66,7 @@ def test_every_text_has_enough_contrast_with_its_ground(colours: dict[str, str])
 
 
 @pytest.mark.parametrize("colours", [LIGHT, DARK], ids=["light", "dark"])
-def test_marks_and_edges_stand_out_from_their_ground(colours: dict[str, str]) -> None:
+def test_marks_and_edges_stand_out_from_their_ground(colours: dict[str, Any]) -> None:
     poor = {
         (mark, ground): contrast(colours[mark], colours[ground])
         for mark, grounds in MARKS.items()
@@ -74,7 +75,7 @@ def test_marks_and_edges_stand_out_from_their_ground(colours: dict[str, str]) ->
     assert {pair: ratio for pair, ratio in poor.items() if ratio < MARK} == {}
 
 
-def test_dark_by_choice_is_dark_by_system() -> None:
+def test_the_chosen_dark_theme_equals_that_of_the_system() -> None:
     assert theme(':root:not([data-theme="light"])') == DARK
     assert set(LIGHT) == set(DARK)
 
@@ -107,7 +108,7 @@ def test_style_and_scripts_fetch_nothing() -> None:
         assert not re.search(r"https?:|innerHTML|eval\(|document\.write|\.style\b", text), script
 
 
-def test_reduced_motion_print_and_focus_are_minded() -> None:
+def test_the_style_supports_reduced_motion_print_and_focus() -> None:
     moving = re.findall(
         r"transition|animation", CSS.split("@media (prefers-reduced-motion: no-preference)")[0]
     )
@@ -116,6 +117,6 @@ def test_reduced_motion_print_and_focus_are_minded() -> None:
     assert not re.search(r"outline:\s*(0|none)", CSS)
 
 
-def test_widths_of_the_style_follow_each_other() -> None:
+def test_media_queries_go_from_wide_to_narrow() -> None:
     widths = [int(width) for width in re.findall(r"\(max-width: (\d+)px\)", CSS)]
     assert all(wide > narrow for wide, narrow in pairwise(widths))

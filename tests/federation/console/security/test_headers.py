@@ -1,10 +1,10 @@
 import logging
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 
 from federation.console.security.headers import CONTENT_POLICY, HEADERS
+from tests.federation.console.example_console import World
 
 ADDRESSES = (
     "/login",
@@ -23,7 +23,7 @@ ADDRESSES = (
 @pytest.mark.parametrize("address", ADDRESSES)
 @pytest.mark.parametrize("user", ["ada", None])
 def test_every_answer_carries_the_safe_headers(
-    shared_world: Any, user: str | None, address: str
+    shared_world: World, user: str | None, address: str
 ) -> None:
     answer = shared_world.client(user).get(address)
     assert {name: answer.headers[name] for name in HEADERS} == HEADERS
@@ -44,7 +44,7 @@ def test_the_policy_allows_nothing_inline_and_nothing_from_elsewhere() -> None:
     )
 
 
-def test_refusals_by_the_limit_and_by_the_host_carry_them_too(shared_world: Any) -> None:
+def test_refusals_by_the_limit_and_by_the_host_carry_them_too(shared_world: World) -> None:
     client = shared_world.client()
     assert (
         client.post("/login", content=b"x" * (1 << 21)).headers["content-security-policy"]
@@ -55,7 +55,7 @@ def test_refusals_by_the_limit_and_by_the_host_carry_them_too(shared_world: Any)
 
 
 def test_a_fault_is_a_plain_500_without_a_trace(
-    shared_world: Any, caplog: pytest.LogCaptureFixture
+    shared_world: World, caplog: pytest.LogCaptureFixture
 ) -> None:
     @shared_world.app.get("/broken")
     def broken() -> None:
@@ -69,7 +69,7 @@ def test_a_fault_is_a_plain_500_without_a_trace(
     assert answer.headers["content-security-policy"] == CONTENT_POLICY
 
 
-def test_https_is_asked_for_where_cookies_are_secure(world_with: Callable[..., Any]) -> None:
+def test_https_is_asked_for_where_cookies_are_secure(world_with: Callable[..., World]) -> None:
     client = world_with(secure_cookies=True).client()
     answer = client.get("/login")
     assert answer.headers["strict-transport-security"].startswith("max-age=")
@@ -80,7 +80,7 @@ def test_https_is_asked_for_where_cookies_are_secure(world_with: Callable[..., A
 
 
 def test_the_access_log_names_routes_and_no_person_case_or_image(
-    shared_world: Any, caplog: pytest.LogCaptureFixture
+    shared_world: World, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.INFO, "fedka.console.access"):
         shared_world.client("ada").get("/images/north/dnorth0.png")

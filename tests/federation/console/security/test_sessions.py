@@ -6,24 +6,26 @@ from httpx import Response
 from starlette.testclient import TestClient
 
 from federation.console.security.sessions import local_path
+from tests.federation.console.example_console import World
 
 PASSWORD = "a long enough password"
 
 
-def form_token(client: TestClient) -> str:
-    return re.search(r'name="csrf_token" value="([0-9a-f]+)"', client.get("/login").text).group(1)
+def form_token(client: TestClient, path: str = "/login") -> str:
+    found = re.search(r'name="csrf_token" value="([0-9a-f]+)"', client.get(path).text)
+    assert found is not None
+    return found[1]
 
 
 def log_in(
     client: TestClient, user: str = "ada", password: str = PASSWORD, **more: Any
 ) -> Response:
-    return client.post(
-        "/login",
-        data={"csrf_token": form_token(client), "user": user, "password": password, **more},
-    )
+    form = {"csrf_token": form_token(client), "user": user, "password": password, **more}
+    response: Response = client.post("/login", data=form)
+    return response
 
 
-def test_who_knows_the_password_is_logged_in(world: Any) -> None:
+def test_the_right_password_logs_in(world: World) -> None:
     client = world.client()
     answer = log_in(client)
     assert (answer.status_code, answer.headers["location"]) == (303, "/")
@@ -45,8 +47,8 @@ def test_who_knows_the_password_is_logged_in(world: Any) -> None:
         ("é" * 60, "x"),
     ],
 )
-def test_a_wrong_password_and_an_unknown_user_sound_the_same(
-    world: Any, user: str, password: str
+def test_a_wrong_password_and_an_unknown_user_get_the_same_answer(
+    world: World, user: str, password: str
 ) -> None:
     client = world.client()
     answer = log_in(client, user, password)
@@ -54,21 +56,19 @@ def test_a_wrong_password_and_an_unknown_user_sound_the_same(
     assert client.get("/api/v1/me").status_code == 401
 
 
-def test_a_login_makes_a_new_session_and_ends_the_one_that_the_browser_had(world: Any) -> None:
+def test_a_login_makes_a_new_session_and_ends_the_one_that_the_browser_had(world: World) -> None:
     client = world.client()
     log_in(client, "ada")
     first = client.cookies["fedka-session"]
     token = world.client("ada")  # the form's token of a session is also sent as a header by scripts
-    client.headers["X-CSRF-Token"] = re.search(
-        r'name="csrf_token" value="([0-9a-f]+)"', client.get("/cases").text
-    ).group(1)
+    client.headers["X-CSRF-Token"] = form_token(client, "/cases")
     client.post("/login", data={"user": "ben", "password": PASSWORD})
     assert client.cookies["fedka-session"] != first
     assert world.services.accounts.session(first) is None
     assert token.get("/api/v1/me").status_code == 200
 
 
-def test_a_session_that_somebody_slipped_in_is_not_taken_over(world: Any) -> None:
+def test_a_session_cookie_chosen_by_an_attacker_is_replaced(world: World) -> None:
     client = world.client()
     client.cookies.set("fedka-session", "chosen-by-the-attacker")
     log_in(client)
@@ -77,7 +77,7 @@ def test_a_session_that_somebody_slipped_in_is_not_taken_over(world: Any) -> Non
     assert world.services.accounts.session("chosen-by-the-attacker") is None
 
 
-def test_after_logout_the_session_is_dead_whoever_kept_its_cookie(world: Any) -> None:
+def test_after_logout_the_cookie_of_the_session_is_useless(world: World) -> None:
     client = world.client("ada")
     token = client.cookies["fedka-session"]
     assert client.post("/logout").status_code == 303
@@ -86,20 +86,20 @@ def test_after_logout_the_session_is_dead_whoever_kept_its_cookie(world: Any) ->
     assert client.get("/cases").status_code == 302
 
 
-def test_an_idle_session_ends(world: Any) -> None:
+def test_an_idle_session_ends(world: World) -> None:
     client = world.client("ada")
     assert client.get("/api/v1/me").status_code == 200
     world.clock.move(minutes=world.settings.idle_minutes + 1)
     assert client.get("/api/v1/me").status_code == 401
 
 
-def test_a_disabled_account_loses_its_sessions_at_once(world: Any) -> None:
+def test_a_disabled_account_loses_its_sessions_at_once(world: World) -> None:
     ada = world.client("ada")
     assert world.client("olu").post("/api/v1/users/ada/disable").status_code == 204
     assert ada.get("/api/v1/me").status_code == 401
 
 
-def test_wrong_passwords_make_one_wait_even_with_the_right_one(world: Any) -> None:
+def test_after_wrong_passwords_even_the_right_one_has_to_wait(world: World) -> None:
     client = world.client()
     statuses = [log_in(client, password="wrong password here").status_code for _ in range(8)]
     assert statuses[0] == 401 and statuses[-1] == 429
@@ -111,7 +111,7 @@ def test_wrong_passwords_make_one_wait_even_with_the_right_one(world: Any) -> No
     assert log_in(client).status_code == 303
 
 
-def test_after_login_one_comes_to_the_page_that_was_asked_for(world: Any) -> None:
+def test_login_redirects_to_the_requested_page(world: World) -> None:
     client = world.client()
     assert (
         client.get("/cases/1?page=2").headers["location"] == "/login?next=%2Fcases%2F1%3Fpage%3D2"
@@ -131,11 +131,11 @@ def test_after_login_one_comes_to_the_page_that_was_asked_for(world: Any) -> Non
         "/a\r\nb",
     ],
 )
-def test_a_login_leads_to_no_other_site(then: str) -> None:
+def test_login_redirects_to_no_other_site(then: str) -> None:
     assert local_path(then) == "/"
 
 
-def test_a_bearer_token_does_what_a_session_does_and_needs_no_form_token(world: Any) -> None:
+def test_a_bearer_token_replaces_cookie_and_form_token(world: World) -> None:
     client = world.client()
     token = client.post("/api/v1/login", json={"user": "ada", "password": PASSWORD}).json()["token"]
     bearer = {"Authorization": f"Bearer {token}"}
@@ -152,7 +152,7 @@ def test_a_bearer_token_does_what_a_session_does_and_needs_no_form_token(world: 
 
 @pytest.mark.parametrize("header", ["Bearer", "Bearer nonsense", "Basic YWRhOng=", "", "bearer é"])
 def test_a_wrong_authorization_header_is_never_replaced_by_the_cookie(
-    world: Any, header: str
+    world: World, header: str
 ) -> None:
     client = world.client("ada")
     assert (

@@ -10,7 +10,8 @@ import pytest
 from httpx import Response
 from PIL import Image
 
-from federation.console.security.limits import SMALL_BODY, too_large
+from federation.console.security.body_limit import SMALL_BODY, too_large
+from tests.federation.console.example_console import World
 
 
 def png(side: int = 20) -> bytes:
@@ -40,15 +41,17 @@ def bomb_png(side: int = 60_000) -> bytes:
     )
 
 
-def inbox(world: Any) -> Path:
+def inbox(world: World) -> Path:
     return world.settings.hospital("north").inbox
 
 
-def send(world: Any, *files: Any, user: str = "ada") -> Response:
-    return world.client(user).post("/api/v1/intake", files=[("files", each) for each in files])
+def send(world: World, *files: Any, user: str = "ada") -> Response:
+    parts = [("files", each) for each in files]
+    response: Response = world.client(user).post("/api/v1/intake", files=parts)
+    return response
 
 
-def test_images_land_in_the_own_hospitals_inbox_under_random_names(world: Any) -> None:
+def test_uploads_are_stored_in_the_own_inbox_under_random_names(world: World) -> None:
     dicom = b"\0" * 128 + b"DICM" + b"rest"
     answer = send(
         world, ("Miller^John.png", png(), "image/png"), ("scan", dicom, "application/octet-stream")
@@ -63,6 +66,13 @@ def test_images_land_in_the_own_hospitals_inbox_under_random_names(world: Any) -
     assert "Miller" not in answer.text and not any("Miller" in name for name in names)
 
 
+def test_the_upload_page_shows_the_result_of_each_file(world: World) -> None:
+    files = [("files", ("scan.png", png())), ("files", ("notes.txt", b"text"))]
+    page = world.client("ada").post("/intake", files=files)
+    assert page.status_code == 200 and "scan.png" not in page.text
+    assert "Taken</span>" in page.text and "neither DICOM nor PNG nor JPEG" in page.text
+
+
 @pytest.mark.parametrize(
     "name",
     [
@@ -75,7 +85,7 @@ def test_images_land_in_the_own_hospitals_inbox_under_random_names(world: Any) -
         "x" * 5000,
     ],
 )
-def test_no_name_of_a_file_becomes_a_path(world: Any, name: str) -> None:
+def test_no_name_of_a_file_becomes_a_path(world: World, name: str) -> None:
     before = {
         path
         for path in world.settings.folder.rglob("*")
@@ -92,7 +102,7 @@ def test_no_name_of_a_file_becomes_a_path(world: Any, name: str) -> None:
     assert {path.name for path in after - before} <= {"console.sqlite-wal", "console.sqlite-shm"}
 
 
-def test_what_is_no_image_is_refused_and_the_others_are_taken(world: Any) -> None:
+def test_files_that_are_no_images_are_refused_and_others_stored(world: World) -> None:
     answer = send(
         world,
         ("a.png", b"#!/bin/sh\n", "image/png"),
@@ -103,7 +113,7 @@ def test_what_is_no_image_is_refused_and_the_others_are_taken(world: Any) -> Non
     assert len(list(inbox(world).iterdir())) == 1
 
 
-def test_a_bomb_ends_in_quarantine_by_the_intake(world: Any) -> None:
+def test_a_bomb_ends_in_quarantine_by_the_intake(world: World) -> None:
     from physical.intake.config import IntakeConfig
     from physical.intake.folder import FolderIntake
     from physical.intake.pseudonyms import Pseudonyms
@@ -111,12 +121,14 @@ def test_a_bomb_ends_in_quarantine_by_the_intake(world: Any) -> None:
     assert send(world, ("bomb.png", bomb_png(), "image/png")).status_code == 200
     mirror = world.services.mirrors["north"]
     config = IntakeConfig(image_size=mirror.image_size, settle_seconds=0)
-    report = FolderIntake(inbox(world).parent, mirror, Pseudonyms(b"k" * 32), config).look()
+    report = FolderIntake(
+        inbox(world).parent, mirror, Pseudonyms(b"k" * 32), config
+    ).process_inbox()
     assert report.num_quarantined == 1 and report.added == 0
 
 
-def test_a_body_that_says_it_is_too_large_is_refused_before_it_is_read(
-    world_with: Callable[..., Any],
+def test_a_body_with_a_too_large_content_length_is_refused_unread(
+    world_with: Callable[..., World],
 ) -> None:
     world = world_with(max_upload_megabytes=1)
     answer = send(world, ("a.png", png() + b"\0" * SMALL_BODY, "image/png"))
@@ -124,8 +136,8 @@ def test_a_body_that_says_it_is_too_large_is_refused_before_it_is_read(
     assert not list(inbox(world).iterdir())
 
 
-def test_a_body_that_does_not_say_how_large_it_is_is_cut_off_while_it_is_read(
-    world_with: Callable[..., Any],
+def test_a_too_large_body_without_a_length_is_refused_while_it_is_read(
+    world_with: Callable[..., World],
 ) -> None:
     world = world_with(max_upload_megabytes=1)
     head = b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.png"\r\n\r\n'
@@ -147,7 +159,7 @@ def test_a_body_that_does_not_say_how_large_it_is_is_cut_off_while_it_is_read(
     assert not list(inbox(world).iterdir())
 
 
-def test_forms_and_json_have_a_small_limit(shared_world: Any) -> None:
+def test_forms_and_json_have_a_small_limit(shared_world: World) -> None:
     client = shared_world.client("ada")
     case = shared_world.cases["north"]
     long = "x" * (SMALL_BODY + 1)
@@ -161,7 +173,7 @@ def test_forms_and_json_have_a_small_limit(shared_world: Any) -> None:
 
 
 @pytest.mark.parametrize("length", ["-1", "1e9", "99999999999999999999"])
-def test_a_length_that_is_none_is_refused(shared_world: Any, length: str) -> None:
+def test_an_invalid_content_length_is_refused(shared_world: World, length: str) -> None:
     assert (
         shared_world.client()
         .post("/login", content=b"", headers={"Content-Length": length})
@@ -170,7 +182,7 @@ def test_a_length_that_is_none_is_refused(shared_world: Any, length: str) -> Non
     )
 
 
-def test_too_many_files_are_refused(world_with: Callable[..., Any]) -> None:
+def test_too_many_files_are_refused(world_with: Callable[..., World]) -> None:
     world = world_with(max_upload_files=3)
     assert send(world, *[("a.png", png(), "image/png")] * 4).status_code == 400
 
@@ -184,7 +196,7 @@ def test_too_many_files_are_refused(world_with: Callable[..., Any]) -> None:
         b'--x\r\nContent-Disposition: form-data; name="files"\r\n\r\ntext\r\n--x--\r\n',
     ],
 )
-def test_a_broken_multipart_body_is_a_clear_error(shared_world: Any, body: bytes) -> None:
+def test_a_broken_multipart_body_is_a_clear_error(shared_world: World, body: bytes) -> None:
     answer = shared_world.client("ada").post(
         "/api/v1/intake", content=body, headers={"Content-Type": "multipart/form-data; boundary=x"}
     )

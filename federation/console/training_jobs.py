@@ -1,20 +1,21 @@
-"""From approved cases to a training, and from what processes leave to where cases stand. Torch-free: composes files and reads files.
+"""Job files of trainings and releases, and what the end of a job changes in cases and catalogue.
 
-A case belongs to a training from the moment it is queued; what the training is made of is read when its process starts, so that a waiting
-training takes in what is approved meanwhile. Whatever follows from an end may happen twice: each step looks first whether it was done.
+A case belongs to a training from the moment it is queued. The job file is written when the process
+starts, so that a waiting training also gets the cases that are approved in the meantime.
+Settling a job may be repeated: each step first checks whether it was already done.
 """
 
 import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from federation.catalogue.class_catalogue import ClassCatalogue
-from federation.console.job_queue import Job, JobError, Jobs
+from federation.console.files import write_private
+from federation.console.job_queue import Job, JobError, JobQueue
 from federation.console.registry_view import RegistryView
-from federation.console.settings import ConsoleSettings, write_private
+from federation.console.settings import ConsoleSettings
 from physical.mirror import Mirror
 from twin.review.cases import Case
 from twin.review.store import CaseNotFound, ReviewStore
@@ -25,15 +26,15 @@ _log = logging.getLogger("fedka.console.trainings")
 
 
 @dataclass(frozen=True)
-class Trainings:
-    """What jobs are made of and what follows from them.
+class TrainingJobs:
+    """Prepares jobs and carries out the consequences of their end.
 
     Args:
-        settings: Of the console.
-        store: Cases.
-        catalogue: Class names.
-        mirrors: One per hospital.
-        registry: What serves now.
+        settings: Settings of the console.
+        store: Cases and decisions.
+        catalogue: Class names of the federation.
+        mirrors: Hospital -> its mirrored images.
+        registry: Versions of the model.
     """
 
     settings: ConsoleSettings
@@ -46,40 +47,39 @@ class Trainings:
         """Return the content of a job's ``job.json``.
 
         Raises:
-            ValueError: If it cannot be done any more.
+            JobError: If the job cannot be done any more.
         """
-        return self._training(job) if job.kind == "training" else self._registry_work(job)
+        return self._training_file(job) if job.kind == "training" else self._release_file(job)
 
-    def settle(self, job: Job, result: Mapping[str, Any], jobs: Jobs) -> None:
-        """Draw the consequences of a job's end; may be called again."""
+    def settle(self, job: Job, result: Mapping[str, Any], jobs: JobQueue) -> None:
+        """Update cases, catalogue and mirrors after a job's end; may be called again."""
         if result.get("versions") is not None:
-            self.registry.keep(result["versions"])
+            self.registry.save_versions(result["versions"])
         if job.kind == "training":
             self._settle_training(job, jobs)
         elif job.kind == "register":
-            self._finish(job.subject, str(result["version"]) if job.state == "done" else None)
+            self._finish_training(
+                job.subject, str(result["version"]) if job.state == "done" else None
+            )
         elif job.kind == "release" and job.state == "done":
             self._settle_release(job)
         elif job.kind == "roll_back" and job.state == "done":
-            self._move(job, CaseState.RELEASED, "roll_back")
+            self._act_on_cases(job, CaseState.RELEASED, "roll_back")
         elif job.kind == "versions" and job.state == "done":
             self.catalogue.add_model_classes(self.registry.champion_classes(), SYSTEM.user)
 
-    def _training(self, job: Job) -> Mapping[str, Any]:
-        current = self.registry.current()
-        if current is None:
+    def _training_file(self, job: Job) -> Mapping[str, Any]:
+        serving = self.registry.serving_model()
+        if serving is None:
             raise JobError(
-                "no model serves yet, so there is none to which a class could be added; make and release a first model"
+                "no model serves yet, so a class cannot be added to it; "
+                "make and release a first model"
             )
-        cases = [
-            case for case in self.store.of_training(job.job_id) if case.state is CaseState.TRAINING
-        ]
+        cases = self._cases_in(CaseState.TRAINING, job.job_id)
         if not cases:
             raise JobError("none of its cases waits for a training any more")
-        folder = self.settings.jobs_folder / job.job_id
-        write_private(
-            folder / _PLAN, json.dumps([[case.hospital, case.case_id] for case in cases]).encode()
-        )
+        plan = json.dumps([[case.hospital, case.case_id] for case in cases])
+        write_private(self.settings.jobs_folder / job.job_id / _PLAN, plan.encode())
         new_images: dict[str, dict[str, list[str]]] = {
             hospital: {} for hospital in self.settings.hospitals
         }
@@ -90,7 +90,7 @@ class Trainings:
             )
         return {
             "job_id": job.job_id,
-            "champion": str(current.folder),
+            "champion": str(serving.folder),
             "hospitals": [
                 {
                     "hospital_id": hospital,
@@ -106,14 +106,14 @@ class Trainings:
         }
 
     def _synonyms(self) -> dict[str, str]:
-        """Names that mirrors use and the catalogue knows as another class's."""
+        """Return class name in a mirror -> name in the catalogue, where the two differ."""
         used = {name for mirror in self.mirrors.values() for name in mirror.class_counts()}
         known = {
             name: entry.name for name in used if (entry := self.catalogue.find(name)) is not None
         }
-        return {name: stays for name, stays in known.items() if name != stays}
+        return {name: entry_name for name, entry_name in known.items() if name != entry_name}
 
-    def _registry_work(self, job: Job) -> Mapping[str, Any]:
+    def _release_file(self, job: Job) -> Mapping[str, Any]:
         common = {
             "job_id": job.job_id,
             "verb": job.kind,
@@ -132,28 +132,28 @@ class Trainings:
         }
         return common | ({"version": int(job.version)} if job.version else {})
 
-    def _settle_training(self, job: Job, jobs: Jobs) -> None:
+    def _settle_training(self, job: Job, jobs: JobQueue) -> None:
         if job.state == "failed":
-            for case in self._at(job.job_id, CaseState.TRAINING):
+            for case in self._cases_in(CaseState.TRAINING, job.job_id):
                 self._act(case, "fail_training", SYSTEM, job.error)
-        elif not jobs.jobs("register", subject=job.job_id):
+        elif not jobs.find("register", subject=job.job_id):
             jobs.add("register", job.user, job.role, subject=job.job_id)
 
-    def _finish(self, training_id: str, version: str | None) -> None:
-        """A candidate that could not be registered is evaluated all the same: its release registers it."""
-        for case in self._at(training_id, CaseState.TRAINING):
+    def _finish_training(self, training_id: str, version: str | None) -> None:
+        """Move cases on to evaluation, also without a version: the release then registers it."""
+        for case in self._cases_in(CaseState.TRAINING, training_id):
             self._act(case, "finish_training", SYSTEM, "", version)
 
     def _settle_release(self, job: Job) -> None:
         cases = self.store.of_training(job.subject)
-        self._move(job, CaseState.EVALUATED, "release")
+        self._act_on_cases(job, CaseState.EVALUATED, "release")
         names = {
             case.case_id: self._final_name(case.class_name) for case in cases if case.class_name
         }
         self.catalogue.mark_learned(sorted(set(names.values())))
         for case in cases:
             if case.case_id in names:
-                self.mirrors[case.hospital].name(
+                self.mirrors[case.hospital].set_class_name(
                     self.store.selected_ids(case.case_id), names[case.case_id]
                 )
 
@@ -161,17 +161,17 @@ class Trainings:
         entry = self.catalogue.find(name)
         return name if entry is None else entry.name
 
-    def _move(self, job: Job, where: CaseState, action: str) -> None:
-        for case in self._at(job.subject, where):
+    def _act_on_cases(self, job: Job, state: CaseState, action: str) -> None:
+        for case in self._cases_in(state, job.subject):
             self._act(case, action, Actor(job.user, Role(job.role)), job.reason)
 
-    def _at(self, training_id: str, state: CaseState) -> list[Case]:
+    def _cases_in(self, state: CaseState, training_id: str) -> list[Case]:
         return [case for case in self.store.of_training(training_id) if case.state is state]
 
     def _act(
         self, case: Case, action: str, actor: Actor, reason: str, version: str | None = None
     ) -> None:
-        """Take a step that has happened to the model already: what speaks against it is written down, and stops nothing."""
+        """Record a step that the model has already taken; an error is logged and stops nothing."""
         try:
             self.store.act(
                 case.case_id,
@@ -193,15 +193,15 @@ class Trainings:
             )
 
 
-def start_training(store: ReviewStore, jobs: Jobs, cases: Sequence[Case], actor: Actor) -> Job:
-    """Put approved cases into the training that waits, or into a new one.
+def start_training(store: ReviewStore, jobs: JobQueue, cases: Sequence[Case], actor: Actor) -> Job:
+    """Put approved cases into the waiting training, or into a new one.
 
     Raises:
         WorkflowError: If a case may not be trained now.
     """
-    with jobs.held():
+    with jobs.locked():
         job = next(
-            (job for job in jobs.jobs("training") if job.state == "waiting" and job.attempts == 0),
+            (job for job in jobs.find("training") if job.state == "waiting" and job.attempts == 0),
             None,
         )
         job = job or jobs.add("training", actor.user, actor.role)
@@ -210,9 +210,9 @@ def start_training(store: ReviewStore, jobs: Jobs, cases: Sequence[Case], actor:
     return job
 
 
-def cases_of_plan(store: ReviewStore, jobs: Jobs, training_id: str) -> list[Case]:
-    """Return the cases with which a training began, wherever they stand or belong by now."""
-    path = Path(jobs.folder) / jobs.job(training_id).job_id / _PLAN
+def cases_at_start(store: ReviewStore, jobs: JobQueue, training_id: str) -> list[Case]:
+    """Return the cases with which a training began, in their present state."""
+    path = jobs.folder / jobs.get(training_id).job_id / _PLAN
     try:
         return [
             store.case(hospital, case_id) for hospital, case_id in json.loads(path.read_bytes())

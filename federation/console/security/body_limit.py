@@ -1,4 +1,4 @@
-"""A request body that is too large is refused while it is read, not after. Pure ASGI; knows no route but by the start of its path."""
+"""ASGI middleware that refuses too large request bodies while they are read."""
 
 from collections.abc import Mapping
 
@@ -10,18 +10,18 @@ SMALL_BODY = 1024 * 1024  # bytes: forms and JSON
 
 
 class BodyLimit:
-    """Counts what arrives.
+    """Middleware that limits the size of request bodies.
 
     Args:
-        app: What answers.
-        limits: Start of a path -> most bytes; all others: ``SMALL_BODY``.
+        app: The wrapped app.
+        limits: Start of a path -> most bytes; all other paths: ``SMALL_BODY``.
     """
 
     def __init__(self, app: ASGIApp, limits: Mapping[str, int]) -> None:
         self.app, self.limits = app, limits
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request, or say 413."""
+        """Handle one request; answer 413 if its body is too large."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
@@ -31,13 +31,12 @@ class BodyLimit:
         )
         declared = dict(scope["headers"]).get(b"content-length", b"0")
         if not declared.isdigit() or int(declared) > limit:
-            await JSONResponse({"error": {"code": "too_large", "message": too_large(limit)}}, 413)(
-                scope, receive, send
-            )
+            content = {"error": {"code": "too_large", "message": too_large(limit)}}
+            await JSONResponse(content, 413)(scope, receive, send)
             return
         received = 0
 
-        async def counted() -> Message:
+        async def counting_receive() -> Message:
             nonlocal received
             message = await receive()
             received += len(message.get("body", b""))
@@ -45,9 +44,12 @@ class BodyLimit:
                 raise HTTPException(413, too_large(limit))
             return message
 
-        await self.app(scope, counted, send)
+        await self.app(scope, counting_receive, send)
 
 
 def too_large(limit: int) -> str:
-    """Return what to say about a body over a limit in bytes."""
-    return f"The request is larger than {limit / SMALL_BODY:g} MiB. Send fewer or smaller files at a time."
+    """Return the message about a body over a limit in bytes."""
+    return (
+        f"The request is larger than {limit / SMALL_BODY:g} MiB. "
+        "Send fewer or smaller files at a time."
+    )
