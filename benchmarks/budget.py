@@ -1,8 +1,8 @@
 """Computes the least cost of a local step, a round and a task from the configurations alone.
 
-``python -m benchmarks.budget`` prints the tables of ``docs/performance.md``; ``--write
-docs/performance.md`` puts them between its marks; ``--measure`` also measures this machine's
-peaks and converts operations and bytes into time. Nothing is trained.
+``python -m benchmarks.budget`` prints the tables of ``docs/performance_reference.md``; ``--write
+docs/performance_reference.md`` puts them between its marks; ``--measure`` also measures this
+machine's peaks and converts operations and bytes into time. Nothing is trained.
 
 Formulae, with F the operations of one forward pass of one image, F_1 those of its first
 convolution, B the batch size:
