@@ -37,7 +37,6 @@ from torch import Tensor
 from benchmarks.measuring import table, tell
 from federation.aggregation.robust import RobustConfig
 from federation.aggregation.screening import parameter_norm
-from federation.aggregation.weight_tensors import parameters_of
 from federation.engines.sequential import SequentialEngine
 from federation.engines.simulated_hospitals import Hospitals, SimulatedHospitals
 from federation.experiment.config import ExperimentConfig
@@ -48,6 +47,7 @@ from federation.round import RoundConfig, RoundRecord, run_round
 from federation.server import ServerState, grow_for_new_classes, new_server
 from incremental.head import Weights
 from incremental.proxy import ProxyServer
+from incremental.weight_tensors import parameters_of
 from physical.batch import Batch
 from physical.protocol import generate_hospitals
 from twin.messages import Broadcast, GlobalModel, Observation, TwinUpdate

@@ -10,9 +10,9 @@ from hypothesis.extra import numpy as arrays
 from numpy.typing import NDArray
 
 from incremental.detection import (
-    EVERYTHING_IS_NEW,
-    FEWEST_OWN,
-    USUAL_LEVELS,
+    ENTROPY_WITHOUT_CLASSES,
+    MIN_OWN_IMAGES,
+    QUANTILE_LEVELS,
     DetectionConfig,
     Evidence,
     chance_distance,
@@ -62,9 +62,9 @@ def test_uniform_logits_over_3_classes_have_an_entropy_of_ln_3() -> None:
 
 
 def test_a_model_without_classes_makes_everything_new() -> None:
-    assert entropy(np.zeros((2, 0), np.float32)).tolist() == [EVERYTHING_IS_NEW] * 2
+    assert entropy(np.zeros((2, 0), np.float32)).tolist() == [ENTROPY_WITHOUT_CLASSES] * 2
     for config in (DetectionConfig(), CALIBRATED):
-        assert detect(Evidence(0, nats([EVERYTHING_IS_NEW]), NONE, NONE), config).signal
+        assert detect(Evidence(0, nats([ENTROPY_WITHOUT_CLASSES]), NONE, NONE), config).signal
         assert not detect(Evidence(0, NONE, NONE, NONE), config).signal
 
 
@@ -178,12 +178,12 @@ def test_a_small_shift_counts_for_nothing_however_many_images_show_it() -> None:
 
 def test_a_twin_without_a_history_uses_that_of_the_federation() -> None:
     new = nats(np.linspace(2.0, 2.2, 40))
-    usual = nats(np.quantile(np.linspace(0.1, 0.5, 100), USUAL_LEVELS))
+    usual = nats(np.quantile(np.linspace(0.1, 0.5, 100), QUANTILE_LEVELS))
     assert not detect(Evidence(10, new, NONE, NONE), CALIBRATED).signal
     assert detect(
         Evidence(10, new, NONE, NONE, usual_elsewhere=usual, images_elsewhere=100), CALIBRATED
     ).signal
-    for count, signal in ((FEWEST_OWN - 1, True), (FEWEST_OWN, False)):
+    for count, signal in ((MIN_OWN_IMAGES - 1, True), (MIN_OWN_IMAGES, False)):
         own = nats(np.linspace(2.0, 2.2, count))
         evidence = Evidence(10, new, NONE, own, usual_elsewhere=usual, images_elsewhere=100)
         assert detect(evidence, CALIBRATED).signal == signal
@@ -191,7 +191,7 @@ def test_a_twin_without_a_history_uses_that_of_the_federation() -> None:
 
 def test_the_federations_quantiles_of_the_same_distribution_alarm_nobody() -> None:
     rng = np.random.default_rng(3)
-    usual = nats(np.quantile(rng.gamma(2, 0.3, 400), USUAL_LEVELS))
+    usual = nats(np.quantile(rng.gamma(2, 0.3, 400), QUANTILE_LEVELS))
     fired = [
         detect(
             Evidence(

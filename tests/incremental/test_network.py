@@ -15,7 +15,6 @@ from incremental.network import (
     initial_weights,
     resize,
     weights_of,
-    with_channels,
 )
 
 
@@ -159,9 +158,8 @@ def test_a_network_that_cannot_be_is_refused(wrong: dict[str, Any], message: str
         NetworkConfig(**wrong)
 
 
-def test_a_configuration_can_be_had_for_other_channels(tiny_network: NetworkConfig) -> None:
-    grey = with_channels(tiny_network, 1)
-    assert grey == replace(tiny_network, channels=1)
+def test_a_network_can_be_built_for_grey_images(tiny_network: NetworkConfig) -> None:
+    grey = replace(tiny_network, channels=1)
     assert IncrementalNetwork(grey, 2)(images_of(channels=1)).logits.shape == (4, 2)
 
 

@@ -16,7 +16,7 @@ from incremental.model_file import ModelError, load_model, save_model
 from incremental.model_store import artifact_location, check_uri, open_store
 from incremental.network import NetworkConfig, initial_weights
 from incremental.prediction import as_tensor, predict
-from incremental.registry import ModelRegistry, RegistryError, objection
+from incremental.registry import ModelRegistry, RegistryError, refusal_reason
 from physical.batch import Batch
 
 ORGANS = ("liver", "spleen", "heart", "bladder")
@@ -118,7 +118,7 @@ def test_champion_must_know_all_its_predecessor_knew_and_be_good_enough(
     least: float,
     expected: str | None,
 ) -> None:
-    assert objection(names, accuracy, champion, least) == expected
+    assert refusal_reason(names, accuracy, champion, least) == expected
 
 
 def test_version_carries_the_facts_of_its_manifest(

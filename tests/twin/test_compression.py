@@ -9,11 +9,11 @@ from torch import Generator, Tensor
 
 from incremental.head import grow_head
 from incremental.network import NetworkConfig, initial_weights
+from incremental.weight_tensors import parameters_of
 from twin.compression import (
     CompressionConfig,
     CompressionError,
     PackedWeights,
-    moved_names,
     pack,
     unpack,
 )
@@ -42,7 +42,7 @@ def moved(reference: dict[str, Tensor], seed: int, size: float = 0.1) -> dict[st
 
 
 def changes(weights: dict[str, Tensor], reference: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: weights[name] - reference[name] for name in moved_names(reference)}
+    return {name: weights[name] - reference[name] for name in parameters_of(reference)}
 
 
 def same(one: dict[str, Any], other: dict[str, Any]) -> bool:
@@ -64,7 +64,7 @@ def test_what_training_moves_are_floating_tensors_without_statistics_of_batch_no
     None
 ):
     reference = some_weights()
-    names = moved_names(reference)
+    names = sorted(parameters_of(reference))
     assert list(names) == sorted(names)
     assert {name for name in reference if name not in names} == {
         name
@@ -79,7 +79,7 @@ def test_statistics_and_counters_travel_exactly(kind: Any, feedback: bool) -> No
     weights = moved(reference, 1, size=1e6)
     seen, _, packed = go(weights, reference, CompressionConfig(kind, error_feedback=feedback))
     assert seen.keys() == reference.keys()
-    for name in reference.keys() - set(moved_names(reference)):
+    for name in reference.keys() - set(parameters_of(reference)):
         assert torch.equal(seen[name], weights[name]) and torch.equal(
             packed.tensors[f"exact/{name}"], weights[name]
         )
@@ -204,7 +204,7 @@ def test_what_was_sent_and_the_last_residual_are_the_sum_of_all_true_changes(kin
     reference, residual = some_weights(), {}  # type: ignore[var-annotated]  # any
     sent = {
         name: torch.zeros_like(reference[name], dtype=torch.float64)
-        for name in moved_names(reference)
+        for name in parameters_of(reference)
     }
     true = {name: torch.zeros_like(each) for name, each in sent.items()}
     for turn in range(12):
@@ -257,7 +257,7 @@ def test_a_residual_of_another_network_is_one_clear_error() -> None:
     reference = some_weights()
     for residual in (
         {"head.bias": torch.zeros(3)},
-        {name: torch.zeros(1) for name in moved_names(reference)},
+        {name: torch.zeros(1) for name in parameters_of(reference)},
     ):
         with pytest.raises(CompressionError, match="belongs to another network"):
             pack(reference, reference, CompressionConfig("int8"), residual, generator())
@@ -305,7 +305,7 @@ def test_packing_is_repeatable_and_changes_nothing_it_was_given(kind: Any, feedb
 
 def test_bytes_are_a_half_a_quarter_and_six_bytes_for_each_change_that_is_sent() -> None:
     reference = some_weights()
-    count = sum(reference[name].numel() for name in moved_names(reference))
+    count = sum(reference[name].numel() for name in parameters_of(reference))
     sizes = {}
     for kind in KINDS:
         packed, _ = pack(

@@ -18,10 +18,10 @@ from physical.batch import Batch
 from physical.hospital import Arrival, Hospital
 from twin.config import TwinSetting
 from twin.messages import Observation, TwinUpdate
-from twin.privacy.accounting import check_fits, check_noise_is_secret
+from twin.privacy.accounting import check_guarantee, check_noise_is_secret
 from twin.privacy.differential_privacy import PrivacyError, PrivacySpent, UpdateNoise, epsilon_of
 from twin.privacy.private_training import PrivateTraining
-from twin.privacy.update_release import OutgoingConfig
+from twin.privacy.update_release import UpdateReleaseConfig
 from twin.twin import DigitalTwin
 
 METHOD = FedAvg(memory=True)
@@ -50,7 +50,7 @@ def private(setting: TwinSetting, **changes: Any) -> TwinSetting:
 
 
 def noisy(setting: TwinSetting, **changes: Any) -> TwinSetting:
-    return replace(setting, outgoing=OutgoingConfig(noise=replace(NOISE, **changes)))
+    return replace(setting, outgoing=UpdateReleaseConfig(noise=replace(NOISE, **changes)))
 
 
 @dataclass
@@ -250,7 +250,7 @@ def test_a_setting_in_which_something_would_leave_unprotected_is_refused(
 ) -> None:
     setting = protect(bare)
     with pytest.raises(PrivacyError) as caught:
-        check_fits(
+        check_guarantee(
             replace(bare.network, norm=norm), setting.training, setting.outgoing.noise, method
         )
     assert all(message in str(caught.value) for message in messages)
@@ -270,8 +270,8 @@ def test_a_setting_that_protects_all_that_leaves_is_taken(
     bare: TwinSetting, method: object
 ) -> None:
     for setting in (bare, private(bare), noisy(bare)):
-        check_fits(bare.network, setting.training, setting.outgoing.noise, method)
-    check_fits(
+        check_guarantee(bare.network, setting.training, setting.outgoing.noise, method)
+    check_guarantee(
         bare.network, bare.training, NOISE, FedProx()
     )  # noise on the whole update asks nothing of the loss
 

@@ -13,10 +13,10 @@ from twin.privacy.differential_privacy import (
     PrivacyError,
     PrivacySpent,
     UpdateNoise,
-    after_going_back,
+    account_after_restore,
+    add_cost,
     clip_and_noise,
     epsilon_of,
-    spend,
 )
 
 DELTA = 1e-5
@@ -147,9 +147,9 @@ def test_equal_uses_are_counted_together_whatever_came_between() -> None:
     first, other = PrivacySpent(1.0, 0.1, 40, True), PrivacySpent(1.0, 0.2, 20, True)
     account: tuple[PrivacySpent, ...] = ()
     for cost in (first, other, first):
-        account = spend(account, cost)
+        account = add_cost(account, cost)
     assert account == (PrivacySpent(1.0, 0.1, 80, True), other)
-    assert spend(account, PrivacySpent(1.0, 0.2, 1, False)) == (
+    assert add_cost(account, PrivacySpent(1.0, 0.2, 1, False)) == (
         *account,
         PrivacySpent(1.0, 0.2, 1, False),
     )
@@ -250,9 +250,12 @@ def test_an_update_is_counted_by_how_far_apart_two_data_sets_of_a_hospital_can_b
 def test_going_back_takes_back_what_can_be_released_again_bit_for_bit_and_nothing_else() -> None:
     seeded, system = PrivacySpent(1.0, 0.1, 10, True), PrivacySpent(1.0, 0.1, 10, False)
     newest = (PrivacySpent(1.0, 0.1, 20, True), PrivacySpent(1.0, 0.1, 20, False))
-    assert after_going_back((seeded, system), newest) == (seeded, PrivacySpent(1.0, 0.1, 20, False))
-    assert after_going_back((), newest) == (newest[1],)
-    assert after_going_back(newest, newest) == newest
+    assert account_after_restore((seeded, system), newest) == (
+        seeded,
+        PrivacySpent(1.0, 0.1, 20, False),
+    )
+    assert account_after_restore((), newest) == (newest[1],)
+    assert account_after_restore(newest, newest) == newest
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ from twin.batches import TrainingBatch
 from twin.local_training import TrainingConfig, train_locally
 from twin.objective import LocalContext, Terms
 from twin.privacy.differential_privacy import PrivacyError, PrivacySpent
-from twin.privacy.noise import Seeded
+from twin.privacy.noise import SeededSource
 from twin.privacy.private_training import (
     PrivateTraining,
     per_image_gradients,
@@ -173,7 +173,7 @@ def test_a_step_goes_along_the_mean_of_clipped_gradients(
     before = [each.detach().clone() for each in network.parameters()]
     optimiser = torch.optim.SGD(network.parameters(), lr=1.0)
     with per_image_gradients(network):
-        dp = private_optimiser(optimiser, 0.0, limit, 20.0, Seeded(torch.Generator()))
+        dp = private_optimiser(optimiser, 0.0, limit, 20.0, SeededSource(torch.Generator()))
         terms = terms_at(network, data)(torch.arange(24))
         with pytest.warns(UserWarning, match="Full backward hook is firing"):
             torch.stack(list(terms.values())).sum().backward()

@@ -31,12 +31,12 @@ from twin.messages import Broadcast, TwinUpdate, num_bytes
 from twin.objective import LocalContext
 from twin.privacy.differential_privacy import UpdateNoise, clip_and_noise
 from twin.privacy.update_release import (
-    OutgoingConfig,
+    UpdateReleaseConfig,
     generator_for,
     kept_by_method,
     kept_by_twin,
-    outgoing,
-    unpacked,
+    release_update,
+    unpack_update,
 )
 from twin.privacy.upload_policy import UploadForbidden, UploadPolicy
 from twin.state import TwinState
@@ -50,7 +50,7 @@ RESIDUAL = "outgoing/residual/"
 def compressed(
     hospitals: SimulatedHospitals, kind: Any, feedback: bool = True, share: float = 0.1
 ) -> SimulatedHospitals:
-    config = OutgoingConfig(CompressionConfig(kind, share, feedback))
+    config = UpdateReleaseConfig(CompressionConfig(kind, share, feedback))
     return replace(hospitals, setting=replace(hospitals.setting, outgoing=config))
 
 
@@ -110,19 +110,19 @@ EMPTY = TwinState(ExemplarMemory(0))
 
 
 def leave(
-    config: OutgoingConfig,
+    config: UpdateReleaseConfig,
     weights: dict[str, Tensor] = LOCAL,
     state: TwinState = EMPTY,
     policy: UploadPolicy | None = None,
     **changes: Any,
 ) -> tuple[Any, ...]:
-    return outgoing(
+    return release_update(
         an_update(weights, **changes), BROADCAST, config, state, policy or UploadPolicy(), FedAvg()
     )
 
 
 def test_without_any_wish_an_update_leaves_untouched() -> None:
-    update, state = leave(OutgoingConfig())
+    update, state = leave(UpdateReleaseConfig())
     assert update.weights is LOCAL and update.packed is None and state is EMPTY
     assert update.num_bytes == num_bytes(LOCAL) == 20
 
@@ -139,7 +139,7 @@ def test_the_default_is_no_compression_bit_for_bit(tiny_hospitals: SimulatedHosp
 def test_what_travels_unpacks_to_the_weights_of_the_update(
     kind: Any, tiny_batch: Batch, tiny_setting: TwinSetting
 ) -> None:
-    setting = replace(tiny_setting, outgoing=OutgoingConfig(CompressionConfig(kind)))
+    setting = replace(tiny_setting, outgoing=UpdateReleaseConfig(CompressionConfig(kind)))
     _, _, true = trained(tiny_batch, tiny_setting)
     twin, broadcast, update = trained(tiny_batch, setting)
     assert same(unpack(update.packed, broadcast.weights), update.weights)
@@ -153,13 +153,15 @@ def test_what_travels_unpacks_to_the_weights_of_the_update(
 def test_a_receiver_to_whom_only_the_packed_form_travelled_gets_the_same_bits(
     kind: Any, tiny_batch: Batch, tiny_setting: TwinSetting
 ) -> None:
-    setting = replace(tiny_setting, outgoing=OutgoingConfig(CompressionConfig(kind)))
+    setting = replace(tiny_setting, outgoing=UpdateReleaseConfig(CompressionConfig(kind)))
     _, broadcast, update = trained(tiny_batch, setting)
-    assert same(unpacked(replace(update, weights={}), broadcast.weights).weights, update.weights)
+    assert same(
+        unpack_update(replace(update, weights={}), broadcast.weights).weights, update.weights
+    )
     plain = replace(update, packed=None)
-    assert unpacked(plain, broadcast.weights) is plain
+    assert unpack_update(plain, broadcast.weights) is plain
     with pytest.raises(CompressionError):
-        unpacked(replace(update, packed=PackedWeights("int8", {})), broadcast.weights)
+        unpack_update(replace(update, packed=PackedWeights("int8", {})), broadcast.weights)
 
 
 @pytest.mark.parametrize(("kind", "most"), [("float16", 0.52), ("int8", 0.35), ("top_k", 0.18)])
@@ -224,8 +226,8 @@ def test_each_round_adds_what_the_last_one_left_out(
     feedback: bool, tiny_batch: Batch, tiny_setting: TwinSetting
 ) -> None:
     config = CompressionConfig("top_k", 0.05, feedback)
-    first, state = leave(OutgoingConfig(config))
-    second, _ = leave(OutgoingConfig(config), state=state)
+    first, state = leave(UpdateReleaseConfig(config))
+    second, _ = leave(UpdateReleaseConfig(config), state=state)
     expected, left = pack(LOCAL, REFERENCE, config, {}, torch.Generator())
     again, _ = pack(LOCAL, REFERENCE, config, left, torch.Generator())
     assert same(first.packed.tensors, cast(Any, expected.tensors)) and same(
@@ -239,11 +241,13 @@ def test_each_round_adds_what_the_last_one_left_out(
 
 def test_turning_error_feedback_off_forgets_residuals_and_keeps_the_methods_tensors() -> None:
     _, state = leave(
-        OutgoingConfig(CompressionConfig("int8")),
+        UpdateReleaseConfig(CompressionConfig("int8")),
         state=replace(EMPTY, kept={"control/head.bias": torch.ones(1)}),
     )
     assert residuals(state)
-    _, after = leave(OutgoingConfig(CompressionConfig("int8", error_feedback=False)), state=state)
+    _, after = leave(
+        UpdateReleaseConfig(CompressionConfig("int8", error_feedback=False)), state=state
+    )
     assert after.kept.keys() == {"control/head.bias"}
 
 
@@ -251,7 +255,7 @@ def test_a_model_that_is_not_finite_is_not_packed_so_that_the_screen_can_say_why
     tiny_hospitals: SimulatedHospitals,
 ) -> None:
     broken = {**LOCAL, "head.bias": torch.tensor([torch.nan])}
-    update, state = leave(OutgoingConfig(CompressionConfig("int8")), weights=broken)
+    update, state = leave(UpdateReleaseConfig(CompressionConfig("int8")), weights=broken)
     assert update.packed is None and update.weights is broken and state is EMPTY
     wild = replace(
         tiny_hospitals,
@@ -271,14 +275,14 @@ def test_a_model_that_is_not_finite_is_not_packed_so_that_the_screen_can_say_why
 
 def test_noise_comes_before_compression_and_has_a_stream_of_its_own() -> None:
     noise = UpdateNoise(clip_norm=1.0, noise_multiplier=0.5)
-    noisy, _ = leave(OutgoingConfig(noise=noise))
+    noisy, _ = leave(UpdateReleaseConfig(noise=noise))
     assert same(
         noisy.weights,
         clip_and_noise(
             LOCAL, REFERENCE, noise, generator_for(BROADCAST.seed, "noise of the update")
         ),
     )
-    both, _ = leave(OutgoingConfig(CompressionConfig("float16"), noise))
+    both, _ = leave(UpdateReleaseConfig(CompressionConfig("float16"), noise))
     expected, _ = pack(
         noisy.weights, REFERENCE, CompressionConfig("float16"), {}, torch.Generator()
     )
@@ -302,7 +306,7 @@ def test_noise_comes_before_compression_and_has_a_stream_of_its_own() -> None:
 
 
 def test_the_policy_is_asked_before_anything_else_happens() -> None:
-    config, policy = OutgoingConfig(CompressionConfig("int8")), UploadPolicy(("class_counts",))
+    config, policy = UpdateReleaseConfig(CompressionConfig("int8")), UploadPolicy(("class_counts",))
     with pytest.raises(UploadForbidden):
         leave(config, policy=policy, upload={"secret": torch.zeros(1)})
     update, _ = leave(config, policy=policy)

@@ -96,7 +96,7 @@ def test_what_a_method_uploads_is_what_it_declares(
     sent = {
         tensor.partition("/")[0] for upload in uploads_of(method, gentle_ward) for tensor in upload
     }
-    assert sent == set(method.upload_kinds.of)
+    assert sent == set(method.upload_kinds.by_tensor)
     assert bool(sent) == bool(method.uploads)
 
 
@@ -117,8 +117,8 @@ def test_each_declared_kind_is_a_word_that_a_hospital_can_forbid_and_each_way_ou
     for kind in declared.all():
         with pytest.raises(UploadForbidden):
             check_method(SENDING.get(name) or METHODS[name](), UploadPolicy((kind,)))
-    if declared.unless:
-        setting = declared.unless.partition(":")[0]
+    if declared.avoided_by:
+        setting = declared.avoided_by.partition(":")[0]
         assert setting in METHODS[name].__dataclass_fields__  # type: ignore[attr-defined]  # looked up where it is used
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from twin.messages import TwinUpdate
 from twin.secure_sum.fixed_point import RESOLUTION, change_of, decode, encode
 from twin.secure_sum.mask_keys import long_term_key, mask_stream
-from twin.secure_sum.mask_messages import Masked, Member, Opened, Opening, Roster, Sealed
+from twin.secure_sum.mask_messages import Masked, Member, OpenReply, OpenRequest, Roster, Sealed
 from twin.secure_sum.masking import Masker, MaskingConfig, MaskingError  # type: ignore[attr-defined]  # looked up where it is used
 
 pytest.importorskip("cryptography", reason="the keys are those of the extra package cryptography")
@@ -147,7 +147,7 @@ def test_a_masked_vector_is_that_of_the_equations_written_out() -> None:
     total = sum(each.num_images for each in sealed.values())
     for number, name in enumerate(NAMES):
         vector = maskers[name].mask(roster).vector
-        seed = maskers[name].open(Opening(5, roster.digest)).seed
+        seed = maskers[name].open(OpenRequest(5, roster.digest)).seed
         floats = [
             (update_of(name, number).weights[key].double() - GLOBAL[key].double()).flatten()
             for key in ("head.bias", "head.weight")
@@ -188,7 +188,7 @@ def test_masks_cancel_exactly_and_the_sum_is_the_weighted_mean_within_the_resolu
     maskers, sealed = sealed_ward()
     roster = roster_of(sealed, mean=mean)
     masked = [masker.mask(roster) for masker in maskers.values()]
-    seeds = [masker.open(Opening(5, roster.digest)).seed for masker in maskers.values()]
+    seeds = [masker.open(OpenRequest(5, roster.digest)).seed for masker in maskers.values()]
     counts = [sealed[name].num_images if mean == "by_images" else 1 for name in NAMES]
     changes = [
         change_of(update_of(name, number).weights, GLOBAL) for number, name in enumerate(NAMES)
@@ -225,7 +225,7 @@ def test_a_single_vector_looks_uniform_where_the_share_itself_does_not() -> None
     }
     roster = roster_of(sealed)
     masked = {name: maskers[name].mask(roster) for name in NAMES}
-    seeds = {name: maskers[name].open(Opening(0, roster.digest)).seed for name in NAMES}
+    seeds = {name: maskers[name].open(OpenRequest(0, roster.digest)).seed for name in NAMES}
     assert not looks_random(encode(change_of(moved, big), 10, 40))
     for name in NAMES:
         assert looks_random(summed([masked[name]]))
@@ -249,13 +249,13 @@ def test_the_vectors_of_a_roster_that_was_given_up_stay_noise_even_when_the_late
     whole, smaller = roster_of(sealed), roster_of(sealed, NAMES[:3])
     given_up = [masker.mask(whole) for masker in maskers.values()]  # that of west comes late
     again = [maskers[name].mask(smaller) for name in NAMES[:3]]
-    seeds = [maskers[name].open(Opening(5, smaller.digest)).seed for name in NAMES[:3]]
+    seeds = [maskers[name].open(OpenRequest(5, smaller.digest)).seed for name in NAMES[:3]]
     assert not looks_random(summed(again, seeds))
     assert looks_random(summed(given_up))
     assert looks_random(summed(given_up, seeds))
     for name in NAMES[:3]:
         with pytest.raises(MaskingError, match="has opened it already"):
-            maskers[name].open(Opening(5, whole.digest))
+            maskers[name].open(OpenRequest(5, whole.digest))
 
 
 def test_masks_of_two_rosters_have_nothing_in_common() -> None:
@@ -276,7 +276,7 @@ def test_nothing_is_held_after_a_round() -> None:
     maskers, sealed = sealed_ward()
     roster = roster_of(sealed)
     maskers["north"].mask(roster)
-    maskers["north"].open(Opening(5, roster.digest))
+    maskers["north"].open(OpenRequest(5, roster.digest))
     assert maskers["north"]._held is None
 
 
@@ -343,7 +343,7 @@ def test_a_hospital_refuses_a_roster_before_it_has_trained_and_after_it_has_open
     with pytest.raises(MaskingError, match="holds no update"):
         Masker("north").mask(roster)
     maskers["north"].mask(roster)
-    maskers["north"].open(Opening(5, roster.digest))
+    maskers["north"].open(OpenRequest(5, roster.digest))
     with pytest.raises(MaskingError, match="or has opened it already"):
         maskers["north"].mask(roster_of(sealed, NAMES[:3]))
 
@@ -367,18 +367,18 @@ def test_a_hospital_opens_what_it_masked_last_and_nothing_else() -> None:
     maskers, sealed = sealed_ward()
     whole, smaller = roster_of(sealed), roster_of(sealed, NAMES[:3])
     with pytest.raises(MaskingError, match="has masked nothing"):
-        maskers["north"].open(Opening(5, whole.digest))
+        maskers["north"].open(OpenRequest(5, whole.digest))
     maskers["north"].mask(whole)
     maskers["north"].mask(smaller)
-    for wrong in (Opening(5, whole.digest), Opening(4, smaller.digest)):
+    for wrong in (OpenRequest(5, whole.digest), OpenRequest(4, smaller.digest)):
         with pytest.raises(MaskingError, match="allowed: what it masked last"):
             maskers["north"].open(wrong)
-    assert maskers["north"].open(Opening(5, smaller.digest)).roster_digest == smaller.digest
+    assert maskers["north"].open(OpenRequest(5, smaller.digest)).roster_digest == smaller.digest
 
 
 def play(
     maskers: dict[str, Masker], names: tuple[str, ...], mean: Any = "by_images"
-) -> list[Opened]:
+) -> list[OpenReply]:
     sealed = {
         name: maskers[name].seal(update_of(name, number), GLOBAL)
         for number, name in enumerate(names)
@@ -386,7 +386,7 @@ def play(
     roster = roster_of(sealed, mean=mean)
     for name in names:
         maskers[name].mask(roster)
-    return [maskers[name].open(Opening(5, roster.digest)) for name in names]
+    return [maskers[name].open(OpenRequest(5, roster.digest)) for name in names]
 
 
 def test_a_round_that_is_repeated_is_opened_for_the_same_hospitals_alone() -> None:
@@ -414,7 +414,7 @@ def test_the_same_number_of_a_round_in_another_run_is_another_round() -> None:
     roster = roster_of(sealed)
     for name in NAMES[:3]:
         maskers[name].mask(roster)
-        maskers[name].open(Opening(5, roster.digest))
+        maskers[name].open(OpenRequest(5, roster.digest))
 
 
 def test_a_roster_of_an_earlier_round_is_no_use_in_a_later_one() -> None:
