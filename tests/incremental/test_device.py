@@ -36,7 +36,7 @@ def test_a_gpu_that_is_asked_for_and_is_not_there_is_an_error_that_says_what_to_
         pick_device("cuda")
 
 
-def test_new_tensors_are_born_on_the_device_while_the_context_is_open() -> None:
+def test_new_tensors_are_made_on_the_device_inside_the_context() -> None:
     with default_device(torch.device("meta")):
         assert torch.zeros(1).device.type == "meta"
     with default_device(CPU):

@@ -35,7 +35,7 @@ for size in (16, 28, 33, 56, 64, 100, 224):
 
 @pytest.mark.parametrize("width", [4, 8, 16, 20])
 @pytest.mark.parametrize("backbone", ["lenet", "resnet10", "resnet18"])
-def test_a_network_of_every_shape_trains_and_looks_without_a_crash(
+def test_a_network_of_every_shape_trains_and_infers_without_a_crash(
     backbone: str, width: int
 ) -> None:
     command = [sys.executable, "-c", PROGRAM, backbone, str(width)]

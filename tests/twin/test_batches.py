@@ -47,7 +47,7 @@ def test_an_epoch_has_every_image_once_in_batches_of_the_size_that_was_asked_for
 
 
 @pytest.mark.parametrize("augmentation", [STILL, AugmentationConfig()], ids=["still", "varied"])
-def test_what_a_stretch_is_asked_is_what_each_batch_would_have_been_asked(
+def test_cached_teacher_outputs_equal_those_of_each_batch_alone(
     augmentation: AugmentationConfig,
 ) -> None:
     looked = []
@@ -64,7 +64,7 @@ def test_what_a_stretch_is_asked_is_what_each_batch_would_have_been_asked(
     assert max(looked) <= IMAGES_AT_ONCE
 
 
-def test_still_images_are_shown_to_a_teacher_once_and_varied_ones_as_they_are_now() -> None:
+def test_unaugmented_images_are_shown_to_a_teacher_once_and_augmented_ones_in_every_epoch() -> None:
     for augmentation, looks in ((STILL, 600), (AugmentationConfig(), 1200)):
         looked: list[Any] = []
         source = batches(augmentation=augmentation)
@@ -76,7 +76,7 @@ def test_still_images_are_shown_to_a_teacher_once_and_varied_ones_as_they_are_no
         assert sum(looked) == looks
 
 
-def test_two_questions_are_two_and_a_batch_by_itself_is_asked_by_itself() -> None:
+def test_outputs_are_cached_by_name_and_a_batch_without_a_source_is_computed_alone() -> None:
     source = CachedImages(lambda: (torch.ones(4, 1, 2, 2), torch.arange(4)))
     batch = TrainingBatch(torch.ones(2, 1, 2, 2), torch.arange(2), source, torch.tensor([3, 1]))
     assert [
@@ -103,7 +103,7 @@ def test_the_draws_follow_from_the_seed() -> None:
     assert not torch.equal(drawn(1), drawn(2))
 
 
-def test_a_batch_that_is_asked_for_by_places_has_those_images() -> None:
+def test_a_batch_of_given_indices_has_those_images() -> None:
     source = batches()
     chosen = torch.tensor([5, 2, 400])
     batch = source.at(chosen)
