@@ -5,9 +5,7 @@ from math import exp
 import torch
 from torch import Tensor
 
-from twin.losses import (
-    HeadLoss,
-)
+from twin.losses import HeadLoss
 
 B, C, OLD = 6, 5, 3
 HEADS: tuple[HeadLoss, ...] = ("bce", "ce")

@@ -4,13 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.twin.loss_examples import HEADS, LOGITS, ROWS, B, C, sigmoid, softmax
-from twin.losses import (
-    HeadLoss,
-    Weighting,
-    adaptive_weights,
-    classification,
-    gradient_magnitude,
-)
+from twin.losses import HeadLoss, Weighting, adaptive_weights, classification, gradient_magnitude
 
 WEIGHTINGS: tuple[Weighting, ...] = ("paper_per_task", "lga_cumulative_clamped", "none")
 

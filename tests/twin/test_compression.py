@@ -18,11 +18,7 @@ from tests.twin.packed_examples import (
     same,
     some_weights,
 )
-from twin.compression import (
-    CompressionConfig,
-    pack,
-    unpack,
-)
+from twin.compression import CompressionConfig, pack, unpack
 
 
 def test_parameters_are_floating_tensors_without_statistics_of_batch_normalisation() -> None:

@@ -9,9 +9,7 @@ from tests.twin.packed_examples import (
     same,
     some_weights,
 )
-from twin.compression import (
-    CompressionConfig,
-)
+from twin.compression import CompressionConfig
 
 
 def test_int8_with_error_feedback_rounds_to_the_nearest_step_of_each_output_channel() -> None:

@@ -5,13 +5,7 @@ import torch
 
 from incremental.weight_tensors import parameters_of
 from tests.twin.packed_examples import generator, moved, some_weights
-from twin.compression import (
-    CompressionConfig,
-    CompressionError,
-    PackedWeights,
-    pack,
-    unpack,
-)
+from twin.compression import CompressionConfig, CompressionError, PackedWeights, pack, unpack
 
 
 def test_a_residual_of_another_network_is_one_clear_error() -> None:

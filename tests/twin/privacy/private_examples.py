@@ -8,18 +8,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from incremental.network import (
-    IncrementalNetwork,
-    NetworkConfig,
-    weights_of,
-)
+from incremental.network import IncrementalNetwork, NetworkConfig, weights_of
 from physical.transforms import AugmentationConfig, to_unit
 from twin.batches import TrainingBatch
 from twin.local_training import TrainingConfig, train_locally
 from twin.objective import LocalContext, Terms
-from twin.privacy.private_training import (
-    PrivateTraining,
-)
+from twin.privacy.private_training import PrivateTraining
 
 OFF = AugmentationConfig(crop_padding_pixels=0, brightness=0.0)
 NETWORKS = {

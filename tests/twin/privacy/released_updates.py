@@ -12,9 +12,7 @@ from federation.round import RoundConfig, run_round
 from federation.server import new_server
 from incremental.proxy import ProxyConfig, ProxyServer
 from twin.compression import CompressionConfig
-from twin.privacy.update_release import (
-    UpdateReleaseConfig,
-)
+from twin.privacy.update_release import UpdateReleaseConfig
 from twin.state import TwinState
 
 RESIDUAL = "outgoing/residual/"

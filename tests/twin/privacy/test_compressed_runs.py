@@ -23,10 +23,7 @@ from tests.twin.privacy.released_updates import RESIDUAL, compressed, play, resi
 from twin.compression import CompressionConfig, CompressionError, PackedWeights, unpack
 from twin.config import TwinSetting
 from twin.messages import Broadcast, num_bytes
-from twin.privacy.update_release import (
-    UpdateReleaseConfig,
-    unpack_update,
-)
+from twin.privacy.update_release import UpdateReleaseConfig, unpack_update
 from twin.twin import DigitalTwin
 
 CONFIGS = Path(__file__).parents[3] / "hospital_configs"

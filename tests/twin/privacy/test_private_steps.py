@@ -6,11 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from incremental.network import (
-    IncrementalNetwork,
-    build_network,
-    weights_of,
-)
+from incremental.network import IncrementalNetwork, build_network, weights_of
 from physical.transforms import to_unit
 from tests.twin.privacy.private_examples import terms_at, train
 from twin.objective import Terms

@@ -36,7 +36,7 @@ def update_of(name: str, number: int = 0, round_number: int = 5) -> TwinUpdate:
     )
 
 
-def sealed_ward(
+def sealed_hospitals(
     names: tuple[str, ...] = NAMES,
     round_number: int = 5,
     make: Callable[..., Any] | type[Any] = Masker,

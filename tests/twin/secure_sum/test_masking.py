@@ -16,7 +16,7 @@ from tests.twin.secure_sum.masked_rounds import (
     GLOBAL,
     NAMES,
     roster_of,
-    sealed_ward,
+    sealed_hospitals,
     update_of,
 )
 from twin.messages import TwinUpdate
@@ -98,7 +98,7 @@ def chacha(key: bytes, length: int) -> list[int]:
 
 
 def test_a_masked_vector_equals_the_equations_written_out() -> None:
-    maskers, sealed = sealed_ward()
+    maskers, sealed = sealed_hospitals()
     secrets = {
         name: masker._held.private_key.private_bytes_raw() for name, masker in maskers.items()
     }
@@ -144,7 +144,7 @@ def test_a_masked_vector_equals_the_equations_written_out() -> None:
 def test_masks_cancel_exactly_and_the_sum_is_the_weighted_mean_within_the_resolution(
     mean: Any,
 ) -> None:
-    maskers, sealed = sealed_ward()
+    maskers, sealed = sealed_hospitals()
     roster = roster_of(sealed, mean=mean)
     masked = [masker.mask(roster) for masker in maskers.values()]
     seeds = [masker.open(OpenRequest(5, roster.digest)).seed for masker in maskers.values()]
@@ -204,7 +204,7 @@ def test_a_single_vector_looks_uniform_where_the_share_itself_does_not() -> None
 def test_the_vectors_of_a_roster_that_was_given_up_stay_noise_even_when_the_late_one_comes() -> (
     None
 ):
-    maskers, sealed = sealed_ward()
+    maskers, sealed = sealed_hospitals()
     whole, smaller = roster_of(sealed), roster_of(sealed, NAMES[:3])
     given_up = [masker.mask(whole) for masker in maskers.values()]  # that of west comes late
     again = [maskers[name].mask(smaller) for name in NAMES[:3]]
@@ -218,7 +218,7 @@ def test_the_vectors_of_a_roster_that_was_given_up_stay_noise_even_when_the_late
 
 
 def test_masks_of_two_rosters_have_nothing_in_common() -> None:
-    maskers, sealed = sealed_ward()
+    maskers, sealed = sealed_hospitals()
     first, second = (
         maskers["north"].mask(roster_of(sealed, names)) for names in (NAMES, NAMES[:3])
     )
@@ -232,7 +232,7 @@ def test_each_round_has_a_key_pair_of_its_own_and_forgets_the_last() -> None:
 
 
 def test_nothing_is_held_after_a_round() -> None:
-    maskers, sealed = sealed_ward()
+    maskers, sealed = sealed_hospitals()
     roster = roster_of(sealed)
     maskers["north"].mask(roster)
     maskers["north"].open(OpenRequest(5, roster.digest))
@@ -240,7 +240,7 @@ def test_nothing_is_held_after_a_round() -> None:
 
 
 def test_the_held_update_and_its_secrets_are_not_in_the_repr() -> None:
-    maskers, sealed = sealed_ward()
+    maskers, sealed = sealed_hospitals()
     maskers["north"].mask(roster_of(sealed))
     shown = repr(maskers["north"]._held)
     assert "PrivateKey" not in shown and "change" not in shown and "seed" not in shown
@@ -279,7 +279,7 @@ def test_an_update_that_cannot_be_summed_is_not_sealed_and_nothing_is_held(
 
 
 def test_what_crosses_the_wall_holds_no_update_and_no_secret() -> None:
-    maskers, sealed = sealed_ward()
+    maskers, sealed = sealed_hospitals()
     roster = roster_of(sealed)
     masked = maskers["north"].mask(roster)
     assert [

@@ -3,7 +3,13 @@ from typing import Any
 
 import pytest
 
-from tests.twin.secure_sum.masked_rounds import GLOBAL, NAMES, roster_of, sealed_ward, update_of
+from tests.twin.secure_sum.masked_rounds import (
+    GLOBAL,
+    NAMES,
+    roster_of,
+    sealed_hospitals,
+    update_of,
+)
 from twin.secure_sum.mask_keys import long_term_key
 from twin.secure_sum.masking import Masker, MaskingConfig, MaskingError  # type: ignore[attr-defined]  # looked up where it is used
 
@@ -13,7 +19,7 @@ def pinned_ward(
 ) -> tuple[Any, ...]:
     identities = identities or {name: long_term_key() for name in NAMES}
     keys = pinned or {name: public for name, (_, public) in identities.items()}
-    return sealed_ward(
+    return sealed_hospitals(
         make=lambda name: Masker(name, MaskingConfig(pinned_keys=keys), identities[name][0])
     )
 
@@ -26,7 +32,7 @@ def test_pinned_keys_let_the_hospitals_through_that_signed() -> None:
 
 def test_pinned_keys_detect_a_server_that_replaces_keys() -> None:
     maskers, sealed = pinned_ward()
-    _, unsigned = sealed_ward()
+    _, unsigned = sealed_hospitals()
     _, by_another = pinned_ward()
     for middle in (
         unsigned["east"],

@@ -3,7 +3,13 @@ from typing import Any
 
 import pytest
 
-from tests.twin.secure_sum.masked_rounds import GLOBAL, NAMES, roster_of, sealed_ward, update_of
+from tests.twin.secure_sum.masked_rounds import (
+    GLOBAL,
+    NAMES,
+    roster_of,
+    sealed_hospitals,
+    update_of,
+)
 from twin.secure_sum.mask_messages import OpenReply, OpenRequest, Roster
 from twin.secure_sum.masking import Masker, MaskingError  # type: ignore[attr-defined]  # looked up where it is used
 
@@ -53,13 +59,13 @@ WRONG_ROSTERS = {
 @pytest.mark.parametrize("what", WRONG_ROSTERS)
 def test_a_hospital_refuses_a_wrong_roster(what: str) -> None:
     spoil, message = WRONG_ROSTERS[what]
-    maskers, sealed = sealed_ward()
+    maskers, sealed = sealed_hospitals()
     with pytest.raises(MaskingError, match=message):
         maskers["north"].mask(spoil(roster_of(sealed)))
 
 
 def test_a_hospital_refuses_a_roster_before_it_has_trained_and_after_it_has_opened() -> None:
-    maskers, sealed = sealed_ward()
+    maskers, sealed = sealed_hospitals()
     roster = roster_of(sealed)
     with pytest.raises(MaskingError, match="holds no update"):
         Masker("north").mask(roster)
@@ -70,8 +76,8 @@ def test_a_hospital_refuses_a_roster_before_it_has_trained_and_after_it_has_open
 
 
 def test_a_second_roster_must_be_a_part_of_the_first() -> None:
-    _, others = sealed_ward((*NAMES, "centre"))
-    maskers, sealed = sealed_ward()
+    _, others = sealed_hospitals((*NAMES, "centre"))
+    maskers, sealed = sealed_hospitals()
     first = roster_of(sealed, NAMES)
     maskers["north"].mask(first)
     larger = replace(
@@ -85,7 +91,7 @@ def test_a_second_roster_must_be_a_part_of_the_first() -> None:
 
 
 def test_a_hospital_opens_what_it_masked_last_and_nothing_else() -> None:
-    maskers, sealed = sealed_ward()
+    maskers, sealed = sealed_hospitals()
     whole, smaller = roster_of(sealed), roster_of(sealed, NAMES[:3])
     with pytest.raises(MaskingError, match="has masked nothing"):
         maskers["north"].open(OpenRequest(5, whole.digest))
@@ -139,7 +145,7 @@ def test_the_same_number_of_a_round_in_another_run_is_another_round() -> None:
 
 
 def test_a_roster_of_an_earlier_round_is_refused_in_a_later_one() -> None:
-    maskers, sealed = sealed_ward()
+    maskers, sealed = sealed_hospitals()
     replayed = roster_of(sealed)
     for number, name in enumerate(NAMES):
         maskers[name].seal(update_of(name, number, 6), GLOBAL)
