@@ -8,7 +8,7 @@ SECONDS ?= 1200
 OUT ?= runs/organa_demo-seed$(SEED)
 export PYTHONDONTWRITEBYTECODE := 1
 
-.PHONY: env demo console-demo test lint types contracts unit bench chaos clean help
+.PHONY: env demo console-demo test lint types contracts unit coverage bench chaos clean help
 
 help:            ## show this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -42,9 +42,11 @@ types: env       ## mypy strict
 contracts: env   ## import contracts
 	$(BIN)/lint-imports
 
-unit: env        ## pytest, and how much of the program it ran (lines and branches)
+unit: env        ## pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+
+coverage: env    ## pytest once more, and how much of the program it ran: lines and branches
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --cov --cov-report=
-	@echo "coverage of lines and branches, percent:"
 	$(BIN)/coverage report --format=total --fail-under=92
 
 bench: env       ## benchmarks/RESULTS.md: every benchmark on this machine, about a quarter of an hour on two idle cores

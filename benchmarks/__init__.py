@@ -1,4 +1,4 @@
-"""Small scripts that time one thing and print a ratio.
+"""Scripts that measure speed, memory, robustness and privacy; not part of the program.
 
-No part of the program, and nothing in them is a timed test.
+No test times anything.
 """

@@ -1,11 +1,8 @@
-"""FedKA's local step where as many twins train at once as there are cores, one thread each.
+"""Throughput of FedKA's local step with one single-threaded twin per core, all at once.
 
-For worker processes train them.
-
-``python -m benchmarks.at_once``: images per second of ours and of the plain reference
-(``benchmarks.local_step``), each one twin after the other with all threads, and a twin for each
-thread at once. A small network cannot keep two threads busy on one small batch; two twins can. The
-reference is given the same chance.
+``python -m benchmarks.at_once`` prints images per second of ours and of the plain reference
+(``benchmarks.local_step``). Each side runs one twin after the other with all threads, and one
+twin per thread at once. A small batch of a small network does not keep two threads busy.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -14,20 +11,28 @@ from multiprocessing.connection import Connection
 
 import torch.multiprocessing
 
-from benchmarks.local_step import NAMES, Case, case_parser, cases_of, material, our_step, plain_step
-from benchmarks.measuring import alternately, table, tell, use_threads
+from benchmarks.local_step import (
+    NAMES,
+    Case,
+    case_parser,
+    cases_of,
+    make_material,
+    our_step,
+    plain_step,
+)
+from benchmarks.measuring import print_progress, table, time_in_turns, use_threads
 
 SIDES = {"ours": our_step, "reference": plain_step}
 
 
 @contextmanager
-def crew(side: str, case: Case, size: int) -> Iterator[Callable[[], None]]:
-    """Give a call in which this many single-threaded processes do a timing's work at once.
+def parallel_workers(side: str, case: Case, size: int) -> Iterator[Callable[[], None]]:
+    """Yield a function that runs a timing's work in single-threaded processes at the same time.
 
     Args:
         side: Name in ``SIDES``.
-        case: What each of them does.
-        size: How many.
+        case: Work of each process.
+        size: Number of processes.
     """
     context = torch.multiprocessing.get_context("spawn")
     pipes, processes = [], []
@@ -45,7 +50,7 @@ def crew(side: str, case: Case, size: int) -> Iterator[Callable[[], None]]:
             pipe.recv()
 
     try:
-        work()  # the first answer comes when images are loaded and networks are built
+        work()  # returns when all processes have loaded images and built networks
         yield work
     finally:
         for process in processes:
@@ -55,7 +60,7 @@ def crew(side: str, case: Case, size: int) -> Iterator[Callable[[], None]]:
 
 def _work(side: str, case: Case, pipe: Connection) -> None:
     use_threads(1)
-    work = SIDES[side](case, material(case))
+    work = SIDES[side](case, make_material(case))
     while True:
         pipe.recv()
         work()
@@ -63,18 +68,19 @@ def _work(side: str, case: Case, pipe: Connection) -> None:
 
 
 def compare(case: Case, repeats: int, threads: int) -> list[str]:
-    """Return one row of the table."""
-    tell(f"at once: {case}")
+    """Return a case's row of the table."""
+    print_progress(f"at once: {case}")
     use_threads(threads)
-    given = material(case)
+    material = make_material(case)
     with ExitStack() as stack:
         works: dict[str, Callable[[], object]] = {
-            side: make(case, given) for side, make in SIDES.items()
+            side: make(case, material) for side, make in SIDES.items()
         }
         works |= {
-            f"{side}, at once": stack.enter_context(crew(side, case, threads)) for side in SIDES
+            f"{side}, at once": stack.enter_context(parallel_workers(side, case, threads))
+            for side in SIDES
         }
-        seconds = alternately(works, repeats)
+        seconds = time_in_turns(works, repeats)
     rates = {
         name: case.num_images * (threads if name.endswith("at once") else 1) / each
         for name, each in seconds.items()
@@ -92,7 +98,7 @@ def compare(case: Case, repeats: int, threads: int) -> list[str]:
 
 
 def headers(threads: int) -> Sequence[str]:
-    """Return the heads of the columns."""
+    """Return the column headers."""
     return (
         "network",
         "batch",
@@ -107,17 +113,17 @@ def headers(threads: int) -> Sequence[str]:
 
 def main(arguments: list[str] | None = None) -> None:
     """Print the table."""
-    given = case_parser(__doc__, thin=16).parse_args(arguments)
+    settings = case_parser(__doc__, thin=16).parse_args(arguments)
     print(
         table(
-            headers(given.threads),
-            [compare(case, given.repeats, given.threads) for case in cases_of(given)],
+            headers(settings.threads),
+            [compare(case, settings.repeats, settings.threads) for case in cases_of(settings)],
         )
     )
     print(
-        f"\nMedians of {given.repeats} turns, all four in turn; ours in {given.precision}. One "
-        f"after the other: {given.threads} threads "
-        "for one twin; at once: one thread for each of as many twins."
+        f"\nMedians of {settings.repeats} turns, all four in turn; ours in {settings.precision}. "
+        f"One after the other: {settings.threads} threads for one twin; "
+        "at once: one thread for each of as many twins."
     )
 
 

@@ -1,25 +1,24 @@
-"""The written budget.
+"""Computes the least cost of a local step, a round and a task from the configurations alone.
 
-What one local step, one round and one task must cost at the least, from the configurations alone.
+``python -m benchmarks.budget`` prints the tables of ``docs/performance.md``; ``--write
+docs/performance.md`` puts them between its marks; ``--measure`` also measures this machine's
+peaks and converts operations and bytes into time. Nothing is trained.
 
-``python -m benchmarks.budget`` prints the tables of ``docs/performance_reference.md``; ``--write
-docs/performance_reference.md`` puts them between its marks; ``--measure`` also measures this
-machine's peaks and turns operations and bytes into the time they would need. Nothing is trained.
+Formulae, with F the operations of one forward pass of one image, F_1 those of its first
+convolution, B the batch size:
 
-Formulae, with F the operations of one look at one image (forward), F_1 those of its first
-convolution, B the batch:
-
-* step: ``B (3 F - F_1 + F)``: forward, backward for weights and for maps (each as much as forward;
-  nobody needs the gradient of the images), and the teacher's forward.
-* round: twins of the pool x images that they look at x F, + training twins x epochs x images of a
-  twin x step / B, + proxy: test images of the prototypes x F; prototypes x steps x (perturbing: 3 F
-  - F_1; inverting: counted on the public network).
-* first round of a task: besides, every twin that goes on looks at all its images once for herding.
+* step: ``B (3 F - F_1 + F)``: forward; backward for weights and for maps, each as much as forward
+  except for the gradient of the images, which is not needed; the teacher's forward.
+* round: twins of the pool x images of an observation x F, + training twins x epochs x images of a
+  twin x step / B, + proxy server: test images of the prototypes x F; prototypes x steps x
+  (perturbation: 3 F - F_1; inversion: counted on the public network).
+* first round of a task: in addition one forward pass of all images of the finished task, for
+  herding.
 * task: the first round and the others.
 
-Operations are counted, not derived (``benchmarks.flops``); a test compares them with the formula.
-Bytes are what every operator would read and write with no cache and no fusion, in the
-configuration's own arithmetic, measured on two small batches and continued in a line.
+Operations are counted by running the work (``benchmarks.flops``), and a test compares them with
+the formula. Bytes are what every operator would read and write without caches and fusion, in the
+configuration's precision, measured on two small batches and extrapolated linearly.
 """
 
 from collections.abc import Callable
@@ -49,8 +48,7 @@ from physical.planning import plan_scenario
 from physical.scenario import Scenario
 
 CONFIGS = Path(__file__).parent.parent / "hospital_configs"
-# Training images of each class, so that the budget needs no data: OrganAMNIST from its archive,
-# CIFAR-100 by its definition.
+# Training images of each class, so that no data is needed: OrganAMNIST's counts, CIFAR-100's 500.
 CLASS_COUNTS = {
     "organamnist": (1956, 1390, 1357, 1474, 3963, 3817, 6164, 3919, 3929, 3031, 3561),
     "cifar100": (500,) * 100,
@@ -61,33 +59,33 @@ VARIANTS = 5  # test images of a prototype: the reconstruction and four varied c
 
 @dataclass(frozen=True)
 class Cost:
-    """Operations and bytes."""
+    """Floating-point operations and bytes of a piece of work."""
 
     flops: float
     bytes: float
 
     def __add__(self, other: "Cost") -> "Cost":
-        """Return both together."""
+        """Return the sum of two costs."""
         return Cost(self.flops + other.flops, self.bytes + other.bytes)
 
     def __mul__(self, times: float) -> "Cost":
-        """Return it so many times."""
+        """Return the cost multiplied by a number."""
         return Cost(self.flops * times, self.bytes * times)
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """What of an experiment decides its cost, in one task.
+    """Numbers of an experiment that determine its cost in one task.
 
     Args:
-        task: Which, from 0.
-        twins: Of the pool.
-        arrivals: Images that a twin gets in this task, mean.
-        earlier: Images of the task before that it archives, mean.
-        exemplars: In its memory, mean.
-        rows: Classes of the student.
-        old_rows: Classes of the teacher.
-        prototypes_per_twin: Classes that a twin sees in this task.
+        task: Number of the task, from 0.
+        twins: Number of twins in the pool.
+        arrivals: Mean number of images that a twin receives in this task.
+        earlier: Mean number of images of the task before, which the twin archives.
+        exemplars: Mean number of exemplars in its memory.
+        rows: Number of classes of the student.
+        old_rows: Number of classes of the teacher.
+        prototypes_per_twin: Number of classes that a twin sees in this task.
     """
 
     task: int
@@ -101,7 +99,7 @@ class Protocol:
 
 
 def protocol_of(config: ExperimentConfig, task: int) -> Protocol:
-    """Return the mean twin of a task, from the plan of the experiment."""
+    """Return the numbers of a task's mean twin, from the plan of the experiment."""
     counts = CLASS_COUNTS[config.scenario.dataset]
     labels: NDArray[np.int64] = np.repeat(np.arange(len(counts)), counts)
     scenario = plan_scenario(
@@ -147,12 +145,10 @@ def _mean_images(scenario: Scenario, task: int, twins: int) -> float:
 
 
 def costs(config: ExperimentConfig, protocol: Protocol) -> dict[str, Cost]:
-    """Return what a step, a look, the proxy's work, a round and a task cost."""
-    network, batch, bfloat16 = (
-        config.network,
-        config.training.batch_size,
-        config.training.precision == "bfloat16",
-    )
+    """Return the cost of a step, a forward pass, the proxy server's work, a round and a task."""
+    network = config.network
+    batch = config.training.batch_size
+    bfloat16 = config.training.precision == "bfloat16"
     rows, old_rows = protocol.rows, protocol.old_rows
     method = config.method
     assert isinstance(method, FedKA)
@@ -160,9 +156,8 @@ def costs(config: ExperimentConfig, protocol: Protocol) -> dict[str, Cost]:
     fixed, each = traffic(lambda size: model_step(network, size, rows, old_rows, bfloat16))
     step = Cost(model_flops_per_image(network, rows, old_rows) * batch, fixed + each * batch)
     look_fixed, look_each = traffic(lambda size: _look(config, size, rows))
-    look = Cost(
-        forward_flops_per_image(network, rows), look_each + look_fixed / 256
-    )  # 256 images share one reading of the weights
+    # 256 images share one reading of the weights
+    look = Cost(forward_flops_per_image(network, rows), look_each + look_fixed / 256)
     chosen = config.federation.twins_per_round
     sample = min(config.twin.detection.sample or np.inf, protocol.arrivals)
     steps = chosen * config.training.epochs * (protocol.arrivals + protocol.exemplars) / batch
@@ -229,14 +224,12 @@ def budget_table(name: str, task: int, peak: Peak | None) -> str:
             times = [duration(each) for each in seconds]
         rows.append((what, scaled(cost.flops, "FLOP"), scaled(cost.bytes, "B"), *times))
     lead = (
-        f"**{name}**, task {task + 1} of {config.scenario.num_tasks}: {protocol.twins} twins, of "
-        "which "
-        f"{config.federation.twins_per_round} train; a twin has {protocol.arrivals:,.0f} images of "
-        "its task and "
-        f"{protocol.exemplars:,.0f} exemplars (means); {config.training.epochs} epochs, batch "
-        f"{config.training.batch_size}, "
-        f"{config.training.precision}; {protocol.rows} classes, of which the teacher knows "
-        f"{protocol.old_rows}.\n"
+        f"**{name}**, task {task + 1} of {config.scenario.num_tasks}: {protocol.twins} twins, "
+        f"of which {config.federation.twins_per_round} train; "
+        f"a twin has {protocol.arrivals:,.0f} images of its task and "
+        f"{protocol.exemplars:,.0f} exemplars (means); {config.training.epochs} epochs, "
+        f"batch {config.training.batch_size}, {config.training.precision}; "
+        f"{protocol.rows} classes, of which the teacher knows {protocol.old_rows}.\n"
     )
     headers = (
         "",
@@ -262,7 +255,7 @@ def budget(peak: Peak | None) -> str:
 
 
 def write_between_marks(path: Path, text: str) -> None:
-    """Replace what stands between the marks of a document."""
+    """Replace the text between the marks of a document."""
     before, _, rest = path.read_text(encoding="utf-8").partition(MARKS[0])
     _, found, after = rest.partition(MARKS[1])
     if not found:
@@ -279,13 +272,13 @@ def main(arguments: list[str] | None = None) -> None:
     options.add_argument(
         "--write", type=Path, default=None, help="document to write into instead of printing"
     )
-    given = options.parse_args(arguments)
-    use_threads(given.threads)
-    text = budget(measure_peak(given.threads) if given.measure else None)
-    if given.write is None:
+    settings = options.parse_args(arguments)
+    use_threads(settings.threads)
+    text = budget(measure_peak(settings.threads) if settings.measure else None)
+    if settings.write is None:
         print(text)
     else:
-        write_between_marks(given.write, text)
+        write_between_marks(settings.write, text)
 
 
 if __name__ == "__main__":

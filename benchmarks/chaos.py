@@ -1,19 +1,16 @@
-"""The long failure test of a deployment.
-
-Real processes over mutual TLS, and faults at random moments, for as long as asked.
+"""Long failure test of a deployment: real processes over mutual TLS with faults at random times.
 
     python -m benchmarks.chaos --seconds 1200 --seed 1        # make chaos
 
-A federation of ``phantom_tiny`` (FedKA with reconstruction; the uploads are bit for bit) runs
-through once in this process, undisturbed. Then ``fedka deploy up --local`` runs the same experiment
-while hospitals and server are killed, stopped, cut off, their disks filled and their twins' states
-damaged, as a seeded plan says. All hospitals must answer in every round, so every disturbed round
-is repeated, and the end must be the undisturbed run's: every weight, every record, every image that
-a twin remembers. Exit code 1 where it is not.
+A federation of ``phantom_tiny`` (FedKA with reconstruction) first runs undisturbed in this process.
+Then ``fedka deploy up --local`` runs the same experiment while a seeded plan kills, stops and
+disconnects hospitals and server, fills disks and damages twins' states. All hospitals must answer
+in every round, so a disturbed round is repeated, and the result must equal the undisturbed run's
+bit for bit: weights, records, and the images in every twin's memory. Otherwise the exit code is 1.
 
-MLflow is down all the time: the experiment is to be tracked at an address where nobody answers.
+MLflow is unreachable all the time: the tracking address has no server.
 
-Needs Linux with namespaces, and ``ip`` (iproute2). Everything runs in namespaces that end with this
+Needs Linux with namespaces and ``ip`` (iproute2). Everything runs in namespaces that end with this
 command; Ctrl-C ends all.
 """
 
@@ -28,17 +25,16 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
-os.environ.setdefault(
-    "OMP_NUM_THREADS", "1"
-)  # as the sites have it: sums in another order differ in the last bit
+# As on the sites: another number of threads adds in another order and changes the last bit.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from benchmarks.chaos_faults import own_disks
 from benchmarks.chaos_plan import BY_NAME, KINDS, plan
-from benchmarks.chaos_report import Episode, check_table, cost_table, diary, usual_seconds
-from benchmarks.chaos_run import PATIENCE_SECONDS, Chaos, up
+from benchmarks.chaos_report import Episode, check_table, cost_table, episode_log, usual_seconds
+from benchmarks.chaos_run import PATIENCE_SECONDS, FaultRun, run_deployment
 from benchmarks.chaos_verdict import Check, attempts, checks
 from benchmarks.machine import describe
-from benchmarks.measuring import ROOT, tell
+from benchmarks.measuring import ROOT, print_progress
 from federation.experiment.config import ExperimentConfig, load_experiment
 from federation.experiment.loop import run_experiment
 from federation.experiment.run_folder import RunFolder
@@ -49,9 +45,8 @@ from federation.flare.server import ServerConfig
 
 PORT = 8102
 DEADLINE_SECONDS = 20.0
-SHARE = 0.5  # of the time that is left for rounds when faults take the rest
-# Seconds under faults, however fast a round is: what a measurement on a busy machine must not fall
-# below.
+SHARE = 0.5  # share of the time left for rounds while faults take the rest
+# Fewest seconds of a round under faults, even if a round is measured to be faster.
 ONE_ROUND_IN = 7.0
 NOBODY = "http://127.0.0.1:9"
 SETTINGS = (
@@ -63,10 +58,7 @@ SETTINGS = (
 
 
 def experiment(rounds_per_task: int, epochs: int) -> ExperimentConfig:
-    """Return what is run.
-
-    Images arrive again and again, so that there is always something new to lose.
-    """
+    """Return the experiment; images arrive often, so that a fault can always lose something."""
     sizes = (
         f"scenario.rounds_per_task={rounds_per_task}",
         f"scenario.arrivals_per_task={min(rounds_per_task, 12)}",
@@ -77,24 +69,24 @@ def experiment(rounds_per_task: int, epochs: int) -> ExperimentConfig:
 
 
 def rounds_for(seconds: float, round_seconds: float) -> int:
-    """Return how many rounds of each of the two tasks a run of that length has."""
+    """Return the number of rounds of each of the two tasks in a run of this length."""
     return max(3, round(seconds / 2 * max(SHARE / max(round_seconds, 0.1), 1 / ONE_ROUND_IN)))
 
 
 def disturbed(options: argparse.Namespace) -> bool:
-    """Run both, write the report and return whether all is good."""
+    """Run both federations, write the report and return whether all checks pass."""
     folder: Path = options.folder
     folder.mkdir(parents=True)
-    tell("a run of two rounds, to see how long one takes")
+    print_progress("a run of two rounds, to see how long one takes")
     run_experiment(experiment(1, options.epochs), folder / "measured")
-    measured = [
+    measured = [  # the last round, which is warm
         each["seconds"]
         for each in RunFolder(folder / "measured").read_records()
         if each["kind"] == "round"
-    ][-1]  # is warm
+    ][-1]
     rounds = options.rounds or rounds_for(options.seconds, measured)
     config = experiment(rounds, options.epochs)
-    tell(f"{measured:.1f} s a round; the undisturbed run of {2 * rounds} rounds")
+    print_progress(f"{measured:.1f} s a round; the undisturbed run of {2 * rounds} rounds")
     reference_began = time.time()
     run_experiment(config, folder / "reference")
     reference_seconds = time.time() - reference_began
@@ -105,10 +97,10 @@ def disturbed(options: argparse.Namespace) -> bool:
     )
     kinds = [BY_NAME[each] for each in options.only] if options.only else KINDS
     with own_disks([made.hospital(name) for name in names]):
-        with up(made, folder / "up.log") as process:
-            chaos = Chaos(made, options.seconds, process, PORT)
+        with run_deployment(made, folder / "up.log") as process:
+            chaos = FaultRun(made, options.seconds, process, PORT)
             chaos.run(plan(options.seed, names, DEADLINE_SECONDS, kinds))
-            tell(
+            print_progress(
                 f"no more faults after {time.time() - chaos.started:.0f} s and "
                 f"{chaos.rounds_done()} rounds; the run goes on to its end"
             )
@@ -128,8 +120,8 @@ def disturbed(options: argparse.Namespace) -> bool:
         ]
         found += checks(config, folder / "reference", made)
     facts = (
-        f"Command: `python -m benchmarks.chaos --seconds {options.seconds:g} --seed {options.seed} "
-        f"--epochs {options.epochs}`: "
+        f"Command: `python -m benchmarks.chaos --seconds {options.seconds:g} "
+        f"--seed {options.seed} --epochs {options.epochs}`: "
         f"{2 * rounds} rounds of {len(names)} hospitals; undisturbed and sequential "
         f"{reference_seconds:.0f} s, under faults {lasted:.0f} s."
     )
@@ -151,10 +143,7 @@ def recovered_check(episodes: Sequence[Episode]) -> Check:
 
 
 def missed_check(log: str) -> Check:
-    """Return the check that the deployment says that MLflow is away.
-
-    At its end, having waited for it at no time before.
-    """
+    """Return the check that the deployment reports a missing MLflow at its end."""
     missed = "MLflow is behind" in log
     return Check(
         "MLflow is missed, and stops nothing",
@@ -163,29 +152,28 @@ def missed_check(log: str) -> Check:
     )
 
 
-def report(facts: str, chaos: Chaos, found: Sequence[Check], rounds: int) -> str:
+def report(facts: str, chaos: FaultRun, found: Sequence[Check], rounds: int) -> str:
     """Return the report as Markdown."""
     feed = chaos.feed()
     sessions, repeated = attempts(feed, rounds)
     usual, good = usual_seconds(feed), all(each.good for each in found)
     faults = sum(len(each.faults) for each in chaos.episodes)
     parts = (
-        f"## {'Good' if good else 'BAD'}: {faults} faults, {sessions} sessions, {repeated} "
-        "repeated rounds",
+        f"## {'Good' if good else 'BAD'}: {faults} faults, {sessions} sessions, "
+        f"{repeated} repeated rounds",
         facts,
         describe(),
         check_table(found),
         f"A round takes {usual:.1f} s (median). Lost: how much later the next round was finished "
-        "than without the fault; the time "
-        "that the fault itself lasted is in it.",
+        "than without the fault; the time that the fault itself lasted is in it.",
         cost_table(chaos.episodes, usual),
-        diary(chaos.episodes, feed, chaos.started, usual),
+        episode_log(chaos.episodes, feed, chaos.started, usual),
     )
     return "\n\n".join(parts)
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Go into namespaces of our own, and run there."""
+    """Parse the command line, restart in separate namespaces, and run there."""
     options = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -206,15 +194,17 @@ def main(arguments: list[str] | None = None) -> None:
     )
     options.add_argument("--folder", type=Path, help="must be new; none: one below runs/")
     options.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
-    given = options.parse_args(arguments)
-    if given.folder is None:
-        given.folder = ROOT / "runs" / f"chaos-{datetime.now(UTC):%Y%m%d-%H%M%S}-seed{given.seed}"
-    given.folder = given.folder.resolve()
-    if not given.inside:
+    settings = options.parse_args(arguments)
+    if settings.folder is None:
+        settings.folder = (
+            ROOT / "runs" / f"chaos-{datetime.now(UTC):%Y%m%d-%H%M%S}-seed{settings.seed}"
+        )
+    settings.folder = settings.folder.resolve()
+    if not settings.inside:
         own = [
             *(sys.argv[1:] if arguments is None else arguments),
             "--folder",
-            str(given.folder),
+            str(settings.folder),
             "--inside",
         ]
         command = isolated([sys.executable, "-m", "benchmarks.chaos", *own])
@@ -222,9 +212,9 @@ def main(arguments: list[str] | None = None) -> None:
         os.execv(command[0], command)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
-        sys.exit(0 if disturbed(given) else 1)
+        sys.exit(0 if disturbed(settings) else 1)
     except KeyboardInterrupt:
-        tell(f"interrupted; what there is lies in {given.folder}")
+        print_progress(f"interrupted; what there is lies in {settings.folder}")
         sys.exit(130)
 
 

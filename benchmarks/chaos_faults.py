@@ -1,11 +1,9 @@
-"""How a fault is done to a deployment on this machine, and mended.
+"""Injects faults into a deployment on this machine and undoes them.
 
-Linux, inside a mount and process namespace of its own (see ``chaos``).
-
-Killing and holding are signals to every process of a kit. A cut line drops packets silently: in the
-deployment's network namespace the ports of the hospital's connections to the server become black
-holes by routing rules (``ip rule``), without a reset on either side. A hospital's kit lies on a
-disk of its own, a small tmpfs, which can be filled to the last byte.
+Runs on Linux in a mount and process namespace of its own (see ``chaos``). Killing and stopping are
+signals to every process of a kit. A cut connection drops packets silently: in the deployment's
+network namespace, routing rules (``ip rule``) turn the ports of a hospital's connections into black
+holes, without a reset on either side. Each kit is on a small tmpfs that can be filled completely.
 """
 
 import os
@@ -24,21 +22,19 @@ from federation.flare.hospital_site import OWN_FOLDER
 from federation.flare.provisioning import Deployment
 
 DISK_MEGABYTES = 64
-_DROPPED, _LOCAL = (
-    "5",
-    "10",
-)  # priorities of routing rules: what is dropped comes before what is delivered here
+# Priorities of routing rules: dropping comes before local delivery.
+_DROPPED, _LOCAL = "5", "10"
 _PARENTS = ("client.client_train", "server.server_train")
 
 
 @dataclass(frozen=True)
-class Grip:
-    """Hands on a deployment that runs on this machine.
+class DeploymentAccess:
+    """Access to a deployment that runs on this machine.
 
     Args:
         deployment: Its folders.
         root: Process id of ``fedka deploy up``.
-        port: The server's.
+        port: Port of the server.
     """
 
     deployment: Deployment
@@ -46,11 +42,11 @@ class Grip:
     port: int
 
     def kit(self, name: str) -> Path:
-        """Return the kit of a hospital, or of the server, whose name is empty."""
+        """Return the kit of a hospital; an empty name is the server's."""
         return self.deployment.hospital(name) if name else self.deployment.server
 
     def processes(self, name: str, jobs_only: bool = False) -> list[psutil.Process]:
-        """Return the living processes of a site, parent and jobs, or jobs alone."""
+        """Return the living processes of a site: parent and jobs, or jobs only."""
         place, found = str(self.kit(name).resolve()), []
         for process in psutil.Process(self.root).children(recursive=True):
             with suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
@@ -62,7 +58,7 @@ class Grip:
         return found
 
     def in_network(self, *command: str) -> int:
-        """Run a command in the network of the deployment and return its exit code."""
+        """Run a command in the deployment's network namespace and return its exit code."""
         inside = next(each for each in psutil.Process(self.root).children(recursive=True))
         return subprocess.run(
             ["nsenter", f"--net=/proc/{inside.pid}/ns/net", *command],
@@ -72,14 +68,13 @@ class Grip:
         ).returncode
 
 
-Done = AbstractContextManager[
-    str
-]  # gives what was hit, in words; empty: there was nothing to hit. Mended when left.
+# Yields a description of what was hit (empty: nothing); the fault ends when the context is left.
+FaultContext = AbstractContextManager[str]
 
 
 @contextmanager
-def killed(grip: Grip, names: Sequence[str], jobs_only: bool = False) -> Iterator[str]:
-    """Kill all processes of sites at once, as a power cut does, or their jobs alone."""
+def killed(grip: DeploymentAccess, names: Sequence[str], jobs_only: bool = False) -> Iterator[str]:
+    """Kill all processes of sites at once, as a power cut does, or their jobs only."""
     processes = [each for name in names for each in grip.processes(name, jobs_only)]
     for process in processes:
         with suppress(psutil.NoSuchProcess):
@@ -88,8 +83,8 @@ def killed(grip: Grip, names: Sequence[str], jobs_only: bool = False) -> Iterato
 
 
 @contextmanager
-def slow(grip: Grip, names: Sequence[str]) -> Iterator[str]:
-    """Stop all processes of sites, and let them go on where they were."""
+def slow(grip: DeploymentAccess, names: Sequence[str]) -> Iterator[str]:
+    """Stop all processes of sites and resume them later."""
     held = [each for name in names for each in grip.processes(name)]
     for process in held:
         with suppress(psutil.NoSuchProcess):
@@ -103,8 +98,8 @@ def slow(grip: Grip, names: Sequence[str]) -> Iterator[str]:
 
 
 @contextmanager
-def network_down(grip: Grip, names: Sequence[str]) -> Iterator[str]:
-    """Take the whole network away: nobody reaches anybody, the operator included."""
+def network_down(grip: DeploymentAccess, names: Sequence[str]) -> Iterator[str]:
+    """Take down the deployment's only network device."""
     failed = grip.in_network("ip", "link", "set", "lo", "down")
     try:
         yield "" if failed else "the network's only device is down"
@@ -113,15 +108,11 @@ def network_down(grip: Grip, names: Sequence[str]) -> Iterator[str]:
 
 
 @contextmanager
-def cut_off(grip: Grip, names: Sequence[str]) -> Iterator[str]:
-    """Drop all packets between sites and the server.
-
-    Of connections that are there and of those that are tried.
-    """
+def cut_off(grip: DeploymentAccess, names: Sequence[str]) -> Iterator[str]:
+    """Drop all packets between sites and the server, on existing and on new connections."""
     over, dropped = threading.Event(), set[int]()
-    grip.in_network(
-        "ip", "rule", "add", "pref", _LOCAL, "lookup", "local"
-    )  # in place of the kernel's own rule, which comes before any
+    # in place of the kernel's own rule, which comes before all others
+    grip.in_network("ip", "rule", "add", "pref", _LOCAL, "lookup", "local")
     grip.in_network("ip", "rule", "del", "pref", "0")
 
     def drop() -> None:
@@ -161,7 +152,7 @@ def cut_off(grip: Grip, names: Sequence[str]) -> Iterator[str]:
 
 
 def ports_to(port: int, processes: Sequence[psutil.Process]) -> set[int]:
-    """Return the ports of this machine from which processes are connected to a port."""
+    """Return the local ports from which processes are connected to a port."""
     found = set()
     for process in processes:
         with suppress(OSError):
@@ -179,7 +170,7 @@ def ports_to(port: int, processes: Sequence[psutil.Process]) -> set[int]:
 
 
 @contextmanager
-def full_disk(grip: Grip, names: Sequence[str]) -> Iterator[str]:
+def full_disk(grip: DeploymentAccess, names: Sequence[str]) -> Iterator[str]:
     """Fill the disks of hospitals to the last byte."""
     fillers = [grip.kit(name) / "filler" for name in names]
     try:
@@ -191,7 +182,7 @@ def full_disk(grip: Grip, names: Sequence[str]) -> Iterator[str]:
 
 
 def _fill(place: Path) -> int:
-    """Write until nothing fits any more and return how many bytes did."""
+    """Write until the disk is full and return the number of bytes written."""
     with place.open("wb", buffering=0) as file:
         for size in (1 << 20, 1 << 12, 1):
             with suppress(OSError):
@@ -201,8 +192,8 @@ def _fill(place: Path) -> int:
 
 
 @contextmanager
-def damaged_state(grip: Grip, names: Sequence[str]) -> Iterator[str]:
-    """Cut the newest state of twins in half, as a bad disk does."""
+def damaged_state(grip: DeploymentAccess, names: Sequence[str]) -> Iterator[str]:
+    """Cut the newest state file of twins in half, as a bad disk does."""
     hit = []
     for name in names:
         newest = newest_state(grip.kit(name) / OWN_FOLDER / "state", name)
@@ -213,7 +204,7 @@ def damaged_state(grip: Grip, names: Sequence[str]) -> Iterator[str]:
 
 
 def newest_state(states: Path, name: str) -> Path | None:
-    """Return the newest whole file of a twin's state, whichever run it belongs to."""
+    """Return the newest complete state file of a twin, from any run."""
     files = [
         each
         for each in states.glob(f"*/{name}/*.safetensors")
@@ -222,7 +213,7 @@ def newest_state(states: Path, name: str) -> Path | None:
     return max(files, key=lambda each: each.name, default=None)
 
 
-FAULTS: Mapping[str, Callable[[Grip, Sequence[str]], Done]] = {
+FAULTS: Mapping[str, Callable[[DeploymentAccess, Sequence[str]], FaultContext]] = {
     "hospital killed": killed,
     "two hospitals killed": killed,
     "server killed": lambda grip, names: killed(grip, ("",)),
@@ -238,7 +229,7 @@ FAULTS: Mapping[str, Callable[[Grip, Sequence[str]], Done]] = {
 
 @contextmanager
 def own_disks(kits: Sequence[Path]) -> Iterator[None]:
-    """Let each of these kits lie on a small disk of its own; afterwards they lie where they lay."""
+    """Move each kit to a small disk of its own, and back afterwards."""
     for kit in kits:
         beside = kit.with_name(f".{kit.name}")
         kit.rename(beside)

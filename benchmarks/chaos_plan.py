@@ -1,7 +1,7 @@
-"""Which fault befalls whom and when: a plan that a seed names. Knows no process and no clock.
+"""A seeded plan of faults: which fault hits which hospital when.
 
-A fault begins a random while after the federation has recovered from the one before, or, where it
-comes ``at_once``, while it still recovers. Every kind comes once before any comes again.
+A fault starts a random time after the federation has recovered from the one before, or, with
+``at_once``, while it still recovers. Every kind occurs once before any occurs again.
 """
 
 import random
@@ -16,12 +16,12 @@ class Kind:
     """A kind of fault.
 
     Args:
-        name: In words.
-        victims: Hospitals that it befalls.
-        least: Shortest time that it lasts, in deadlines of a stage; 0: it is over at once.
-        most: Longest.
-        at_once: Whether it may come while the federation recovers from another one.
-        needs_session: Whether there is something to hit only while a session is under way.
+        name: Name in words.
+        victims: Number of hospitals that it hits.
+        least: Shortest duration, in deadlines of a stage; 0: it has no duration.
+        most: Longest duration.
+        at_once: Whether it may start while the federation recovers from another fault.
+        needs_session: Whether it can hit something only during a session.
     """
 
     name: str
@@ -53,11 +53,11 @@ class Fault:
 
     Args:
         kind: Name of its kind.
-        victims: Whom it befalls; none: the server, or all.
-        after: Seconds until it begins, from the recovery before, or, at once, from the end of the
-            fault before.
-        seconds: How long it lasts.
-        at_once: Whether it does not wait for a recovery.
+        victims: Hospitals that it hits; none: the server, or all.
+        after: Seconds until it starts, from the recovery before; with ``at_once`` from the end
+            of the fault before.
+        seconds: Duration [s].
+        at_once: Whether it starts without waiting for a recovery.
     """
 
     kind: str
@@ -70,13 +70,13 @@ class Fault:
 def plan(
     seed: int, hospitals: Sequence[str], deadline: float, kinds: Sequence[Kind] = KINDS
 ) -> Iterator[Fault]:
-    """Give faults without end; the same seed gives the same ones.
+    """Yield faults without end; equal seeds give equal faults.
 
     Args:
-        seed: Names all that is drawn.
-        hospitals: Who may be hit.
-        deadline: Of a stage of a round [s]: the measure of slowness.
-        kinds: To choose from.
+        seed: Seed of all draws.
+        hospitals: Hospitals that may be hit.
+        deadline: Deadline of a stage of a round [s], the unit of a fault's duration.
+        kinds: Kinds to choose from.
     """
     draw = random.Random(f"chaos-{seed}")
     first = True

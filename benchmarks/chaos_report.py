@@ -1,4 +1,4 @@
-"""What a run under faults cost, as numbers and as Markdown. Pure: knows no process and no file."""
+"""Tables and Markdown text of a run under faults: time lost by each fault, and the event log."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,18 +10,18 @@ from benchmarks.chaos_plan import KINDS, Fault
 from benchmarks.chaos_verdict import Check
 from benchmarks.measuring import table
 
-_MOST_LINES = 16  # of the feed, around one fault
+_MOST_LINES = 16  # lines of the feed shown around one fault
 
 
 @dataclass(frozen=True)
-class Happened:
-    """A fault that was done.
+class InjectedFault:
+    """A fault that was injected.
 
     Args:
-        fault: As planned.
-        hit: What it hit, in words; empty: nothing.
-        began: When [s since the epoch].
-        ended: When it was mended.
+        fault: The planned fault.
+        hit: Description of what it hit; empty: nothing.
+        began: Start [s since the epoch].
+        ended: End [s since the epoch].
     """
 
     fault: Fault
@@ -32,38 +32,36 @@ class Happened:
 
 @dataclass(frozen=True)
 class Episode:
-    """A fault, or several of which one came before the federation had recovered from the other.
+    """A fault, or several that started before the federation had recovered from the first.
 
     Args:
-        faults: Oldest first.
-        recovered: When the next round was finished after the last of them [s since the epoch];
-            none: never.
-        rounds_before: Rounds that were finished when it began.
-        rounds_after: Rounds that were finished then.
+        faults: The faults, oldest first.
+        recovered: When the next round after the last of them finished [s since the epoch]; None:
+            never.
+        rounds_before: Number of finished rounds at the start.
+        rounds_after: Number of finished rounds at the recovery.
     """
 
-    faults: tuple[Happened, ...]
+    faults: tuple[InjectedFault, ...]
     recovered: float | None
     rounds_before: int
     rounds_after: int
 
     @property
     def name(self) -> str:
-        """The kinds of its faults."""
+        """Names of the faults' kinds."""
         return " + ".join(each.fault.kind for each in self.faults)
 
     @property
     def began(self) -> float:
-        """When its first fault began."""
+        """Start of the first fault [s since the epoch]."""
         return self.faults[0].began
 
 
 def seconds_lost(episode: Episode, usual_round: float) -> float | None:
-    """Return how much later the last round of an episode was finished than without it.
+    """Return the delay of an episode's last round caused by its faults [s]; None: no recovery.
 
-    None where it never was.
-
-    A fault comes at a random moment of a round, so that half of that round was still to do.
+    A fault starts at a random moment of a round, so half of that round was still to do.
     """
     if episode.recovered is None:
         return None
@@ -76,20 +74,14 @@ def seconds_lost(episode: Episode, usual_round: float) -> float | None:
 
 
 def usual_seconds(feed: Sequence[Mapping[str, Any]]) -> float:
-    """Return the median of the rounds' own seconds, from a deployment's feed.
-
-    0 where there was no round.
-    """
+    """Return the median duration of the feed's rounds [s]; 0 if there is none."""
     return median(
         [float(each["seconds"]) for each in feed if each["event"] == "aggregated"] or [0.0]
     )
 
 
 def cost_table(episodes: Sequence[Episode], usual_round: float) -> str:
-    """Return what each kind of fault cost, as Markdown.
-
-    Those that came alone, then those that came together.
-    """
+    """Return the cost of each kind of fault as Markdown: single faults, then combined ones."""
     rows: list[tuple[str, int, str, str, str]] = []
     for name in dict.fromkeys([*(kind.name for kind in KINDS), *(each.name for each in episodes)]):
         mine = [each for each in episodes if each.name == name]
@@ -114,27 +106,26 @@ def cost_table(episodes: Sequence[Episode], usual_round: float) -> str:
 
 
 def check_table(found: Sequence[Check]) -> str:
-    """Return the verdict as Markdown."""
+    """Return the result of the checks as Markdown."""
     return table(
         ("", "must be so", "found"),
         [("good" if each.good else "**BAD**", each.what, each.found) for each in found],
     )
 
 
-def around(feed: Sequence[Mapping[str, Any]], began: float, until: float) -> list[str]:
-    """Return the feed's sentences from a moment to another.
-
-    What is said again and again is said once, with a count.
-    """
-    said: list[tuple[str, str, int]] = []
+def feed_between(feed: Sequence[Mapping[str, Any]], began: float, until: float) -> list[str]:
+    """Return the feed's messages of a time span; repeated messages are counted."""
+    entries: list[tuple[str, str, int]] = []
     for event in feed:
         at = datetime.fromisoformat(event["at"])
         if int(began) <= at.timestamp() <= until:
-            if said and said[-1][1] == event["text"]:
-                said[-1] = (said[-1][0], event["text"], said[-1][2] + 1)
+            if entries and entries[-1][1] == event["text"]:
+                entries[-1] = (entries[-1][0], event["text"], entries[-1][2] + 1)
             else:
-                said.append((at.strftime("%H:%M:%S"), event["text"], 1))
-    lines = [f"{at}  {text}" + (f"  (x {count})" if count > 1 else "") for at, text, count in said]
+                entries.append((at.strftime("%H:%M:%S"), event["text"], 1))
+    lines = [
+        f"{at}  {text}" + (f"  (x {count})" if count > 1 else "") for at, text, count in entries
+    ]
     half = _MOST_LINES // 2
     return (
         lines
@@ -143,7 +134,7 @@ def around(feed: Sequence[Mapping[str, Any]], began: float, until: float) -> lis
     )
 
 
-def diary(
+def episode_log(
     episodes: Sequence[Episode],
     feed: Sequence[Mapping[str, Any]],
     started: float,
@@ -163,5 +154,5 @@ def diary(
         lost = seconds_lost(episode, usual_round)
         parts.append(f"* {'never recovered' if lost is None else f'{lost:.0f} s lost'}\n")
         until = episode.recovered or max(each.ended for each in episode.faults)
-        parts += ["```", *around(feed, episode.began, until), "```\n"]
+        parts += ["```", *feed_between(feed, episode.began, until), "```\n"]
     return "\n".join(parts)

@@ -1,7 +1,4 @@
-"""Whether a run under faults ended as the uninterrupted one.
-
-Weights, results and every twin's state.
-"""
+"""Checks that a run under faults ended like the undisturbed run: weights, records, states."""
 
 import json
 from collections import Counter
@@ -27,18 +24,18 @@ from physical.archive_file import load_hospital
 from physical.batch import Batch
 from twin.state import TwinState, to_plain
 
-Images = Callable[[NDArray[np.int64]], Batch]  # at these positions of an archive
+Images = Callable[[NDArray[np.int64]], Batch]  # images at these positions of an archive
 _OF_TIME = ("seconds", "bytes_up", "bytes_down", "folder")
 
 
 @dataclass(frozen=True)
 class Check:
-    """One sentence of the verdict.
+    """Result of one check.
 
     Args:
-        what: That must be so.
-        found: What was found.
-        good: Whether it is so.
+        what: Statement that must hold.
+        found: Description of what was found.
+        good: Whether the statement holds.
     """
 
     what: str
@@ -47,26 +44,24 @@ class Check:
 
 
 def checks(experiment: ExperimentConfig, reference: Path, made: Deployment) -> list[Check]:
-    """Compare a deployment's results with the uninterrupted sequential run."""
+    """Compare a deployment's result with the sequential run of the same experiment."""
     there = made.place.run
-    done, planned = (
-        rounds_in(there),
-        experiment.scenario.num_tasks * experiment.scenario.rounds_per_task,
-    )
+    done = rounds_in(there)
+    planned = experiment.scenario.num_tasks * experiment.scenario.rounds_per_task
     if not (there / "results.json").exists():
         return [Check("all rounds are done", f"{done} of {planned}, without a result", False)]
     found = [Check("all rounds are done", f"{done} of {planned}", done == planned)]
     found.append(
-        differing(
+        equality_check(
             "the weights of every kept model, bit for bit", _models(reference), _models(there)
         )
     )
     found.append(
-        differing(
+        equality_check(
             "the last global weights, bit for bit", _last_weights(reference), _last_weights(there)
         )
     )
-    found.append(differing("the record of every round", _records(reference), _records(there)))
+    found.append(equality_check("the record of every round", _records(reference), _records(there)))
     hospitals = prepare_experiment(experiment).hospitals()
     alone = StateFolder(RunFolder(reference).twins)
     for name in hospitals.joins:
@@ -80,24 +75,25 @@ def checks(experiment: ExperimentConfig, reference: Path, made: Deployment) -> l
             continue
         what = (
             f"the state of {name}'s twin: {len(state.memory.all_positions())} exemplars, "
-            f"{len(state.current)} current, "
+            f"{len(state.current)} current, {len(state.held_back)} held back, the same images"
         )
-        what += f"{len(state.held_back)} held back, the same images"
         found.append(
-            differing(
-                what, facts_of(alone[name], hospitals.archive.take), facts_of(state, own.images)
+            equality_check(
+                what,
+                comparable_state(alone[name], hospitals.archive.take),
+                comparable_state(state, own.images),
             )
         )
     return found
 
 
 def rounds_in(run: Path) -> int:
-    """Return how many rounds a run has recorded."""
+    """Return the number of rounds that a run has recorded."""
     return sum(each["kind"] == "round" for each in RunFolder(run).read_records())
 
 
-def differing(what: str, expected: Mapping[str, Any], found: Mapping[str, Any]) -> Check:
-    """Return the check that two mappings are the same."""
+def equality_check(what: str, expected: Mapping[str, Any], found: Mapping[str, Any]) -> Check:
+    """Return the check that two mappings are equal."""
     wrong = [
         name
         for name in {**expected, **found}
@@ -111,11 +107,8 @@ def differing(what: str, expected: Mapping[str, Any], found: Mapping[str, Any]) 
     )
 
 
-def facts_of(state: TwinState, images: Images) -> dict[str, Any]:
-    """Return all that a twin's state says, with images in place of positions.
-
-    Those are counted anew in a hospital's own archive.
-    """
+def comparable_state(state: TwinState, images: Images) -> dict[str, Any]:
+    """Return a twin's state with image digests in place of positions, which differ by archive."""
     plain, tensors = to_plain(state)
     kept = {
         name: digest(value.numpy()) for name, value in tensors.items() if name.startswith("kept/")
@@ -139,16 +132,13 @@ def digest(values: NDArray[Any]) -> str:
     return sha256(np.ascontiguousarray(values).tobytes()).hexdigest()
 
 
-def bits(weights: Mapping[str, torch.Tensor]) -> dict[str, str]:
+def tensor_digests(weights: Mapping[str, torch.Tensor]) -> dict[str, str]:
     """Return a digest of each tensor."""
     return {name: digest(value.numpy()) for name, value in weights.items()}
 
 
 def attempts(feed: Sequence[Mapping[str, Any]], rounds: int) -> tuple[int, int]:
-    """Return the number of sessions and of rounds that were begun more than once.
-
-    From a deployment's feed.
-    """
+    """Return the number of sessions, and of rounds that were started again, from a feed."""
     begun = Counter(
         each["round"] for each in feed if each["event"] == "round" and each["round"] < rounds
     )
@@ -162,16 +152,16 @@ def _models(run: Path) -> dict[str, Any]:
     return {
         f"{each.name}/{name}": value
         for each in folders
-        for name, value in bits(load_model(each)[0].state_dict()).items()
+        for name, value in tensor_digests(load_model(each)[0].state_dict()).items()
     }
 
 
 def _last_weights(run: Path) -> dict[str, str]:
-    return bits(load_checkpoint(RunFolder(run).checkpoints).server.weights)
+    return tensor_digests(load_checkpoint(RunFolder(run).checkpoints).server.weights)
 
 
 def _records(run: Path) -> dict[str, str]:
-    """Return every record without what the clock says."""
+    """Return every record without its times."""
     return {
         f"line {at}": json.dumps(_timeless(each), sort_keys=True)
         for at, each in enumerate(RunFolder(run).read_records())

@@ -1,17 +1,14 @@
-"""Fewer bytes up: FedAvg with replay and FedKA with each compression.
+"""Accuracy and megabytes per round of each upload compression, with and without error feedback.
 
-With and without error feedback: accuracy and megabytes per round.
-
-Part of real OrganAMNIST over two tasks, a small network, few rounds: what is compared is
-compressions, not methods, and a small network forgives more than a large one. FedKA sends no
-prototypes here: they would be counted as well and are not compressed.
+Compares FedAvg with replay and FedKA on part of OrganAMNIST over two tasks, with a small network
+and few rounds. The comparison is between compressions, not between methods; a small network
+tolerates more than a large one. FedKA sends no prototypes here, because they are not compressed.
 
 ``python -m benchmarks.compression``; ``--dataset phantom_axial`` needs no download; ``--out FILE``
 also writes JSON.
 """
 
 import argparse
-import json
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -19,7 +16,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from benchmarks.measuring import ROOT, table, tell
+from benchmarks.measuring import ROOT, print_progress, table, write_results
 
 METHODS = {
     "FedAvg": "{name: fedavg, memory: true}",
@@ -55,16 +52,16 @@ def changes_of(arguments: argparse.Namespace) -> list[str]:
 
 
 def measure(method: str, compression: str, seed: int, changes: Sequence[str]) -> dict[str, Any]:
-    """Run one experiment and return its accuracy and what crossed the wire in a round."""
+    """Run one experiment; return its accuracies and the megabytes sent in a round."""
     from federation.experiment.config import load_experiment
     from federation.experiment.loop import run_experiment, with_seed
 
-    wished = [
+    settings = [
         *changes,
         f"method={METHODS[method]}",
         f"outgoing.compression={COMPRESSIONS[compression]}",
     ]
-    config = with_seed(load_experiment(ROOT / "hospital_configs" / "organa_demo", wished), seed)
+    config = with_seed(load_experiment(ROOT / "hospital_configs" / "organa_demo", settings), seed)
     with tempfile.TemporaryDirectory() as folder:
         results = run_experiment(config, Path(folder) / "run")
     rounds = config.scenario.num_tasks * config.scenario.rounds_per_task
@@ -79,7 +76,7 @@ def measure(method: str, compression: str, seed: int, changes: Sequence[str]) ->
 def row(
     method: str, compression: str, runs: Sequence[dict[str, Any]], uncompressed: float
 ) -> tuple[str, ...]:
-    """Return a line of the table: means over seeds, with standard deviations of the accuracies."""
+    """Return a row of the table: means over seeds, accuracies with standard deviation."""
     up, down = (mean(each[name] for each in runs) for name in ("megabytes_up", "megabytes_down"))
     accuracies = (
         _spread([100 * each[name] for each in runs])
@@ -92,8 +89,8 @@ def _spread(values: Sequence[float]) -> str:
     return f"{mean(values):.1f} ± {stdev(values):.1f}" if len(values) > 1 else f"{values[0]:.1f}"
 
 
-def main(given: list[str]) -> int:
-    """Measure, print, write."""
+def main(argv: list[str]) -> int:
+    """Measure all combinations, print and write the results."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--rounds", type=int, default=10, help="of each of the two tasks")
@@ -102,11 +99,11 @@ def main(given: list[str]) -> int:
     parser.add_argument("--width", type=int, default=16)
     parser.add_argument("--dataset", default="organamnist")
     parser.add_argument("--out", type=Path, help="also write JSON here")
-    arguments = parser.parse_args(given)
+    arguments = parser.parse_args(argv)
     found: dict[str, dict[str, list[dict[str, Any]]]] = {}
     for method in METHODS:
         for compression in COMPRESSIONS:
-            tell(f"  {method}, {compression}")
+            print_progress(f"  {method}, {compression}")
             runs = [
                 measure(method, compression, seed, changes_of(arguments))
                 for seed in range(1, arguments.seeds + 1)
@@ -130,10 +127,7 @@ def main(given: list[str]) -> int:
         ]
     print(table(head, rows))
     if arguments.out:
-        settings = {name: value for name, value in vars(arguments).items() if name != "out"}
-        arguments.out.write_text(
-            json.dumps({"settings": settings, "runs": found}, indent=1) + "\n", encoding="utf-8"
-        )
+        write_results(arguments.out, arguments, runs=found)
     return 0
 
 

@@ -1,10 +1,7 @@
-"""How long does a case of 2,000 images take to open.
+"""Time to open, and to group, a console case of 2,000 images; the limits are 1 s and 5 s.
 
-To group? Issue 5 allows 1 s and 5 s, with bounded memory.
-
-Time of the server alone: the page and the API's answers, asked in this process, without a network.
-The processor's time stands beside the clock's, because a machine that does much else makes only the
-latter longer.
+Measures the server alone: pages and API answers requested within this process, without a network.
+Processor time is printed beside clock time, which also grows with other load on the machine.
 
     python -m benchmarks.console [--images 2000] [--repeats 5]
 """
@@ -20,7 +17,7 @@ from time import perf_counter, process_time
 
 import numpy as np
 
-from benchmarks.measuring import duration, parser, table, tell
+from benchmarks.measuring import duration, parser, print_progress, table
 
 PASSWORD = "a long enough password"
 SIDE, FEATURES, USER = 64, 128, "ada"
@@ -31,14 +28,13 @@ def main() -> None:
     options = parser(__doc__)
     options.add_argument("--images", type=int, default=2000)
     options.add_argument("--repeats", type=int, default=5)
-    given = options.parse_args()
+    settings = options.parse_args()
     logging.getLogger("httpx").setLevel(logging.WARNING)
-    warnings.filterwarnings(
-        "ignore", message="Using `httpx`"
-    )  # Starlette's test client works with it as well
-    rows = [grouping(given.images, given.repeats)]
+    # Starlette's test client also works with httpx
+    warnings.filterwarnings("ignore", message="Using `httpx`")
+    rows = [grouping(settings.images, settings.repeats)]
     with tempfile.TemporaryDirectory() as folder:
-        rows += opening(Path(folder), given.images, given.repeats)
+        rows += opening(Path(folder), settings.images, settings.repeats)
     print(
         table(
             [
@@ -54,7 +50,7 @@ def main() -> None:
 
 
 def grouping(num_images: int, repeats: int) -> list[str]:
-    """Group so many vectors, half of them around five centres."""
+    """Group this many feature vectors, half of them around five centres."""
     from twin.review.grouping import group
 
     rng = np.random.default_rng(1)
@@ -65,7 +61,7 @@ def grouping(num_images: int, repeats: int) -> list[str]:
 
 
 def opening(folder: Path, num_images: int, repeats: int) -> list[list[str]]:
-    """Open a case of so many images as a page and through the API."""
+    """Open a case of this many images as a page and through the API."""
     from starlette.testclient import TestClient
 
     from federation.console.app import make_app, make_services
@@ -140,7 +136,7 @@ def _measured(name: str, work: Callable[[], object], repeats: int) -> list[str]:
         work()
         clock.append(perf_counter() - at)
         processor.append(process_time() - spent)
-    tell(f"  {name}: {max(clock):.3f} s at worst")
+    print_progress(f"  {name}: {max(clock):.3f} s at worst")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     return [
         name,

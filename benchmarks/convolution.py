@@ -1,16 +1,14 @@
-"""Convolutions of small maps in bfloat16.
+"""Speed of bfloat16 convolutions on small maps: library call against maps placed side by side.
 
-As they are, and with the maps of the batch side by side, forward and backward.
-
-``python -m benchmarks.convolution``. Why ``incremental/convolution.py`` exists.
+``python -m benchmarks.convolution`` shows why ``incremental/convolution.py`` exists.
 """
 
 from collections.abc import Callable
 from typing import Any
 
-from benchmarks.measuring import alternately, duration, parser, table, use_threads
+from benchmarks.measuring import duration, parser, table, time_in_turns, use_threads
 
-_SHAPES = (
+_SHAPES = (  # channels in, channels out, side, stride
     (64, 64, 32, 1),
     (256, 256, 8, 1),
     (128, 256, 16, 2),
@@ -19,7 +17,7 @@ _SHAPES = (
     (64, 64, 7, 1),
     (64, 128, 7, 2),
     (128, 128, 4, 1),
-)  # in, out, side, stride
+)
 
 
 def main() -> None:
@@ -67,7 +65,7 @@ def _row(
         ),
         "side by side": step(lambda maps, weight: side_by_side(maps, weight, None, stride)),
     }
-    seconds = alternately(works, repeats)
+    seconds = time_in_turns(works, repeats)
     name = f"{channels_in} -> {channels}, {side} x {side}, {stride}, {batch}"
     both = seconds["library"], seconds["side by side"]
     return [name, duration(both[0]), duration(both[1]), f"{both[0] / both[1]:.2f}", chosen]

@@ -1,11 +1,7 @@
-"""Engines against each other.
+"""Compares engines on one experiment: sequential, debug, and 1 and 2 worker processes.
 
-The same experiment one twin after the other, with the debug engine, and in 1 and 2 worker
-processes.
-
-Real OrganAMNIST, a thin network, each engine in a fresh process. Prints seconds per round as a
-ratio to the sequential engine, and exits with 1 where the weights after the last round differ in
-one bit.
+Uses OrganAMNIST and a thin network, each engine in a fresh process. Prints seconds per round as a
+ratio to the sequential engine. Exits with 1 if the weights after the last round differ in one bit.
 
 ``python -m benchmarks.engines``; ``--out FILE`` also writes JSON.
 """
@@ -21,7 +17,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from benchmarks.measuring import ROOT, in_fresh_process, table, tell
+from benchmarks.measuring import ROOT, in_fresh_process, print_progress, table, write_results
 
 ENGINES = {
     "sequential": {"name": "sequential"},
@@ -32,10 +28,7 @@ ENGINES = {
 
 
 def measure(engine: str, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Run one experiment in this process.
-
-    Return the time of its rounds and the digest of its last weights.
-    """
+    """Run one experiment here; return its time per round and the digest of its last weights."""
     from federation.experiment.checkpoint import load_checkpoint
     from federation.experiment.config import load_experiment
     from federation.experiment.loop import RunCallbacks, run_experiment
@@ -74,8 +67,8 @@ def measure(engine: str, arguments: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def main(given: list[str]) -> int:
-    """Measure, print, write; return 1 where the weights differ."""
+def main(argv: list[str]) -> int:
+    """Measure all engines, print and write the results; return 1 if the weights differ."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rounds", type=int, default=8)
     parser.add_argument("--epochs", type=int, default=2)
@@ -84,14 +77,14 @@ def main(given: list[str]) -> int:
     parser.add_argument("--dataset", default="organamnist")
     parser.add_argument("--out", type=Path, help="also write JSON here")
     parser.add_argument("--measure", choices=ENGINES, help=argparse.SUPPRESS)
-    arguments = parser.parse_args(given)
+    arguments = parser.parse_args(argv)
     if arguments.measure is not None:
         print(json.dumps(measure(arguments.measure, arguments)))
         return 0
     found = []
     for engine in ENGINES:
-        tell(f"  {engine}")
-        found.append(in_fresh_process("benchmarks.engines", [*given, "--measure", engine]))
+        print_progress(f"  {engine}")
+        found.append(in_fresh_process("benchmarks.engines", [*argv, "--measure", engine]))
         found[-1]["time_ratio"] = found[-1]["seconds_per_round"] / found[0]["seconds_per_round"]
     rows = [
         (
@@ -106,15 +99,9 @@ def main(given: list[str]) -> int:
     equal = len({each["weights"] for each in found}) == 1
     print(f"\nWeights after the last round: {'equal to the bit' if equal else '**different**'}.")
     if not equal:
-        tell("the engines' weights differ: a result must not depend on where twins run")
+        print_progress("the engines' weights differ: a result must not depend on where twins run")
     if arguments.out:
-        settings = {
-            name: value for name, value in vars(arguments).items() if name not in ("out", "measure")
-        }
-        arguments.out.write_text(
-            json.dumps({"settings": settings, "engines": found, "equal": equal}, indent=1) + "\n",
-            encoding="utf-8",
-        )
+        write_results(arguments.out, arguments, engines=found, equal=equal)
     return 0 if equal else 1
 
 

@@ -1,10 +1,8 @@
-"""What a network costs.
+"""Network cost of a round: processes over mutual TLS against the same rounds in one process.
 
-Rounds of one experiment by processes over mutual TLS, against the same rounds in one process.
-
-Four hospitals of ``phantom_tiny``; both sides in one run, each round from its record to the next
-one's. Prints milliseconds per round of both, the difference, what was really sent, and how long a
-session needs to begin. Exits with 1 where the weights differ in one bit.
+Uses four hospitals of ``phantom_tiny``. Prints milliseconds per round of both sides, their
+difference, the bytes sent, and the time until a session starts. Exits with 1 if the weights differ
+in one bit.
 
 ``python -m benchmarks.flare``; ``--out FILE`` also writes JSON.
 """
@@ -24,7 +22,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.measuring import ROOT, table, tell
+from benchmarks.measuring import ROOT, print_progress, table
 from federation.experiment.checkpoint import load_checkpoint
 from federation.experiment.config import ExperimentConfig, load_experiment
 from federation.experiment.loop import RunCallbacks, run_experiment
@@ -38,7 +36,7 @@ PATIENCE_SECONDS = 600.0
 
 
 def in_one_process(config: ExperimentConfig, folder: Path) -> list[float]:
-    """Run in this process; return the seconds of each round."""
+    """Run the experiment in this process; return the seconds of each round."""
     return [each["seconds"] for each in _run(config, folder)]
 
 
@@ -54,7 +52,7 @@ def _run(config: ExperimentConfig, folder: Path) -> list[dict[str, Any]]:
 
 
 def over_the_network(config: ExperimentConfig, folder: Path) -> tuple[Path, dict[str, Any]]:
-    """Run a deployment of five processes; return its run folder and what was measured."""
+    """Run a deployment of five processes; return its run folder and the measurements."""
     server = ServerConfig(
         (), LinkConfig(deadline_seconds=120, minimum_hospitals=len(config.hospitals))
     )
@@ -93,14 +91,14 @@ def over_the_network(config: ExperimentConfig, folder: Path) -> tuple[Path, dict
     }
 
 
-def main(given: list[str]) -> int:
-    """Measure, print, write; return 1 where the weights differ."""
+def main(argv: list[str]) -> int:
+    """Measure both sides, print and write the results; return 1 if the weights differ."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--width", type=int, default=8)
     parser.add_argument("--method", default="fedavg")
     parser.add_argument("--out", type=Path, help="also write JSON here")
-    arguments = parser.parse_args(given)
+    arguments = parser.parse_args(argv)
     changes = (
         f"scenario.rounds_per_task={arguments.rounds // 2}",
         f"network.width={arguments.width}",
@@ -113,18 +111,16 @@ def main(given: list[str]) -> int:
     torch.set_num_threads(config.engine.threads)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        tell("  one process")
+        print_progress("  one process")
         here = in_one_process(config, folder / "here")
-        tell("  five processes over mutual TLS")
+        print_progress("  five processes over mutual TLS")
         run, there = over_the_network(config, folder)
         ends = [
             load_checkpoint(RunFolder(each).checkpoints).server.weights
             for each in (folder / "here", run)
         ]
     same = all(torch.equal(value, ends[1][name]) for name, value in ends[0].items())
-    late = slice(
-        len(here) // 2 + 1, None
-    )  # the second task, without the round in which the head grew
+    late = slice(len(here) // 2 + 1, None)  # the second task without its first round
     one, other = statistics.median(here[late]), statistics.median(there["rounds"][late])
     rows = [
         ["one process, twins one after the other", f"{1000 * one:.0f}", "", "", ""],

@@ -1,11 +1,8 @@
-"""How many floating-point operations and bytes a piece of work takes.
+"""Counts floating-point operations and bytes of a piece of work; a multiply-add is two operations.
 
-A multiplication and an addition are two operations.
-
-Operations are counted by ``torch.utils.flop_counter`` while the work runs: convolutions and matrix
-products, forward and backward; element by element work is not counted, as is usual. Bytes: what
-every operator would read and write if nothing stayed in a cache and none were fused (views move
-nothing): an upper estimate of the traffic.
+``torch.utils.flop_counter`` counts the operations of convolutions and matrix products, forward and
+backward; element-wise work is not counted, as is usual. Bytes are what every operator would read
+and write without caches and fusion (views move nothing): an upper bound of the traffic.
 """
 
 from collections.abc import Callable
@@ -20,22 +17,22 @@ from incremental.network import IncrementalNetwork, NetworkConfig, freeze
 
 
 def count_flops(work: Callable[[], object]) -> int:
-    """Return the operations of a piece of work, which is run once."""
+    """Run the work once and return its number of operations."""
     counter = FlopCounterMode(display=False)
     with counter:
         work()
     return int(counter.get_total_flops())
 
 
-class TrafficCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]  # the library is untyped
-    """Adds up the bytes of what operators read and write; ``bytes`` holds the sum."""
+class TrafficCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]  # untyped metaclass
+    """Adds up the bytes that operators read and write; ``bytes`` holds the sum."""
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]  # the library is untyped
+        super().__init__()  # type: ignore[no-untyped-call]  # untyped in torch
         self.bytes = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Run an operator and add what it moves."""
+        """Run an operator and add the bytes that it moves."""
         kwargs = kwargs or {}
         result = func(*args, **kwargs)
         if not _is_view(func):
@@ -62,7 +59,7 @@ def _size(values: Any) -> int:
 
 
 def count_bytes(work: Callable[[], object]) -> int:
-    """Return the bytes of a piece of work, which is run once."""
+    """Run the work once and return the number of bytes that it moves."""
     with TrafficCounter() as counter:
         work()
     return int(counter.bytes)
@@ -71,16 +68,16 @@ def count_bytes(work: Callable[[], object]) -> int:
 def model_step(
     config: NetworkConfig, batch_size: int, rows: int, old_rows: int, bfloat16: bool = False
 ) -> Callable[[], None]:
-    """Return the least work of a step.
+    """Return a function that does the least work of a training step.
 
-    Student forward and backward, teacher forward, update of the weights; once each.
+    The work is student forward and backward, teacher forward and weight update, once each.
 
     Args:
-        config: Network.
-        batch_size: Images.
-        rows: Classes of the student.
-        old_rows: Classes of the teacher; 0: there is none.
-        bfloat16: Autocast with float32 weights.
+        config: The network's configuration.
+        batch_size: Number of images.
+        rows: Number of classes of the student.
+        old_rows: Number of classes of the teacher; 0: no teacher.
+        bfloat16: Use autocast with float32 weights.
     """
     student = IncrementalNetwork(config, rows).train()
     teacher = freeze(IncrementalNetwork(config, old_rows)) if old_rows else None
@@ -101,12 +98,12 @@ def model_step(
 
 
 def model_flops_per_image(config: NetworkConfig, rows: int, old_rows: int) -> float:
-    """Return the operations of the least step, per image: they grow with the batch alone."""
+    """Return the operations of the least step per image; they are proportional to the batch."""
     return count_flops(model_step(config, 2, rows, old_rows)) / 2
 
 
 def forward_flops_per_image(config: NetworkConfig, rows: int) -> float:
-    """Return the operations of looking at one image."""
+    """Return the operations of the forward pass of one image."""
     network = freeze(IncrementalNetwork(config, rows))
     images = torch.rand(1, config.channels, config.image_size, config.image_size)
     return float(count_flops(lambda: network(images)))
@@ -115,14 +112,12 @@ def forward_flops_per_image(config: NetworkConfig, rows: int) -> float:
 def traffic(
     work_of: Callable[[int], Callable[[], object]], low: int = 2, high: int = 4
 ) -> tuple[float, float]:
-    """Return (bytes per step, bytes per image).
-
-    The traffic of a step is taken as a line through two batch sizes.
+    """Return (bytes per step, bytes per image): a line through the traffic of two batch sizes.
 
     Args:
-        work_of: Makes the step of a batch size.
-        low: One size.
-        high: The other.
+        work_of: Function (batch size) -> step.
+        low: Smaller batch size.
+        high: Larger batch size.
     """
     few, many = count_bytes(work_of(low)), count_bytes(work_of(high))
     slope = (many - few) / (high - low)

@@ -1,8 +1,6 @@
-"""The local step on a GPU.
+"""Local step on a GPU: images per second, share of the peak, device utilisation, memory.
 
-Images per second, share of its matrix product's peak, and how busy the device says it was.
-
-``python -m benchmarks.gpu``; without a GPU it says so and does nothing.
+``python -m benchmarks.gpu``; without a GPU it prints that and does nothing.
 """
 
 import subprocess
@@ -10,13 +8,13 @@ import threading
 from statistics import median
 
 from benchmarks.machine import measure_peak, peak_table
-from benchmarks.measuring import alternately, parser, scaled, table, use_threads
+from benchmarks.measuring import parser, scaled, table, time_in_turns, use_threads
 
 NONE = "no GPU: not run"
 
 
 class Busy:
-    """Asks nvidia-smi again and again how busy the device is; ``percent`` holds the answers."""
+    """Polls nvidia-smi for the device's utilisation; ``percent`` holds the values."""
 
     def __init__(self) -> None:
         self.percent: list[float] = []
@@ -24,12 +22,12 @@ class Busy:
         self._thread = threading.Thread(target=self._ask, daemon=True)
 
     def __enter__(self) -> "Busy":
-        """Begin."""
+        """Start polling."""
         self._thread.start()
         return self
 
     def __exit__(self, *error: object) -> None:
-        """End."""
+        """Stop polling."""
         self._over.set()
         self._thread.join()
 
@@ -48,38 +46,44 @@ def main(arguments: list[str] | None = None) -> None:
     options.add_argument("--batches", nargs="+", type=int, default=[32, 128], help="batch sizes")
     options.add_argument("--steps", type=int, default=100, help="steps of one timing")
     options.add_argument("--repeats", type=int, default=3, help="timings")
-    given = options.parse_args(arguments)
+    settings = options.parse_args(arguments)
     import torch
 
     if not torch.cuda.is_available():
         print(NONE)
         return
     from benchmarks.flops import model_flops_per_image
-    from benchmarks.local_step import NAMES, OLD_ROWS, ROWS, Case, material, our_step, plain_step
+    from benchmarks.local_step import (
+        NAMES,
+        OLD_ROWS,
+        ROWS,
+        Case,
+        make_material,
+        our_step,
+        plain_step,
+    )
 
-    use_threads(given.threads)
-    peak = measure_peak(given.threads, (4096, 8192), 4096, device="cuda")
+    use_threads(settings.threads)
+    peak = measure_peak(settings.threads, (4096, 8192), 4096, device="cuda")
     print(f"{torch.cuda.get_device_name()}\n\n{peak_table(peak)}\n")
     rows = []
     for network in NAMES:
-        for batch in given.batches:
-            few, many = (
-                Case(network, batch, 4, device="cuda"),
-                Case(network, batch, given.steps, device="cuda"),
-            )
-            stuff = material(many)
+        for batch in settings.batches:
+            few = Case(network, batch, 4, device="cuda")
+            many = Case(network, batch, settings.steps, device="cuda")
+            material = make_material(many)
             with Busy() as busy:
                 ours = (
-                    alternately({"ours": our_step(many, stuff)}, given.repeats)["ours"]
-                    / given.steps
+                    time_in_turns({"ours": our_step(many, material)}, settings.repeats)["ours"]
+                    / settings.steps
                 )
             plain = (
-                alternately({"reference": plain_step(few, material(few))}, given.repeats)[
+                time_in_turns({"reference": plain_step(few, make_material(few))}, settings.repeats)[
                     "reference"
                 ]
                 / few.steps
             )
-            flops = model_flops_per_image(stuff.network, ROWS, OLD_ROWS) * batch
+            flops = model_flops_per_image(material.network, ROWS, OLD_ROWS) * batch
             rows.append(
                 (
                     NAMES[network],

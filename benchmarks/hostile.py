@@ -1,21 +1,18 @@
-"""What one hostile hospital of five does to the global model.
+"""Accuracy with one hostile hospital of five, with and without screening and robust aggregation.
 
-With and without screening and robust aggregation.
+A small federation on OrganAMNIST learns all eleven organs in one task. In every round one hospital
+sends one kind of bad update. The tables show the accuracy of the last global model on test images,
+as mean and standard deviation over seeds.
 
-A small federation on real OrganAMNIST images learns all eleven organs in one task. One hospital
-sends, in every round, one of the kinds of bad updates below. Printed is the accuracy of the last
-global model on test images, as the mean and standard deviation over seeds.
+    python -m benchmarks.hostile                # all; about ten minutes on one core
+    python -m benchmarks.hostile --dataset phantom_axial --seeds 1     # without a download
 
-    python -m benchmarks.hostile                                       # all; about ten minutes on
-    one core python -m benchmarks.hostile --dataset phantom_axial --seeds 1     # without a download
-
-``no defence`` is the method's own mean of whatever came back. ``stops``: the round raised an error,
-and with it the run. ``not run``: what would happen is known and not wanted. Everything else runs
-the rounds of ``federation.round``.
+``no defence`` is the method's own mean of all updates. ``stops``: the round raised an error, which
+ends the run. ``not run``: the outcome is known and harmful. All other cells run the rounds of
+``federation.round``.
 """
 
 import argparse
-import json
 import os
 import pickle
 import sys
@@ -27,14 +24,13 @@ from statistics import mean, stdev
 from time import perf_counter
 from typing import Any
 
-os.environ.setdefault(
-    "OMP_NUM_THREADS", "1"
-)  # read when torch is imported; networks this small are slower with more threads
+# read when torch is imported; networks this small are slower with more threads
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
 from torch import Tensor
 
-from benchmarks.measuring import table, tell
+from benchmarks.measuring import print_progress, table, write_results
 from federation.aggregation.robust import RobustConfig
 from federation.aggregation.screening import parameter_norm
 from federation.engines.sequential import SequentialEngine
@@ -54,20 +50,20 @@ from twin.messages import Broadcast, GlobalModel, Observation, TwinUpdate
 from twin.state import TwinState
 from twin.twin import DigitalTwin
 
-HOSTILE = "hospital-000"  # the first: what a mean takes types and names from
-LONGEST = 80  # characters of a reason in the table
+HOSTILE = "hospital-000"  # the first hospital: a mean takes types and names from its update
+LONGEST = 80  # characters of a reason shown in the table
 PLAIN = {"crop_padding_pixels": 0, "brightness": 0.0}
-MOST = 1_000_000  # images that the screening lets a twin claim
+MOST = 1_000_000  # largest number of images that the screening lets a twin claim
 
 
 @dataclass(frozen=True)
-class Sent:
-    """What a damage may be made of.
+class HonestMessages:
+    """Messages from which a hostile update is made.
 
     Args:
-        update: What the hospital's honest twin would send.
-        broadcast: What it answers.
-        first: What it sent in its first round.
+        update: Update of the hospital's honest twin.
+        broadcast: Broadcast that the update answers.
+        first: Update of its first round.
     """
 
     update: TwinUpdate
@@ -75,7 +71,7 @@ class Sent:
     first: TwinUpdate
 
     def moved(self, factor: float) -> TwinUpdate:
-        """Return the update whose change of parameters is multiplied."""
+        """Return the update with its change of parameters multiplied by a factor."""
         like = parameters_of(self.broadcast.weights)
         moved = {
             name: value + factor * (self.update.weights[name] - value)
@@ -84,7 +80,7 @@ class Sent:
         return self.with_weights(moved)
 
     def with_weights(self, changed: Weights) -> TwinUpdate:
-        """Return the update with other tensors in it."""
+        """Return the update with some tensors replaced."""
         return replace(self.update, weights={**self.update.weights, **changed})
 
     def each(self, change: Callable[[Tensor], Tensor]) -> TwinUpdate:
@@ -98,44 +94,41 @@ class Sent:
         )
 
 
-def other_class_list(sent: Sent) -> TwinUpdate:
-    """Return an honest model whose rows, and the names that it gives them, are in another order."""
+def other_class_list(sent: HonestMessages) -> TwinUpdate:
+    """Return an honest update with its head's rows and class names in reverse order."""
     turned = sent.with_weights(
         {name: sent.update.weights[name].flip(0) for name in ("head.weight", "head.bias")}
     )
     return replace(turned, class_names=sent.update.class_names[::-1])
 
 
-def pickled(sent: Sent) -> TwinUpdate:
-    """Send a pickle where a record is expected; the reader of records raises."""
+def pickled(sent: HonestMessages) -> TwinUpdate:
+    """Decode a pickle as a record, which raises the error of the record reader."""
     from federation.flare.records import decode
 
     return decode(TwinUpdate, pickle.dumps(sent.update.metrics))
 
 
-def hidden(sent: Sent) -> TwinUpdate:
-    """Return the update turned round and as long as the screening just lets pass.
-
-    9.9 times the norm of the global model.
-    """
+def hidden(sent: HonestMessages) -> TwinUpdate:
+    """Return the reversed update, with the largest norm that screening accepts."""
     length, allowed = (
         parameter_norm(sent.update.weights, sent.broadcast.weights),
-        9.9 * parameter_norm(sent.broadcast.weights),
+        9.9 * parameter_norm(sent.broadcast.weights),  # screening accepts 10 times this norm
     )
     return sent.moved(-allowed / length)
 
 
 @dataclass(frozen=True)
 class Kind:
-    """One way to be hostile.
+    """One kind of hostile behaviour.
 
     Args:
-        damage: What becomes of the hospital's update.
-        flips: It trains on labels turned round.
-        without: What to say of it without a defence, where that is not to be tried.
+        damage: Function that makes the hostile update.
+        flips: Whether the hospital trains on reversed labels.
+        without: Text for the column without a defence, where that case is not run.
     """
 
-    damage: Callable[[Sent], TwinUpdate] = lambda sent: sent.update
+    damage: Callable[[HonestMessages], TwinUpdate] = lambda sent: sent.update
     flips: bool = False
     without: str = ""
 
@@ -181,12 +174,12 @@ DEFENCES: Mapping[str, RobustConfig | None] = {
 }
 
 
-class Misled:
-    """Hospitals one of which has wrong labels.
+class MislabelledHospitals:
+    """Hospitals of which one has wrong labels.
 
     Args:
-        hospitals: All of them.
-        misled: Which.
+        hospitals: All hospitals.
+        misled: Id of the hospital with wrong labels.
     """
 
     def __init__(self, hospitals: SimulatedHospitals, misled: str) -> None:
@@ -200,47 +193,47 @@ class Misled:
         self.device = hospitals.device
 
     def twin(self, twin_id: str, state: TwinState | None) -> DigitalTwin:
-        """Put one twin together."""
+        """Return one twin."""
         return self._wards[twin_id == self._misled].twin(twin_id, state)
 
     def present(self, round_number: int) -> Sequence[str]:
-        """Return who takes part."""
+        """Return the ids of the hospitals that take part."""
         return self._wards[False].present(round_number)
 
 
 @dataclass
 class HostileEngine:
-    """An engine one of whose twins sends bad updates.
+    """A sequential engine in which one twin sends hostile updates.
 
     Args:
-        hospitals: Whose twins.
-        damage: What becomes of the hostile one's update.
-        hostile: Which.
-        trained: What twins made of which broadcasts, over all runs of a seed: where two runs come
-            by the same model, nobody trains twice.
+        hospitals: Hospitals of the twins.
+        damage: Function that makes the hostile update.
+        hostile: Id of the hostile twin.
+        trained: Updates by broadcast, over all runs of a seed, so that no twin trains twice on
+            the same model.
     """
 
     hospitals: Hospitals
-    damage: Callable[[Sent], TwinUpdate]
+    damage: Callable[[HonestMessages], TwinUpdate]
     hostile: str = HOSTILE
     trained: dict[bytes, TwinUpdate] = field(default_factory=dict)
     first: TwinUpdate | None = None
     unreadable: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        """Let twins run one after the other."""
+        """Create the engine that runs the twins."""
         self._engine = SequentialEngine(self.hospitals)
 
     def present(self, round_number: int) -> Sequence[str]:
-        """Return who takes part."""
+        """Return the ids of the twins that take part."""
         return self._engine.present(round_number)
 
     def observe(self, model: GlobalModel, twin_ids: Sequence[str]) -> Sequence[Observation]:
-        """Let these twins look."""
+        """Return the observations of these twins."""
         return list(self._engine.observe(model, twin_ids))
 
     def train(self, method: Method, broadcasts: Mapping[str, Broadcast]) -> Sequence[TwinUpdate]:
-        """Let these twins train, and one of them lie; an answer that cannot be read is none."""
+        """Train these twins and replace the hostile update; an unreadable one is left out."""
         updates = []
         for update in (
             self._train(method, twin_id, broadcast) for twin_id, broadcast in broadcasts.items()
@@ -250,19 +243,16 @@ class HostileEngine:
                 continue
             self.first = self.first or update
             try:
-                updates.append(self.damage(Sent(update, broadcasts[update.twin_id], self.first)))
-            except (
-                ValueError
-            ) as error:  # RecordError: what the server's reader of records says of these bytes
+                updates.append(
+                    self.damage(HonestMessages(update, broadcasts[update.twin_id], self.first))
+                )
+            except ValueError as error:  # RecordError of the server's record reader
                 self.unreadable.append(str(error))
         return updates
 
     def _train(self, method: Method, twin_id: str, broadcast: Broadcast) -> TwinUpdate:
-        """Let a twin train unless it has.
-
-        Without a memory, what it makes of a broadcast depends on nothing else.
-        """
-        flipped = isinstance(self.hospitals, Misled) and twin_id == self.hostile
+        """Train a twin or return its cached update: it has no memory, so the broadcast decides."""
+        flipped = isinstance(self.hospitals, MislabelledHospitals) and twin_id == self.hostile
         key = sha256(
             repr(
                 (twin_id, broadcast.round, broadcast.class_names, broadcast.seed, flipped)
@@ -278,7 +268,7 @@ class HostileEngine:
 def round_without_defence(
     server: ServerState, engine: HostileEngine, method: Method
 ) -> ServerState:
-    """Run a round that takes the method's mean of whatever comes back."""
+    """Run a round that aggregates every update with the method's own mean."""
     observations = list(engine.observe(server.model, engine.present(server.round)))
     server, _ = grow_for_new_classes(server, observations)
     broadcasts = {
@@ -290,12 +280,12 @@ def round_without_defence(
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a run.
+    """Result of a run.
 
     Args:
-        accuracy: Of the last global model; none where the run stopped.
-        turned_away: Share of rounds in which nothing of the hostile twin was aggregated.
-        reason: The last time it was turned away, or why the run stopped.
+        accuracy: Accuracy of the last global model; None if the run stopped.
+        turned_away: Share of rounds in which the hostile update was not aggregated.
+        reason: Last reason for rejecting it, or the error that stopped the run.
     """
 
     accuracy: float | None
@@ -304,7 +294,7 @@ class Outcome:
 
 
 def experiment(arguments: argparse.Namespace, seed: int) -> ExperimentConfig:
-    """Return the federation: five hospitals, eleven organs at once, each image with one owner."""
+    """Return the experiment: five hospitals, eleven organs at once, each image with one owner."""
     changes: dict[str, Any] = {
         "scenario": {
             "dataset": arguments.dataset,
@@ -340,24 +330,21 @@ def run(
     defence: RobustConfig | None,
     trained: dict[bytes, TwinUpdate],
 ) -> Outcome:
-    """Run one federation to its end.
-
-    What its twins trained is looked up and kept in ``trained``.
-    """
+    """Run one federation to its end, with cached updates in ``trained``."""
     config, hospitals = setup.config, setup.hospitals()
     engine = HostileEngine(
-        Misled(hospitals, HOSTILE) if kind.flips else hospitals, kind.damage, trained=trained
+        MislabelledHospitals(hospitals, HOSTILE) if kind.flips else hospitals,
+        kind.damage,
+        trained=trained,
     )
-    server, proxy, records = (
-        new_server(config.network, config.seed, config.federation.settle_rounds),
-        ProxyServer(config.proxy),
-        list[RoundRecord](),
-    )
+    server = new_server(config.network, config.seed, config.federation.settle_rounds)
+    proxy = ProxyServer(config.proxy)
+    records = list[RoundRecord]()
     for _ in range(config.scenario.rounds_per_task):
         if defence is None:
             try:
                 server = round_without_defence(server, engine, config.method)
-            except Exception as error:  # what a hostile update raises is what is measured here
+            except Exception as error:  # the errors of hostile updates are the result
                 return Outcome(None, reason=f"{type(error).__name__}: {error}")
             continue
         server, record = run_round(
@@ -383,7 +370,7 @@ def cell(outcomes: Sequence[Outcome]) -> str:
 
 
 def report(found: Mapping[str, Mapping[str, Sequence[Outcome]]]) -> str:
-    """Return the tables: accuracy, and why the hostile twin was turned away."""
+    """Return the tables of accuracies and of reasons for rejection."""
     rows = [
         [
             name,
@@ -412,14 +399,12 @@ def report(found: Mapping[str, Mapping[str, Sequence[Outcome]]]) -> str:
         *(name for name in defences if name != "no defence"),
         "screening says",
     ]
-    return (
-        f"{table(['hostile update', *defences], rows)}\n\nRounds in which nothing of it was "
-        f"aggregated:\n\n{table(heads, reasons)}"
-    )
+    first, second = table(["hostile update", *defences], rows), table(heads, reasons)
+    return f"{first}\n\nRounds in which nothing of it was aggregated:\n\n{second}"
 
 
-def main(given: list[str]) -> int:
-    """Measure, print, write."""
+def main(argv: list[str]) -> int:
+    """Measure all combinations, print and write the results."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--dataset", default="organamnist")
     parser.add_argument("--seeds", type=int, default=3)
@@ -444,7 +429,7 @@ def main(given: list[str]) -> int:
         "--defences", nargs="+", default=list(DEFENCES), choices=list(DEFENCES), metavar="DEFENCE"
     )
     parser.add_argument("--out", type=Path, help="also write JSON here")
-    arguments = parser.parse_args(given)
+    arguments = parser.parse_args(argv)
     torch.set_num_threads(1)
     studies = [
         prepare_experiment(experiment(arguments, seed)) for seed in range(1, arguments.seeds + 1)
@@ -460,12 +445,11 @@ def main(given: list[str]) -> int:
             found[name][defence] = [
                 run(setup, kind, DEFENCES[defence], known) for setup, known in seeds
             ]
-        tell(f"  {name}: {perf_counter() - began:.0f} s")
+        print_progress(f"  {name}: {perf_counter() - began:.0f} s")
     print(
         f"{arguments.dataset}, {arguments.images_per_class} images of each of 11 organs over 5 "
-        f"hospitals (Dirichlet {arguments.alpha:g}), "
-        f"{arguments.rounds} rounds of FedAvg, LeNet of width 8, one thread. Accuracy in % on "
-        f"{arguments.test_images} test images, "
+        f"hospitals (Dirichlet {arguments.alpha:g}), {arguments.rounds} rounds of FedAvg, LeNet of "
+        f"width 8, one thread. Accuracy in % on {arguments.test_images} test images, "
         f"mean ± standard deviation over {arguments.seeds} seeds.\n"
     )
     print(report(found))
@@ -474,10 +458,7 @@ def main(given: list[str]) -> int:
             name: {defence: [vars(one) for one in each] for defence, each in by.items()}
             for name, by in found.items()
         }
-        settings = {name: value for name, value in vars(arguments).items() if name != "out"}
-        arguments.out.write_text(
-            json.dumps({"settings": settings, "outcomes": plain}, indent=1) + "\n", encoding="utf-8"
-        )
+        write_results(arguments.out, arguments, outcomes=plain)
     return 0
 
 

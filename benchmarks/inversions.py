@@ -1,7 +1,4 @@
-"""Prototypes out of their gradients.
-
-All in one batch, as ours, against one by one, as public code.
-"""
+"""Time to invert prototype gradients: all in one batch (ours) against one by one (public code)."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -10,7 +7,7 @@ from typing import Any, cast
 
 import torch
 
-from benchmarks.measuring import alternately, table
+from benchmarks.measuring import table, time_in_turns
 from benchmarks.reference_round import PlainRules, Search, invert_plainly
 from federation.experiment.config import ExperimentConfig
 from federation.methods.fedka import FedKA
@@ -18,24 +15,20 @@ from incremental.reconstruction import GradientEncoder, invert
 
 
 def inversion_table(config: ExperimentConfig, prototypes: int = 10, steps: int = 0) -> str:
-    """Return the seconds of inverting prototypes.
-
-    In one batch, one by one with the same search, one by one as LGA.
+    """Return the seconds of inverting prototypes in one batch and one by one.
 
     Args:
-        config: Its method's settings.
-        prototypes: In ours' batch; one by one only one is timed.
-        steps: Most steps of each search; 0: each its own.
+        config: Experiment whose method's settings are used.
+        prototypes: Number of prototypes in our batch; one by one only one is timed.
+        steps: Most steps of each search; 0: the search's own number.
     """
     reconstruction = cast(FedKA, config.method).reconstruction
     assert reconstruction is not None
     shape, classes = (1, 28, 28), 6
     encoder = GradientEncoder(shape, classes, reconstruction.public_seed)
     generator = torch.Generator().manual_seed(1)
-    images, rows = (
-        torch.rand(prototypes, *shape, generator=generator),
-        torch.arange(prototypes) % classes,
-    )
+    images = torch.rand(prototypes, *shape, generator=generator)
+    rows = torch.arange(prototypes) % classes
     gradients = encoder.encode(images, rows)
     sizes = [each.shape for each in encoder.parameters()]
     one = [
@@ -67,7 +60,7 @@ def inversion_table(config: ExperimentConfig, prototypes: int = 10, steps: int =
             cast(Search, search),
         )
         works[name] = partial(invert_plainly, one, shape, classes, rules)
-    seconds = alternately(works, 1, warm_up=False)
+    seconds = time_in_turns(works, 1, warm_up=False)
     each = {
         name: value / prototypes if name.startswith("ours") else value
         for name, value in seconds.items()

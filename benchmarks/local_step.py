@@ -1,10 +1,8 @@
-"""FedKA's local step with a teacher.
+"""FedKA's local step with a teacher: images per second of ours and of the plain reference.
 
-Ours against the plain reference, images per second and share of the measured matrix product's peak.
-
-``python -m benchmarks.local_step`` on real OrganAMNIST images; ``--habits`` shows what each habit
-of the reference costs, ``--profile`` where the time goes. Ours is called as a twin calls it:
-``train_locally`` with ``METHODS["fedka"]`` and a ``LocalContext``.
+``python -m benchmarks.local_step`` uses OrganAMNIST images and also prints the share of the
+measured peak. ``--habits`` shows the cost of each habit of the reference, ``--profile`` where the
+time goes. Ours is called as a twin calls it: ``train_locally`` with ``METHODS["fedka"]``.
 """
 
 import argparse
@@ -18,7 +16,15 @@ from numpy.typing import NDArray
 
 from benchmarks.flops import model_flops_per_image
 from benchmarks.machine import Peak, Precision, measure_peak, peak_table
-from benchmarks.measuring import alternately, duration, parser, scaled, table, tell, use_threads
+from benchmarks.measuring import (
+    duration,
+    parser,
+    print_progress,
+    scaled,
+    table,
+    time_in_turns,
+    use_threads,
+)
 from benchmarks.reference import Habits, PlainNetwork, PlainTask, loader_of, train_plainly
 from federation.methods import METHODS
 from incremental.head import Weights, grow_head
@@ -28,18 +34,14 @@ from physical.transforms import to_tensor
 from twin.local_training import TrainingConfig, train_locally
 from twin.objective import LocalContext
 
-GROUPS = (
-    (0, 1, 2),
-    (3, 4, 5),
-)  # the second task of organa_paper: three classes finished, three being learned
+# The second task of organa_paper: three finished classes and three current ones.
+GROUPS = ((0, 1, 2), (3, 4, 5))
 OLD_ROWS, ROWS = 3, 6
 THIN = NetworkConfig(backbone="resnet10", width=16, image_size=28)
 FULL = NetworkConfig(backbone="resnet18", width=64, image_size=32)
 NETWORKS = {"thin": THIN, "full": FULL}
 NAMES = {"thin": "resnet10 w16, 28 px", "full": "resnet18 w64, 32 px"}
-# Small, so that numbers stay ordinary whatever the images: overflow and denormals would change the
-# speed.
-RATE = 0.01
+RATE = 0.01  # small, because overflow and denormal numbers would change the speed
 
 
 @dataclass(frozen=True)
@@ -48,10 +50,10 @@ class Case:
 
     Args:
         network: ``thin`` or ``full``.
-        batch_size: Images of a step.
-        steps: Steps of one timing.
-        precision: Of ours; the reference is float32.
-        device: Where.
+        batch_size: Number of images in a step.
+        steps: Number of steps in one timing.
+        precision: Precision of ours; the reference uses float32.
+        device: torch device.
     """
 
     network: str
@@ -62,20 +64,20 @@ class Case:
 
     @property
     def num_images(self) -> int:
-        """Images of one timing."""
+        """Number of images in one timing."""
         return self.batch_size * self.steps
 
 
 @dataclass(frozen=True)
 class Material:
-    """What a local step needs.
+    """Data and networks of a local step.
 
     Args:
         images: 8-bit arrays, shape [N, H, W, C].
-        rows: Classes, 0 to 5.
-        weights: The student's.
-        old_weights: The teacher's.
-        network: What they belong to.
+        rows: Classes, 0 to 5, shape [N].
+        weights: Weights of the student.
+        old_weights: Weights of the teacher.
+        network: Configuration of both networks.
     """
 
     images: NDArray[np.uint8]
@@ -86,10 +88,7 @@ class Material:
 
 
 def organ_images(count: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """Return real images of the first six organs.
-
-    The same number of each, in a fixed mixed order.
-    """
+    """Return images of the first six organs, the same number of each, in a fixed mixed order."""
     train = load_dataset("organamnist").train
     each = -(-count // ROWS)
     positions = np.stack(
@@ -98,8 +97,8 @@ def organ_images(count: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     return train.images[positions], train.labels[positions]
 
 
-def material(case: Case) -> Material:
-    """Return images and networks of a case."""
+def make_material(case: Case) -> Material:
+    """Return the images and networks of a case."""
     images, rows = organ_images(case.num_images)
     network = NETWORKS[case.network]
     generator = torch.Generator().manual_seed(1)
@@ -109,12 +108,12 @@ def material(case: Case) -> Material:
     )
 
 
-def our_step(case: Case, given: Material) -> Callable[[], object]:
-    """Return the work of one timing on our side."""
-    images = to_tensor(given.images).to(case.device)
-    rows = torch.from_numpy(given.rows).to(case.device)
-    network = build_network(given.network, given.weights).to(case.device)
-    teacher = freeze(build_network(given.network, given.old_weights)).to(case.device)
+def our_step(case: Case, material: Material) -> Callable[[], object]:
+    """Return a function that does one timing's work on our side."""
+    images = to_tensor(material.images).to(case.device)
+    rows = torch.from_numpy(material.rows).to(case.device)
+    network = build_network(material.network, material.weights).to(case.device)
+    teacher = freeze(build_network(material.network, material.old_weights)).to(case.device)
     method = METHODS["fedka"]()
     config = TrainingConfig(
         epochs=1, batch_size=case.batch_size, learning_rate=RATE, precision=case.precision
@@ -124,7 +123,7 @@ def our_step(case: Case, given: Material) -> Callable[[], object]:
         context = LocalContext(
             num_rows=ROWS,
             groups=GROUPS,
-            global_weights=given.weights,
+            global_weights=material.weights,
             old_network=teacher,
             old_rows=OLD_ROWS,
             num_steps=case.steps,
@@ -145,14 +144,16 @@ def our_step(case: Case, given: Material) -> Callable[[], object]:
     return work
 
 
-def plain_step(case: Case, given: Material, habits: Habits | None = None) -> Callable[[], object]:
-    """Return the work of one timing of the reference."""
-    student = PlainNetwork(build_network(given.network, given.weights)).to(case.device)
-    teacher = PlainNetwork(build_network(given.network, given.old_weights)).to(case.device)
+def plain_step(
+    case: Case, material: Material, habits: Habits | None = None
+) -> Callable[[], object]:
+    """Return a function that does one timing's work of the reference."""
+    student = PlainNetwork(build_network(material.network, material.weights)).to(case.device)
+    teacher = PlainNetwork(build_network(material.network, material.old_weights)).to(case.device)
     loader = loader_of(
-        given.images,
-        given.rows.tolist(),
-        given.network,
+        material.images,
+        material.rows.tolist(),
+        material.network,
         case.batch_size,
         training=True,
         habits=habits,
@@ -168,13 +169,13 @@ def plain_step(case: Case, given: Material, habits: Habits | None = None) -> Cal
 
 
 def compare(case: Case, repeats: int, peak: Peak) -> list[str]:
-    """Return one row of the table."""
-    tell(f"local step: {case}")
-    given = material(case)
-    seconds = alternately(
-        {"ours": our_step(case, given), "reference": plain_step(case, given)}, repeats
+    """Return a case's row of the table."""
+    print_progress(f"local step: {case}")
+    material = make_material(case)
+    seconds = time_in_turns(
+        {"ours": our_step(case, material), "reference": plain_step(case, material)}, repeats
     )
-    flops = model_flops_per_image(given.network, ROWS, OLD_ROWS) * case.num_images
+    flops = model_flops_per_image(material.network, ROWS, OLD_ROWS) * case.num_images
     return [
         NAMES[case.network],
         str(case.batch_size),
@@ -202,19 +203,19 @@ HEADERS = (
 
 
 def habits_table(case: Case, repeats: int) -> str:
-    """Return what the reference takes without each of its habits, and without all."""
-    given = material(case)
+    """Return the speed of the reference without each of its habits, and without all."""
+    material = make_material(case)
     names = ("per_image_transforms", "teacher_graph", "library_maps", "items")
     variants = {"reference": Habits()}
     variants |= {f"without {name}": replace(Habits(), **{name: False}) for name in names}
     variants["without all four"] = Habits(False, False, False, False)
-    works = {name: plain_step(case, given, habits) for name, habits in variants.items()}
+    works = {name: plain_step(case, material, habits) for name, habits in variants.items()}
     in_float32 = replace(case, precision="float32")
     works |= {
-        "ours, float32": our_step(in_float32, given),
-        f"ours, {case.precision}": our_step(case, given),
+        "ours, float32": our_step(in_float32, material),
+        f"ours, {case.precision}": our_step(case, material),
     }
-    seconds = alternately(works, repeats)
+    seconds = time_in_turns(works, repeats)
     rows = [
         (
             name,
@@ -237,10 +238,10 @@ def habits_table(case: Case, repeats: int) -> str:
 
 def main(arguments: list[str] | None = None) -> None:
     """Print the table of the comparison, and those that are asked for."""
-    given = _options(arguments)
-    use_threads(given.threads)
-    cases = cases_of(given)
-    if given.profile:
+    settings = _options(arguments)
+    use_threads(settings.threads)
+    cases = cases_of(settings)
+    if settings.profile:
         from benchmarks.profiling import profile_table
 
         for case in cases:
@@ -248,33 +249,33 @@ def main(arguments: list[str] | None = None) -> None:
                 print(
                     profile_table(
                         f"{side}: {NAMES[case.network]}, batch {case.batch_size}",
-                        make(case, material(case)),
+                        make(case, make_material(case)),
                         case.steps,
                     )
                 )
                 print()
         return
-    if given.habits:
+    if settings.habits:
         for case in cases:
-            print(habits_table(case, given.repeats) + "\n")
+            print(habits_table(case, settings.repeats) + "\n")
         return
-    peak = measure_peak(given.threads, tuple(given.sizes), given.megabytes)
+    peak = measure_peak(settings.threads, tuple(settings.sizes), settings.megabytes)
     print(peak_table(peak) + "\n")
-    print(table(HEADERS, [compare(case, given.repeats, peak) for case in cases]))
+    print(table(HEADERS, [compare(case, settings.repeats, peak) for case in cases]))
     print(
-        f"\nMedians of {given.repeats} turns, ours and reference in turn, {given.threads} threads. "
-        "Model FLOP: student forward and "
-        "backward and teacher forward, once each, whatever either side really computes."
+        f"\nMedians of {settings.repeats} turns, ours and reference in turn, "
+        f"{settings.threads} threads. Model FLOP: student forward and backward and teacher "
+        "forward, once each, whatever either side really computes."
     )
 
 
 def case_parser(description: str | None, thin: int = 8, full: int = 2) -> argparse.ArgumentParser:
-    """Return a command line that says which cases are compared.
+    """Return a command line that selects the cases to compare.
 
     Args:
-        description: Of the benchmark.
-        thin: Steps of one timing of the thin network where nothing else is said.
-        full: Likewise of the full one.
+        description: Description of the benchmark.
+        thin: Default number of steps of one timing of the thin network.
+        full: Default number of steps of one timing of the full network.
     """
     options = parser(description)
     options.set_defaults(usual_steps={"thin": thin, "full": full})
@@ -296,13 +297,13 @@ def case_parser(description: str | None, thin: int = 8, full: int = 2) -> argpar
     return options
 
 
-def cases_of(given: argparse.Namespace) -> list[Case]:
-    """Return the cases that such a command line asks for."""
-    precision = cast(Precision, given.precision)
+def cases_of(settings: argparse.Namespace) -> list[Case]:
+    """Return the cases that the command line selects."""
+    precision = cast(Precision, settings.precision)
     return [
-        Case(network, batch, given.steps or given.usual_steps[network], precision)
-        for network in given.networks
-        for batch in given.batches
+        Case(network, batch, settings.steps or settings.usual_steps[network], precision)
+        for network in settings.networks
+        for batch in settings.batches
     ]
 
 

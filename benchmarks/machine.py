@@ -1,9 +1,7 @@
-"""What this machine can do at its best.
+"""Measures this machine's peak matrix product and memory speed, and describes the machine.
 
-Matrix products per second and bytes per second, measured; and what it is.
-
-``python -m benchmarks.machine`` prints both. Peaks are measured in the same run as whatever is
-compared with them: a shared machine is not the same machine an hour later.
+``python -m benchmarks.machine`` prints both. Peaks are measured in the same run as the work that
+is compared with them, because the speed of a shared machine changes.
 """
 
 import os
@@ -12,12 +10,13 @@ import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from time import perf_counter
 from typing import Literal
 
-from benchmarks.measuring import parser, scaled, table, tell, use_threads
+from benchmarks.measuring import parser, print_progress, scaled, table, use_threads
 
 PRECISIONS = ("float32", "bfloat16")
 Precision = Literal["float32", "bfloat16"]
@@ -25,15 +24,14 @@ Precision = Literal["float32", "bfloat16"]
 
 @dataclass(frozen=True)
 class Peak:
-    """The best that was seen.
+    """Highest measured speeds.
 
     Args:
-        flops: Floating-point operations per second of a matrix product, by precision; a
-            multiplication and an addition are two.
-        bytes_per_second: Of the better of a large copy (reads and writes each byte) and a large
-            triad (reads two, writes one).
-        threads: With which it was measured.
-        device: Where.
+        flops: Operations per second of a matrix product, by precision; a multiply-add is two.
+        bytes_per_second: The better of a large copy (reads and writes each byte) and a large triad
+            (reads two, writes one).
+        threads: Number of torch threads.
+        device: torch device.
     """
 
     flops: dict[str, float]
@@ -52,11 +50,11 @@ def measure_peak(
     """Measure matrix products and memory.
 
     Args:
-        threads: Of torch.
+        threads: Number of torch threads.
         sizes: Sides of square matrices; the best one counts.
-        megabytes: Size of each array that is copied; must be larger than the last cache (shared
-            servers: several hundred megabytes).
-        repeats: Times each is measured; the best counts.
+        megabytes: Size of each copied array; must be larger than the last-level cache (on shared
+            servers several hundred megabytes).
+        repeats: Number of timings of each; the best counts.
         device: ``cpu`` or ``cuda``.
     """
     import torch
@@ -68,13 +66,9 @@ def measure_peak(
         for size in sizes:
             left = torch.rand(size, size, device=device).to(getattr(torch, name))
             right, out = left.clone(), torch.empty_like(left)
-            seconds = _best(
-                lambda left=left, right=right, out=out: torch.mm(left, right, out=out),
-                repeats,
-                device,
-            )  # type: ignore[misc]  # the base is untyped
+            seconds = _best(partial(torch.mm, left, right, out=out), repeats, device)
             rates.append(2 * size**3 / seconds)
-            tell(f"  {name} {size} x {size}: {scaled(rates[-1], 'FLOP/s')}")
+            print_progress(f"  {name} {size} x {size}: {scaled(rates[-1], 'FLOP/s')}")
         flops[name] = max(rates)
     count = megabytes * 2**20 // 4
     one, other, out = (torch.ones(count, device=device) for _ in range(3))
@@ -82,7 +76,7 @@ def measure_peak(
     triad = (
         3 * 4 * count / _best(lambda: torch.add(one, other, alpha=3.0, out=out), repeats, device)
     )
-    tell(f"  copy {scaled(copy, 'B/s')}, triad {scaled(triad, 'B/s')}")
+    print_progress(f"  copy {scaled(copy, 'B/s')}, triad {scaled(triad, 'B/s')}")
     return Peak(flops, max(copy, triad), threads, device)
 
 
@@ -97,7 +91,7 @@ def _best(work: Callable[[], object], repeats: int, device: str) -> float:
         work()
         if device == "cuda":
             torch.cuda.synchronize()
-        if turn:  # the first warms up
+        if turn:  # the first turn warms up
             seconds.append(perf_counter() - started)
     return min(seconds)
 
@@ -173,7 +167,7 @@ def _memory() -> str:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Print what the machine is and what it can do."""
+    """Print the description of the machine and its peaks."""
     options = parser(__doc__)
     options.add_argument(
         "--megabytes", type=int, default=1024, help="size of each array that is copied"
@@ -181,10 +175,10 @@ def main(arguments: list[str] | None = None) -> None:
     options.add_argument(
         "--sizes", type=int, nargs="+", default=[1024, 2048, 4096], help="sides of the matrices"
     )
-    given = options.parse_args(arguments)
+    settings = options.parse_args(arguments)
     print(describe())
     print()
-    print(peak_table(measure_peak(given.threads, tuple(given.sizes), given.megabytes)))
+    print(peak_table(measure_peak(settings.threads, tuple(settings.sizes), settings.megabytes)))
 
 
 if __name__ == "__main__":

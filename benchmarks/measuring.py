@@ -1,4 +1,4 @@
-"""How times are taken, processes of their own started, and tables written."""
+"""Helpers of the benchmarks: timing, fresh processes, Markdown tables, options, JSON results."""
 
 import argparse
 import json
@@ -14,21 +14,19 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def alternately(
+def time_in_turns(
     works: Mapping[str, Callable[[], object]], repeats: int, warm_up: bool = True
 ) -> dict[str, float]:
-    """Return the median seconds of each of several works, which take turns.
-
-    A load that comes or goes meets them all.
+    """Return the median seconds of several works, timed in turn so that load affects all alike.
 
     Args:
-        works: By name; each is called ``repeats`` times.
-        repeats: Turns.
-        warm_up: Call each once more at the beginning, without counting it.
+        works: Functions by name.
+        repeats: Number of timings of each.
+        warm_up: Whether to call each once before the timings.
     """
     if warm_up:
         for name, work in works.items():
-            tell(f"  warming up: {name}")
+            print_progress(f"  warming up: {name}")
             work()
     seconds: dict[str, list[float]] = {name: [] for name in works}
     for turn in range(repeats):
@@ -36,21 +34,19 @@ def alternately(
             started = perf_counter()
             work()
             seconds[name].append(perf_counter() - started)
-            tell(f"  turn {turn + 1}/{repeats}, {name}: {seconds[name][-1]:.3f} s")
+            print_progress(f"  turn {turn + 1}/{repeats}, {name}: {seconds[name][-1]:.3f} s")
     return {name: median(each) for name, each in seconds.items()}
 
 
 def in_fresh_process(module: str, arguments: Sequence[str]) -> dict[str, Any]:
-    """Return the JSON object in the last line that a module prints when it is run by itself.
-
-    With one thread.
+    """Run a module in a new single-threaded process; return the JSON object of its last line.
 
     Args:
-        module: What is run, from the root of the repository.
+        module: Name of the module, run from the root of the repository.
         arguments: Its command line.
 
     Raises:
-        SystemExit: If it fails; with what it wrote.
+        SystemExit: If it fails; with its error output.
     """
     command = [sys.executable, "-m", module, *arguments]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -63,8 +59,17 @@ def in_fresh_process(module: str, arguments: Sequence[str]) -> dict[str, Any]:
     return found
 
 
+def write_results(path: Path, arguments: argparse.Namespace, **results: object) -> None:
+    """Write the settings of a command line and a benchmark's results as JSON."""
+    settings = {
+        name: value for name, value in vars(arguments).items() if name not in ("out", "measure")
+    }
+    text = json.dumps({"settings": settings, **results}, indent=1) + "\n"
+    path.write_text(text, encoding="utf-8")
+
+
 def table(headers: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """Return a Markdown table: the first column to the left, the others to the right."""
+    """Return a Markdown table: the first column aligned left, the others right."""
     cells = [[str(cell) for cell in row] for row in (headers, *rows)]
     widths = [max(len(row[column]) for row in cells) for column in range(len(headers))]
     rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
@@ -78,8 +83,8 @@ def table(headers: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     return "\n".join("| " + " | ".join(row) + " |" for row in (aligned[0], rule, *aligned[1:]))
 
 
-def tell(line: str) -> None:
-    """Say how far a benchmark is, beside its result."""
+def print_progress(line: str) -> None:
+    """Print a line of progress to standard error, beside the result."""
     print(line, file=sys.stderr, flush=True)
 
 
@@ -99,7 +104,7 @@ def duration(seconds: float) -> str:
 
 
 def parser(description: str | None) -> argparse.ArgumentParser:
-    """Return a command line with the options that every benchmark has."""
+    """Return a command line with the options of every benchmark."""
     made = argparse.ArgumentParser(
         description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
@@ -110,7 +115,7 @@ def parser(description: str | None) -> argparse.ArgumentParser:
 
 
 def use_threads(threads: int) -> None:
-    """Let torch use this many threads, whatever the environment says."""
+    """Set torch's number of threads, overriding the environment."""
     import torch
 
     torch.set_num_threads(threads)

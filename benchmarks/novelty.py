@@ -1,18 +1,15 @@
-"""How well are unknown organs found? Streams of real CT slices in which one organ is unknown.
-
-Each of the eleven in turn.
+"""Detection of unknown organs in streams of CT slices; each of the eleven organs in turn is new.
 
 For each organ a network is trained on the training images of the other ten. The hospital's history
-are named images of these ten: training images, and, held back, the validation images from which the
-threshold is taken. The stream is the official test images of all eleven, none named. Scores,
-threshold and groups are those of the console (``twin.review``); four scores are compared.
+are named images of these ten: training images and, for the threshold, held-back validation images.
+The stream are the official, unnamed test images of all eleven. Scores, threshold and groups are
+those of the console (``twin.review``); four scores are compared.
 
-    python -m benchmarks.novelty --out runs/novelty                              # all; about ten
-    minutes on one core python -m benchmarks.novelty --out /tmp/try --organs 1 --images 2000
-    --epochs 1
+    python -m benchmarks.novelty --out runs/novelty            # all; about ten minutes on one core
+    python -m benchmarks.novelty --out /tmp/try --organs 1 --images 2000 --epochs 1
 
-Trained models are kept under ``--out``, so that a second call takes a minute. Writes ``novelty.md``
-and ``novelty.json`` there.
+Trained models are kept under ``--out``, so that a second call takes a minute. Writes
+``novelty.md`` and ``novelty.json`` there.
 """
 
 import argparse
@@ -24,9 +21,8 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-os.environ.setdefault(
-    "OMP_NUM_THREADS", "1"
-)  # read when torch is imported; networks this small are slower with more threads
+# read when torch is imported; networks this small are slower with more threads
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import torch
@@ -59,23 +55,22 @@ Report = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one score did on the stream of one organ.
+    """Result of one score on the stream of one unknown organ.
 
     Args:
-        organ: The unknown one.
+        organ: The unknown organ.
         score: Name of the score.
         auroc: Chance that an image of the organ scores higher than one of a known organ.
-        found: Share of the organ's images that look new.
-        false_new: Share of the known organs' images that look new.
-        in_right_case: Share of the organ's images that are in a case of which it is the majority.
-        in_largest_right_case: The same for the largest such case alone.
-        purity: Share of the organ in the cases of which it is the majority; none without such a
-            case.
-        cases: Cases opened.
-        right_cases: Of these, cases of which the organ is the majority.
+        found: Share of the organ's images above the threshold.
+        false_new: Share of the known organs' images above the threshold.
+        in_right_case: Share of the organ's images in cases of which it is the majority.
+        in_largest_right_case: The same for the largest such case only.
+        purity: Share of the organ in the cases of which it is the majority; None without one.
+        cases: Number of cases opened.
+        right_cases: Number of cases of which the organ is the majority.
         false_cases_per_1000: Other cases for each 1,000 images of known organs.
-        accuracy: Of the network on the known organs' test images.
-        group_seconds: Time of the grouping.
+        accuracy: Accuracy of the network on the known organs' test images.
+        group_seconds: Time of the grouping [s].
     """
 
     organ: str
@@ -95,13 +90,13 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Size:
-    """How much is computed.
+    """Amount of computation.
 
     Args:
-        training_images: Of one model.
-        images: Of the stream and of the held-back history; none: all.
-        epochs: Passes over them.
-        seed: Of weights, order and augmentation.
+        training_images: Training images of one model.
+        images: Images of the stream and of the held-back history; None: all.
+        epochs: Passes over the training images.
+        seed: Seed of weights, order and augmentation.
     """
 
     training_images: int
@@ -111,7 +106,7 @@ class Size:
 
 
 def trained_model(data: ImageDataset, organ: str, size: Size, out: Path, report: Report) -> Path:
-    """Return the folder of a model of all organs but one; trained unless it is there."""
+    """Return the folder of a model of all organs but one, trained if it is missing."""
     folder = (
         out
         / "models"
@@ -123,7 +118,7 @@ def trained_model(data: ImageDataset, organ: str, size: Size, out: Path, report:
             return folder
     except (ModelError, KeyError):
         report(f"training without {organ}")
-    batch = thinned(without(data.train, organ), size.training_images)
+    batch = evenly_spaced(without(data.train, organ), size.training_images)
     training = TrainingConfig(
         epochs=size.epochs,
         batch_size=64,
@@ -162,17 +157,20 @@ def without(batch: Batch, organ: str) -> Batch:
     return batch.take(np.flatnonzero(batch.labels != batch.vocabulary.index(organ)))
 
 
-def thinned(batch: Batch, most: int | None) -> Batch:
-    """Return at most so many images, evenly taken."""
+def evenly_spaced(batch: Batch, most: int | None) -> Batch:
+    """Return at most ``most`` images, evenly spaced."""
     return batch.take(
         np.linspace(0, len(batch) - 1, min(len(batch), most or len(batch))).astype(np.int64)
     )
 
 
-def look(looker: ImageModel, batch: Batch) -> Looks:
-    """Return what a model sees, a thousand images at a time."""
+def model_outputs(image_model: ImageModel, batch: Batch) -> Looks:
+    """Return a model's outputs for a batch, a thousand images at a time."""
     return joined(
-        [looker.look(batch.images[start : start + 1000]) for start in range(0, len(batch), 1000)]
+        [
+            image_model.look(batch.images[start : start + 1000])
+            for start in range(0, len(batch), 1000)
+        ]
     )
 
 
@@ -182,9 +180,9 @@ def names_of(batch: Batch) -> NDArray[np.str_]:
 
 
 def auroc(scores: NDArray[np.floating], is_new: NDArray[np.bool_]) -> float:
-    """Return the chance that a new image scores higher than a known one, ties counted half.
+    """Return the chance that a new image scores above a known one; ties count half.
 
-    Mann and Whitney.
+    This is the statistic of Mann and Whitney.
     """
     ordered = np.sort(scores[~is_new])
     below = np.searchsorted(ordered, scores[is_new], "left")
@@ -195,22 +193,20 @@ def auroc(scores: NDArray[np.floating], is_new: NDArray[np.bool_]) -> float:
 def judge(
     data: ImageDataset, organ: str, model: Path, size: Size, config: TriageConfig
 ) -> list[Outcome]:
-    """Return what each score does on the stream in which an organ is unknown."""
-    looker = ImageModel(model)
-    trained_on, held_back = (
-        thinned(without(data.train, organ), config.most_history),
-        thinned(without(data.validation, organ), size.images),
-    )
+    """Return the result of each score on the stream with this unknown organ."""
+    image_model = ImageModel(model)
+    trained_on = evenly_spaced(without(data.train, organ), config.most_history)
+    held_back = evenly_spaced(without(data.validation, organ), size.images)
     history = [
         ImageFacts(f"{part}-{index}", "", f"{part}-{index}", "", str(name), "npz")
         for part, batch in (("train", trained_on), ("held-back", held_back))
         for index, name in enumerate(names_of(batch))
     ]
-    looks = joined([look(looker, trained_on), look(looker, held_back)])
-    stream = thinned(data.test, size.images)
-    organs, seen = names_of(stream), look(looker, stream)
+    looks = joined([model_outputs(image_model, trained_on), model_outputs(image_model, held_back)])
+    stream = evenly_spaced(data.test, size.images)
+    organs, seen = names_of(stream), model_outputs(image_model, stream)
     is_new = organs == organ
-    accuracy = float((np.array(looker.facts.class_names)[seen.rows] == organs)[~is_new].mean())
+    accuracy = float((np.array(image_model.facts.class_names)[seen.rows] == organs)[~is_new].mean())
     held_back_ids = {each.image_id for each in history if each.image_id.startswith("held-back")}
     outcomes = []
     for score in SCORES:
@@ -250,11 +246,11 @@ def judge(
 def measure_cases(
     labels: NDArray[np.int64], is_new: NDArray[np.bool_], num_new: int, num_known: int
 ) -> dict[str, Any]:
-    """Return what the cases are worth.
+    """Return the quality of the cases.
 
     Args:
         labels: Case of each image that looks new; -1: none.
-        is_new: Which of these show the unknown organ.
+        is_new: Whether each of these images shows the unknown organ.
         num_new: Images of the unknown organ in the stream.
         num_known: Images of known organs in the stream.
     """
@@ -290,48 +286,46 @@ def tables(outcomes: Sequence[Outcome], size: Size, config: TriageConfig) -> Ite
     yield "# Detection of an unknown organ\n"
     yield (
         f"OrganAMNIST, {len(organs)} organs in turn. A ResNet-10 of width 16 at 28 px, "
-        f"{size.epochs} epochs on {size.training_images} "
-        f"images, mean accuracy on known organs {accuracy:.3f}, seed {size.seed}. Threshold: "
-        f"quantile {config.quantile} of held-back "
-        f"validation images. Cases of {config.minimum_group} images or more, tightness "
-        f"{config.tightness}. Mean ± standard deviation.\n"
+        f"{size.epochs} epochs on {size.training_images} images, mean accuracy on known organs "
+        f"{accuracy:.3f}, seed {size.seed}. Threshold: quantile {config.quantile} of held-back "
+        f"validation images. Cases of {config.minimum_group} images or more, "
+        f"tightness {config.tightness}. Mean ± standard deviation.\n"
     )
-    yield f"| score | {' | '.join(COLUMNS.values())} |"
-    yield f"| --- {'| --- ' * len(COLUMNS)}|"
+    yield _row("score", list(COLUMNS.values()))
+    yield _row("---", ["---"] * len(COLUMNS))
     for score in SCORES:
-        own = [each for each in outcomes if each.score == score]
-        yield f"| {score} | {' | '.join(mean_and_spread(own, field) for field in COLUMNS)} |"
+        of_score = [each for each in outcomes if each.score == score]
+        yield _row(score, [mean_and_spread(of_score, field) for field in COLUMNS])
     for score in SCORES:
         yield f"\n## {score}\n"
-        yield f"| unknown organ | {' | '.join(COLUMNS.values())} |"
-        yield f"| --- {'| --- ' * len(COLUMNS)}|"
+        yield _row("unknown organ", list(COLUMNS.values()))
+        yield _row("---", ["---"] * len(COLUMNS))
         for each in outcomes:
             if each.score == score:
-                cells = " | ".join(shown(getattr(each, field)) for field in COLUMNS)
-                yield f"| {each.organ} | {cells} |"
+                yield _row(each.organ, [formatted(getattr(each, field)) for field in COLUMNS])
+
+
+def _row(first: str, cells: Sequence[str]) -> str:
+    return f"| {first} | {' | '.join(cells)} |"
 
 
 def mean_and_spread(outcomes: Sequence[Outcome], field: str) -> str:
-    """Return the mean over organs and its standard deviation; what is none is left out."""
+    """Return the mean over organs and its standard deviation, leaving out None."""
     values = [float(value) for each in outcomes if (value := getattr(each, field)) is not None]
     if not values:
         return "-"
-    return shown(float(np.mean(values))) + (
-        f" ± {shown(float(np.std(values, ddof=1)))}" if len(values) > 1 else ""
+    return formatted(float(np.mean(values))) + (
+        f" ± {formatted(float(np.std(values, ddof=1)))}" if len(values) > 1 else ""
     )
 
 
-def shown(value: float | int | None) -> str:
+def formatted(value: float | int | None) -> str:
     """Return a number as the tables show it."""
-    return (
-        "-"
-        if value is None
-        else str(value)
-        if isinstance(value, int)
-        else f"{value:.1f}"
-        if value >= 10
-        else f"{value:.3f}"
-    )
+    if value is None:
+        return "-"
+    if isinstance(value, int):
+        return str(value)
+    return f"{value:.1f}" if value >= 10 else f"{value:.3f}"
 
 
 def main() -> None:
@@ -352,22 +346,20 @@ def main() -> None:
     )
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--seed", type=int, default=1)
-    asked = parser.parse_args()
-    training_images = min(asked.training_images, asked.images or asked.training_images)
-    size, config = (
-        Size(training_images, asked.images, asked.epochs, asked.seed),
-        TriageConfig(most_history=5000),
-    )
+    options = parser.parse_args()
+    training_images = min(options.training_images, options.images or options.training_images)
+    size = Size(training_images, options.images, options.epochs, options.seed)
+    config = TriageConfig(most_history=5000)
     torch.set_num_threads(1)
     data = load_dataset("organamnist")
-    organs = sorted(data.sheet.class_names)[: asked.organs]
+    organs = sorted(data.sheet.class_names)[: options.organs]
     outcomes: list[Outcome] = []
     with Progress() as progress:
         task = progress.add_task("", total=len(organs))
         for organ in organs:
             progress.update(task, description=f"without {organ}")
             began = perf_counter()
-            model = trained_model(data, organ, size, asked.out, progress.console.print)
+            model = trained_model(data, organ, size, options.out, progress.console.print)
             outcomes += judge(data, organ, model, size, config)
             entropy = next(each for each in outcomes if each.organ == organ)
             progress.console.print(
@@ -375,7 +367,7 @@ def main() -> None:
             )
             progress.advance(task)
     report = "\n".join(tables(outcomes, size, config)) + "\n"
-    (asked.out / "novelty.md").write_text(report, encoding="utf-8")
+    (options.out / "novelty.md").write_text(report, encoding="utf-8")
     settings = {"size": asdict(size), "config": asdict(config), "dataset": data.digest}
     settings["mean and spread"] = {
         score: {
@@ -384,7 +376,7 @@ def main() -> None:
         }
         for score in SCORES
     }
-    (asked.out / "novelty.json").write_text(
+    (options.out / "novelty.json").write_text(
         json.dumps(settings | {"outcomes": [asdict(each) for each in outcomes]}, indent=1),
         encoding="utf-8",
     )

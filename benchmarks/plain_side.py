@@ -1,7 +1,4 @@
-"""What the plain reference needs to run a round that ours ran.
-
-The same images, twins, weights and prototypes. Times nothing.
-"""
+"""Builds the plain reference's inputs of a round: the images, twins and weights that ours used."""
 
 from collections.abc import Mapping
 from typing import Any, cast
@@ -11,7 +8,7 @@ from torch import Tensor
 
 from benchmarks.reference import PlainNetwork, PlainTask
 from benchmarks.reference_round import Archived, PlainRules, PlainTwin, Search
-from benchmarks.round_world import Ran, Snapshot, World
+from benchmarks.round_world import FinishedRound, Snapshot, World
 from federation.engines.simulated_hospitals import SimulatedHospitals
 from federation.experiment.config import ExperimentConfig
 from federation.methods.fedka import FedKA
@@ -20,9 +17,9 @@ from twin.state import TwinState
 
 
 def plain_side(
-    world: World, before: Snapshot, ran: Ran, search: Search, invert_steps: int
+    world: World, before: Snapshot, ran: FinishedRound, search: Search, invert_steps: int
 ) -> tuple[Any, ...]:
-    """Return what the reference needs to run the round that ours ran."""
+    """Return the arguments of ``plain_round`` for the round that ours ran."""
     method, config = cast(FedKA, world.config.method), world.config
     assert method.reconstruction is not None
     broadcasts = ran.engine.broadcasts

@@ -1,18 +1,14 @@
-"""What does privacy cost? Accuracy of FedAvg against epsilon.
+"""Accuracy of FedAvg against epsilon: noise on each image's gradient, or on a whole update.
 
-Noise on each image's gradient, and noise on each hospital's whole update.
+Four hospitals share the images of six organs (OrganAMNIST) and train a small network without batch
+normalisation, all in every round. Each row is the mean over seeds of the accuracy on test images
+after the last round, and the epsilon of the twin that has spent most. Both epsilons are counted by
+the platform: one protects one image, the other all images of a hospital.
 
-Four hospitals share the images of six organs (real CT slices, OrganAMNIST) and train a small
-network without batch normalisation, all in every round. Each row is the mean over the seeds of the
-accuracy on test images after the last round, and what the twin that has spent most has spent by
-then. Both epsilons are counted by the platform, each for what its mechanism protects: one image, or
-all of a hospital's.
+    python -m benchmarks.privacy_cost          # the table of docs/privacy.md
+    python -m benchmarks.privacy_cost --dataset phantom_axial --seeds 1 --rounds 2     # seconds
 
-    python -m benchmarks.privacy_cost                                                   # the table
-    of docs/privacy.md python -m benchmarks.privacy_cost --dataset phantom_axial --seeds 1 --rounds
-    2      # made images, seconds
-
-Noise is seeded here, so that the table can be made again.
+Noise is seeded here, so that the table can be reproduced.
 """
 
 import argparse
@@ -24,11 +20,10 @@ from statistics import mean, stdev
 from tempfile import TemporaryDirectory
 from time import process_time
 
-os.environ.setdefault(
-    "OMP_NUM_THREADS", "1"
-)  # read when torch is imported; networks this small are slower with more threads
+# read when torch is imported; networks this small are slower with more threads
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from benchmarks.measuring import ROOT, table, tell
+from benchmarks.measuring import ROOT, print_progress, table
 from federation.experiment.config import ExperimentConfig, load_experiment
 from federation.experiment.loop import run_experiment, with_seed
 from federation.experiment.run_folder import RunFolder
@@ -47,7 +42,7 @@ BASE = (
     "gradient_clip: null}",
     "training.augmentation={crop_padding_pixels: 0, brightness: 0.0}",
     "twin.held_back_fraction=0",
-    # Noise on every weight is a large change: it is meant.
+    # noise on every weight is a large change, which screening must accept here
     "federation={twins_per_round: 4, screening: {max_relative_change: 1.0e+6}}",
     "evaluation={round_images: 0, task_images: 3000}",
     "engine={name: sequential}",
@@ -61,11 +56,11 @@ class Row:
     """One level of noise.
 
     Args:
-        mechanism: In words.
-        noise: Noise multiplier, as the configuration has it; none without noise.
-        changes: Of the configuration.
-        accuracies: On test images, of each seed.
-        epsilon: Of the twin that has spent most; none without noise.
+        mechanism: Name of the mechanism, in words.
+        noise: Noise multiplier of the configuration; None without noise.
+        changes: Changes of the configuration.
+        accuracies: Accuracy on test images for each seed.
+        epsilon: Epsilon of the twin that has spent most; None without noise.
     """
 
     mechanism: str
@@ -105,10 +100,10 @@ def rows() -> list[Row]:
     ]
 
 
-def measure(row: Row, seed: int, given: Sequence[str]) -> None:
-    """Run one level of noise with one seed, and write into the row what came of it."""
+def measure(row: Row, seed: int, changes: Sequence[str]) -> None:
+    """Run one level of noise with one seed and add its result to the row."""
     config: ExperimentConfig = with_seed(
-        load_experiment(ROOT / "hospital_configs" / "organa_cpu", [*BASE, *given, *row.changes]),
+        load_experiment(ROOT / "hospital_configs" / "organa_cpu", [*BASE, *changes, *row.changes]),
         seed,
     )
     with TemporaryDirectory() as scratch:
@@ -134,18 +129,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options.add_argument(
         "--images", type=int, default=800, help="training images of each class, over all hospitals"
     )
-    given = options.parse_args(arguments)
+    settings = options.parse_args(arguments)
     changes = [
-        f"scenario.dataset={given.dataset}",
-        f"scenario.rounds_per_task={given.rounds}",
-        f"scenario.images_per_class={given.images}",
+        f"scenario.dataset={settings.dataset}",
+        f"scenario.rounds_per_task={settings.rounds}",
+        f"scenario.images_per_class={settings.images}",
     ]
     changes.append("engine.threads=1")
     begun, levels = process_time(), rows()
     for row in levels:
-        for seed in range(1, given.seeds + 1):
+        for seed in range(1, settings.seeds + 1):
             measure(row, seed, changes)
-        tell(f"  {' | '.join(row.cells())}  ({process_time() - begun:.0f} s)")
+        print_progress(f"  {' | '.join(row.cells())}  ({process_time() - begun:.0f} s)")
     print(
         table(
             ("protected", "noise multiplier", "epsilon (delta 1e-5)", "accuracy [%]"),
@@ -153,7 +148,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         )
     )
     print(
-        f"\n{given.dataset}, {given.seeds} seeds, {given.rounds} rounds: "
+        f"\n{settings.dataset}, {settings.seeds} seeds, {settings.rounds} rounds: "
         f"{process_time() - begun:.0f} s of one core"
     )
 

@@ -1,9 +1,8 @@
-"""Where the time of a piece of work goes, by groups of operators. Knows no case and no reference.
+"""Time of a piece of work by groups of operators, from torch's profiler.
 
-Groups come from torch's profiler: an operator belongs to the nearest named range around it
-(optimiser, teacher, augmentation, attention), else to the group of its own name; the Python inside
-such a range belongs to it too. What of the wall time is left over is Python's overhead:
-interpreter, data loading, the profiler itself.
+An operator belongs to the nearest named range around it (optimiser, teacher, augmentation,
+attention), else to the group of its own name; Python code inside such a range belongs to it too.
+The rest of the wall time is Python's overhead: interpreter, data loading, the profiler itself.
 """
 
 import contextlib
@@ -13,7 +12,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.measuring import alternately, table
+from benchmarks.measuring import table, time_in_turns
 from incremental.network import IncrementalNetwork
 
 GROUPS = (
@@ -51,17 +50,16 @@ def group_of(name: str, ancestors: list[str]) -> str:
     """Return the group of an operator.
 
     Args:
-        name: Of the operator.
-        ancestors: Names of what is around it, the nearest first.
+        name: Name of the operator.
+        ancestors: Names of the enclosing events, the nearest first.
     """
     for around in ancestors:
         if around in _RANGES:
             return _RANGES[around]
         if around.startswith("Optimizer."):
             return "optimiser"
-        if (
-            "Bmm" in around or "bmm" in around or "einsum" in around.lower()
-        ):  # the only such product is that of the closed form
+        # the only batched matrix product is that of the closed form
+        if "Bmm" in around or "bmm" in around or "einsum" in around.lower():
             return "attention"
     if "bmm" in name:
         return "attention"
@@ -78,11 +76,11 @@ def profile_table(title: str, work: Callable[[], object], steps: int) -> str:
     """Return the share of each group as Markdown.
 
     Args:
-        title: Of the table.
-        work: Is called to warm up, to be timed, and to be looked at.
-        steps: Optimiser steps in it.
+        title: Title of the table.
+        work: Function that is called to warm up, to be timed, and to be profiled.
+        steps: Number of optimiser steps in it.
     """
-    plain = alternately({"without the profiler": work}, _REPEATS)["without the profiler"]
+    plain = time_in_turns({"without the profiler": work}, _REPEATS)["without the profiler"]
     with _named_ranges():
         started = perf_counter()
         with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
@@ -101,8 +99,8 @@ def profile_table(title: str, work: Callable[[], object], steps: int) -> str:
     ]
     rows.append(("all", "100.0%", f"{plain / steps * 1e3:.2f}"))
     note = (
-        f"\nShares under the profiler, which made it {wall / plain:.2f} times slower; milliseconds "
-        "are those shares of the time without it."
+        f"\nShares under the profiler, which made it {wall / plain:.2f} times slower; "
+        "milliseconds are those shares of the time without it."
     )
     return table((title, "share", "ms of a step"), rows) + "\n" + note
 
@@ -117,10 +115,7 @@ def _ancestors(event: Any) -> list[str]:
 
 @contextlib.contextmanager
 def _named_ranges() -> Iterator[None]:
-    """Name, while this lasts, what is not an operator: teacher, attention, augmentation.
-
-    A name that is gone goes without.
-    """
+    """Add profiler ranges around teacher, attention and augmentation; skip missing functions."""
     import federation.methods.fedka
     import twin.batches
     from benchmarks.reference import PlainDataset, PlainLoss
@@ -130,7 +125,7 @@ def _named_ranges() -> Iterator[None]:
             (federation.methods.fedka, "attention", "attention"),
             (twin.batches, "augment", "augmentation"),
             (twin.batches, "to_unit", "augmentation"),
-            (PlainLoss, "_teach", "teacher"),
+            (PlainLoss, "_teacher_outputs", "teacher"),
             (PlainLoss, "_student_maps", "attention"),
             (PlainDataset, "__getitem__", "augmentation"),
         ):

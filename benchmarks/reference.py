@@ -1,31 +1,27 @@
-"""The plain reference, part 1.
+"""The plain reference, part 1: a local step as a research programmer writes it from the papers.
 
-A local step as a competent research programmer writes it from the papers, without thinking of
-speed.
-
-Same network, same weights, same losses, same batch size, same optimiser as ours. What differs is
-only habit, and each habit is one that the public code of this line of work has; nothing is slowed
-down on purpose. Each can be switched off (``Habits``), so that one can see what it costs:
+It has the same network, weights, losses, batch size and optimiser as ours. The differences are
+habits that the public code of this line of work has; nothing is slowed down on purpose. Each habit
+can be switched off (``Habits``) to show its cost:
 
 * float32 throughout, tensors in torch's default layout.
-* ``per_image_transforms``: a data set that opens each image through PIL, varies it by itself with
-  torchvision and turns it into a tensor, in every epoch anew, in a ``DataLoader`` without worker
+* ``per_image_transforms``: a data set that opens each image through PIL, augments it with
+  torchvision and converts it to a tensor, in every epoch anew, in a ``DataLoader`` without worker
   processes (iCaRL, GLFC, LGA; workers would take the cores that train).
-* ``teacher_graph``: the teacher runs with gradients on and its outputs are not detached, so that
-  the loss goes back through it too; its gradients are thrown away (GLFC, LGA).
-* ``library_maps``: attention maps through the package pytorch-grad-cam. The teacher's maps are the
-  package's ``GradCAM`` as it is, but for its last act: maps are not scaled up to the image one by
-  one with OpenCV, because the loss compares them as they are; its logits come from the same forward
-  pass. The package gives only numbers: through ``GradCAM`` the student would learn nothing (the
-  best known public LwM, in FACIL, has that flaw). So the student uses the package's hooks
-  (``ActivationsAndGradients`` with ``detach=False``) and does what its ``GradCAM`` does: back from
-  the scores through the whole network with the graph kept, channel weights by the mean gradient,
-  rectified weighted sum of the maps, which keep their graph. FACIL runs the student once more for
-  this; here one forward pass serves loss and map.
+* ``teacher_graph``: the teacher runs with gradients enabled and its outputs are not detached, so
+  that the backward pass goes through it too; its gradients are discarded (GLFC, LGA).
+* ``library_maps``: attention maps by the package pytorch-grad-cam. The teacher's maps come from its
+  ``GradCAM``, without the final resizing of each map by OpenCV, because the loss compares maps as
+  they are; the logits come from the same forward pass. ``GradCAM`` returns numbers without a graph,
+  from which the student could not learn (a flaw of FACIL's LwM). The student therefore uses the
+  package's hooks (``ActivationsAndGradients`` with ``detach=False``) and computes what ``GradCAM``
+  computes: backward from the scores through the whole network with the graph kept, channel weights
+  by the mean gradient, rectified weighted sum of the maps, which keep their graph. FACIL runs the
+  student once more for this; here one forward pass serves loss and map.
 * ``items``: the value of each loss term is fetched in each step for a running mean.
 
-Two things of the public code are *not* copied, as they would change the result: no ``drop_last``,
-no learning rate that is reset.
+Two things of the public code are *not* copied, because they would change the result:
+``drop_last``, and resetting the learning rate.
 """
 
 from collections.abc import Callable, Sequence
@@ -42,7 +38,7 @@ from incremental.network import IncrementalNetwork, NetworkConfig
 
 @dataclass(frozen=True)
 class Habits:
-    """What the plain programmer does; all on is the reference."""
+    """Habits of the plain reference; by default all are on."""
 
     per_image_transforms: bool = True
     teacher_graph: bool = True
@@ -52,11 +48,11 @@ class Habits:
 
 @dataclass(frozen=True)
 class PlainTask:
-    """What the plain loss must know of a twin.
+    """Classes and weights of the plain loss.
 
     Args:
         groups: Rows of each finished task, and of the current one last.
-        alpha: Weight of the classification.
+        alpha: Weight of the classification loss.
         beta: Weight of the semantic distillation.
         gamma: Weight of the attention distillation.
     """
@@ -68,10 +64,10 @@ class PlainTask:
 
 
 class PlainNetwork(nn.Module):
-    """The project's network as plain code knows a network: normalised images in, logits out.
+    """The project's network with a plain interface: normalised images in, logits out.
 
     Args:
-        network: Its layers are used as they are; normalising is the data set's business here.
+        network: The network whose layers are used; the data set normalises the images.
     """
 
     def __init__(self, network: IncrementalNetwork) -> None:
@@ -84,19 +80,20 @@ class PlainNetwork(nn.Module):
 
     @property
     def last_layer(self) -> nn.Module:
-        """The layer whose maps are looked at."""
+        """The layer whose maps are compared."""
         backbone: Any = self.network.backbone
-        stage = "upper_stage" if hasattr(backbone, "upper_stage") else "second"
-        return getattr(backbone, stage)  # type: ignore[no-any-return]  # the library is untyped
+        name = "upper_stage" if hasattr(backbone, "upper_stage") else "second"
+        layer: nn.Module = getattr(backbone, name)
+        return layer
 
 
 class PlainDataset(torch.utils.data.Dataset[tuple[Tensor, int]]):
-    """Images that are opened one by one.
+    """A data set that opens its images one by one.
 
     Args:
         images: 8-bit arrays, shape [N, H, W, C].
-        rows: Class of each.
-        transform: From a PIL image to a tensor.
+        rows: Class of each image.
+        transform: Function (PIL image) -> tensor.
     """
 
     def __init__(
@@ -120,11 +117,8 @@ class PlainDataset(torch.utils.data.Dataset[tuple[Tensor, int]]):
 
 
 def transform_of(config: NetworkConfig, image_side: int, training: bool) -> Callable[[Any], Tensor]:
-    """Return torchvision's transform of one image.
-
-    Resize where sizes differ, crop, brightness, tensor, normalise.
-    """
-    from torchvision import transforms  # type: ignore[import-untyped]  # has no types
+    """Return torchvision's transform of one image: resize, crop, brightness, tensor, normalise."""
+    from torchvision import transforms  # type: ignore[import-untyped]  # has no stubs
 
     steps: list[Any] = (
         [] if image_side == config.image_size else [transforms.Resize(config.image_size)]
@@ -135,7 +129,7 @@ def transform_of(config: NetworkConfig, image_side: int, training: bool) -> Call
             transforms.ColorJitter(brightness=63 / 255),
         ]
     steps += [transforms.ToTensor(), transforms.Normalize(_three(config.mean), _three(config.std))]
-    return transforms.Compose(steps)  # type: ignore[no-any-return]  # the library is untyped
+    return transforms.Compose(steps)  # type: ignore[no-any-return]  # torchvision has no stubs
 
 
 def _three(values: tuple[float, ...]) -> tuple[float, ...]:
@@ -152,9 +146,8 @@ def loader_of(
 ) -> Any:
     """Return a loader over images."""
     dataset: Any = PlainDataset(images, rows, transform_of(config, images.shape[1], training))
-    if (
-        habits is not None and not habits.per_image_transforms
-    ):  # what is left if images came for free
+    # without this habit the images are prepared once, outside of the timing
+    if habits is not None and not habits.per_image_transforms:
         ready = [dataset[index] for index in range(len(dataset))]
         dataset = torch.utils.data.TensorDataset(
             torch.stack([image for image, _ in ready]), torch.tensor([row for _, row in ready])
@@ -165,10 +158,7 @@ def loader_of(
 
 
 def image_weights(logits: Tensor, rows: Tensor, groups: tuple[tuple[int, ...], ...]) -> Tensor:
-    """Return FedKA's gradient weights, task after task with a mask, as LGA's code does it.
-
-    With the paper's mean of each task.
-    """
+    """Return FedKA's gradient weights by a loop over tasks with masks, as LGA's code does."""
     old, current = sum(len(group) for group in groups[:-1]), len(groups[-1])
     weights = torch.ones(len(rows), device=logits.device)
     if not old:
@@ -186,36 +176,32 @@ def image_weights(logits: Tensor, rows: Tensor, groups: tuple[tuple[int, ...], .
 
 
 class OwnOrFirstChoice:
-    """The class whose attention is compared.
-
-    The image's own where the teacher knows it, else the teacher's first choice.
+    """Score whose attention is compared: the image's own class if the teacher has it, else its top.
 
     Args:
-        row: The image's own class.
+        row: Class of the image.
     """
 
     def __init__(self, row: int) -> None:
         self.row = row
 
     def __call__(self, output: Tensor) -> Tensor:
-        """Return the score to go back from."""
+        """Return the score to differentiate."""
         return output[self.row if self.row < len(output) else int(output.argmax())]
 
 
 def _teacher_cam(teacher: PlainNetwork) -> Any:
-    """Return the package's GradCAM, which hands out its maps before they are scaled up."""
+    """Return the package's GradCAM, changed to return its maps before they are resized."""
     from pytorch_grad_cam import GradCAM
 
-    class Maps(GradCAM):  # type: ignore[misc]  # the base is untyped
+    class Maps(GradCAM):  # type: ignore[misc]  # pytorch-grad-cam has no types
         def compute_cam_per_layer(
             self, input_tensor: Tensor, targets: Any, eigen_smooth: bool
         ) -> list[NDArray[np.float32]]:
             hooks = self.activations_and_grads
-            layer, maps, gradients = (
-                self.target_layers[0],
-                hooks.activations[0].numpy(),
-                hooks.gradients[0].numpy(),
-            )
+            layer = self.target_layers[0]
+            maps = hooks.activations[0].numpy()
+            gradients = hooks.gradients[0].numpy()
             return [
                 np.maximum(
                     self.get_cam_image(input_tensor, layer, targets, maps, gradients, eigen_smooth),
@@ -232,15 +218,13 @@ def _teacher_cam(teacher: PlainNetwork) -> Any:
 
 
 class PlainLoss:
-    """FedKA's loss of a batch.
-
-    Gradient-adaptive classification, semantic and attention distillation.
+    """FedKA's loss of a batch: gradient-adaptive classification, semantic and attention losses.
 
     Args:
-        student: In training mode; its layers get hooks.
-        teacher: In evaluation mode; none in the first task.
+        student: Network in training mode; its layers get hooks.
+        teacher: Network in evaluation mode; None in the first task.
         task: Classes and weights.
-        habits: Which habits.
+        habits: Habits that are on.
     """
 
     def __init__(
@@ -258,7 +242,7 @@ class PlainLoss:
             )
 
     def __call__(self, images: Tensor, rows: Tensor) -> dict[str, Tensor]:
-        """Return the terms; the student's gradients are only those of what is called next."""
+        """Return the terms; call ``zero_grad`` before the backward pass of their sum."""
         logits = self.hooks(images)
         weights = image_weights(logits, rows, self.task.groups)
         target = nn.functional.one_hot(rows, logits.shape[1]).float()
@@ -268,7 +252,7 @@ class PlainLoss:
         terms = {"classification": self.task.alpha * (weights * each).mean()}
         if self.teacher is None:
             return terms
-        old_logits, old_maps, shown = self._teach(images, rows)
+        old_logits, old_maps, shown = self._teacher_outputs(images, rows)
         soft = torch.cat([torch.sigmoid(old_logits), target[:, old_logits.shape[1] :]], 1)
         each = nn.functional.binary_cross_entropy_with_logits(logits, soft, reduction="none").mean(
             1
@@ -280,15 +264,12 @@ class PlainLoss:
         return terms
 
     def close(self) -> None:
-        """Take the hooks away.
-
-        Not before the last backward pass, as the package cuts the graph too.
-        """
+        """Remove the hooks after the last backward pass, since the package cuts the graph too."""
         for hooks in (self.hooks, self.teacher_hooks, self.cam and self.cam.activations_and_grads):
             if hooks is not None:
                 hooks.release()
 
-    def _teach(self, images: Tensor, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _teacher_outputs(self, images: Tensor, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return the teacher's logits, its maps and the classes they are of."""
         assert self.teacher is not None
         if self.cam is not None:
@@ -315,7 +296,7 @@ class PlainLoss:
         self.student.zero_grad()
         scores = sum(output[int(row)] for output, row in zip(logits, shown, strict=True))
         assert isinstance(scores, Tensor)
-        scores.backward(retain_graph=True)  # type: ignore[no-untyped-call]  # torch
+        scores.backward(retain_graph=True)  # type: ignore[no-untyped-call]  # untyped in torch
         channel_weights = self.hooks.gradients[0].detach().mean((2, 3))
         return torch.relu((channel_weights[:, :, None, None] * activations).sum(1))
 
@@ -358,7 +339,7 @@ def train_plainly(
             last = loss_of(images.to(device), rows.to(device))
             loss = torch.stack(list(last.values())).sum()
             optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]  # the library is untyped
+            loss.backward()  # type: ignore[no-untyped-call]  # untyped in torch
             torch.nn.utils.clip_grad_norm_(student.parameters(), 10.0)
             optimizer.step()
             if habits.items:

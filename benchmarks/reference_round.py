@@ -1,13 +1,13 @@
 """The plain reference, part 2: a round of FedKA as public code of this line of work runs it.
 
-Habits that it stands for, all of them GLFC's and LGA's: the global model is copied into every twin
-of the pool; every twin's entropy is computed each round on all its current images, through the
-training loader; herding and prototypes go through a loader image by image; prototypes are perturbed
-one at a time; each gradient is inverted by itself; models are averaged tensor by tensor in Python.
+It has the habits of GLFC and LGA: the global model is copied into every twin of the pool; each
+twin's entropy is computed in every round on all its current images, through the training loader;
+herding and prototypes go through a loader image by image; prototypes are perturbed one at a time;
+each gradient is inverted separately; models are averaged tensor by tensor in Python.
 
-The search of an inversion is ours by default (Adam, 300 steps, early stop), so that the ratio shows
-batching and not another algorithm; ``lbfgs`` is that of the public code: 250 steps of up to 20
-inner ones, to the end.
+The inversion's search is ours by default (Adam, 300 steps, early stop), so that the ratio shows
+batching and not another algorithm. ``lbfgs`` is the search of the public code: 250 steps of up to
+20 inner ones, without early stop.
 """
 
 import copy
@@ -31,7 +31,7 @@ Stages = dict[str, float]
 
 @dataclass(frozen=True)
 class Archived:
-    """A class whose images end: the best ``room`` of them become exemplars."""
+    """Images of a class that ends; the best ``room`` of them become exemplars."""
 
     images: NDArray[np.uint8]
     room: int
@@ -39,7 +39,7 @@ class Archived:
 
 @dataclass
 class PlainTwin:
-    """A twin as plain code has it: arrays and a model of its own.
+    """A twin of the plain reference: arrays and its own model.
 
     Args:
         current: Images of its current task, [N, H, W, C], 8 bit.
@@ -48,7 +48,7 @@ class PlainTwin:
         memory_rows: Their classes.
         task: Its classes by task.
         archived: Classes that end in this round.
-        fresh: It has prototypes to send.
+        fresh: Whether it has prototypes to send.
         model: Its copy of the global model.
     """
 
@@ -64,7 +64,7 @@ class PlainTwin:
 
 @dataclass(frozen=True)
 class PlainRules:
-    """What all twins share, and how prototypes are treated."""
+    """Settings shared by all twins, and settings of the prototypes."""
 
     network: NetworkConfig
     epochs: int
@@ -90,11 +90,11 @@ def plain_round(
     """Run one round.
 
     Args:
-        looking: The global model by which twins look at their images.
-        grown: The same with rows for new classes, which is trained.
-        teacher: The old model; none in the first task.
-        twins: All of the pool.
-        chosen: Indices of those that train.
+        looking: The global model with which twins observe their images.
+        grown: The same model with rows for new classes, which is trained.
+        teacher: The old model; None in the first task.
+        twins: All twins of the pool.
+        chosen: Indices of the twins that train.
         judged: Reconstructed prototypes [P, C, H, W], 8 bit, and their rows, on which the proxy
             server scores the model.
         rules: Settings.
@@ -156,7 +156,7 @@ def _shape(images: NDArray[np.uint8]) -> tuple[int, int, int]:
 
 
 def mean_entropy(model: PlainNetwork, twin: PlainTwin, rules: PlainRules) -> float:
-    """Return the mean entropy of a twin's current images, by the training loader."""
+    """Return the mean entropy of a twin's current images, using the training loader."""
     if not model.network.head.out_features:
         return 0.0
     model.eval()
@@ -191,7 +191,7 @@ def features_plainly(
 
 
 def herd_plainly(features: NDArray[np.float32], room: int) -> list[int]:
-    """Choose exemplars one after the other; all distances are computed for each (iCaRL)."""
+    """Choose exemplars one by one, computing all distances for each (iCaRL)."""
     mean, total = features.mean(0), np.zeros_like(features[0])
     chosen: list[int] = []
     for step in range(min(room, len(features))):
@@ -214,10 +214,7 @@ def score_plainly(model: PlainNetwork, judged: tuple[Tensor, Tensor], rules: Pla
 
 
 def prototype_gradients(twin: PlainTwin, rules: PlainRules) -> list[list[Tensor]]:
-    """Return, for each current class.
-
-    The gradient of the public network at its perturbed prototype.
-    """
+    """Return, for each current class, the public network's gradient at its perturbed prototype."""
     model = twin.model
     assert model is not None
     model.eval()
@@ -237,7 +234,7 @@ def prototype_gradients(twin: PlainTwin, rules: PlainRules) -> list[list[Tensor]
                 model.network(image).logits, target
             )
             optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]  # the library is untyped
+            loss.backward()  # type: ignore[no-untyped-call]  # untyped in torch
             optimizer.step()
             image.data.clamp_(0, 1)
         loss = nn.functional.cross_entropy(encoder(image.detach()), torch.tensor([int(row)]))
@@ -257,16 +254,15 @@ def _public(shape: tuple[int, int, int], classes: int, seed: int) -> GradientEnc
 def invert_plainly(
     gradient: Sequence[Tensor], shape: tuple[int, int, int], classes: int, rules: PlainRules
 ) -> Tensor:
-    """Look for the one image that has this gradient.
+    """Search for the one image that has this gradient.
 
     Returns:
         The image, shape [1, C, H, W].
     """
     encoder = _public(shape, classes, rules.public_seed)
     parameters = list(encoder.parameters())
-    row = (
-        gradient[-2].sum(1).argmin().reshape(1)
-    )  # iDLG: the only row of the linear layer with a negative gradient
+    # iDLG: the only row of the linear layer with a negative gradient
+    row = gradient[-2].sum(1).argmin().reshape(1)
     dummy = torch.rand(1, *shape).requires_grad_()
     scale = torch.stack([sent.square().sum() for sent in gradient]).sum().item()
 
@@ -282,7 +278,7 @@ def invert_plainly(
     if rules.search == "lbfgs":
         search = torch.optim.LBFGS([dummy], lr=0.1)
         for _ in range(rules.invert_steps):
-            search.step(difference)  # type: ignore[no-untyped-call]  # the library is untyped
+            search.step(difference)  # type: ignore[no-untyped-call]  # untyped in torch
         return dummy.detach()
     optimizer = torch.optim.Adam([dummy], lr=0.1)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, rules.invert_steps, 0.1 / 50)

@@ -1,18 +1,15 @@
-"""A whole round of organa_paper's protocol.
+"""A round of organa_paper's protocol: ours against the plain reference, and the proxy's share.
 
-Ours against the plain reference, and the proxy server's share of a task's time.
+``python -m benchmarks.round`` uses the thin network, ``--full`` the full one. Two rounds are timed:
+the first of the second task (new classes arrive, twins archive, a teacher appears) and its fifth,
+which represents the other nine. Both sides start from the same state: same images, twins, weights,
+batch size, losses and prototypes.
 
-``python -m benchmarks.round`` (thin network) or ``--full``. Two rounds are timed: the first of the
-second task (new classes arrive, twins archive, a teacher appears) and its fifth, which stands for
-the other nine. Both sides start from the same state: same images, same chosen twins, same weights,
-same batch size, same losses, same prototypes to invert.
-
-What is shrunk: images per class (``--images-per-class``), so that the reference ends today; what
-that does to the ratios is estimated in the lines "all images": time to look and to train grows with
-the images, time for prototypes and proxy server does not. What is changed so that the rounds do not
-hang on luck: twins follow the rule ``by_name`` and *watch* the paper's rule, so every entropy of
-the paper's rule is computed, but the head grows in the same round however little a few steps have
-taught the model.
+Images per class are reduced (``--images-per-class``), so that the reference ends in reasonable
+time. The lines "all images" estimate the effect on the ratios: time to observe and to train grows
+with the images, time for prototypes and proxy server does not. To make the rounds deterministic,
+twins follow the rule ``by_name`` and only *watch* the paper's rule: every entropy is computed, but
+the head grows in a fixed round.
 """
 
 import argparse
@@ -22,7 +19,7 @@ from time import perf_counter
 import torch
 
 from benchmarks.inversions import inversion_table
-from benchmarks.measuring import parser, tell, use_threads
+from benchmarks.measuring import parser, print_progress, use_threads
 from benchmarks.plain_side import plain_side
 from benchmarks.reference_round import Stages, plain_round
 from benchmarks.round_tables import STAGES, stage_table, task_table
@@ -31,49 +28,49 @@ from benchmarks.round_world import Snapshot, World, growth_of_images, make_world
 
 def main(arguments: list[str] | None = None) -> None:
     """Print the tables."""
-    given = _options(arguments)
-    use_threads(given.threads)
-    world = make_world(given)
+    settings = _options(arguments)
+    use_threads(settings.threads)
+    world = make_world(settings)
     config = world.config
     rounds: dict[str, dict[str, Stages]] = {}
     facts = []
     try:
         for name, before in snapshots(world).items():
-            ours, plain, about = _time_round(world, name, before, given)
+            ours, plain, about = _time_round(world, name, before, settings)
             rounds[name] = {"ours": ours, "reference": plain}
             facts.append(about)
     finally:
         world.engine.close()
     print(
-        f"Network {config.network.backbone} w{config.network.width}, {config.network.image_size} "
-        f"px; {given.images_per_class or 'all'} "
-        f"images per class; {given.epochs} epochs, batch {config.training.batch_size}; ours in "
-        f"{given.precision}, engine "
-        f"{given.engine}; {given.threads} threads; {given.repeats} turns, medians; the reference "
-        f"inverts with {given.search}.\n"
+        f"Network {config.network.backbone} w{config.network.width}, "
+        f"{config.network.image_size} px; {settings.images_per_class or 'all'} images per class; "
+        f"{settings.epochs} epochs, batch {config.training.batch_size}; "
+        f"ours in {settings.precision}, engine {settings.engine}; {settings.threads} threads; "
+        f"{settings.repeats} turns, medians; the reference inverts with {settings.search}.\n"
     )
     print("\n".join(facts) + "\n")
     print(stage_table(rounds) + "\n")
     print(task_table(rounds, growth_of_images(world)))
-    if given.inversions:
+    if settings.inversions:
         print("\n" + inversion_table(config))
 
 
 def _time_round(
-    world: World, name: str, before: Snapshot, given: argparse.Namespace
+    world: World, name: str, before: Snapshot, settings: argparse.Namespace
 ) -> tuple[Stages, Stages, str]:
-    tell(f"round: {name}")
-    ran = world.ours(before)  # warms up, and says what the reference must do
-    side = plain_side(world, before, ran, given.search, given.invert_steps)
+    print_progress(f"round: {name}")
+    ran = world.ours(before)  # warms up, and provides the reference's inputs
+    side = plain_side(world, before, ran, settings.search, settings.invert_steps)
     times: dict[str, list[Stages]] = {"ours": [], "reference": []}
-    for turn in range(given.repeats):
+    for turn in range(1, settings.repeats + 1):
+        label = f"  turn {turn}/{settings.repeats}"
         times["ours"].append(world.ours(before).seconds)
-        tell(f"  turn {turn + 1}/{given.repeats}, ours: {times['ours'][-1]['all']:.2f} s")
-        use_threads(given.threads)
+        print_progress(f"{label}, ours: {times['ours'][-1]['all']:.2f} s")
+        use_threads(settings.threads)
         started = perf_counter()
         _, stages = plain_round(*side)
         times["reference"].append({**stages, "all": perf_counter() - started})
-        tell(f"  turn {turn + 1}/{given.repeats}, reference: {times['reference'][-1]['all']:.2f} s")
+        print_progress(f"{label}, reference: {times['reference'][-1]['all']:.2f} s")
     ours, plain = (
         {key: median(each[key] for each in side) for key in (*STAGES, "all")}
         for side in times.values()
@@ -84,8 +81,8 @@ def _time_round(
     )
     images = sum(each.num_images for each in record.accepted)
     about = (
-        f"* {name}: {len(record.observations)} twins look, {len(record.chosen)} train on {images} "
-        "images in all, "
+        f"* {name}: {len(record.observations)} twins look, {len(record.chosen)} train on "
+        f"{images} images in all, "
         f"{prototypes} prototypes are inverted, "
         f"{'a' if next(iter(ran.engine.broadcasts.values())).old_model else 'no'} teacher."
     )
@@ -126,10 +123,10 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
         default=0,
         help="of the reference; 0: 250 of L-BFGS, or as many Adam steps as ours",
     )
-    given = options.parse_args(arguments)
-    if given.images_per_class is None:
-        given.images_per_class = 40 if given.full else 96
-    return given
+    settings = options.parse_args(arguments)
+    if settings.images_per_class is None:
+        settings.images_per_class = 40 if settings.full else 96
+    return settings
 
 
 if __name__ == "__main__":

@@ -1,7 +1,4 @@
-"""The tables of ``benchmarks.round``: seconds by stage, and what a task of the protocol costs.
-
-Measure nothing.
-"""
+"""Tables of ``benchmarks.round``: seconds by stage, and the cost of a task of the protocol."""
 
 from collections.abc import Mapping
 
@@ -9,14 +6,11 @@ from benchmarks.measuring import table
 from benchmarks.reference_round import Stages
 
 STAGES = ("observe", "score", "train", "prototypes", "aggregate")
-ROUNDS_PER_TASK = 10  # of the protocol, for the sum over a task
+ROUNDS_PER_TASK = 10  # of the protocol
 
 
 def stage_table(rounds: Mapping[str, Mapping[str, Stages]]) -> str:
-    """Return the seconds of each stage of each round, given by round and side.
-
-    ``ours``, ``reference``.
-    """
+    """Return the seconds of each stage by round and side (``ours``, ``reference``)."""
     rows = []
     for name, sides in rounds.items():
         for stage in (*STAGES, "all"):
@@ -27,11 +21,11 @@ def stage_table(rounds: Mapping[str, Mapping[str, Stages]]) -> str:
 
 
 def task_table(rounds: Mapping[str, Mapping[str, Stages]], factor: float) -> str:
-    """Return the seconds of a whole task, as measured and with this factor more images.
+    """Return the seconds of a whole task, as measured and with more images.
 
     Args:
         rounds: The first and the middle round, each with both sides' stages.
-        factor: Times as many images as were measured.
+        factor: Number of images of the protocol divided by the measured number.
     """
     first, middle = rounds.values()
     rows = []
@@ -64,23 +58,20 @@ def task_table(rounds: Mapping[str, Mapping[str, Stages]], factor: float) -> str
     )
     note = (
         "\nA task is the first round and nine like the middle one. The proxy's share counts "
-        "scoring and all of the aggregation, the mean "
-        "of the models included; the twins' part of the prototypes (perturbing, encoding) is not "
-        "the proxy's. With worker processes ours "
+        "scoring and all of the aggregation, the mean of the models included; the twins' part of "
+        "the prototypes (perturbing, encoding) is not the proxy's. With worker processes ours "
         "counts it as training."
     )
     return table(headers, rows) + "\n" + note
 
 
 def task_seconds(first: Stages, middle: Stages, images: float = 1.0) -> dict[str, float]:
-    """Return the seconds of a task by what grows with the images and what does not.
-
-    The first round and nine like the middle one.
+    """Return the seconds of a task: the first round and nine like the middle one.
 
     Args:
         first: Stages of the first round.
         middle: Stages of a later one.
-        images: Factor by which the images are more.
+        images: Factor on the time that grows with the number of images.
     """
     total = {
         stage: first[stage] + (ROUNDS_PER_TASK - 1) * middle[stage] for stage in (*STAGES, "all")

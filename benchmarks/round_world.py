@@ -1,7 +1,4 @@
-"""The shrunk experiment of ``benchmarks.round``.
-
-Its hospitals, and the states before the rounds that are timed.
-"""
+"""The reduced experiment of ``benchmarks.round``, and the states before the timed rounds."""
 
 import argparse
 import copy
@@ -13,9 +10,9 @@ from typing import Any, cast
 
 import numpy as np
 
-from benchmarks.measuring import tell, use_threads
+from benchmarks.measuring import print_progress, use_threads
 from benchmarks.reference_round import Stages
-from benchmarks.watched import Watched, WatchedEngine
+from benchmarks.timed_methods import TimedEngine, TimedMethods
 from federation.engines.choice import make_engine
 from federation.engines.engine import TwinEngine
 from federation.engines.simulated_hospitals import SimulatedHospitals
@@ -30,15 +27,14 @@ from physical.planning import plan_scenario
 from twin.state import TwinState
 
 PAPER = Path(__file__).parent.parent / "hospital_configs" / "organa_paper"
-ROUNDS_BEFORE = (
-    5  # of the first task: more than ``settle_rounds``, so that what comes then is a new task
-)
-MIDDLE = 4  # the round of a task, from 0, that stands for its later ones
+# Rounds of the first task: more than ``settle_rounds``, so that new classes then form a new task.
+ROUNDS_BEFORE = 5
+MIDDLE = 4  # number, from 0, of the round that represents the later rounds of a task
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """Everything before a round, so that it can be run again and again."""
+    """State before a round, from which it can be repeated."""
 
     server: ServerState
     proxy: ProxyServer
@@ -46,20 +42,20 @@ class Snapshot:
 
 
 @dataclass
-class Ran:
-    """A round of ours that was run.
+class FinishedRound:
+    """A round that our side has run.
 
     Args:
-        after: Where it ended.
-        record: What happened.
-        seconds: By stage.
-        engine: What twins were told, and their states in between.
+        after: State after the round.
+        record: Record of the round.
+        seconds: Seconds by stage.
+        engine: Engine with the broadcasts and the states after observing.
     """
 
     after: Snapshot
     record: RoundRecord
     seconds: Stages
-    engine: WatchedEngine
+    engine: TimedEngine
 
 
 @dataclass
@@ -67,10 +63,10 @@ class World:
     """The experiment on this machine.
 
     Args:
-        config: The shrunk experiment.
+        config: Configuration of the reduced experiment.
         hospitals: Its hospitals.
-        engine: Where our twins run.
-        threads: Of the reference, and of ours in a sequential engine.
+        engine: Engine of our twins.
+        threads: Threads of the reference, and of ours with the sequential engine.
     """
 
     config: ExperimentConfig
@@ -78,14 +74,14 @@ class World:
     engine: TwinEngine
     threads: int
 
-    def ours(self, before: Snapshot, method: Method | None = None) -> Ran:
+    def ours(self, before: Snapshot, method: Method | None = None) -> FinishedRound:
         """Run one round of ours from a snapshot."""
         seconds: Stages = {}
         self.engine.states.clear()
         self.engine.states.update(before.states)
         use_threads(self.config.engine.threads)
-        engine, proxy = WatchedEngine(self.engine, seconds), copy.copy(before.proxy)
-        watched = Watched(method or self.config.method, ("score", "aggregate"), seconds)
+        engine, proxy = TimedEngine(self.engine, seconds), copy.copy(before.proxy)
+        watched = TimedMethods(method or self.config.method, ("score", "aggregate"), seconds)
         started = perf_counter()
         server, record = run_round(
             before.server, cast(Any, engine), cast(Method, watched), proxy, self.config.federation
@@ -93,46 +89,45 @@ class World:
         seconds["all"] = perf_counter() - started
         use_threads(self.threads)
         assert len(record.accepted) == len(record.chosen), record.rejected
-        return Ran(Snapshot(server, proxy, dict(self.engine.states)), record, seconds, engine)
+        return FinishedRound(
+            Snapshot(server, proxy, dict(self.engine.states)), record, seconds, engine
+        )
 
 
-def make_world(given: argparse.Namespace) -> World:
-    """Return the experiment that the command line asks for."""
-    config = load_experiment(PAPER, changes(given))
+def make_world(settings: argparse.Namespace) -> World:
+    """Return the experiment that the command line selects."""
+    config = load_experiment(PAPER, changes(settings))
     hospitals = prepare_experiment(config).hospitals()
-    return World(config, hospitals, make_engine(config.engine, hospitals), given.threads)
+    return World(config, hospitals, make_engine(config.engine, hospitals), settings.threads)
 
 
-def changes(given: argparse.Namespace) -> list[str]:
-    """Return what is set otherwise than in organa_paper."""
-    joining = min(5, given.twins - 1)
+def changes(settings: argparse.Namespace) -> list[str]:
+    """Return the changes to organa_paper."""
+    joining = min(5, settings.twins - 1)
+    threads = settings.threads if settings.engine == "sequential" else 1
     made = [
-        f"scenario.images_per_class={given.images_per_class or 'null'}",
+        f"scenario.images_per_class={settings.images_per_class or 'null'}",
         f"scenario.rounds_per_task={ROUNDS_BEFORE}",
         "scenario.num_tasks=2",
-        f"hospitals={{initial: {given.twins - joining}, join_per_task: {joining}}}",
+        f"hospitals={{initial: {settings.twins - joining}, join_per_task: {joining}}}",
         "twin.detection={rule: by_name, sample: 512}",
         "twin.watched=[{rule: entropy_jump, jump_fraction: 0.3641, reference_classes: 3}]",
-        f"training.precision={given.precision}",
-        f"training.epochs={given.epochs}",
-        f"engine={{name: {given.engine}, threads: "
-        f"{given.threads if given.engine == 'sequential' else 1}, workers: {given.threads}}}",
+        f"training.precision={settings.precision}",
+        f"training.epochs={settings.epochs}",
+        f"engine={{name: {settings.engine}, threads: {threads}, workers: {settings.threads}}}",
     ]
     return (
         made
-        if given.full
+        if settings.full
         else [*made, "network.backbone=resnet10", "network.width=16", "network.image_size=28"]
     )
 
 
 def snapshots(world: World) -> dict[str, Snapshot]:
-    """Return the states before the second task's first and before its middle round.
-
-    The way there is as short as it can be.
-    """
+    """Return the states before the second task's first and middle round, with brief training."""
     config = world.config
     brief = replace(config.training, epochs=1)
-    hurried = make_engine(
+    brief_engine = make_engine(
         config.engine,
         replace(world.hospitals, setting=replace(world.hospitals.setting, training=brief)),
     )
@@ -142,7 +137,7 @@ def snapshots(world: World) -> dict[str, Snapshot]:
     method = replace(
         method, reconstruction=replace(method.reconstruction, perturb_steps=2, invert_steps=3)
     )
-    other = World(config, world.hospitals, hurried, world.threads)
+    brief_world = World(config, world.hospitals, brief_engine, world.threads)
     at = Snapshot(
         new_server(config.network, config.seed, config.federation.settle_rounds),
         ProxyServer(config.proxy),
@@ -156,15 +151,15 @@ def snapshots(world: World) -> dict[str, Snapshot]:
             elif number == ROUNDS_BEFORE + MIDDLE:
                 found["middle of a task"] = at
                 break
-            tell(f"  on the way there: round {number}")
-            at = other.ours(at, method).after
+            print_progress(f"  on the way there: round {number}")
+            at = brief_world.ours(at, method).after
     finally:
-        hurried.close()
+        brief_engine.close()
     return found
 
 
 def growth_of_images(world: World) -> float:
-    """Return how many times more images a second-task twin trains on in the whole protocol."""
+    """Return the factor of images that a twin of the second task has in the full protocol."""
     archive, config = world.hospitals.archive, world.config
     images = []
     for per_class in (config.scenario.images_per_class, None):

@@ -1,9 +1,7 @@
-"""Every benchmark, one after the other, each in a process of its own.
+"""Runs every benchmark in a process of its own and writes ``benchmarks/RESULTS.md``.
 
-What they print becomes ``benchmarks/RESULTS.md``.
-
-``make bench``, or ``python -m benchmarks.run_all --skip round_full scale``. A part that fails
-leaves its error in the report and the others run on.
+``make bench``, or ``python -m benchmarks.run_all --skip round_full scale``. The error of a failed
+part goes into the report, and the other parts still run.
 """
 
 import argparse
@@ -11,6 +9,7 @@ import importlib.util
 import subprocess
 import sys
 import tempfile
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,12 +26,12 @@ class Part:
     """One section of the report.
 
     Args:
-        name: By which it is skipped.
-        title: Of the section.
-        module: What is run.
+        name: Name for ``--skip`` and ``--only``.
+        title: Title of the section.
+        module: Module to run.
         arguments: Its command line.
-        tiny: The same with hardly any work, to see that it runs.
-        threaded: It takes ``--threads``.
+        tiny: Command line with hardly any work, to check that it runs.
+        threaded: Whether it takes ``--threads``.
     """
 
     name: str
@@ -119,7 +118,7 @@ PARTS = (
 
 
 def run_part(part: Part, threads: int, tiny: bool) -> tuple[str, bool]:
-    """Return a part's section as Markdown, and whether it went well."""
+    """Return a part's section as Markdown, and whether it succeeded."""
     if importlib.util.find_spec(part.module) is None:
         return f"## {part.title}\n\nNot there yet: {part.module}.\n", True
     if tiny and not part.threaded:
@@ -127,12 +126,17 @@ def run_part(part: Part, threads: int, tiny: bool) -> tuple[str, bool]:
     command = [sys.executable, "-m", part.module, *(part.tiny if tiny else part.arguments)]
     command += ["--threads", str(threads)] if part.threaded else []
     started = perf_counter()
-    with tempfile.TemporaryFile("w+") as told:
+    with tempfile.TemporaryFile("w+") as error_output:
         done = subprocess.run(
-            command, cwd=HERE.parent, stdout=subprocess.PIPE, stderr=told, text=True, check=False
+            command,
+            cwd=HERE.parent,
+            stdout=subprocess.PIPE,
+            stderr=error_output,
+            text=True,
+            check=False,
         )
-        told.seek(0)
-        last = told.read().strip().splitlines()[-12:]
+        error_output.seek(0)
+        last = error_output.read().strip().splitlines()[-12:]
     lead = (
         f"## {part.title}\n\n`python {' '.join(command[1:])}`, {perf_counter() - started:.0f} s.\n"
     )
@@ -140,7 +144,17 @@ def run_part(part: Part, threads: int, tiny: bool) -> tuple[str, bool]:
         return "\n".join(
             [lead, f"Failed with status {done.returncode}:", "", "```", *last, "```", ""]
         ), False
-    return f"{lead}\n{done.stdout.strip()}\n", True
+    return f"{lead}\n{wrapped(done.stdout.strip())}\n", True
+
+
+def wrapped(text: str) -> str:
+    """Return Markdown whose lines, except those of tables, have at most 100 characters."""
+    wrapper = textwrap.TextWrapper(100, break_long_words=False, break_on_hyphens=False)
+    lines = []
+    for line in text.splitlines():
+        wrapper.subsequent_indent = "  " if line.startswith("* ") else ""
+        lines += [line] if line.startswith("|") else wrapper.wrap(line) or [""]
+    return "\n".join(lines)
 
 
 def report(sections: Sequence[str], skipped: Sequence[str], tiny: bool) -> str:
@@ -153,8 +167,8 @@ def report(sections: Sequence[str], skipped: Sequence[str], tiny: bool) -> str:
     if tiny:
         lead += [
             "",
-            "**Tiny settings: this only shows that everything runs. No number here means "
-            "anything.**",
+            "**Tiny settings: this only shows that everything runs. "
+            "No number here means anything.**",
         ]
     if skipped:
         lead += ["", f"Skipped: {', '.join(skipped)}."]
@@ -162,15 +176,15 @@ def report(sections: Sequence[str], skipped: Sequence[str], tiny: bool) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the parts that are not skipped; returns 1 where one failed."""
+    """Run the parts that are not skipped; return 1 if one failed."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-    given = _options(arguments)
+    settings = _options(arguments)
     chosen = [
         part
         for part in PARTS
-        if part.name not in given.skip and (not given.only or part.name in given.only)
+        if part.name not in settings.skip and (not settings.only or part.name in settings.only)
     ]
     sections, failed = [], []
     columns = (
@@ -183,14 +197,16 @@ def main(arguments: list[str] | None = None) -> int:
         bar = progress.add_task("benchmarks", total=len(chosen))
         for part in chosen:
             progress.update(bar, description=part.title)
-            section, well = run_part(part, given.threads, given.tiny)
+            section, well = run_part(part, settings.threads, settings.tiny)
             sections.append(section)
             failed += [] if well else [part.name]
             progress.console.print(f"{part.title}: {'done' if well else 'failed'}")
             progress.advance(bar)
     skipped = [part.name for part in PARTS if part not in chosen]
-    given.out.write_text(report(sections, skipped, given.tiny).rstrip() + "\n", encoding="utf-8")
-    print(f"wrote {given.out}" + (f"; failed: {', '.join(failed)}" if failed else ""))
+    settings.out.write_text(
+        report(sections, skipped, settings.tiny).rstrip() + "\n", encoding="utf-8"
+    )
+    print(f"wrote {settings.out}" + (f"; failed: {', '.join(failed)}" if failed else ""))
     return 1 if failed else 0
 
 

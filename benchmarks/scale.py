@@ -1,11 +1,9 @@
-"""Memory and time of a round against the number of twins.
+"""Memory and time of a round with 10, 100, 1,000 and 10,000 twins, of which 10 train.
 
-10, 100, 1,000 and 10,000 exist, as many train as before.
-
-Real OrganAMNIST, a thin network, equal data for each twin (shared images), each number of twins in
-a fresh process. Nothing is reconstructed on the server, whose need of memory would hide that of the
-twins. Prints a table, and whether 10,000 twins need at most 1.5 times the memory and 1.2 times the
-time per round of 10.
+Uses OrganAMNIST, a thin network and equal data for each twin (shared images), each number of twins
+in a fresh process. Nothing is reconstructed on the server, because its memory would hide that of
+the twins. Prints a table, and whether 10,000 twins need at most 1.5 times the memory and 1.2 times
+the time per round of 10.
 
 ``python -m benchmarks.scale``; ``--out FILE`` also writes JSON.
 """
@@ -20,16 +18,13 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from benchmarks.measuring import in_fresh_process, table, tell
+from benchmarks.measuring import in_fresh_process, print_progress, table, write_results
 
 MOST_MEMORY, MOST_TIME = 1.5, 1.2
 
 
 def measure(twins: int, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Run one experiment in this process.
-
-    Return its peak of resident memory and the time of each round.
-    """
+    """Run one experiment here; return its peak of resident memory and the time of each round."""
     from federation.experiment.config import ExperimentConfig
     from federation.experiment.loop import RunCallbacks, run_experiment
     from federation.methods.fedka import FedKA
@@ -95,14 +90,11 @@ def measure(twins: int, arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def peak_megabytes() -> float:
-    """Return the most resident memory of this process and.
-
-    With worker processes, of the largest of these.
-    """
+    """Return the peak of resident memory of this process or of its largest child, in MB."""
     import resource
 
     children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1e3
-    try:  # ru_maxrss of this process counts what it was before it became this program, too
+    try:  # ru_maxrss of this process also counts its time before exec
         lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
         own = next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) * 1024 / 1e6
     except (OSError, StopIteration):
@@ -110,8 +102,8 @@ def peak_megabytes() -> float:
     return max(own, children)
 
 
-def main(given: list[str]) -> int:
-    """Measure, print, write."""
+def main(argv: list[str]) -> int:
+    """Measure all numbers of twins, print and write the results."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--twins", type=int, nargs="+", default=[10, 100, 1000, 10_000])
     parser.add_argument(
@@ -125,14 +117,14 @@ def main(given: list[str]) -> int:
     parser.add_argument("--engine", default="sequential", choices=("sequential", "processes"))
     parser.add_argument("--out", type=Path, help="also write JSON here")
     parser.add_argument("--measure", type=int, help=argparse.SUPPRESS)
-    arguments = parser.parse_args(given)
+    arguments = parser.parse_args(argv)
     if arguments.measure is not None:
         print(json.dumps(measure(arguments.measure, arguments)))
         return 0
     found = []
     for twins in arguments.twins:
-        tell(f"  {twins:,} twins")
-        found.append(in_fresh_process("benchmarks.scale", [*given, "--measure", str(twins)]))
+        print_progress(f"  {twins:,} twins")
+        found.append(in_fresh_process("benchmarks.scale", [*argv, "--measure", str(twins)]))
         last, first = found[-1], found[0]
         last["memory_ratio"] = last["peak_megabytes"] / first["peak_megabytes"]
         last["time_ratio"] = last["seconds_per_round"] / first["seconds_per_round"]
@@ -166,13 +158,7 @@ def main(given: list[str]) -> int:
         f"{'held' if held else '**not held**'}."
     )
     if arguments.out:
-        settings = {
-            name: value for name, value in vars(arguments).items() if name not in ("out", "measure")
-        }
-        arguments.out.write_text(
-            json.dumps({"settings": settings, "counts": found, "held": held}, indent=1) + "\n",
-            encoding="utf-8",
-        )
+        write_results(arguments.out, arguments, counts=found, held=held)
     return 0
 
 

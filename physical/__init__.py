@@ -1,4 +1,4 @@
-"""The hospitals' world: images that arrive over time.
+"""Everything on the hospital's side: data sets, arrival plans, mirrors and image intake.
 
-Holds pixels, knows no model and no federation.
+Imports no model and no federation code.
 """

@@ -1,8 +1,6 @@
-"""A hospital's archive and stream as one file.
+"""Saves and loads one hospital's images and arrival plan as a single safetensors file.
 
-Its images, their class names, and what arrives when.
-
-Written whole or not at all as safetensors, which hold arrays and nothing that runs.
+The file is written under a temporary name and renamed, so it is never half written.
 """
 
 import json
@@ -24,22 +22,21 @@ _VERSION = "1"
 
 
 class ArchiveError(ValueError):
-    """An archive file that cannot be read: what, got, what to do."""
+    """Raised when an archive file cannot be read; says what, got and what to do."""
 
 
 def save_archive(
     path: Path, archive: Batch, arrivals: Sequence[Arrival], joins_at_round: int = 0
 ) -> Path:
-    """Write what one hospital will see, and nothing else of the archive.
+    """Write the images that reach one hospital, and no others.
 
-    Positions are counted anew from 0 in their old order, so whatever breaks a tie by position
-    breaks it as before.
+    Positions are renumbered from 0 in their old order, so ties are broken as before.
 
     Args:
-        path: Of the file; readable by its owner alone.
-        archive: Images that the arrivals refer to; may hold others'.
-        arrivals: Of the hospital, in order of time.
-        joins_at_round: First round in which it answers.
+        path: Where to write; only the owner may read the file.
+        archive: Images that the arrivals refer to; may also hold other hospitals' images.
+        arrivals: Arrivals of this hospital, in order of time.
+        joins_at_round: First round in which the hospital takes part.
     """
     used = np.unique(
         np.concatenate([np.empty(0, np.int64), *(each.positions for each in arrivals)])
@@ -55,37 +52,37 @@ def save_archive(
             [np.empty(0, np.int64), *(np.searchsorted(used, each.positions) for each in arrivals)]
         ),
     }
-    plain = {
+    metadata = {
         "version": _VERSION,
         "vocabulary": json.dumps(archive.vocabulary),
         "joins_at_round": str(joins_at_round),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    save_file(tensors, beside, plain)
-    beside.chmod(0o600)
-    beside.replace(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    save_file(tensors, temporary, metadata)
+    temporary.chmod(0o600)
+    temporary.replace(path)
     return path
 
 
 def load_hospital(hospital_id: str, path: Path) -> Hospital:
-    """Return the hospital of an archive file.
+    """Return the hospital that an archive file describes.
 
     Raises:
-        ArchiveError: If the file is missing, damaged, or not one of these.
+        ArchiveError: If the file is missing, damaged or of another version.
     """
     try:
         with safe_open(path, framework="numpy") as file:
-            plain = file.metadata() or {}
-            names = file.keys()  # no mapping: it has nothing but keys()
+            metadata = file.metadata() or {}
+            names = list(file.keys())  # safe_open's handle is not iterable
             tensors = {name: file.get_tensor(name) for name in names}
-        if plain.get("version") != _VERSION:
+        if metadata.get("version") != _VERSION:
             raise ArchiveError(
-                f"{path.name} is an archive of version {plain.get('version')}; this program reads "
-                f"{_VERSION}; make it anew"
+                f"{path.name} is an archive of version {metadata.get('version')}; "
+                f"this program reads {_VERSION}; make it anew"
             )
         archive = Batch(
-            tensors["images"], tensors["labels"], tuple(json.loads(plain["vocabulary"]))
+            tensors["images"], tensors["labels"], tuple(json.loads(metadata["vocabulary"]))
         )
         bounds = [0, *tensors["arrival_ends"].tolist()]
         parts = [tensors["arrived"][start:end] for start, end in pairwise(bounds)]
@@ -96,14 +93,14 @@ def load_hospital(hospital_id: str, path: Path) -> Hospital:
                 f"{path.name}: arrivals point outside its {len(archive)} images; make the file anew"
             )
         arrivals = [
-            Arrival(int(at), part)
-            for at, part in zip(tensors["arrival_rounds"], parts, strict=True)
+            Arrival(int(arrival_round), part)
+            for arrival_round, part in zip(tensors["arrival_rounds"], parts, strict=True)
         ]
-        return Hospital(hospital_id, archive, arrivals, int(plain["joins_at_round"]))
+        return Hospital(hospital_id, archive, arrivals, int(metadata["joins_at_round"]))
     except ArchiveError:
         raise
     except (OSError, SafetensorError, KeyError, ValueError) as error:
         raise ArchiveError(
-            f"{path.name} cannot be read as a hospital's archive: {error}; make it anew with: "
-            "fedka deploy init"
+            f"{path.name} cannot be read as a hospital's archive: {error}; "
+            "make it anew with: fedka deploy init"
         ) from error

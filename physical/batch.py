@@ -1,4 +1,4 @@
-"""The one form in which images travel inside a hospital."""
+"""A batch of 8-bit images with class labels and the class names they point into."""
 
 from dataclasses import dataclass
 
@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class Batch:
-    """Images with the names of what they show.
+    """Images with their class labels.
 
     Args:
         images: Pixels, shape [N, H, W, C], 8 bit; C is 1 (grey) or 3 (red, green, blue).
@@ -31,20 +31,20 @@ class Batch:
             or self.images.shape[3] not in (1, 3)
         ):
             raise ValueError(
-                f"Batch.images is {self.images.dtype} of shape {self.images.shape}; expected uint8 "
-                "of shape [N, H, W, 1 or 3]"
+                f"Batch.images is {self.images.dtype} of shape {self.images.shape}; "
+                "expected uint8 of shape [N, H, W, 1 or 3]"
             )
         if self.labels.shape != (len(self.images),):
             raise ValueError(
-                f"Batch.labels has shape {self.labels.shape}; expected one per image: "
-                f"({len(self.images)},)"
+                f"Batch.labels has shape {self.labels.shape}; "
+                f"expected one per image: ({len(self.images)},)"
             )
         if len(self.labels) and not (
             self.labels.min() >= 0 and self.labels.max() < len(self.vocabulary)
         ):
             raise ValueError(
-                f"Batch.labels reach from {self.labels.min()} to {self.labels.max()}; the "
-                f"vocabulary has {len(self.vocabulary)} names"
+                f"Batch.labels reach from {self.labels.min()} to {self.labels.max()}; "
+                f"the vocabulary has {len(self.vocabulary)} names"
             )
 
     def __len__(self) -> int:

@@ -1,6 +1,6 @@
-"""A hospital: images that arrive over time, behind one wall. Knows no model, no server and no task.
+"""A simulated hospital: images that arrive over time, by round.
 
-Its wall is the privacy boundary: only the hospital's own twin may hold this object.
+This object is the privacy boundary: only the hospital's own twin may hold it.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from physical.batch import Batch
 
 @dataclass(frozen=True)
 class Arrival:
-    """Images that reach the hospital together.
+    """Images that reach the hospital in the same round.
 
     Args:
         round: Time of arrival, in rounds of the federation.
@@ -30,10 +30,10 @@ class Hospital:
 
     Args:
         hospital_id: Its name in the federation.
-        archive: All images that the hospital will ever see (in a simulation: shared with others,
-            never copied).
-        arrivals: What arrives when, in order of time.
-        joins_at_round: First round in which it answers.
+        archive: All images that the hospital will ever see. Simulated hospitals share one
+            archive without copying it.
+        arrivals: Which images arrive in which round, in order of time.
+        joins_at_round: First round in which the hospital takes part.
     """
 
     def __init__(
@@ -50,12 +50,11 @@ class Hospital:
         return self._archive.vocabulary
 
     def new_images(self, after_round: int, until_round: int) -> NDArray[np.int64]:
-        """Return the archive positions of what arrived after one round and up to another.
-
-        Shape [N].
-        """
+        """Return archive positions of images that arrived in (after_round, until_round], [N]."""
         arrived = [
-            each.positions for each in self._arrivals if after_round < each.round <= until_round
+            arrival.positions
+            for arrival in self._arrivals
+            if after_round < arrival.round <= until_round
         ]
         return np.concatenate(arrived) if arrived else np.empty(0, np.int64)
 
@@ -64,5 +63,5 @@ class Hospital:
         return self._archive.take(positions)
 
     def labels(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return the labels at these archive positions, without touching a pixel, shape [N]."""
+        """Return the labels at these archive positions without reading pixels, shape [N]."""
         return self._archive.labels[positions]

@@ -1,9 +1,7 @@
-"""The SQLite file of a mirror: made, checked, opened, and shared by threads and processes.
+"""The SQLite file of a mirror: schema, creation, checks, connections and transactions.
 
-Knows its tables and no image.
-
-Readers never wait for a writer (WAL). A connection is this process's own: one that was made before
-a fork is not used after it.
+Threads and processes may share the file. Readers do not wait for writers (WAL mode).
+A connection opened before a fork is never used in the child process.
 """
 
 import os
@@ -33,29 +31,26 @@ CREATE INDEX IF NOT EXISTS images_by_name ON images (coalesce(decided_name, sent
 CREATE INDEX IF NOT EXISTS images_by_day
     ON images (substr(arrived, 1, 10), coalesce(decided_name, sent_name));
 """
-_OF_PARENTS: list[sqlite3.Connection] = []
+_PARENT_CONNECTIONS: list[sqlite3.Connection] = []
 
 
 class MirrorError(ValueError):
-    """The mirror cannot do what was asked.
-
-    The message says what, what came, what is allowed and what to do.
-    """
+    """Raised for an invalid mirror operation; says what, got, allowed and what to do."""
 
 
 class MirrorFile:
     """The file of one mirror.
 
     Args:
-        folder: Where it lies; made if it is not there.
-        image_size: Height and width of the mirror's images [px], kept from the first time on.
+        folder: Folder of the file; created if missing.
+        image_size: Height and width of the images [px], fixed when the file is created.
 
     Raises:
-        MirrorError: If it is a mirror of another size, or no mirror.
+        MirrorError: If the file has another image size or is not a mirror.
     """
 
     _connection: sqlite3.Connection
-    _finish: "weakref.finalize[[], MirrorFile]"
+    _closer: "weakref.finalize[[], MirrorFile]"
     _pid: int
 
     def __init__(self, folder: Path, image_size: int) -> None:
@@ -73,33 +68,31 @@ class MirrorFile:
         if int(stored) != image_size:
             self.close()
             raise MirrorError(
-                f"mirror {folder}: asked for images of {image_size} pixels; it holds images of "
-                f"{stored}; "
+                f"mirror {folder}: asked for images of {image_size} pixels; "
+                f"it holds images of {stored}; "
                 f"open it with image_size={stored}, or make a new mirror in another folder"
             )
 
     def close(self) -> None:
-        """Let go of the file; the next call opens it again."""
+        """Close the file; the next call opens it again."""
         with self._lock:
-            self._finish()
+            self._closer()
             self._pid = 0
 
     @contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
-        """Hold the connection, one thread at a time."""
+        """Lend the connection to one thread at a time."""
         with self._lock:
             if self._pid != os.getpid():
-                # The parent's: neither used nor closed here, for that would disturb the parent's
-                # locks.
-                if self._pid:
-                    self._finish.detach()
-                    _OF_PARENTS.append(self._connection)
+                if self._pid:  # closing a parent's connection here would drop the parent's locks
+                    self._closer.detach()
+                    _PARENT_CONNECTIONS.append(self._connection)
                 self._open()
             yield self._connection
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
-        """Hold the connection for changes that are all made or, if anything is raised, none."""
+        """Lend the connection for one transaction; any exception rolls it back."""
         with self.reading() as connection:
             connection.execute("BEGIN IMMEDIATE")
             try:
@@ -110,7 +103,7 @@ class MirrorFile:
             connection.execute("COMMIT")
 
     def _open(self) -> None:
-        """Open this process's connection: one made before a fork must not be used after it."""
+        """Open a connection for this process, since one made before a fork must not be used."""
         self._pid = os.getpid()
         connection = sqlite3.connect(
             self._folder / FILE_NAME,
@@ -119,27 +112,26 @@ class MirrorFile:
             check_same_thread=False,
         )
         self._connection = connection
-        self._finish = weakref.finalize(self, connection.close)
+        self._closer = weakref.finalize(self, connection.close)
         try:
             connection.execute("PRAGMA journal_mode = WAL")
-            connection.execute(
-                "PRAGMA synchronous = FULL"
-            )  # whoever hands an image over removes his own copy after this
+            # Senders delete their copy once this returns, so every commit must reach the disk.
+            connection.execute("PRAGMA synchronous = FULL")
             with self.transaction():
                 for statement in filter(str.strip, _SCHEMA.split(";")):
                     connection.execute(statement)
         except sqlite3.DatabaseError as error:
-            self._finish()
+            self._closer()
             if isinstance(error, sqlite3.OperationalError):
                 raise
-            raise _no_mirror(self._folder, error) from error
+            raise _not_a_mirror(self._folder, error) from error
 
 
 def image_size_of(folder: Path) -> int:
-    """Return the image size of a mirror that is there.
+    """Return the image size of an existing mirror.
 
     Raises:
-        MirrorError: If there is none.
+        MirrorError: If there is no mirror in the folder.
     """
     path = folder / FILE_NAME
     if not path.is_file():
@@ -155,13 +147,13 @@ def image_size_of(folder: Path) -> int:
         finally:
             connection.close()
     except sqlite3.DatabaseError as error:
-        raise _no_mirror(folder, error) from error
+        raise _not_a_mirror(folder, error) from error
     if row is None:
-        raise _no_mirror(folder, "it has no image size")
+        raise _not_a_mirror(folder, "it has no image size")
     return int(row[0])
 
 
-def _no_mirror(folder: Path, why: object) -> MirrorError:
+def _not_a_mirror(folder: Path, why: object) -> MirrorError:
     return MirrorError(
         f"mirror {folder}: {FILE_NAME} is no mirror ({why}); expected one made by this program; "
         "move it away"

@@ -1,6 +1,6 @@
-"""Draws a plan: class order, who goes on to which classes, how images are split over hospitals.
+"""Plans an experiment's data: class order, which hospital learns which classes, image splits.
 
-Pure: (labels, class names, config, hospitals, seed) -> Scenario. Knows neither pixels nor models.
+A pure function: (labels, class names, config, hospitals, seed) -> Scenario.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,13 +12,12 @@ from numpy.typing import NDArray
 from physical.protocol import HospitalConfig, ScenarioConfig
 from physical.scenario import ClassImages, HospitalPlan, Scenario, arrival_rounds
 
-_CLASSES, _GROUPS, _IMAGES, _ORDER, _SUBSET = range(
-    5
-)  # names of the random streams; each draw is keyed by what it decides
+# Names of the random streams: each draw is keyed by what it decides.
+_CLASSES, _GROUPS, _IMAGES, _ORDER, _SUBSET = range(5)
 
 
 class ScenarioError(ValueError):
-    """A scenario that does not fit its data set: what, got, allowed, what to do."""
+    """Raised when a scenario does not fit its data set; says what, got, allowed, what to do."""
 
 
 def plan_scenario(
@@ -28,27 +27,26 @@ def plan_scenario(
     hospitals: Sequence[HospitalConfig],
     seed: int,
 ) -> Scenario:
-    """Decide who sees what when.
+    """Plan which hospital receives which images when.
 
     Args:
         labels: Labels of the training split, shape [N], pointing into ``class_names``.
         class_names: The data set's classes in their natural order.
         config: The protocol.
-        hospitals: Who takes part.
-        seed: Keys every draw; the order in which hospitals are listed does not change another
-            hospital's draw of classes.
+        hospitals: The hospitals that take part.
+        seed: Key of every draw; the order of the hospitals does not change any class draw.
 
     Returns:
-        The plan. With ``disjoint`` images, every image of a task's classes has exactly one owner.
+        The plan. With ``disjoint`` images, each image of a task's classes has one owner.
 
     Raises:
-        ScenarioError: More classes than exist, an unknown class name, a class without images, no
-            hospital at the first task.
+        ScenarioError: If there are too many classes, an unknown class name, a class without
+            images, or no hospital in the first task.
     """
     order = _class_order(class_names, config, seed)
     size = config.classes_per_task
     tasks = tuple(tuple(order[task * size : (task + 1) * size]) for task in range(config.num_tasks))
-    _check_images(labels, class_names, tasks)
+    _check_every_class_has_images(labels, class_names, tasks)
     _check_hospitals(hospitals, config)
     classes: dict[str, list[tuple[str, ...]]] = {
         hospital.name: [()] * config.num_tasks for hospital in hospitals
@@ -57,7 +55,7 @@ def plan_scenario(
         hospital.name: [()] * config.num_tasks for hospital in hospitals
     }
     for task, names in enumerate(tasks):
-        learners = _learners(hospitals, config, task, seed)
+        learners = _hospitals_with_new_classes(hospitals, config, task, seed)
         chosen = _choose_classes(learners, names, config, task, seed)
         for name, owned in _split_images(
             labels, class_names, learners, chosen, config, task, seed
@@ -96,14 +94,14 @@ def _class_order(class_names: Sequence[str], config: ScenarioConfig, seed: int) 
             _rng(seed, _ORDER).shuffle(order)
     if needed > len(order):
         raise ScenarioError(
-            f"num_tasks x classes_per_task is {config.num_tasks} x {config.classes_per_task} = "
-            f"{needed} classes; {config.dataset} has "
+            f"num_tasks x classes_per_task is {config.num_tasks} x {config.classes_per_task} "
+            f"= {needed} classes; {config.dataset} has "
             f"{len(order)}; lower one of the two"
         )
     return order
 
 
-def _check_images(
+def _check_every_class_has_images(
     labels: NDArray[np.int64], class_names: Sequence[str], tasks: Sequence[Sequence[str]]
 ) -> None:
     counts = np.bincount(labels, minlength=len(class_names))
@@ -112,8 +110,8 @@ def _check_images(
     ]
     if empty:
         raise ScenarioError(
-            f"no training image shows {', '.join(empty)}; leave the class out (class_order) or "
-            "bring its images"
+            f"no training image shows {', '.join(empty)}; "
+            "leave the class out (class_order) or bring its images"
         )
 
 
@@ -131,17 +129,17 @@ def _check_hospitals(hospitals: Sequence[HospitalConfig], config: ScenarioConfig
     late = [hospital.name for hospital in hospitals if hospital.joins_at_task >= config.num_tasks]
     if late:
         raise ScenarioError(
-            f"{', '.join(late)} would join after the last task; joins_at_task is at most "
-            f"{config.num_tasks - 1}"
+            f"{', '.join(late)} would join after the last task; "
+            f"joins_at_task is at most {config.num_tasks - 1}"
         )
 
 
-def _learners(
+def _hospitals_with_new_classes(
     hospitals: Sequence[HospitalConfig], config: ScenarioConfig, task: int, seed: int
 ) -> list[HospitalConfig]:
-    """Return who sees new classes in this task.
+    """Return the hospitals that receive new classes in a task, at least one.
 
-    Floor(0.9 N) of those already present, and all that join now; never nobody.
+    These are floor((1 - keep_fraction) N) of the N present ones and all that join now.
     """
     in_order = sorted(hospitals, key=lambda hospital: hospital.name)
     present = [hospital for hospital in in_order if hospital.joins_at_task < task]
@@ -158,10 +156,7 @@ def _choose_classes(
     task: int,
     seed: int,
 ) -> dict[str, tuple[str, ...]]:
-    """Draw each hospital's classes.
-
-    A class that nobody drew goes to the hospital with the fewest, so that none is lost.
-    """
+    """Draw each hospital's classes; a class nobody drew goes to the hospital with the fewest."""
     chosen: dict[str, list[int]] = {}
     for hospital in learners:
         share = config.heterogeneity if hospital.heterogeneity is None else hospital.heterogeneity
@@ -186,18 +181,17 @@ def _split_images(
     task: int,
     seed: int,
 ) -> dict[str, list[ClassImages]]:
-    """Deal out the images of a stage's classes, class after class."""
+    """Distribute the images of a task's classes over the hospitals, class by class."""
     owned: dict[str, list[ClassImages]] = {hospital.name: [] for hospital in learners}
     for name in sorted(
         {name for names in chosen.values() for name in names}, key=list(class_names).index
     ):
         label = list(class_names).index(name)
-        positions = _subset(np.flatnonzero(labels == label), label, config, seed)
+        positions = _limit_images(np.flatnonzero(labels == label), label, config, seed)
         holders = [hospital for hospital in learners if name in chosen[hospital.name]]
         if config.images == "shared":
-            parts = [ClassImages(name, positions)] * len(
-                holders
-            )  # one object, however many look at it
+            # One object for all hospitals, so memory does not grow with their number.
+            parts = [ClassImages(name, positions)] * len(holders)
         else:
             rng = _rng(seed, _IMAGES, task, label)
             shares = np.array([hospital.share for hospital in holders])
@@ -213,10 +207,10 @@ def _split_images(
     return owned
 
 
-def _subset(
+def _limit_images(
     positions: NDArray[np.int64], label: int, config: ScenarioConfig, seed: int
 ) -> NDArray[np.int64]:
-    """Draw as many of a class's images as the experiment uses."""
+    """Draw ``images_per_class`` of a class's images, or return all of them if it is None."""
     if config.images_per_class is None:
         return positions
     drawn: NDArray[np.int64] = np.sort(

@@ -1,11 +1,9 @@
-"""The protocol of an experiment, as a person writes it down.
+"""Configuration of the experiment's protocol: tasks, hospitals and how images are split.
 
-Tasks, hospitals, how images are split. Plans nothing.
-
-Source: protocol of GLFC, LGA and FedKA (notes on methods, sections 2.2, 2.3 and 3): tasks of equal
-size without a larger first one; a hospital takes ``int(heterogeneity * classes_per_task)`` classes
-of each task; hospitals join at each task; at a boundary 90 % of the present ones go on to the new
-classes and 10 % keep their old data.
+Source: protocol of GLFC, LGA and FedKA. All tasks have equal size, also the first one. A
+hospital receives ``int(heterogeneity * classes_per_task)`` classes of each task. Hospitals
+join at each task. At a task boundary 90 % of the present hospitals go on to the new classes
+and 10 % keep their old data.
 """
 
 from math import floor
@@ -25,18 +23,18 @@ class ScenarioConfig:
         classes_per_task: New classes of each stage.
         rounds_per_task: Rounds of the federation in each stage.
         class_order: ``natural``, ``shuffled`` (by the seed) or a list of class names.
-        heterogeneity: Share of a stage's classes that each hospital sees, in (0, 1]; ``int(share *
-            classes)`` must be at least 1.
-        images: ``shared``: a hospital has every image of its classes (paper); ``disjoint``: each
-            image belongs to one hospital.
-        dirichlet_alpha: With ``disjoint``: concentration of the split of each class over its
-            hospitals; none: even shares.
-        keep_fraction: Share of the present hospitals that see nothing new at a boundary and keep
-            their old data.
-        arrivals_per_task: In how many equal portions, spread over the stage's rounds, a stage's
-            images arrive (paper: 1).
-        images_per_class: Most training images of each class, drawn by the seed; fewer are among the
-            more of the same seed; none: all.
+        heterogeneity: Share of a task's classes that each hospital sees, in (0, 1];
+            ``int(share * classes)`` must be at least 1.
+        images: ``shared``: a hospital has every image of its classes (paper); ``disjoint``:
+            each image belongs to one hospital.
+        dirichlet_alpha: With ``disjoint``: concentration of the Dirichlet split of each class
+            over its hospitals; none: even shares.
+        keep_fraction: Share of the present hospitals that receive no new classes at a task
+            boundary and keep their old data.
+        arrivals_per_task: Number of equal portions, spread over the task's rounds, in which a
+            task's images arrive (paper: 1).
+        images_per_class: Largest number of training images of each class, drawn by the seed. A
+            smaller number draws a subset of a larger one. none: all.
     """
 
     dataset: str
@@ -52,58 +50,51 @@ class ScenarioConfig:
     images_per_class: int | None = None
 
     def __post_init__(self) -> None:
-        """Check ranges and what must fit together."""
+        """Check the ranges of single values and of values that depend on each other."""
         for name in ("num_tasks", "classes_per_task", "rounds_per_task", "arrivals_per_task"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; allowed: 1 or more")
         if not 0 < self.heterogeneity <= 1:
             raise ValueError(
                 f"heterogeneity is {self.heterogeneity}; allowed: above 0 and up to 1 (the share "
-                "of a task's classes that a "
-                "hospital sees); the paper uses 0.4 to 0.7"
+                "of a task's classes that a hospital sees); the paper uses 0.4 to 0.7"
             )
         if self.classes_per_hospital < 1:
             raise ValueError(
                 f"heterogeneity {self.heterogeneity} of {self.classes_per_task} classes per task "
-                "leaves int(...) = 0 classes per "
-                "hospital; allowed: at least 1; set heterogeneity to "
-                f"{1 / self.classes_per_task:.2f} or more"
+                "leaves int(...) = 0 classes per hospital; allowed: at least 1; "
+                f"set heterogeneity to {1 / self.classes_per_task:.2f} or more"
             )
         if not 0 <= self.keep_fraction < 1:
             raise ValueError(f"keep_fraction is {self.keep_fraction}; allowed: 0 to below 1")
         if self.arrivals_per_task > self.rounds_per_task:
             raise ValueError(
-                f"arrivals_per_task is {self.arrivals_per_task}; allowed: up to rounds_per_task, "
-                f"which is {self.rounds_per_task}"
+                f"arrivals_per_task is {self.arrivals_per_task}; "
+                f"allowed: up to rounds_per_task, which is {self.rounds_per_task}"
             )
         if self.images_per_class is not None and self.images_per_class < 1:
             raise ValueError(
-                f"images_per_class is {self.images_per_class}; allowed: 1 or more, or none for all "
-                "of them"
+                f"images_per_class is {self.images_per_class}; "
+                "allowed: 1 or more, or none for all of them"
             )
         if self.dirichlet_alpha is not None and (
             self.images != "disjoint" or self.dirichlet_alpha <= 0
         ):
             raise ValueError(
                 f"dirichlet_alpha is {self.dirichlet_alpha} with images: {self.images}; allowed: "
-                "above 0, and only with images: "
-                "disjoint; remove it or split the images"
+                "above 0, and only with images: disjoint; remove it or split the images"
             )
 
     @property
     def classes_per_hospital(self) -> int:
-        """New classes that a hospital sees in each stage.
-
-        ``int(heterogeneity * classes_per_task)``.
-        """
-        # 0.6 * 5 is 3.0000000000000004 in one order and 2.9999999999999996 in another: the paper's
-        # int() means the exact product.
+        """Number of new classes of each hospital and task: ``int(heterogeneity * classes)``."""
+        # 0.6 * 5 may be 2.9999999999999996; the paper's int() means the exact product.
         return floor(self.heterogeneity * self.classes_per_task + 1e-9)
 
 
 @pydantic.dataclasses.dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class HospitalConfig:
-    """One hospital, named or generated.
+    """One hospital of the experiment.
 
     Args:
         name: Its id in the federation.
@@ -121,8 +112,8 @@ class HospitalConfig:
         """Check the ranges."""
         if not self.name or not all(letter.isalnum() or letter in "-_" for letter in self.name):
             raise ValueError(
-                f"hospital name is {self.name!r}; allowed: letters, digits, '-' and '_' (it "
-                "becomes a file name)"
+                f"hospital name is {self.name!r}; allowed: letters, digits, '-' and '_' "
+                "(it becomes a file name)"
             )
         if self.joins_at_task < 0:
             raise ValueError(
@@ -132,18 +123,15 @@ class HospitalConfig:
             raise ValueError(f"share of {self.name} is {self.share}; allowed: above 0")
         if self.heterogeneity is not None and not 0 < self.heterogeneity <= 1:
             raise ValueError(
-                f"heterogeneity of {self.name} is {self.heterogeneity}; allowed: above 0 and up to "
-                "1"
+                f"heterogeneity of {self.name} is {self.heterogeneity}; "
+                "allowed: above 0 and up to 1"
             )
 
 
 def generate_hospitals(
     initial: int, join_per_task: int, num_tasks: int
 ) -> tuple[HospitalConfig, ...]:
-    """Return ``initial`` hospitals and ``join_per_task`` more at each later task.
-
-    With equal shares.
-    """
+    """Return ``initial`` hospitals and ``join_per_task`` more per later task, equal shares."""
     joins = [0] * initial + [task for task in range(1, num_tasks) for _ in range(join_per_task)]
     return tuple(
         HospitalConfig(f"hospital-{index:03d}", joins_at_task=task)

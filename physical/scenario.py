@@ -1,8 +1,7 @@
-"""Who sees which class when, as a finished plan.
+"""The finished plan of an experiment's data: tasks, and the images of each hospital by round.
 
-A plan grows with the images and the hospitals, never with their product: hospitals that share a
-class's images share one array of positions, and a hospital's arrivals are made when they are asked
-for.
+Memory grows with the number of images and hospitals, not with their product. Hospitals that
+share a class's images share one array of positions, and arrivals are computed on demand.
 """
 
 from collections import Counter
@@ -19,12 +18,10 @@ from physical.protocol import ScenarioConfig
 
 @dataclass(frozen=True, slots=True)
 class ClassImages:
-    """Images of one class that come to a hospital in one stage.
-
-    Where images are shared, hospitals share this very object.
+    """Images of one class that reach a hospital in one task; shared images share this object.
 
     Args:
-        class_name: What they show.
+        class_name: Class of the images.
         positions: In the training split, ascending, shape [N].
     """
 
@@ -34,14 +31,13 @@ class ClassImages:
 
 @dataclass(frozen=True)
 class HospitalPlan:
-    """What one hospital will see.
+    """Plan of one hospital's classes and images.
 
     Args:
-        joins_at_task: First stage in which it takes part.
-        classes_by_task: Class names that are new to it, by stage; empty where it keeps its old
-            data.
-        images_by_task: The images of these classes, by stage, in the data set's order of classes.
-        arrival_rounds: Of each stage, the rounds in which a portion of its images arrives.
+        joins_at_task: First task in which it takes part.
+        classes_by_task: New class names by task; empty where it keeps its old data.
+        images_by_task: Images of these classes by task, in the data set's order of classes.
+        arrival_rounds: For each task, the rounds in which a portion of its images arrives.
     """
 
     joins_at_task: int
@@ -51,15 +47,13 @@ class HospitalPlan:
 
     @property
     def arrivals(self) -> tuple[Arrival, ...]:
-        """Positions in the training split with the round of arrival; made anew each time.
-
-        Every portion holds every class alike.
-        """
+        """Positions in the training split with their round; each portion holds every class."""
         dated = []
         for rounds, groups in zip(self.arrival_rounds, self.images_by_task, strict=True):
+            # Class after class, so that every P-th position takes each class evenly.
             positions = np.concatenate(
                 [np.empty(0, np.int64), *(each.positions for each in groups)]
-            )  # class after class
+            )
             dated += [
                 Arrival(at, positions[portion :: len(rounds)]) for portion, at in enumerate(rounds)
             ]
@@ -81,10 +75,10 @@ class HospitalPlan:
 
 
 class Arrivals(Mapping[str, tuple[Arrival, ...]]):
-    """The arrivals of every hospital, made when they are asked for.
+    """Mapping of hospital id to arrivals, computed on access.
 
     Args:
-        hospitals: Plans by hospital.
+        hospitals: Plan of each hospital.
     """
 
     def __init__(self, hospitals: Mapping[str, HospitalPlan]) -> None:
@@ -115,22 +109,18 @@ class Scenario:
 
     @property
     def arrivals(self) -> Arrivals:
-        """What arrives when, by hospital."""
+        """Arrivals by hospital."""
         return Arrivals(self.hospitals)
 
     def task_at(self, round_number: int) -> int:
-        """Return the stage to which a round belongs.
-
-        For measuring; nobody in the federation is told.
-        """
+        """Return the task of a round; used for measuring only, no twin receives it."""
         return min(round_number // self.rounds_per_task, len(self.tasks) - 1)
 
     def manifest(self, config: ScenarioConfig) -> dict[str, Any]:
-        """Return the plan as plain data, with a report of who shares images with whom.
+        """Return the plan as plain data, with statistics of the images hospitals share.
 
-        Each group of images stands there once. A hospital's images of a stage are those of its
-        groups, one after the other; of P arrival rounds the p-th brings every P-th image from the
-        p-th on.
+        Each group of images is listed once. A hospital's images of a task are those of its
+        groups in order; with P arrival rounds, round p brings every P-th image from p on.
         """
         groups = {id(each): each for each in self._groups()}
         number = {key: index for index, key in enumerate(groups)}
@@ -159,10 +149,7 @@ class Scenario:
         }
 
     def _groups(self) -> Iterator[ClassImages]:
-        """Walk over the images of all hospitals.
-
-        A shared group comes once for each of its owners.
-        """
+        """Yield the image groups of all hospitals; a shared group comes once per owner."""
         return (
             each
             for plan in self.hospitals.values()
@@ -199,10 +186,7 @@ class Scenario:
 
 
 def arrival_rounds(config: ScenarioConfig) -> tuple[tuple[int, ...], ...]:
-    """Return, of each stage, the rounds in which a portion of its images arrives.
-
-    Evenly spread, the first at its begin.
-    """
+    """Return the arrival rounds of each task: evenly spread, the first at the task's start."""
     step = config.rounds_per_task // config.arrivals_per_task
     portions = range(config.arrivals_per_task)
     return tuple(

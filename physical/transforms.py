@@ -1,7 +1,6 @@
-"""Batched, seeded augmentation of images: tensors in, tensors out, no image by itself.
+"""Seeded augmentation of image batches: random crop, horizontal flip, brightness.
 
-Normalisation is not here: a network carries its own (``incremental.network``), so that no caller
-can apply another one.
+Normalisation belongs to the network (``incremental.network``), so no caller can apply another.
 """
 
 import numpy as np
@@ -15,15 +14,14 @@ from torch import Tensor
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class AugmentationConfig:
-    """How training images are varied.
+    """How training images are augmented.
 
     Args:
-        crop_padding_pixels: Zero border from which a crop of the original size is cut; 0 switches
-            it off [px].
-        horizontal_flip: Mirror half of the images. Never where classes are left and right
-            (``Scenario`` checks that).
-        brightness: Brightness is multiplied by a factor drawn from [1 - brightness, 1 +
-            brightness].
+        crop_padding_pixels: Width of the zero border around an image before a crop of its
+            original size is taken; 0 switches it off [px].
+        horizontal_flip: Mirror half of the images. Not allowed where classes distinguish left
+            and right (``ExperimentConfig`` checks that).
+        brightness: Each image is multiplied by a factor from [1 - brightness, 1 + brightness].
     """
 
     crop_padding_pixels: int = 4
@@ -32,7 +30,7 @@ class AugmentationConfig:
 
     @property
     def is_off(self) -> bool:
-        """Whether images stay as they are."""
+        """Whether images stay unchanged."""
         return not (self.crop_padding_pixels or self.horizontal_flip or self.brightness)
 
     def __post_init__(self) -> None:
@@ -44,10 +42,7 @@ class AugmentationConfig:
 
 
 def to_tensor(images: NDArray[np.uint8]) -> UInt8[Tensor, "B C H W"]:
-    """Return [N, H, W, C] arrays as a [N, C, H, W] tensor.
-
-    The pixels stay 8 bit so that they stay small.
-    """
+    """Return [N, H, W, C] arrays as a [N, C, H, W] tensor of 8-bit pixels."""
     return torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
 
 
@@ -59,12 +54,12 @@ def to_unit(images: UInt8[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
 def augment(
     images: Float[Tensor, "B C H W"], config: AugmentationConfig, generator: torch.Generator
 ) -> Float[Tensor, "B C H W"]:
-    """Vary a batch: padded random crop, mirror, brightness; each image has its own draw.
+    """Apply padded random crop, mirroring and brightness, drawn separately for each image.
 
     Args:
         images: Values in [0, 1].
-        config: What is varied.
-        generator: Source of the draws.
+        config: Which augmentations are applied.
+        generator: Source of randomness.
 
     Returns:
         New images of the same shape, values in [0, 1].

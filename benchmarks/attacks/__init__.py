@@ -1,4 +1,1 @@
-"""Attacks that a curious server could run on what leaves a hospital and on the trained model.
-
-``docs/privacy.md`` explains the figures.
-"""
+"""Privacy attacks of a curious server on uploads and models; see ``docs/privacy.md``."""

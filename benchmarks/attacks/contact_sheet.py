@@ -1,7 +1,4 @@
-"""Small grey images as a labelled picture.
-
-One row for each way to get them, one column for each image.
-"""
+"""Draws small grey images as a labelled picture: a row per method, a column per image."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,11 +14,10 @@ def draw(rows: Mapping[str, Tensor], columns: list[str], footer: str, path: Path
     """Write the picture.
 
     Args:
-        rows: Images of each row, shape [P, 1, H, W], values in [0, 1], by the row's label (lines
-            end in a line break).
+        rows: Images [P, 1, H, W] in [0, 1] by the row's label, which may have line breaks.
         columns: Label of each image.
-        footer: Stands below: where the images are from.
-        path: A PNG file.
+        footer: Text below the images, such as their source.
+        path: Path of the PNG file.
     """
     from PIL import Image, ImageDraw, ImageFont
 

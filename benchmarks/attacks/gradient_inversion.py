@@ -1,14 +1,13 @@
-"""What can be seen in uploaded prototype gradients.
+"""Gradient inversion of uploaded prototypes: the proxy's reconstruction and a stronger attack.
 
-The proxy server's own reconstruction and a stronger attack, with and without defences.
+Hospitals train on OrganAMNIST images and upload the gradients of their prototypes as in FedKA, GLFC
+and LGA. A prototype is a patient's image: the one nearest to the mean feature of its class. The
+attacker is the server, which has these gradients, the public network, and the local model uploaded
+with them. Both attacks are run with and without defences.
 
-Hospitals of the platform train on real OrganAMNIST images and upload the gradients of their
-prototypes as FedKA, GLFC and LGA do. A prototype is a patient's image: the one nearest to the mean
-feature of its class. The attacker is the server: it has these gradients, the public network, and
-the local model that came with them.
+    python -m benchmarks.attacks.gradient_inversion --sheet docs/images/gradient_inversion.png
 
-    python -m benchmarks.attacks.gradient_inversion --sheet docs/images/gradient_inversion.png    #
-    about seven minutes on one core
+takes about seven minutes on one core.
 """
 
 import os
@@ -30,7 +29,7 @@ from benchmarks.attacks.inversion import AttackConfig, reconstructions, undo_per
 from benchmarks.attacks.similarity import Likeness, ssim
 from benchmarks.attacks.uploaded_prototypes import Material, baselines, experiment, gather
 from benchmarks.machine import describe
-from benchmarks.measuring import parser, table, tell, use_threads
+from benchmarks.measuring import parser, print_progress, table, use_threads
 from federation.aggregation.means import Arrived
 from federation.method import Method
 from federation.methods.prototypes import collect_prototypes, score_on_prototypes
@@ -44,19 +43,19 @@ from twin.messages import TwinUpdate
 Alter = Callable[[Tensor, torch.Generator], Tensor]
 DEFAULT = ReconstructionConfig()
 EXACT = AttackConfig()
-NOISY = AttackConfig(
+NOISY = AttackConfig(  # a weak and a strong assumption that neighbouring pixels are alike
     restarts=1, smoothness=(1e-3, 1e-1), polish_steps=0
-)  # a weak and a strong belief that neighbours are alike
+)
 
 
 @dataclass(frozen=True)
 class Defence:
-    """Something done before or to the upload.
+    """A change to prototypes or gradients before the upload.
 
     Args:
-        name: In the table.
-        perturbation: Of the prototypes.
-        alter: What is done to the gradients.
+        name: Name in the table.
+        perturbation: Perturbation of the prototypes.
+        alter: Function that changes the gradients.
         attack: How the attacker adapts to it.
     """
 
@@ -94,15 +93,15 @@ DEFENCES = (
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a defence left of the prototypes.
+    """Result of the attacks against one defence.
 
     Args:
-        labels: Share of the classes that the gradient gives away.
-        proxy: The proxy server's reconstruction.
-        strong: The stronger attack.
-        undone: The stronger attack with the perturbation undone.
-        accuracy: On test images, of the model that the proxy server chooses by its reconstructions.
-        pictures: Of the three, shape [P, 1, H, W] each.
+        labels: Share of the classes that the gradients reveal.
+        proxy: Similarity of the proxy server's reconstruction.
+        strong: Similarity of the stronger attack's reconstruction.
+        undone: The same with the perturbation undone.
+        accuracy: Test accuracy of the model that the proxy server chooses with its reconstruction.
+        pictures: The three reconstructions, shape [P, 1, H, W] each.
     """
 
     labels: float
@@ -114,10 +113,7 @@ class Outcome:
 
 
 def judge(material: Material, defence: Defence, seed: int) -> Outcome:
-    """Encode the prototypes behind a defence, attack what is sent.
-
-    Let the proxy server choose a model by it.
-    """
+    """Encode the prototypes behind a defence, attack them, and let the proxy choose a model."""
     generator = torch.Generator().manual_seed(seed)
     sent_images = material.by_twin(partial(_perturb, defence.perturbation), material.real)
     channels, height, width = material.real.shape[1:]
@@ -160,26 +156,20 @@ def _undo(
 
 
 def _best(answers: list[Tensor], material: Material) -> Tensor:
-    """Return the answer nearest to the truth, the proxy server's among them.
-
-    Which it is, an attacker would learn on images of his own.
-    """
+    """Return the reconstruction most similar to the truth: the attacker's best choice."""
     return max(answers, key=lambda answer: float(ssim(answer, material.real).mean()))
 
 
 def _chosen_accuracy(material: Material, scores: Sequence[Score | None]) -> float:
-    """Return what the model with the best score is worth on test images."""
+    """Return the test accuracy of the model with the best score."""
     values = [0.0 if score is None else score.value for score in scores]
     return material.accuracies[values.index(max(values))]
 
 
 def accuracy_without_upload(material: Material) -> float:
-    """Return what the model is worth that images which twins hold back would choose.
-
-    ``reconstruction: null``.
-    """
-    # What was observed at the begin of a round judges the model of the round before; the last
-    # round's model is judged by nobody here.
+    """Return the test accuracy of the model chosen by held-back images (reconstruction: null)."""
+    # Observations at the start of a round score the model of the round before, so the last model
+    # has no score here.
     run = material.run
     return _chosen_accuracy(
         material,
@@ -232,9 +222,10 @@ def report(material: Material, found: Mapping[str, Outcome], shown: Mapping[str,
         f"{accuracy_without_upload(material):.3f}",
     )
     second = table((*heads, *undone), [*rows, nothing])
+    best = max(material.accuracies)
     return (
-        f"{first}\n\n{second}\n\nThe best of the models that the proxy server chooses from: "
-        f"{max(material.accuracies):.3f}."
+        f"{first}\n\n{second}\n\n"
+        f"The best of the models that the proxy server chooses from: {best:.3f}."
     )
 
 
@@ -252,11 +243,9 @@ def show(
 ) -> None:
     """Write the contact sheet: the first hospital's prototypes, one of each organ."""
     names = [each.name for each in DEFENCES]
-    bare, default, noise = (
-        found[names[0]].pictures,
-        found[names[1]].pictures,
-        found[names[-1]].pictures,
-    )
+    bare = found[names[0]].pictures
+    default = found[names[1]].pictures
+    noise = found[names[-1]].pictures
     rows = {
         "real image of a patient": material.real,
         "proxy server,\nnot perturbed": bare[0],
@@ -276,8 +265,8 @@ def show(
 
 
 _CREDIT = (
-    "Images: OrganAMNIST of MedMNIST v2 (Yang et al. 2023; from LiTS, Bilic et al. 2023), CC BY "
-    "4.0; reconstructions made from them."
+    "Images: OrganAMNIST of MedMNIST v2 (Yang et al. 2023; from LiTS, Bilic et al. 2023), "
+    "CC BY 4.0; reconstructions made from them."
 )
 
 
@@ -297,11 +286,11 @@ def main() -> None:
     options.add_argument("--images-per-class", type=int, default=300)
     options.add_argument("--steps", type=int, default=400, help="of the stronger attack")
     options.add_argument("--sheet", type=Path, help="contact sheet, a PNG file")
-    asked = options.parse_args()
-    use_threads(asked.threads)
+    settings = options.parse_args()
+    use_threads(settings.threads)
     started = perf_counter()
     material = gather(
-        experiment(asked.hospitals, asked.rounds, asked.images_per_class, asked.seed),
+        experiment(settings.hospitals, settings.rounds, settings.images_per_class, settings.seed),
         load_dataset("organamnist"),
     )
     found = {}
@@ -309,23 +298,23 @@ def main() -> None:
         began = perf_counter()
         harder = replace(
             defence.attack,
-            steps=asked.steps,
-            polish_steps=min(defence.attack.polish_steps, asked.steps),
+            steps=settings.steps,
+            polish_steps=min(defence.attack.polish_steps, settings.steps),
         )
-        found[defence.name] = judge(material, replace(defence, attack=harder), asked.seed)
-        tell(
-            f"  {defence.name}: {perf_counter() - began:.0f} s, SSIM "
-            f"{found[defence.name].strong.ssim:.3f}"
+        found[defence.name] = judge(material, replace(defence, attack=harder), settings.seed)
+        print_progress(
+            f"  {defence.name}: {perf_counter() - began:.0f} s, "
+            f"SSIM {found[defence.name].strong.ssim:.3f}"
         )
-    shown = baselines(material, asked.seed)
-    if asked.sheet:
-        show(material, found, shown, asked.sheet)
+    shown = baselines(material, settings.seed)
+    if settings.sheet:
+        show(material, found, shown, settings.sheet)
     print(
-        f"{len(material.real)} prototypes of {asked.hospitals} hospitals and "
+        f"{len(material.real)} prototypes of {settings.hospitals} hospitals and "
         f"{len(material.class_names)} organs at 28 px, OrganAMNIST, "
-        f"seed {asked.seed}, {asked.threads} thread, {perf_counter() - started:.0f} s "
-        f"({process_time():.0f} s of one core); `python -m benchmarks.attacks.gradient_inversion "
-        f"--seed {asked.seed}`.\n"
+        f"seed {settings.seed}, {settings.threads} thread, {perf_counter() - started:.0f} s "
+        f"({process_time():.0f} s of one core); "
+        f"`python -m benchmarks.attacks.gradient_inversion --seed {settings.seed}`.\n"
     )
     print(f"{report(material, found, shown)}\n\n{describe()}")
 

@@ -1,10 +1,9 @@
 """A stronger attack on prototype gradients than the proxy server's own search.
 
 Source: Geiping et al., Inverting Gradients, NeurIPS 2020, eq. 4: cosine similarity and total
-variation, Adam on the gradient's sign, pixels kept in [0, 1], several first guesses; the class is
-read off the gradient as in iDLG (Zhao et al., 2020). Two steps are ours: the best guess is polished
-by L-BFGS in float64, and the perturbation of the prototype is undone with the local model, which
-the same twin has uploaded.
+variation, Adam on the gradient's sign, pixels kept in [0, 1], several first guesses. The class is
+read off the gradient as in iDLG (Zhao et al., 2020). Two steps are ours: L-BFGS in float64 refines
+the best guess, and the prototype's perturbation is undone with the uploaded local model.
 """
 
 from dataclasses import dataclass
@@ -15,19 +14,19 @@ from torch import Tensor, nn
 from incremental.network import IncrementalNetwork
 from incremental.reconstruction import GradientEncoder, ReconstructionConfig
 
-_SMALLEST = 1e-13  # of a mismatch in float64 that is told from 0
+_SMALLEST = 1e-13  # smallest mismatch in float64 that differs from 0
 
 
 @dataclass(frozen=True)
 class AttackConfig:
-    """How hard the attacker tries.
+    """Effort of the attack.
 
     Args:
-        steps: Of Adam.
-        rate: Its learning rate.
-        restarts: First guesses; the one that fits the gradient best counts.
+        steps: Steps of Adam.
+        rate: Learning rate of Adam.
+        restarts: Number of first guesses; the one that fits the gradient best is used.
         smoothness: Weights of the total variation; each is tried.
-        polish_steps: Of L-BFGS; 0: none (noise would be fitted).
+        polish_steps: Steps of L-BFGS; 0: none (it would fit noise).
     """
 
     steps: int = 400
@@ -44,16 +43,14 @@ def reconstructions(
     config: AttackConfig,
     generator: torch.Generator,
 ) -> list[Tensor]:
-    """Return what the attacker might take for the images.
-
-    One answer [P, C, H, W] for each smoothness, before and after polishing.
+    """Return candidate reconstructions [P, C, H, W]: one per smoothness, before and after L-BFGS.
 
     Args:
         encoder: The public network.
-        gradients: What was sent, shape [P, G]; values that are exactly 0 were not sent.
+        gradients: Uploaded gradients, shape [P, G]; values that are exactly 0 were not sent.
         image_shape: Channels, height and width.
-        config: How hard.
-        generator: Draws the first guesses.
+        config: Effort of the attack.
+        generator: Source of the first guesses.
     """
     answers = []
     for smoothness in config.smoothness:
@@ -69,16 +66,13 @@ def reconstructions(
 
 
 def mismatch(encoder: GradientEncoder, images: Tensor, gradients: Tensor) -> Tensor:
-    """Return 1 minus the cosine between the gradient of each image and what was sent.
-
-    Where something was sent, shape [P].
-    """
+    """Return 1 - cosine between each image's gradient and the nonzero sent values, shape [P]."""
     own = encoder.encode(images, encoder.rows_of(gradients)) * (gradients != 0)
     return 1 - torch.cosine_similarity(own, gradients, dim=1)
 
 
 def total_variation(images: Tensor) -> Tensor:
-    """Return the mean absolute difference of neighbours, downwards plus sideways, shape [P]."""
+    """Return the mean absolute difference of vertical plus horizontal neighbours, shape [P]."""
     return images.diff(dim=2).abs().mean((1, 2, 3)) + images.diff(dim=3).abs().mean((1, 2, 3))
 
 
@@ -90,7 +84,7 @@ def match_direction(
     rate: float,
     smoothness: float,
 ) -> Tensor:
-    """Return images whose gradients point where the given ones do (Geiping et al., eq. 4)."""
+    """Return images whose gradients have the given directions (Geiping et al., eq. 4)."""
     images = guesses.clone().requires_grad_()
     optimiser = torch.optim.Adam([images], lr=rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps, rate / 100)
@@ -106,9 +100,9 @@ def match_direction(
 
 
 def polish(encoder: GradientEncoder, gradients: Tensor, guesses: Tensor, steps: int) -> Tensor:
-    """Return the guesses after L-BFGS in float64 on the sum of the mismatches' logarithms.
+    """Return the guesses after L-BFGS in float64.
 
-    So no prototype outweighs another.
+    The loss is the sum of the mismatches' logarithms, so that no prototype outweighs another.
     """
     free = guesses.double().clamp(1e-4, 1 - 1e-4).logit().requires_grad_()
     search = torch.optim.LBFGS(
@@ -131,7 +125,7 @@ def polish(encoder: GradientEncoder, gradients: Tensor, guesses: Tensor, steps: 
 
     encoder.double()
     try:
-        search.step(loss)  # type: ignore[no-untyped-call]  # the library is untyped
+        search.step(loss)  # type: ignore[no-untyped-call]  # untyped in torch
     finally:
         encoder.float()
     return free.detach().sigmoid().to(guesses.dtype)
@@ -140,18 +134,16 @@ def polish(encoder: GradientEncoder, gradients: Tensor, guesses: Tensor, steps: 
 def undo_perturbation(
     network: IncrementalNetwork, images: Tensor, rows: Tensor, config: ReconstructionConfig
 ) -> Tensor:
-    """Return the images that ``incremental.reconstruction.perturb`` would have moved here.
+    """Return the images that ``incremental.reconstruction.perturb`` would move to these.
 
-    Pixels that it clamped are lost.
-
-    Each step back solves ``x = clamp(y + rate * (gradient(x) + decay * x))`` by two rounds of
-    putting x in.
+    Each step back solves ``x = clamp(y + rate * (gradient(x) + decay * x))`` by two fixed-point
+    iterations. Pixels that ``perturb`` clamped are lost.
 
     Args:
         network: The local model as uploaded.
         images: Reconstructions of perturbed prototypes.
         rows: Their classes.
-        config: The perturbation: it is public.
+        config: The perturbation, which is public.
     """
     network = network.eval()
     target = nn.functional.one_hot(rows, network.head.out_features).to(torch.float32)

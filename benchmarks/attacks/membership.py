@@ -1,9 +1,9 @@
 """Membership inference on the global model, with and without defences.
 
-Federations of the platform train on a few real OrganAMNIST images for long, so that the model knows
-them by heart: the attacker's best case. The others are training images of the data set that no
-hospital of this run has: they show the same patients, often in the next slice. Shadow models are
-federations of the same configuration on the other half of the data set.
+Federations train for long on a few OrganAMNIST images, so that the model memorises them: the
+attacker's best case. Non-members are training images of the data set that no hospital of the run
+has; they show the same patients, often in the next slice. Shadow models are federations of the
+same configuration on the other half of the data set.
 
     python -m benchmarks.attacks.membership          # about a quarter of an hour on one core
 """
@@ -21,10 +21,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.attacks.membership_tables import Outcome, defences_table, questions_table
+from benchmarks.attacks.observed_run import ObservedRun, run_observed
 from benchmarks.attacks.scores import Scores, Success, confidence, success
-from benchmarks.attacks.watched import Watched, watch
 from benchmarks.machine import describe
-from benchmarks.measuring import parser, tell, use_threads
+from benchmarks.measuring import parser, print_progress, use_threads
 from federation.experiment.config import ExperimentConfig
 from federation.methods.fedavg import FedAvg
 from federation.methods.fedka import FedKA
@@ -49,15 +49,15 @@ _FIRST_SHADOW = 1000  # seed of the first shadow federation
 
 @dataclass(frozen=True)
 class Size:
-    """How much is computed.
+    """Amount of computation.
 
     Args:
         images_per_class: Training images of all hospitals together.
-        rounds: Of each of the two tasks.
-        epochs: Of a round.
+        rounds: Rounds of each of the two tasks.
+        epochs: Epochs of a round.
         shadows: Shadow federations of each network.
-        others: Images of each class that nobody trained on.
-        seeds: Of the attacked federations.
+        others: Non-member images of each class.
+        seeds: Seeds of the attacked federations.
     """
 
     images_per_class: int = 60
@@ -69,10 +69,7 @@ class Size:
 
 
 def base(size: Size, seed: int) -> ExperimentConfig:
-    """Return the federation that is attacked.
-
-    FedKA, two tasks of four organs, four hospitals that all go on to the second.
-    """
+    """Return the attacked federation: FedKA, two tasks of four organs, four hospitals."""
     protocol = ScenarioConfig(
         "organamnist",
         num_tasks=2,
@@ -104,10 +101,7 @@ def base(size: Size, seed: int) -> ExperimentConfig:
 
 
 def small(config: ExperimentConfig) -> ExperimentConfig:
-    """Return the federation with which differential privacy is compared.
-
-    FedAvg with memory on a LeNet without batch normalisation.
-    """
+    """Return the federation for differential privacy: FedAvg with memory, LeNet, group norm."""
     network = NetworkConfig(backbone="lenet", width=16, norm="group", image_size=28)
     training = replace(config.training, precision="float32")
     return replace(config, network=network, method=FedAvg(memory=True), training=training)
@@ -132,9 +126,8 @@ def _private(multiplier: float) -> Change:
     return lambda config: _training(private=private, gradient_clip=None)(small(config))
 
 
-DEFENCES: Mapping[
-    str, tuple[Change, Change]
-] = {  # by name: the attacked federation, and the one whose shadows calibrate the attack
+# Name -> the attacked federation, and the one whose shadow models calibrate the attack.
+DEFENCES: Mapping[str, tuple[Change, Change]] = {
     "none": (lambda config: config, lambda config: config),
     "1 epoch a round, not 5": (_training(epochs=1), _training(epochs=1)),
     "augmentation (platform's default)": (
@@ -153,7 +146,7 @@ DEFENCES: Mapping[
 
 @dataclass(frozen=True)
 class Halves:
-    """The data set in two: one for the attacked federations, one for the attacker's."""
+    """The data set in two halves: for the attacked federations and for the attacker's."""
 
     attacked: ImageDataset
     attackers: ImageDataset
@@ -161,14 +154,14 @@ class Halves:
 
 @dataclass(frozen=True)
 class Groups:
-    """Positions of images by what became of them in one run.
+    """Positions of images by their use in one run.
 
     Args:
-        exemplars: Of the first task, in a twin's memory at the end.
-        archived: Of the first task, trained on once and not any more.
-        current: Of the last task, trained on to the end.
-        others_first: Of the first task's classes, seen by no hospital.
-        others_last: Of the last task's classes, seen by no hospital.
+        exemplars: Images of the first task in a twin's memory at the end.
+        archived: Images of the first task that are no longer trained on.
+        current: Images of the last task, trained on to the end.
+        others_first: Images of the first task's classes that no hospital has.
+        others_last: Images of the last task's classes that no hospital has.
     """
 
     exemplars: Positions
@@ -178,10 +171,7 @@ class Groups:
     others_last: Positions
 
     def pairs(self) -> dict[str, tuple[Positions, Positions]]:
-        """Return members and others by the name of the question.
-
-        Classes are the same on both sides; none without members.
-        """
+        """Return members and others of the same classes by question, if there are members."""
         members = np.concatenate([self.exemplars, self.archived, self.current])
         others = np.concatenate([self.others_first, self.others_last])
         pairs = {
@@ -202,11 +192,8 @@ def halves(data: ImageDataset) -> Halves:
     )
 
 
-def groups_of(run: Watched, most_others: int, seed: int) -> Groups:
-    """Return what became of which images.
-
-    As many others of each class, so that no class gives a member away.
-    """
+def groups_of(run: ObservedRun, most_others: int, seed: int) -> Groups:
+    """Return the groups of a run's images, with equally many others of each class."""
     exemplars = np.unique(
         np.concatenate([state.memory.all_positions() for state in run.states.values()])
     )
@@ -227,7 +214,7 @@ def groups_of(run: Watched, most_others: int, seed: int) -> Groups:
 
 
 def confidences(
-    run: Watched,
+    run: ObservedRun,
     network: NetworkConfig,
     weights: Weights,
     class_names: Sequence[str],
@@ -239,73 +226,81 @@ def confidences(
     return confidence(network, weights, batch.images, rows)
 
 
-def attack(run: Watched, shadows: Sequence[Watched], size: Size) -> Outcome:
+def attack(run: ObservedRun, shadows: Sequence[ObservedRun], size: Size) -> Outcome:
     """Attack the last global model of a run, and each hospital's last update."""
     groups = groups_of(run, size.others, run.setup.config.seed)
     every, last = np.unique(np.concatenate(list(astuple(groups)))), run.servers[-1]
-    network, place = (
-        run.setup.config.network,
-        {position: index for index, position in enumerate(every.tolist())},
-    )
+    network = run.setup.config.network
+    place = {position: index for index, position in enumerate(every.tolist())}
 
-    def of(scores: Scores, positions: Positions) -> Scores:
+    def select(scores: Scores, positions: Positions) -> Scores:
         return scores[[place[position] for position in positions.tolist()]]
 
-    said = confidences(run, network, last.weights, last.class_names, every)
+    global_scores = confidences(run, network, last.weights, last.class_names, every)
     models = [(each.setup.config.network, each.servers[-1]) for each in shadows]
-    unseen = np.stack(
+    shadow_scores = np.stack(
         [
             confidences(run, kind, server.weights, server.class_names, every)
             for kind, server in models
         ]
     )
-    usual = unseen.mean(0)
+    shadow_mean = shadow_scores.mean(0)
     pairs = groups.pairs()
     updates = run.records[-1].accepted
-    theirs = {
+    local_scores = {
         each.twin_id: confidences(run, network, each.weights, last.class_names, every)
         for each in updates
     }
-    owned = {twin_id: run.states[twin_id].current for twin_id in theirs}
+    owned = {twin_id: run.states[twin_id].current for twin_id in local_scores}
     local = [
-        success(of(theirs[each] - usual, owned[each]), of(theirs[each] - usual, groups.others_last))
-        for each in theirs
+        success(
+            select(local_scores[each] - shadow_mean, owned[each]),
+            select(local_scores[each] - shadow_mean, groups.others_last),
+        )
+        for each in local_scores
     ]
     guessed = {
-        each: np.stack([of(scores, owned[each]) for scores in theirs.values()]).argmax(0)
-        for each in theirs
+        each: np.stack([select(scores, owned[each]) for scores in local_scores.values()]).argmax(0)
+        for each in local_scores
     }
-    right = sum(int((guessed[twin_id] == index).sum()) for index, twin_id in enumerate(theirs))
+    num_right = sum(
+        int((guessed[twin_id] == index).sum()) for index, twin_id in enumerate(local_scores)
+    )
     spent = [float(each.metrics["epsilon"]) for each in updates if "epsilon" in each.metrics]
     return Outcome(
         {
-            name: success(of(said, members), of(said, others))
+            name: success(select(global_scores, members), select(global_scores, others))
             for name, (members, others) in pairs.items()
         },
         {
-            name: success(of(said - usual, members), of(said - usual, others))
+            name: success(
+                select(global_scores - shadow_mean, members),
+                select(global_scores - shadow_mean, others),
+            )
             for name, (members, others) in pairs.items()
         },
         {
             name: float(
-                np.mean([success(of(each, members), of(each, others)).auroc for each in unseen])
+                np.mean(
+                    [
+                        success(select(each, members), select(each, others)).auroc
+                        for each in shadow_scores
+                    ]
+                )
             )
             for name, (members, others) in pairs.items()
         },
         Success(*(float(value) for value in np.mean([astuple(each) for each in local], axis=0))),
-        right / sum(len(each) for each in owned.values()),
+        num_right / sum(len(each) for each in owned.values()),
         run.accuracy(last),
         max(spent) if spent else None,
     )
 
 
 def measure(data: ImageDataset, size: Size, names: Sequence[str]) -> dict[str, list[Outcome]]:
-    """Return what attacks found for each defence and seed.
-
-    Each line of progress carries the figures.
-    """
+    """Return the outcomes of the attacks by defence, one for each seed."""
     parts = halves(data)
-    shadows: dict[str, list[Watched]] = {}
+    shadows: dict[str, list[ObservedRun]] = {}
     found: dict[str, list[Outcome]] = {}
     for name in names:
         change, calibrate = DEFENCES[name]
@@ -319,18 +314,18 @@ def measure(data: ImageDataset, size: Size, names: Sequence[str]) -> dict[str, l
                     for index in range(size.shadows)
                 ]
                 shadows[of_attacker.digest()] = [
-                    watch(config, parts.attackers) for config in configs
+                    run_observed(config, parts.attackers) for config in configs
                 ]
             found[name].append(
                 attack(
-                    watch(change(base(size, seed)), parts.attacked),
+                    run_observed(change(base(size, seed)), parts.attacked),
                     shadows[of_attacker.digest()],
                     size,
                 )
             )
-            tell(
-                f"  {name}, seed {seed}: {perf_counter() - began:.0f} s, AUROC "
-                f"{found[name][-1].lira['all members'].auroc:.3f}"
+            print_progress(
+                f"  {name}, seed {seed}: {perf_counter() - began:.0f} s, "
+                f"AUROC {found[name][-1].lira['all members'].auroc:.3f}"
             )
     return found
 
@@ -348,27 +343,26 @@ def main() -> None:
     options.add_argument(
         "--only", nargs="*", choices=list(DEFENCES), default=[], help="defences to run; none: all"
     )
-    asked = options.parse_args()
-    use_threads(asked.threads)
+    settings = options.parse_args()
+    use_threads(settings.threads)
     started = perf_counter()
     size = Size(
-        asked.images_per_class,
-        asked.rounds,
-        asked.epochs,
-        asked.shadows,
-        asked.others,
-        tuple(asked.seeds),
+        settings.images_per_class,
+        settings.rounds,
+        settings.epochs,
+        settings.shadows,
+        settings.others,
+        tuple(settings.seeds),
     )
-    names = [name for name in DEFENCES if not asked.only or name in asked.only]
+    names = [name for name in DEFENCES if not settings.only or name in settings.only]
     found = measure(load_dataset("organamnist"), size, names)
     print(
         f"OrganAMNIST, 2 tasks of 4 organs, 4 hospitals, {size.images_per_class} images of each "
-        f"organ, {size.rounds} rounds a task, "
-        f"{size.epochs} epochs a round; seeds {', '.join(map(str, size.seeds))}, {size.shadows} "
-        "shadow federations, "
-        f"{8 * size.others} others, {asked.threads} thread, {perf_counter() - started:.0f} s "
-        f"({process_time():.0f} s of one core); "
-        "`python -m benchmarks.attacks.membership`. Mean ± standard deviation over seeds.\n"
+        f"organ, {size.rounds} rounds a task, {size.epochs} epochs a round; "
+        f"seeds {', '.join(map(str, size.seeds))}, {size.shadows} shadow federations, "
+        f"{8 * size.others} others, {settings.threads} thread, {perf_counter() - started:.0f} s "
+        f"({process_time():.0f} s of one core); `python -m benchmarks.attacks.membership`. "
+        "Mean ± standard deviation over seeds.\n"
     )
     print(f"{questions_table(found[names[0]])}\n\n{defences_table(found)}\n\n{describe()}")
 

@@ -1,4 +1,4 @@
-"""What membership inference found, as Markdown tables: mean and standard deviation over seeds."""
+"""Markdown tables of membership inference: mean and standard deviation over seeds."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,19 +11,17 @@ from benchmarks.measuring import table
 
 @dataclass(frozen=True)
 class Outcome:
-    """What attacks found in one run.
+    """Results of the attacks on one run.
 
     Args:
-        loss: Loss threshold, by question.
-        lira: Calibrated by shadow models, by question.
-        control: Loss threshold on models that have seen none of the images: above 0.5 the members
-            are only easier images.
-        local: Calibrated attack of the server on each hospital's last update, on that hospital's
-            images; mean over hospitals.
-        attribution: Share of the last task's images of which the server names the hospital, by the
-            largest confidence.
-        accuracy: On test images of all classes.
-        epsilon: Spent by the hospital that spent most; none without differential privacy.
+        loss: Attack by a loss threshold, by question.
+        lira: Attack calibrated by shadow models (LiRA), by question.
+        control: AUROC of the loss threshold on models that have seen none of the images; above 0.5
+            the members are only easier images.
+        local: Calibrated attack on each hospital's last update and images; mean over hospitals.
+        attribution: Share of the last task's images whose hospital the largest confidence names.
+        accuracy: Accuracy on test images of all classes.
+        epsilon: Largest epsilon of a hospital; None without differential privacy.
     """
 
     loss: Mapping[str, Success]
@@ -38,10 +36,8 @@ class Outcome:
 def spread(values: Sequence[float], percent: bool = False) -> str:
     """Return mean and standard deviation over seeds."""
     scale, digits = (100, 1) if percent else (1, 3)
-    mean, deviation = (
-        scale * float(np.mean(values)),
-        scale * float(np.std(values, ddof=1)) if len(values) > 1 else 0.0,
-    )
+    mean = scale * float(np.mean(values))
+    deviation = scale * float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
     return f"{mean:.{digits}f} ± {deviation:.{digits}f}" + (" %" if percent else "")
 
 
@@ -55,7 +51,7 @@ def _three(found: Sequence[Success]) -> tuple[str, str, str]:
 
 
 def questions_table(outcomes: Sequence[Outcome]) -> str:
-    """Return what was found without a defence, by question."""
+    """Return the results without a defence, by question."""
     rates = ("found at 1 %", "at 0.1 %")
     rows = [
         (
@@ -88,7 +84,7 @@ def questions_table(outcomes: Sequence[Outcome]) -> str:
 
 
 def defences_table(found: Mapping[str, Sequence[Outcome]]) -> str:
-    """Return what each defence leaves and costs."""
+    """Return the results and the cost of each defence."""
     heads = (
         "defence",
         "loss: AUROC",

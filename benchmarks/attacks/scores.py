@@ -1,8 +1,8 @@
-"""How an attacker tells members from others by what a model says, and how well that goes.
+"""Membership scores from a model's confidence, and how well they separate members from others.
 
-Sources: loss threshold: Yeom et al., Privacy Risk in Machine Learning, CSF 2018; calibration by
+Sources: loss threshold: Yeom et al., Privacy Risk in Machine Learning, CSF 2018. Calibration by
 shadow models: Carlini et al., Membership Inference Attacks From First Principles (LiRA), S&P 2022,
-the offline attack with one variance for all images: its likelihood ratio orders images as the
+offline attack with one variance for all images; its likelihood ratio orders images like the
 difference to their mean under models that have not seen them.
 """
 
@@ -23,12 +23,12 @@ Scores = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Success:
-    """How well members are told from others.
+    """How well members are separated from others.
 
     Args:
-        auroc: Chance that a member scores higher than another image; 0.5: a coin.
-        at_1_percent: Share of the members found where 1 % of the others are accused wrongly.
-        at_0_1_percent: The same at 0.1 %.
+        auroc: Chance that a member scores higher than another image; 0.5 is chance level.
+        at_1_percent: True-positive rate at a false-positive rate of 1 %.
+        at_0_1_percent: True-positive rate at a false-positive rate of 0.1 %.
     """
 
     auroc: float
@@ -39,15 +39,15 @@ class Success:
 def confidence(
     network: NetworkConfig, weights: Weights, images: NDArray[np.uint8], rows: NDArray[np.int64]
 ) -> Scores:
-    """Return ``log(p / (1 - p))`` of each image's class.
+    """Return ``log(p / (1 - p))`` of each image's class probability p (Carlini et al., eq. 3).
 
-    P what the model gives it (Carlini et al., eq. 3); in the order of minus the loss.
+    The order is that of the negative loss.
 
     Args:
-        network: What the weights belong to.
-        weights: The model.
+        network: Configuration of the network.
+        weights: Weights of the model.
         images: 8-bit, shape [N, H, W, C].
-        rows: Class of each as a row of the head.
+        rows: Class of each image as a row of the head, shape [N].
     """
     logits = logits_of(build_network(network, weights), to_tensor(images)).double()
     own = torch.from_numpy(rows)[:, None]
@@ -57,11 +57,9 @@ def confidence(
 
 
 def success(members: Scores, others: Scores) -> Success:
-    """Return how well scores tell members from others."""
-    together, is_member = (
-        np.concatenate([members, others]),
-        np.arange(len(members) + len(others)) < len(members),
-    )
+    """Return how well scores separate members from others."""
+    together = np.concatenate([members, others])
+    is_member = np.arange(len(members) + len(others)) < len(members)
     return Success(
         auroc(together, is_member),
         found_at(members, others, 0.01),
@@ -70,7 +68,7 @@ def success(members: Scores, others: Scores) -> Success:
 
 
 def found_at(members: Scores, others: Scores, rate: float) -> float:
-    """Return the share of members above the threshold of this false positive rate."""
+    """Return the share of members above the threshold that this share of the others passes."""
     allowed = int(rate * len(others) + 1e-9)
     threshold = np.sort(others)[::-1][allowed]
     return float((members > threshold).mean())

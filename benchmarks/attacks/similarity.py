@@ -1,6 +1,6 @@
-"""How much a reconstruction resembles an image, and whether it gives the image away among others.
+"""Similarity of reconstructions to images, and identification of an image among others.
 
-SSIM and PSNR are MONAI's, on pixels in [0, 1]; SSIM with its Gaussian window of 11 px.
+SSIM and PSNR are MONAI's, on pixels in [0, 1]; SSIM has a Gaussian window of 11 px.
 """
 
 from dataclasses import dataclass
@@ -15,14 +15,14 @@ _AT_ONCE = 2048  # images compared in one product
 
 @dataclass(frozen=True)
 class Likeness:
-    """Reconstructions against the images they were made from; means over the images.
+    """Similarity of reconstructions to the true images; means over the images.
 
     Args:
-        ssim: Structural similarity, 1: the same (Wang et al., 2004).
-        psnr: Peak signal-to-noise ratio [dB]; above 30 the eye sees hardly a difference.
-        worst: SSIM of the best reconstruction: of the patient who is worst off.
-        identified: Share of the reconstructions to which the true image is the nearest of all
-            training images of its class.
+        ssim: Structural similarity; 1 means equal (Wang et al., 2004).
+        psnr: Peak signal-to-noise ratio [dB]; above 30 dB the difference is hardly visible.
+        worst: SSIM of the best reconstruction, which is the worst for a patient.
+        identified: Share of reconstructions whose nearest training image of the class is the true
+            one.
     """
 
     ssim: float
@@ -40,9 +40,9 @@ def ssim(ones: Tensor, others: Tensor) -> Tensor:
 
 
 def psnr(ones: Tensor, others: Tensor) -> Tensor:
-    """Return the peak signal-to-noise ratio of each pair of images [P, C, H, W], shape [P] [dB].
+    """Return the peak signal-to-noise ratio of each pair [P, C, H, W], shape [P] [dB].
 
-    Infinite where they are the same.
+    It is infinite for equal images.
     """
     from monai.metrics import PSNRMetric
 
@@ -50,10 +50,7 @@ def psnr(ones: Tensor, others: Tensor) -> Tensor:
 
 
 def distances(images: Tensor, candidates: Tensor) -> Tensor:
-    """Return the mean squared difference of each image [P.
-
-    ...] to each candidate [N, ...], shape [P, N].
-    """
+    """Return the mean squared difference of images [P, ...] to candidates [N, ...], [P, N]."""
     ones, others = images.flatten(1).double(), candidates.flatten(1)
     parts = [torch.cdist(ones, part.double()).square() for part in torch.split(others, _AT_ONCE)]
     return torch.cat(parts, 1) / ones.shape[1]
@@ -65,5 +62,5 @@ def nearest(images: Tensor, candidates: Tensor) -> Tensor:
 
 
 def identified(guesses: Tensor, truths: Tensor, candidates: Tensor) -> Tensor:
-    """Return whether the candidate nearest to each guess is the true image, shape [P]."""
+    """Return whether the candidate nearest to each guess equals the true image, shape [P]."""
     return (candidates[nearest(guesses, candidates)] == truths).flatten(1).all(1)

@@ -1,7 +1,4 @@
-"""Prototypes as the hospitals of a federation encoded them.
-
-The truth behind uploads, and what to compare guesses with.
-"""
+"""True prototypes behind the uploads of a federation, and baselines to compare guesses with."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -9,8 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from benchmarks.attacks.observed_run import ObservedRun, run_observed
 from benchmarks.attacks.similarity import Likeness, identified, nearest, psnr, ssim
-from benchmarks.attacks.watched import Watched, watch
 from federation.experiment.config import ExperimentConfig
 from federation.methods.fedka import FedKA
 from incremental.detection import DetectionConfig
@@ -23,21 +20,21 @@ from twin.config import TwinConfig
 from twin.local_training import TrainingConfig
 from twin.objective import LocalContext
 
-_NOT_HERE = ReconstructionConfig(invert_steps=1)  # the benchmark inverts by itself
+_NOT_HERE = ReconstructionConfig(invert_steps=1)  # the benchmark runs its own inversion
 
 
 @dataclass(frozen=True)
 class Material:
-    """Prototypes of all hospitals, and what to compare guesses with.
+    """Prototypes of all hospitals with the data to judge guesses.
 
     Args:
         real: The patients' images, shape [P, 1, H, W].
         rows: Their classes, shape [P].
-        networks: Local model of the twin of each prototype.
-        class_names: Of the rows.
+        networks: Local model of each prototype's twin.
+        class_names: Class names of the rows.
         candidates: All training images of each class, by row.
-        run: The federation they come from.
-        accuracies: On test images, of the model after each of its rounds.
+        run: The federation of the prototypes.
+        accuracies: Test accuracy of the model after each round.
     """
 
     real: Tensor
@@ -45,16 +42,13 @@ class Material:
     networks: tuple[IncrementalNetwork, ...]
     class_names: tuple[str, ...]
     candidates: Mapping[int, Tensor]
-    run: Watched
+    run: ObservedRun
     accuracies: tuple[float, ...]
 
     def by_twin(
         self, work: Callable[[IncrementalNetwork, Tensor, Tensor], Tensor], images: Tensor
     ) -> Tensor:
-        """Return what a function of a twin's network.
-
-        Its images and their rows makes of all images.
-        """
+        """Apply a function of (network, images, rows) to each twin's images; return all results."""
         done = images.clone()
         for network in dict.fromkeys(self.networks):
             own = torch.tensor([each is network for each in self.networks])
@@ -62,7 +56,7 @@ class Material:
         return done
 
     def likeness(self, guesses: Tensor) -> Likeness:
-        """Return how much guesses give away."""
+        """Return the similarity of guesses to the true images."""
         similar = ssim(guesses, self.real)
         found = torch.cat(
             [self._identified(index, guess[None]) for index, guess in enumerate(guesses)]
@@ -82,7 +76,7 @@ class Material:
 
 
 def experiment(hospitals: int, rounds: int, images_per_class: int, seed: int) -> ExperimentConfig:
-    """Return a federation of one task with all eleven organs."""
+    """Return the configuration of a federation with one task of all eleven organs."""
     return ExperimentConfig(
         name="prototypes",
         scenario=ScenarioConfig(
@@ -108,36 +102,35 @@ def experiment(hospitals: int, rounds: int, images_per_class: int, seed: int) ->
 
 
 def gather(config: ExperimentConfig, data: ImageDataset) -> Material:
-    """Run the federation and keep the prototypes that its twins encoded, with the truth."""
-    told: list[tuple[IncrementalNetwork, Tensor, Tensor]] = []
+    """Run the federation and return its twins' encoded prototypes with the true images."""
+    encoded: list[tuple[IncrementalNetwork, Tensor, Tensor]] = []
 
-    class Told(FedKA):
-        """FedKA that also tells the benchmark, not the server, which images it encoded."""
+    class FedKAWithTruth(FedKA):
+        """FedKA that also gives the benchmark, not the server, the encoded images."""
 
         def finish_local(
             self, network: IncrementalNetwork, context: LocalContext
         ) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor]]:
-            """Upload as FedKA does."""
+            """Record the prototypes and upload as FedKA does."""
             if context.fresh_task and context.prototypes is not None:
-                told.append((network, *context.prototypes(network)))
+                encoded.append((network, *context.prototypes(network)))
             return super().finish_local(network, context)
 
-    run = watch(config, data, Told(head_loss="ce", mean="by_images", reconstruction=_NOT_HERE))
-    networks = tuple(network for network, _, rows in told for _ in rows)
+    run = run_observed(
+        config, data, FedKAWithTruth(head_loss="ce", mean="by_images", reconstruction=_NOT_HERE)
+    )
+    networks = tuple(network for network, _, rows in encoded for _ in rows)
     names, vocabulary = run.servers[-1].class_names, data.train.vocabulary
     pixels = to_unit(to_tensor(data.train.images))
     labels = torch.from_numpy(data.train.labels)
     candidates = {row: pixels[labels == vocabulary.index(name)] for row, name in enumerate(names)}
-    real, rows = torch.cat([each[1] for each in told]), torch.cat([each[2] for each in told])
+    real, rows = torch.cat([each[1] for each in encoded]), torch.cat([each[2] for each in encoded])
     accuracies = tuple(run.accuracy(server) for server in run.servers)
     return Material(real, rows, networks, names, candidates, run, accuracies)
 
 
 def baselines(material: Material, seed: int) -> dict[str, Tensor]:
-    """Return images that an attacker could show without having seen any upload.
-
-    Another patient's.
-    """
+    """Return guesses of an attacker without any upload, and other patients' images."""
     others, means, any_ones = [], [], []
     generator = torch.Generator().manual_seed(seed)
     for index, image in enumerate(material.real):

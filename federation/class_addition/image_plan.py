@@ -171,7 +171,7 @@ def _plan_hospital(
     synonyms: Mapping[str, str],
     class_names: Sequence[str] | None,
 ) -> HospitalPlan:
-    mirror = Mirror.at(hospital.mirror)
+    mirror = Mirror.open_existing(hospital.mirror)
     try:
         named, patients = _named_images(mirror, synonyms)
         approved = _approved_images(hospital, named, class_names)

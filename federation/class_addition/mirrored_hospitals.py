@@ -101,7 +101,7 @@ def read_images(
     names = list(vocabulary)
     ids = [image_id for group in wanted.values() for image_id in group]
     labels = [names.index(name) for name, group in wanted.items() for _ in group]
-    mirror = Mirror.at(Path(hospital.mirror))
+    mirror = Mirror.open_existing(Path(hospital.mirror))
     try:
         size = min(mirror.image_size, side)
         parts = [np.empty((0, size, size), np.uint8)]

@@ -45,7 +45,7 @@ def list_datasets(data_dir: DataDir = None) -> None:
 
     Example: [bold]fedka data list[/]
     """
-    from physical.datasets import DATASETS, DataError, is_at_hand
+    from physical.datasets import DATASETS, DataError, is_available
 
     table = Table()
     for column in ("name", "classes", "train / validation / test", "image", "at hand"):
@@ -53,7 +53,7 @@ def list_datasets(data_dir: DataDir = None) -> None:
     for name, entry in DATASETS.items():
         sheet = entry.sheet
         try:
-            at_hand = "[green]yes[/]" if is_at_hand(name, data_dir) else "no"
+            at_hand = "[green]yes[/]" if is_available(name, data_dir) else "no"
         except DataError as error:
             if data_dir is not None and not data_dir.is_dir():
                 fail(error)
@@ -69,13 +69,13 @@ def show(name: Name, data_dir: DataDir = None) -> None:
 
     Example: [bold]fedka data show organamnist[/]
     """
-    from physical.datasets import DataError, entry_of, is_at_hand, load_dataset
+    from physical.datasets import DataError, entry_of, is_available, load_dataset
 
     console = Console()
     try:
         sheet = entry_of(name).sheet
         console.print(_sheet_table(sheet))
-        if not is_at_hand(name, data_dir):
+        if not is_available(name, data_dir):
             how = f"[bold]fedka data fetch {name}[/]"
             console.print(f"Images of each class: not known before {how}")
             return

@@ -77,7 +77,7 @@ class HospitalLoop:
         Returns:
             Whether there were new images or a triage.
         """
-        report = self._intake.look()
+        report = self._intake.process_inbox()
         self._log_intake(report)
         has_new_model = self._load_serving_model()
         num_images = len(self._mirror)

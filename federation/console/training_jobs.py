@@ -153,7 +153,7 @@ class TrainingJobs:
         self.catalogue.mark_learned(sorted(set(names.values())))
         for case in cases:
             if case.case_id in names:
-                self.mirrors[case.hospital].name(
+                self.mirrors[case.hospital].set_class_name(
                     self.store.selected_ids(case.case_id), names[case.case_id]
                 )
 

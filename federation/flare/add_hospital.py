@@ -13,7 +13,7 @@ from pathlib import Path
 import yaml
 
 from federation.experiment.setup import prepare_experiment
-from federation.flare.event_feed import write_whole
+from federation.flare.event_feed import write_atomically
 from federation.flare.kit_settings import settle_hospital
 from federation.flare.provisioning import (
     AUTHORITY_FILE,
@@ -78,7 +78,7 @@ def add_hospital(made: Deployment, name: str) -> tuple[Path, str]:
         new = kits / "prod_00" / name
         public[name] = write_hospital(new, name, hospitals)
         settle_hospital(new)
-        write_whole(
+        write_atomically(
             made.authority / AUTHORITY_FILE,
             (kits / "state" / AUTHORITY_FILE).read_text(encoding="utf-8"),
         )

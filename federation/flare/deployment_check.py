@@ -302,7 +302,7 @@ def _archive(kit: Kit, archive: str) -> Finding:
 
 def _mirror(kit: Kit, mirror: str) -> Finding:
     try:
-        images = Mirror.at(kit.own / mirror)
+        images = Mirror.open_existing(kit.own / mirror)
     except (MirrorError, OSError) as error:
         advice = (
             f"let the hospital's intake fill {kit.own / mirror} (fedka console intake), or name "

@@ -40,7 +40,7 @@ class Activity:
         at = self._clock().isoformat(timespec="seconds")
         self.status = {**stand(self.status, event), "updated": at}
         self._append({"at": at, **event, "text": sentence(event)})
-        write_whole(self._folder / STATUS, json.dumps(self.status, indent=1))
+        write_atomically(self._folder / STATUS, json.dumps(self.status, indent=1))
 
     def _append(self, event: Mapping[str, Any]) -> None:
         feed = self._folder / FEED
@@ -182,7 +182,7 @@ def read_feed(folder: Path, last: int) -> list[dict[str, Any]]:
     return events
 
 
-def write_whole(path: Path, content: str) -> None:
+def write_atomically(path: Path, content: str) -> None:
     """Write a file whole or not at all."""
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     beside.write_text(content, encoding="utf-8")

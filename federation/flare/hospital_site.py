@@ -238,7 +238,9 @@ class HospitalSite:
         stream = (
             self.folder / self.config.state / f"{run_id}.stream.jsonl"
         )  # a run has positions of its own
-        return MirrorHospital(self.hospital_id, Mirror.at(self.folder / self.config.mirror), stream)
+        return MirrorHospital(
+            self.hospital_id, Mirror.open_existing(self.folder / self.config.mirror), stream
+        )
 
     def _learn_method(self, content: bytes) -> Hello:
         self._under_way().method = decode_method(content, limits=self._limits)

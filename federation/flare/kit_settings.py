@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from federation.flare.event_feed import write_whole
+from federation.flare.event_feed import write_atomically
 from federation.flare.hospital_site import OWN_FOLDER
 from federation.flare.json_logs import LOG_CONFIG, log_config
 
@@ -88,7 +88,7 @@ def settle_stores(kit: Path) -> None:
     _store_below(resources, kit)
     after = json.dumps(resources, indent=1)
     if after != before:
-        write_whole(path, after)
+        write_atomically(path, after)
 
 
 def _store_below(resources: dict[str, Any], kit: Path) -> None:
@@ -116,8 +116,8 @@ def _write_resources(
         "args": {},
     }
     change(resources)
-    write_whole(kit / "local" / "resources.json", json.dumps(resources, indent=1))
+    write_atomically(kit / "local" / "resources.json", json.dumps(resources, indent=1))
     rights = {"format_version": "1.0", "permissions": {"project_admin": _OPERATOR_MAY}}
-    write_whole(kit / "local" / "authorization.json", json.dumps(rights, indent=1))
-    write_whole(kit / "local" / LOG_CONFIG, json.dumps(log_config(), indent=1))
+    write_atomically(kit / "local" / "authorization.json", json.dumps(rights, indent=1))
+    write_atomically(kit / "local" / LOG_CONFIG, json.dumps(log_config(), indent=1))
     (kit / "transfer").mkdir(mode=0o700, exist_ok=True)

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from federation.flare.event_feed import write_whole
+from federation.flare.event_feed import write_atomically
 from federation.flare.kubernetes import hospital_manifest, server_manifest, site_label
 from federation.flare.systemd import UNITS
 
@@ -54,15 +54,15 @@ def write_manifests(
     (out / "systemd").mkdir(parents=True)
     (out / "kubernetes").mkdir()
     for name, unit in UNITS.items():
-        write_whole(out / "systemd" / name, unit)
-    write_whole(out / "Dockerfile", _DOCKERFILE)
-    write_whole(out / "README", _READ)
-    write_whole(
+        write_atomically(out / "systemd" / name, unit)
+    write_atomically(out / "Dockerfile", _DOCKERFILE)
+    write_atomically(out / "README", _READ)
+    write_atomically(
         out / "compose.yaml",
         _dump([compose(folder, names, host=host, port=port, metrics_port=metrics_port)]),
     )
-    write_whole(out / "alerts.yaml", _dump([alerts()]))
-    write_whole(
+    write_atomically(out / "alerts.yaml", _dump([alerts()]))
+    write_atomically(
         out / "kubernetes" / "server.yaml", _dump(server_manifest(host, port, metrics_port))
     )
     for name in names:
@@ -71,7 +71,7 @@ def write_manifests(
 
 def write_hospital_manifest(out: Path, name: str, port: int) -> None:
     """Write one hospital's manifest."""
-    write_whole(
+    write_atomically(
         out / "kubernetes" / f"{site_label(name)}.yaml", _dump(hospital_manifest(name, port))
     )
 

@@ -28,7 +28,7 @@ from federation.engines.simulated_hospitals import SimulatedHospitals
 from federation.experiment.config import ExperimentConfig
 from federation.experiment.run_folder import RunFolder
 from federation.experiment.setup import prepare_experiment
-from federation.flare.event_feed import write_whole
+from federation.flare.event_feed import write_atomically
 from federation.flare.hospital_site import OWN_FOLDER, SITE_FILE
 from federation.flare.kit_settings import close_kit, settle_hospital, settle_server
 from federation.flare.manifests import write_manifests
@@ -130,7 +130,7 @@ def init_deployment(
         own = made.server / OWN_FOLDER
         own.mkdir(mode=0o700)
         server_file = {**_plain(replace(config, hospitals=names))}
-        write_whole(own / SERVER_FILE, yaml.safe_dump(server_file, sort_keys=False))
+        write_atomically(own / SERVER_FILE, yaml.safe_dump(server_file, sort_keys=False))
         RunFolder(own).write_json(PLAN_FILE, experiment.as_plain())
         hospitals = (
             None if config.own_images else prepare_experiment(experiment, data_dir).hospitals()
@@ -194,8 +194,8 @@ def pin_keys(made: Deployment, names: Sequence[str], public: Mapping[str, str]) 
             own["mirror"] = "mirror"
         if secure:  # or a server could ask for the single update all the same
             own["only_in_sum"] = True
-        write_whole(made.hospital(name) / OWN_FOLDER / SITE_FILE, yaml.safe_dump(own))
-    write_whole(made.authority / PUBLIC_KEYS_FILE, json.dumps(dict(public), indent=1))
+        write_atomically(made.hospital(name) / OWN_FOLDER / SITE_FILE, yaml.safe_dump(own))
+    write_atomically(made.authority / PUBLIC_KEYS_FILE, json.dumps(dict(public), indent=1))
     (made.authority / PUBLIC_KEYS_FILE).chmod(0o600)
 
 
@@ -252,7 +252,7 @@ def _provision(made: Deployment, names: Sequence[str], host: str, port: int) -> 
         kits = make_kits(project, Path(scratch))
         made.authority.mkdir(mode=0o700, exist_ok=True)
         shutil.move(kits / "state" / AUTHORITY_FILE, made.authority / AUTHORITY_FILE)
-        write_whole(made.authority / PROJECT_FILE, yaml.safe_dump(project))
+        write_atomically(made.authority / PROJECT_FILE, yaml.safe_dump(project))
         shutil.move(kits / "prod_00" / host, made.server)
         shutil.move(kits / "prod_00" / _ADMIN, made.operator)
         for name in names:

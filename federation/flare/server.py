@@ -23,7 +23,7 @@ from federation.experiment.loop import RunCallbacks, run_experiment
 from federation.experiment.run_folder import RunFolder
 from federation.experiment.setup import ExperimentSetup
 from federation.flare.engine import Link, LinkConfig, Paused, RemoteEngine, TooFewHospitals
-from federation.flare.event_feed import Activity, aggregated, write_whole
+from federation.flare.event_feed import Activity, aggregated, write_atomically
 from federation.flare.link_messages import Assignment
 from federation.flare.record_limits import Limits
 
@@ -119,7 +119,7 @@ class ServerPlace:
         """
         path = self.folder / RUN_ID
         if not path.exists():
-            write_whole(path, uuid4().hex)
+            write_atomically(path, uuid4().hex)
         return path.read_text(encoding="utf-8").strip()
 
     def go_back(self, twin_id: str, round_number: int) -> bool:
@@ -141,7 +141,7 @@ class ServerPlace:
             RunFolder(self.run).checkpoints, round_number
         ):
             return False
-        write_whole(path, json.dumps([*before, [twin_id, round_number]]))
+        write_atomically(path, json.dumps([*before, [twin_id, round_number]]))
         return True
 
     def has_begun(self) -> bool:

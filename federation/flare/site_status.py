@@ -6,7 +6,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from federation.flare.event_feed import STATUS, utc_now, write_whole
+from federation.flare.event_feed import STATUS, utc_now, write_atomically
 
 _LOG = logging.getLogger(__name__)
 
@@ -33,4 +33,4 @@ def note_answer(
             number,
             f": {fault}" if fault else "",
         )
-        write_whole(folder / STATUS, json.dumps(said, indent=1))
+        write_atomically(folder / STATUS, json.dumps(said, indent=1))

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from federation.experiment.run_folder import code_version
 from federation.flare.certificates import Finding
-from federation.flare.event_feed import write_whole
+from federation.flare.event_feed import write_atomically
 from federation.flare.records import RECORD_VERSION
 
 MADE_WITH = "made_with.json"
@@ -38,7 +38,7 @@ def _version(name: str) -> str:
 def write_made_with(folder: Path, now: datetime | None = None) -> None:
     """Write down what is installed where a kit is made, beside what is the kit's own."""
     at = (now or datetime.now(UTC)).isoformat(timespec="seconds")
-    write_whole(folder / MADE_WITH, json.dumps({"at": at, **versions()}, indent=1))
+    write_atomically(folder / MADE_WITH, json.dumps({"at": at, **versions()}, indent=1))
 
 
 def version_findings(

@@ -1,9 +1,8 @@
-"""Data sets by name, with their data sheets.
+"""Registry of data sets by name, with loading and downloading.
 
-Loading checks everything; a file is fetched where it is not at hand.
-
-``load_dataset("organamnist")`` is all that most callers need. To add a data set: one file with a
-sheet and a reader, and one line in ``DATASETS``.
+Most callers need ``load_dataset("organamnist")`` only. Files are checked, and downloaded when
+missing. To add a data set, write one module with a sheet and a reader and add one line to
+``DATASETS``.
 """
 
 import difflib
@@ -49,16 +48,16 @@ __all__ = [
     "ImageDataset",
     "entry_of",
     "fetch_dataset",
-    "is_at_hand",
+    "is_available",
     "load_dataset",
 ]
 
 
 def entry_of(name: str) -> DatasetEntry:
-    """Return a data set's entry.
+    """Return the sheet and the reader of a data set.
 
     Raises:
-        DataError: If there is none of that name; a similar one is suggested.
+        DataError: If the name is unknown; a similar one is suggested.
     """
     if name not in DATASETS:
         similar = difflib.get_close_matches(
@@ -76,19 +75,18 @@ def load_dataset(
     holdout_validation: bool = False,
     report: Report = silent,
 ) -> ImageDataset:
-    """Return a data set, its files and arrays checked.
+    """Return a data set after checking its files and arrays.
 
     Args:
         name: A name in ``DATASETS``.
-        data_dir: Folder with files of your own; see ``download``.
-        fetch: Whether what is not at hand may be fetched.
-        holdout_validation: Where a data set has no validation part: move a fixed, stratified tenth
-            of train there. Without it, the validation part of such a data set is empty and train is
-            whole.
-        report: Is told each step in one line.
+        data_dir: Folder with the user's own files; see ``download``.
+        fetch: Whether missing files may be downloaded.
+        holdout_validation: Where a data set has no validation split: move a fixed, stratified
+            tenth of train there. False leaves validation empty and train whole.
+        report: Called with one line for each step.
 
     Raises:
-        DataError: If the name is unknown, a file cannot be had, or something in it is wrong.
+        DataError: If the name is unknown, a file is unavailable, or its content is wrong.
     """
     entry = entry_of(name)
     sheet = entry.sheet
@@ -113,28 +111,28 @@ def fetch_dataset(
     report: Report = silent,
     progress: Progress = no_progress,
 ) -> dict[str, Path]:
-    """Fetch a data set's files into the cache, unless they are at hand, without reading them.
+    """Download a data set's missing files into the cache, without reading them.
 
     Args:
         name: A name in ``DATASETS``.
-        data_dir: Folder with files of your own.
-        report: Is told each step in one line.
-        progress: Is told (file name, bytes so far, bytes in all or None) of a download.
+        data_dir: Folder with the user's own files.
+        report: Called with one line for each step.
+        progress: Called with (file name, bytes so far, bytes in all or None) while downloading.
 
     Returns:
         File name -> path.
 
     Raises:
-        DataError: If the name is unknown or a file can be had nowhere.
+        DataError: If the name is unknown or no source has a file.
     """
     return fetch_files(entry_of(name).sheet, data_dir, report, progress)
 
 
-def is_at_hand(name: str, data_dir: Path | None = None) -> bool:
-    """Return whether all files of a data set are here, with the right digests; nothing is fetched.
+def is_available(name: str, data_dir: Path | None = None) -> bool:
+    """Return whether all files of a data set are here with the right digests; fetch nothing.
 
     Raises:
-        DataError: If the name is unknown, or a file in a folder of yours has the wrong digest.
+        DataError: If the name is unknown, or a file in the user's folder has a wrong digest.
     """
     sheet = entry_of(name).sheet
     return len(find_files(sheet, data_dir)) == len(sheet.files)

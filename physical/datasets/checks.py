@@ -1,10 +1,7 @@
-"""Checks of what was read from a data file: keys, types, shapes, label ranges, classes.
+"""Checks of arrays read from data files: keys, types, shapes, label ranges, class coverage.
 
-Pure functions over arrays.
-
-Digests are checked before a file is opened (``download``); these checks catch what a digest cannot:
-a sheet that does not fit its file, and files that a person brings with a digest of their own. Knows
-no place that files come from.
+Digests are checked before a file is opened (``download``). These checks find sheets that do
+not fit their file, and errors in files that a user brings with a digest of their own.
 """
 
 import zipfile
@@ -23,15 +20,14 @@ _FETCH_AGAIN = "fetch it again or replace it by the published file"
 
 
 def read_npz(path: Path, keys: Sequence[str]) -> dict[str, NDArray[Any]]:
-    """Return arrays of an npz file. Nothing in it is executed: Python objects are refused.
+    """Return arrays of an npz file; Python objects are refused, so nothing in it is executed.
 
     Args:
         path: The file.
         keys: Arrays it must have.
 
     Raises:
-        DataError: If it is no npz file, is cut short or damaged, lacks a key, or holds Python
-            objects.
+        DataError: If it is not an npz file, is damaged, lacks a key or holds Python objects.
     """
     whole = "a whole npz file"
     try:
@@ -69,7 +65,7 @@ def check_images(
     """Return images as [N, H, W, C]; grey ones may come without their channel axis.
 
     Args:
-        images: What was read.
+        images: Array that was read.
         size: Height, width [px] and channels that they must have.
         what: Name of the array, for the message.
 
@@ -94,9 +90,9 @@ def check_labels(
     """Return labels as int64 [N]; they may come as [N, 1].
 
     Args:
-        labels: What was read.
-        num_images: How many there must be.
-        num_classes: They must lie in 0 to num_classes - 1.
+        labels: Array that was read.
+        num_images: Expected number of labels.
+        num_classes: Labels must lie in 0 to num_classes - 1.
         what: Name of the array, for the message.
 
     Raises:
@@ -123,7 +119,7 @@ def check_labels(
 
 
 def check_every_class(batch: Batch, what: object) -> None:
-    """Notice classes without an image.
+    """Check that every class of the vocabulary has an image.
 
     Raises:
         DataError: If a class of the vocabulary has no image in the batch.

@@ -1,10 +1,8 @@
-"""CIFAR-100: 60,000 natural colour images of 100 classes, 32 x 32 px.
+"""CIFAR-100: 60,000 colour images of 100 classes, 32 x 32 px; the usual continual benchmark.
 
-The usual benchmark of class-incremental learning.
-
-Read from the official binary form: a record is the coarse label, the fine label, and 3072 bytes of
-red, green and blue planes, row by row. The fine labels are used. There is no official validation
-part (``dataset.hold_out_validation``). Knows no model.
+Reads the official binary form. A record is the coarse label, the fine label, and 3072 bytes of
+red, green and blue planes, row by row. Fine labels are used. There is no official validation
+split (see ``dataset.hold_out_validation``).
 """
 
 from collections.abc import Mapping
@@ -21,14 +19,16 @@ _RECORD_BYTES = 2 + 3 * 32 * 32
 _HOME = "https://www.cs.toronto.edu/~kriz/"
 
 _NAMES = """
-apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly
-camel can castle caterpillar cattle chair chimpanzee clock cloud cockroach couch crab crocodile
-cup dinosaur dolphin elephant flatfish forest fox girl hamster house kangaroo keyboard lamp
-lawn_mower leopard lion lizard lobster man maple_tree motorcycle mountain mouse mushroom oak_tree
-orange orchid otter palm_tree pear pickup_truck pine_tree plain plate poppy porcupine possum
-rabbit raccoon ray road rocket rose sea seal shark shrew skunk skyscraper snail snake spider
-squirrel streetcar sunflower sweet_pepper table tank telephone television tiger tractor train
-trout tulip turtle wardrobe whale willow_tree wolf woman worm
+apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle
+bowl boy bridge bus butterfly camel can castle caterpillar cattle
+chair chimpanzee clock cloud cockroach couch crab crocodile cup dinosaur
+dolphin elephant flatfish forest fox girl hamster house kangaroo keyboard
+lamp lawn_mower leopard lion lizard lobster man maple_tree motorcycle mountain
+mouse mushroom oak_tree orange orchid otter palm_tree pear pickup_truck pine_tree
+plain plate poppy porcupine possum rabbit raccoon ray road rocket
+rose sea seal shark shrew skunk skyscraper snail snake spider
+squirrel streetcar sunflower sweet_pepper table tank telephone television tiger tractor
+train trout tulip turtle wardrobe whale willow_tree wolf woman worm
 """
 CLASS_NAMES = tuple(_NAMES.split())
 """The 100 fine classes in the official order."""
@@ -38,10 +38,14 @@ SHEET = DataSheet(
     title="CIFAR-100",
     source=_HOME + "cifar.html",
     licence="none stated by its authors; free to download for research",
-    citation="Krizhevsky, Learning multiple layers of features from tiny images, technical "
-    "report, University of Toronto, 2009",
-    description="Natural colour images of 100 classes, 600 of each, 32 x 32. Validation, where "
-    "asked for, is a fixed tenth of train.",
+    citation=(
+        "Krizhevsky, Learning multiple layers of features from tiny images, "
+        "technical report, University of Toronto, 2009"
+    ),
+    description=(
+        "Natural colour images of 100 classes, 600 of each, 32 x 32. "
+        "Validation, where asked for, is a fixed tenth of train."
+    ),
     class_names=CLASS_NAMES,
     counts={"train": 50_000, "validation": 0, "test": 10_000},
     image_size=(32, 32, 3),
@@ -61,12 +65,11 @@ def read(paths: Mapping[str, Path], sheet: DataSheet) -> Splits:
     """Read the two binary files.
 
     Args:
-        paths: "train.bin" and "test.bin"; their digests have been checked.
-        sheet: What they must hold.
+        paths: Paths of "train.bin" and "test.bin", whose digests have been checked.
+        sheet: Expected content.
 
     Raises:
-        DataError: If a file is no whole number of records, or labels, classes or counts are not the
-            sheet's.
+        DataError: If a file is not a whole number of records or differs from the sheet.
     """
     return Splits(
         train=_read_records(paths["train.bin"], sheet, "train"),

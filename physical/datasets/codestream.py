@@ -1,10 +1,7 @@
-"""How large a compressed frame says it is.
+"""Reads the image size from the header of a JPEG, JPEG-LS or JPEG 2000 frame without decoding.
 
-Read from its own header, before any decoder allocates for it.
-
-A file may call itself 64 x 64 while the JPEG inside it asks for 60,000 x 60,000: decoders believe
-the JPEG. Knows the markers of JPEG, JPEG-LS and JPEG 2000 (ITU-T T.81, T.87, T.800) that carry the
-size, and no more.
+A DICOM file may claim 64 x 64 pixels while the JPEG inside claims 60,000 x 60,000, and decoders
+allocate what the JPEG claims. Markers: ITU-T T.81, T.87 and T.800.
 """
 
 from dataclasses import dataclass
@@ -12,15 +9,14 @@ from dataclasses import dataclass
 _START_OF_IMAGE = b"\xff\xd8"
 _START_OF_CODESTREAM = b"\xff\x4f\xff\x51"
 _JPEG_2000_BOX = b"jP  "
-_SIZE_MARKERS = frozenset(
-    {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}
-)  # SOF0 to SOF15 without tables; SOF55 is JPEG-LS
+# SOF0 to SOF15 without the markers of tables, and SOF55, which is JPEG-LS.
+_SIZE_MARKERS = frozenset({*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC})
 _WITHOUT_LENGTH = frozenset({0x01, *range(0xD0, 0xD9)})
 
 
 @dataclass(frozen=True)
 class FrameSize:
-    """Size that a compressed frame gives itself."""
+    """Size that a compressed frame states in its own header."""
 
     rows: int
     columns: int
@@ -28,7 +24,7 @@ class FrameSize:
 
 
 def frame_size(frame: bytes) -> FrameSize | None:
-    """Return the size in a compressed frame's header; None if there is none to be found."""
+    """Return the size in a compressed frame's header; None if no size is found."""
     if frame.startswith(_START_OF_IMAGE):
         return _jpeg_size(frame)
     if frame[4:8] == _JPEG_2000_BOX:  # the codestream lies in boxes
@@ -50,24 +46,24 @@ def _jpeg_size(frame: bytes) -> FrameSize | None:
             # marker, length, precision, rows, columns, components
             part = frame[place + 5 : place + 10]
             return (
-                FrameSize(_number(part[:2]), _number(part[2:4]), part[4])
+                FrameSize(_big_endian(part[:2]), _big_endian(part[2:4]), part[4])
                 if len(part) == 5
                 else None
             )
         else:
-            place += 2 + max(2, _number(frame[place + 2 : place + 4]))
+            place += 2 + max(2, _big_endian(frame[place + 2 : place + 4]))
     return None
 
 
 def _jpeg_2000_size(frame: bytes) -> FrameSize | None:
-    # SOC, SIZ, length, capabilities, then eight words of 4 bytes: grid, offset, tile, tile's
-    # offset; then the components
+    # SOC, SIZ, length, capabilities; eight words of 4 bytes (grid, offset, tile, tile's
+    # offset); then the number of components
     header = frame[8:42]
     if len(header) < 34:
         return None
-    width, height, left, top = (_number(header[4 * at : 4 * at + 4]) for at in range(4))
-    return FrameSize(height - top, width - left, _number(header[32:34]))
+    width, height, left, top = (_big_endian(header[4 * at : 4 * at + 4]) for at in range(4))
+    return FrameSize(height - top, width - left, _big_endian(header[32:34]))
 
 
-def _number(part: bytes) -> int:
+def _big_endian(part: bytes) -> int:
     return int.from_bytes(part, "big")

@@ -1,4 +1,4 @@
-"""What a data set is: its sheet, its files, its images."""
+"""Types of a data set: its sheet, files, sources and splits, and the validation hold-out."""
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -12,34 +12,27 @@ from numpy.typing import NDArray
 from physical.batch import Batch
 
 HOLDOUT_SEED = 1234
-"""Seed of the validation images that are taken out of train.
-
-Where a data set has none of its own.
-"""
+"""Seed of the validation hold-out for data sets that have no validation split."""
 HOLDOUT_SHARE = 0.1
 
 
 class DataError(ValueError):
-    """A data set or one of its files is not what it must be.
-
-    The message has four parts: what, got, expected, what to do.
-    """
+    """Raised for an invalid data set or file; says what, got, expected and what to do."""
 
 
 def data_error(what: object, got: object, expected: object, what_to_do: str) -> DataError:
-    """Return a DataError of the four parts that each message of this room has."""
+    """Return a DataError with the four parts of every message."""
     return DataError(f"{what}: got {got}; expected {expected}; {what_to_do}")
 
 
 @dataclass(frozen=True)
 class DataFile:
-    """A file of a data set, as it lies unpacked in the cache.
+    """A file of a data set, as stored unpacked in the cache.
 
     Args:
         name: File name.
         md5: Digest of its bytes, 32 hexadecimal digits.
-        num_bytes: Its size, where it is published; a file of another size is refused before its
-            digest is computed.
+        num_bytes: Published size; a file of another size is refused before hashing it.
     """
 
     name: str
@@ -49,13 +42,13 @@ class DataFile:
 
 @dataclass(frozen=True)
 class Delivery:
-    """What a source is given: where to put files, where else to look, and whom to tell.
+    """Where a source puts files and where it reports progress.
 
     Args:
         folder: The data set's folder in the cache.
-        search: Folders that a person or a laboratory has filled, first the most specific.
-        report: Is told each step in one line.
-        progress: Is told (file name, bytes so far, bytes in all or None).
+        search: Folders with files of the user or the laboratory, most specific first.
+        report: Called with one line for each step.
+        progress: Called with (file name, bytes so far, bytes in all or None).
     """
 
     folder: Path
@@ -65,26 +58,24 @@ class Delivery:
 
 
 class Source(Protocol):
-    """A place that files can come from. Each one is a small frozen dataclass in ``sources``."""
+    """A place to get files from; implementations are in ``sources``."""
 
     @property
     def title(self) -> str:
-        """Say what the place is, in a few words."""
+        """Name of the place, in a few words."""
 
     def deliver(self, files: Sequence[DataFile], delivery: Delivery) -> None:
-        """Put as many of the files as it has into the delivery's folder.
-
-        Each checked by digest before it appears there.
+        """Put the files that it has into the delivery's folder, each checked by digest first.
 
         Raises:
-            DataError: If it has them not, or not these.
+            DataError: If it lacks a file or has another one under that name.
             OSError: If it cannot be reached.
         """
 
 
 @dataclass(frozen=True)
 class DataSheet:
-    """What a person should know before using a data set, and what the program checks it against.
+    """Description of a data set, for users and for checking its files.
 
     Args:
         name: Name in ``DATASETS``.
@@ -98,7 +89,7 @@ class DataSheet:
         image_size: Height, width [px] and channels.
         has_left_and_right: Whether mirroring an image changes its class.
         files: The files it consists of.
-        sources: Where they can come from, in the order in which they are tried.
+        sources: Where the files can come from, in the order of trying.
     """
 
     name: str
@@ -117,7 +108,7 @@ class DataSheet:
 
 @dataclass(frozen=True)
 class Splits:
-    """The three parts of a data set, as a reader finds them in the files."""
+    """The three splits of a data set."""
 
     train: Batch
     validation: Batch
@@ -126,10 +117,7 @@ class Splits:
 
 @dataclass(frozen=True)
 class ImageDataset:
-    """A data set in memory.
-
-    ``digest`` names the exact source bytes: "md5:..." (see ``digest_of``).
-    """
+    """A data set in memory; ``digest`` identifies the source bytes (see ``digest_of``)."""
 
     sheet: DataSheet
     train: Batch
@@ -138,7 +126,7 @@ class ImageDataset:
     digest: str
 
     def __post_init__(self) -> None:
-        """Check that all parts speak of the same classes."""
+        """Check that all splits have the sheet's classes."""
         for part in (self.train, self.validation, self.test):
             if part.vocabulary != self.sheet.class_names:
                 raise data_error(
@@ -151,7 +139,7 @@ class ImageDataset:
 
 @dataclass(frozen=True)
 class DatasetEntry:
-    """One line of ``DATASETS``: a sheet, and the function that reads its files.
+    """A value of ``DATASETS``: a sheet and the function that reads its files.
 
     Args:
         sheet: The data sheet.
@@ -174,20 +162,17 @@ def empty_batch(sheet: DataSheet) -> Batch:
 def hold_out_validation(
     splits: Splits, share: float = HOLDOUT_SHARE, seed: int = HOLDOUT_SEED
 ) -> Splits:
-    """Move a stratified share of train to validation; each image is in exactly one of the two.
+    """Move a stratified share of train to validation; each image stays in exactly one split.
 
-    Which images move depends on labels, share and seed alone, so that it is the same in every run
-    and for every method.
+    The choice depends on labels, share and seed only: it is the same for all runs and methods.
 
     Args:
-        splits: Parts whose validation is empty.
-        share: Part of each class that moves, between 0 and 1; at least one image of each class that
-            has two.
+        splits: Splits whose validation is empty.
+        share: Share of each class to move, in (0, 1); at least one image of a class with two.
         seed: Seed of the choice.
 
     Returns:
-        The parts with a smaller train; the splits as they are where they already have a validation
-        part.
+        Splits with a smaller train; unchanged splits if there is a validation split already.
     """
     if len(splits.validation):
         return splits
@@ -208,10 +193,7 @@ def hold_out_validation(
 
 
 def digest_of(files: Sequence[DataFile]) -> str:
-    """Return "md5:..." of a data set.
-
-    Of its one file, or of the list "name md5" of its files, one a line.
-    """
+    """Return "md5:..." of a data set's one file, or of the lines "name md5" of its files."""
     if len(files) == 1:
         return f"md5:{files[0].md5}"
     lines = "".join(f"{file.name} {file.md5}\n" for file in files)
@@ -219,7 +201,7 @@ def digest_of(files: Sequence[DataFile]) -> str:
 
 
 def new_md5(chunks: Iterable[bytes]) -> str:
-    """Return the MD5 of these bytes; it finds damage, it is no protection against an attacker."""
+    """Return the MD5 of these bytes, to find damage; it does not protect against attackers."""
     digest = hashlib.md5(usedforsecurity=False)
     for chunk in chunks:
         digest.update(chunk)

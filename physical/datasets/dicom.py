@@ -1,9 +1,8 @@
-"""A DICOM file of a CT becomes slices in Hounsfield units, all turned the same way.
+"""Converts DICOM CT files into slices in Hounsfield units with one common orientation.
 
-Only CT (CT Image Storage and its enhanced, multi-frame forms), only axial slices; what cannot be
-taken is a ``DicomError`` with a reason. The picture is oriented as radiologists look at it: front
-at the top, the patient's left on the right. How a file is judged before it is decoded stands in
-``dicom_file``.
+Reads CT Image Storage and its enhanced, multi-frame forms; axial slices only. Anything else
+raises a ``DicomError`` with a reason. Slices have the front at the top and the patient's left on
+the right. ``dicom_file`` checks and decodes a file.
 """
 
 import math
@@ -16,40 +15,21 @@ from numpy.typing import NDArray
 
 from physical.datasets.dicom_file import (
     ASK_SENDER,
-    CT_CLASSES,
-    DicomError,
     Limits,
     parse_ct,
-    quietly,
     refuse_dicom,
     stored_values,
     value_of,
 )
-from physical.datasets.greyscale import Window, WindowFunction, fitted, windowed
+from physical.datasets.greyscale import Window, WindowFunction, apply_window, fit_to_square
 from physical.datasets.refusal import Reason
 
 if TYPE_CHECKING:
     from pydicom import Dataset
 
-__all__ = [
-    "AIR_HU",
-    "CT_CLASSES",
-    "CtFrame",
-    "DicomError",
-    "Limits",
-    "Reason",
-    "ct_frames",
-    "grey_square",
-    "parse_ct",
-    "quietly",
-    "read_ct",
-    "stored_values",
-    "value_of",
-]
-
 AIR_HU = -1024.0
-"""Density that pixels outside of the scanned circle get, where a file marks them."""
-_LEAST_COSINE = math.cos(math.radians(30))  # a tilted gantry or a turned head is still axial
+"""Density assigned to pixels that a file marks as padding [HU]."""
+_LEAST_COSINE = math.cos(math.radians(30))  # slices tilted up to 30 degrees count as axial
 
 
 @dataclass(frozen=True)
@@ -77,11 +57,11 @@ def read_ct(
     Args:
         content: The file.
         size: Height and width [px].
-        window: What becomes black and white; None: the file's own window.
-        limits: How large it may be; None: the usual limits.
+        window: Densities shown as black and white; None: the file's own window.
+        limits: Size limits of the file; None: the default limits.
 
     Raises:
-        DicomError: If it cannot be taken.
+        DicomError: If the file is refused.
     """
     limits = limits or Limits()
     dataset = parse_ct(content, limits)
@@ -94,9 +74,7 @@ def read_ct(
 
 
 def ct_frames(dataset: "Dataset", stored: NDArray[np.integer]) -> Iterator[CtFrame]:
-    """Yield the slices of a data set in Hounsfield units, one at a time.
-
-    So one is in memory as floats.
+    """Yield the slices of a data set in Hounsfield units; only one at a time is in memory.
 
     Args:
         dataset: As ``parse_ct`` returns it.
@@ -109,8 +87,8 @@ def ct_frames(dataset: "Dataset", stored: NDArray[np.integer]) -> Iterator[CtFra
     for number, values in enumerate(stored):
         slope, intercept = _rescale(dataset, number)
         hounsfield = values.astype(np.float64) * slope + intercept
-        hounsfield[_padding(dataset, values)] = AIR_HU
-        transposed, upside_down, sideways = _turn(dataset, number)
+        hounsfield[_padding_mask(dataset, values)] = AIR_HU
+        transposed, upside_down, sideways = _orientation(dataset, number)
         rows, columns = _spacing(dataset, number)
         if transposed:
             hounsfield, rows, columns = hounsfield.T, columns, rows
@@ -124,11 +102,11 @@ def ct_frames(dataset: "Dataset", stored: NDArray[np.integer]) -> Iterator[CtFra
 
 
 def grey_square(frame: CtFrame, window: Window | None, size: int) -> NDArray[np.uint8]:
-    """Return a slice as a grey square; what lies beside a slice that is not square is black.
+    """Return a slice as a grey square; the sides of a slice that is not square become black.
 
     Args:
         frame: The slice.
-        window: What becomes black and white; None: the file's own window.
+        window: Densities shown as black and white; None: the file's own window.
         size: Height and width [px].
 
     Raises:
@@ -142,17 +120,17 @@ def grey_square(frame: CtFrame, window: Window | None, size: int) -> NDArray[np.
             "a centre and a width",
             "set a window in Hounsfield units in the config",
         )
-    grey = windowed(frame.hounsfield, chosen)
-    return fitted(255 - grey if frame.inverted else grey, size, frame.spacing)
+    grey = apply_window(frame.hounsfield, chosen)
+    return fit_to_square(255 - grey if frame.inverted else grey, size, frame.spacing)
 
 
 def _rescale(dataset: "Dataset", number: int) -> tuple[float, float]:
     group = "PixelValueTransformationSequence"
     numbers = [
-        _numbers(_of_frame(dataset, number, group, keyword))
+        _finite_numbers(_frame_value(dataset, number, group, keyword))
         for keyword in ("RescaleSlope", "RescaleIntercept")
     ]
-    kind = _of_frame(dataset, number, group, "RescaleType")
+    kind = _frame_value(dataset, number, group, "RescaleType")
     if (
         any(each is None or len(each) != 1 for each in numbers)
         or numbers[0] == [0.0]
@@ -168,28 +146,24 @@ def _rescale(dataset: "Dataset", number: int) -> tuple[float, float]:
     return slope, intercept
 
 
-def _padding(dataset: "Dataset", values: NDArray[np.integer]) -> NDArray[np.bool_]:
-    """Return which pixels stand for nothing, [H, W]."""
-    first, last = (
-        value_of(dataset, "PixelPaddingValue"),
-        value_of(dataset, "PixelPaddingRangeLimit"),
-    )
+def _padding_mask(dataset: "Dataset", values: NDArray[np.integer]) -> NDArray[np.bool_]:
+    """Return the mask of pixels outside of the scanned area, [H, W]."""
+    first = value_of(dataset, "PixelPaddingValue")
+    last = value_of(dataset, "PixelPaddingRangeLimit")
     if not isinstance(first, int):
         return np.zeros(values.shape, bool)
     limits = sorted((first, last if isinstance(last, int) else first))
     return np.asarray((values >= limits[0]) & (values <= limits[1]))
 
 
-def _turn(dataset: "Dataset", number: int) -> tuple[bool, bool, bool]:
-    """Return whether rows and columns change places.
-
-    Whether the result is then upside down, or turned left to right.
+def _orientation(dataset: "Dataset", number: int) -> tuple[bool, bool, bool]:
+    """Return whether to transpose a slice, then flip it vertically, and flip it horizontally.
 
     The first three numbers of ImageOrientationPatient point along a row, the last three down a
     column; x grows to the patient's left and y to the back (PS3.3 C.7.6.2.1.1).
     """
-    numbers = _numbers(
-        _of_frame(dataset, number, "PlaneOrientationSequence", "ImageOrientationPatient")
+    numbers = _finite_numbers(
+        _frame_value(dataset, number, "PlaneOrientationSequence", "ImageOrientationPatient")
     )
     if numbers is None or len(numbers) != 6:
         refuse_dicom(
@@ -219,10 +193,10 @@ def _turn(dataset: "Dataset", number: int) -> tuple[bool, bool, bool]:
 
 
 def _spacing(dataset: "Dataset", number: int) -> tuple[float, float]:
-    value = _of_frame(dataset, number, "PixelMeasuresSequence", "PixelSpacing")
+    value = _frame_value(dataset, number, "PixelMeasuresSequence", "PixelSpacing")
     if value is None:
         return 1.0, 1.0
-    numbers = _numbers(value)
+    numbers = _finite_numbers(value)
     if (
         numbers is None
         or len(numbers) != 2
@@ -241,24 +215,23 @@ def _spacing(dataset: "Dataset", number: int) -> tuple[float, float]:
 def _own_window(dataset: "Dataset", number: int) -> Window | None:
     group = "FrameVOILUTSequence"
     centre, width = (
-        _numbers(_of_frame(dataset, number, group, keyword))
+        _finite_numbers(_frame_value(dataset, number, group, keyword))
         for keyword in ("WindowCenter", "WindowWidth")
     )
-    function = _of_frame(dataset, number, group, "VOILUTFunction") or "LINEAR"
+    function = _frame_value(dataset, number, group, "VOILUTFunction") or "LINEAR"
     if not centre or not width or function not in ("LINEAR", "LINEAR_EXACT", "SIGMOID"):
         return None
     try:
-        return Window(
-            centre[0], width[0], cast(WindowFunction, str(function))
-        )  # of several, the first is the sender's choice
+        # of several windows, the first is the sender's choice
+        return Window(centre[0], width[0], cast(WindowFunction, str(function)))
     except ValueError:
         return None
 
 
-def _of_frame(dataset: "Dataset", number: int, group: str, keyword: str) -> Any:
-    """Return a value of one frame.
+def _frame_value(dataset: "Dataset", number: int, group: str, keyword: str) -> Any:
+    """Return a frame's value: from its functional group, the shared one, or the data set.
 
-    From its own functional group, the shared one, or the data set (PS3.3 C.7.6.16).
+    Source: PS3.3 C.7.6.16.
     """
     for place, index in (
         ("PerFrameFunctionalGroupsSequence", number),
@@ -276,8 +249,8 @@ def _of_frame(dataset: "Dataset", number: int, group: str, keyword: str) -> Any:
     return value_of(dataset, keyword)
 
 
-def _numbers(value: Any) -> list[float] | None:
-    """Return finite numbers; None if one is missing or is no number."""
+def _finite_numbers(value: Any) -> list[float] | None:
+    """Return finite numbers; None if a value is missing or not a finite number."""
     try:
         numbers = [
             float(each)

@@ -1,8 +1,8 @@
-"""A DICOM file is judged and decoded: form, kind, sizes, then pixels.
+"""Checks and decodes DICOM CT files that come from outside: format, kind, sizes, then pixels.
 
-The cheap and safe steps come first; nothing is decoded before its size is known and allowed. What
-cannot be taken is a ``DicomError`` with a reason. Not read on purpose: the Deflated transfer
-syntax, whose size cannot be known before it is unpacked.
+Cheap and safe checks come first, and nothing is decoded before its size is known and allowed. A
+refused file raises a ``DicomError`` with a reason. The Deflated transfer syntax is refused
+because its size is unknown before it is unpacked.
 """
 
 import logging
@@ -30,23 +30,24 @@ CT_CLASSES = frozenset(
 ASK_SENDER = "ask the sender for the original CT slices"
 _DEFLATED = b"1.2.840.10008.1.2.1.99"
 _RLE = "1.2.840.10008.1.2.5"
-# Of pydicom in one file: bounds the number of elements, whose objects are larger than their bytes.
+# Largest number of reads by pydicom in one file. It bounds the number of elements, whose Python
+# objects need more memory than their bytes.
 _MOST_READS = 1_000_000
 
 
 class DicomError(RefusalError):
-    """A DICOM file cannot be taken; ``reason`` says why in a word."""
+    """A DICOM file is refused; ``reason`` is the machine-readable cause."""
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class Limits:
-    """How large a file may be that comes from outside; checked before anything is unpacked.
+    """Size limits of files from outside, checked before anything is unpacked.
 
     Args:
-        file_bytes: Size of the file.
-        side_pixels: Rows and columns of a frame.
-        frames: Frames of a file.
-        decoded_bytes: All frames of a file, unpacked.
+        file_bytes: Size of the file [bytes].
+        side_pixels: Rows and columns of a frame [px].
+        frames: Number of frames in a file.
+        decoded_bytes: Size of all frames of a file after decoding [bytes].
     """
 
     file_bytes: int = 256 << 20
@@ -55,16 +56,16 @@ class Limits:
     decoded_bytes: int = 512 << 20
 
     def __post_init__(self) -> None:
-        """Check that nothing is zero."""
+        """Check that every limit is at least 1."""
         if min(self.file_bytes, self.side_pixels, self.frames, self.decoded_bytes) < 1:
             raise ValueError(f"limits are {self}; allowed: 1 and more; correct what is smaller")
 
 
 def parse_ct(content: bytes, limits: Limits) -> "Dataset":
-    """Return a file's data set if it is a whole CT image of allowed size; nothing is decoded.
+    """Return a file's data set if it is a complete CT image of allowed size; decode nothing.
 
     Raises:
-        DicomError: If it is not.
+        DicomError: If the file is refused.
     """
     if len(content) > limits.file_bytes:
         refuse_dicom(
@@ -73,17 +74,17 @@ def parse_ct(content: bytes, limits: Limits) -> "Dataset":
             f"{limits.file_bytes:,}",
             "raise limits.file_bytes if it is wanted",
         )
-    dataset = _parsed(content)
+    dataset = _parse(content)
     _check_kind(dataset)
     _check_form(dataset, limits)
     return dataset
 
 
 @contextmanager
-def quietly() -> Iterator[None]:
-    """Keep pydicom from quoting values, which may be names, in warnings and logs.
+def silence_pydicom() -> Iterator[None]:
+    """Silence pydicom's warnings and log, which may quote patients' names.
 
-    Its log stays silent for good.
+    The log level stays changed after the context ends.
     """
     logging.getLogger("pydicom").setLevel(logging.CRITICAL)
     with warnings.catch_warnings():
@@ -91,7 +92,7 @@ def quietly() -> Iterator[None]:
         yield
 
 
-def _parsed(content: bytes) -> "Dataset":
+def _parse(content: bytes) -> "Dataset":
     if content[128:132] != b"DICM":
         refuse_dicom(
             Reason.NOT_DICOM,
@@ -109,8 +110,8 @@ def _parsed(content: bytes) -> "Dataset":
     from pydicom import dcmread
 
     try:
-        with quietly():
-            dataset = dcmread(_Counted(content))
+        with silence_pydicom():
+            dataset = dcmread(_LimitedReads(content))
             ending = _end_of_last_element(dataset, len(content))
     except DicomError:
         raise
@@ -131,8 +132,8 @@ def _parsed(content: bytes) -> "Dataset":
     return dataset
 
 
-class _Counted(BytesIO):
-    """A file in memory that notices when it is read in too many pieces."""
+class _LimitedReads(BytesIO):
+    """A file in memory that refuses to be read in too many pieces."""
 
     reads = 0
 
@@ -146,15 +147,14 @@ class _Counted(BytesIO):
 
 
 def _end_of_last_element(dataset: "Dataset", num_bytes: int) -> int | None:
-    """Return where the data set ends.
+    """Return where the data set ends; None if an element is shorter than it says.
 
-    None if an element has fewer bytes than it says: pydicom passes over that in silence.
+    pydicom reads such an element without an error.
     """
     from pydicom.dataelem import RawDataElement
 
     ending = 0
-    tags = dataset.keys()  # a data set iterates over its values
-    for element in (dataset.get_item(tag) for tag in tags):
+    for element in map(dataset.get_item, dataset.keys()):
         if isinstance(element, RawDataElement):
             held = len(element.value or b"")
             if element.length == 0xFFFFFFFF:
@@ -163,7 +163,7 @@ def _end_of_last_element(dataset: "Dataset", num_bytes: int) -> int | None:
                 return None
             else:
                 ending = max(ending, element.value_tell + held)
-        else:  # a sequence of unknown length has been read to its end; where that is, nobody tells
+        else:  # a sequence of unknown length was read to its end, whose position is not recorded
             ending = max(ending, num_bytes if element.tag == max(dataset.keys()) else 0)
     return ending if ending <= num_bytes else None
 
@@ -204,12 +204,14 @@ def _check_kind(dataset: "Dataset") -> None:
 
 
 def _check_form(dataset: "Dataset", limits: Limits) -> None:
-    """Check sizes, types and the pixels' length; compressed frames by their own headers."""
+    """Check sizes, types and the length of the pixels; compressed frames by their own headers."""
     rows, columns, bits = (
-        _whole(dataset, keyword) for keyword in ("Rows", "Columns", "BitsAllocated")
+        _integer(dataset, keyword) for keyword in ("Rows", "Columns", "BitsAllocated")
     )
     frames = (
-        _whole(dataset, "NumberOfFrames") if value_of(dataset, "NumberOfFrames") is not None else 1
+        _integer(dataset, "NumberOfFrames")
+        if value_of(dataset, "NumberOfFrames") is not None
+        else 1
     )
     if min(rows, columns, frames) < 1:
         refuse_dicom(
@@ -230,14 +232,14 @@ def _check_form(dataset: "Dataset", limits: Limits) -> None:
             allowed,
             "raise the limits if it is wanted",
         )
-    stored, sign = _whole(dataset, "BitsStored"), _whole(dataset, "PixelRepresentation")
+    stored, sign = _integer(dataset, "BitsStored"), _integer(dataset, "PixelRepresentation")
     fits = (
         bits in (8, 16)
         and 1 <= stored <= bits
-        and _whole(dataset, "HighBit") == stored - 1
+        and _integer(dataset, "HighBit") == stored - 1
         and sign in (0, 1)
     )
-    grey = _whole(dataset, "SamplesPerPixel") == 1 and value_of(
+    grey = _integer(dataset, "SamplesPerPixel") == 1 and value_of(
         dataset, "PhotometricInterpretation"
     ) in ("MONOCHROME1", "MONOCHROME2")
     if not (fits and grey):
@@ -251,7 +253,7 @@ def _check_form(dataset: "Dataset", limits: Limits) -> None:
     if syntax is None or not _can_decode(syntax):
         refuse_dicom(
             Reason.UNSUPPORTED_TRANSFER_SYNTAX,
-            "a compression nobody here reads",
+            "a compression without a decoder here",
             "what pydicom's plug-ins read",
             "send it uncompressed",
         )
@@ -270,7 +272,8 @@ def _can_decode(syntax: Any) -> bool:
     from pydicom.pixels.decoders.base import get_decoder
 
     try:
-        return bool(get_decoder(syntax).is_available)
+        with silence_pydicom():
+            return bool(get_decoder(syntax).is_available)
     except NotImplementedError:
         return False
 
@@ -278,12 +281,11 @@ def _can_decode(syntax: Any) -> bool:
 def _check_frames(dataset: "Dataset", rows: int, columns: int, frames: int, num_bytes: int) -> None:
     from pydicom.encaps import generate_frames
 
-    most = (
-        rows * columns * num_bytes * 9 // 8 + 1024
-    )  # a run-length coded frame grows by a 128th at most, and has a header
+    # A run-length coded frame grows by a 128th at most, and has a header.
+    most = rows * columns * num_bytes * 9 // 8 + 1024
     found = 0
     try:
-        with quietly():
+        with silence_pydicom():
             for frame in generate_frames(dataset.PixelData, number_of_frames=frames):
                 found += 1
                 if dataset.file_meta.TransferSyntaxUID == _RLE:
@@ -316,21 +318,20 @@ def _check_frames(dataset: "Dataset", rows: int, columns: int, frames: int, num_
 
 
 def stored_values(dataset: "Dataset", limits: Limits) -> NDArray[np.integer]:
-    """Return the pixels as they are stored, decoded, unused bits cleared, [F, H, W].
+    """Return the decoded pixels as stored, with unused bits cleared, [F, H, W].
 
     Raises:
         DicomError: If they cannot be decoded.
     """
-    _check_form(dataset, limits)  # a data set may come from elsewhere: nothing is decoded unchecked
+    _check_form(dataset, limits)  # the caller may pass a data set that parse_ct has not checked
     from pydicom.pixels.decoders.base import get_decoder
 
-    rows, columns = _whole(dataset, "Rows"), _whole(dataset, "Columns")
+    rows, columns = _integer(dataset, "Rows"), _integer(dataset, "Columns")
     decoder = get_decoder(dataset.file_meta.TransferSyntaxUID)
-    plugin = (
-        "pylibjpeg" if "pylibjpeg" in decoder.available_plugins else ""
-    )  # Pillow reads no signed pixels
+    # Pillow cannot read signed pixels.
+    plugin = "pylibjpeg" if "pylibjpeg" in decoder.available_plugins else ""
     try:
-        with quietly():
+        with silence_pydicom():
             options: dict[str, Any] = {"allow_excess_frames": False}
             values, _ = decoder.as_array(dataset, raw=True, decoding_plugin=plugin, **options)
         return np.asarray(values).reshape(-1, rows, columns)
@@ -344,18 +345,18 @@ def stored_values(dataset: "Dataset", limits: Limits) -> NDArray[np.integer]:
 
 
 def value_of(dataset: "Dataset", keyword: str) -> Any:
-    """Return an element's value; None where it is absent, empty or cannot be read.
+    """Return an element's value; None if it is absent, empty or unreadable.
 
-    Nothing is said about a bad value: it may be a name.
+    A bad value is not reported, because it may contain a name.
     """
     try:
-        with quietly():
+        with silence_pydicom():
             return dataset.get(keyword)
     except Exception:
         return None
 
 
-def _whole(dataset: "Dataset", keyword: str) -> int:
+def _integer(dataset: "Dataset", keyword: str) -> int:
     value = value_of(dataset, keyword)
     try:
         return int(value)
@@ -364,5 +365,5 @@ def _whole(dataset: "Dataset", keyword: str) -> int:
 
 
 def refuse_dicom(reason: Reason, got: str, allowed: str, what_to_do: str) -> NoReturn:
-    """Raise a ``DicomError`` with the four parts that each message has."""
+    """Raise a ``DicomError`` with the four parts of every message."""
     refuse(DicomError, reason, got, allowed, what_to_do)

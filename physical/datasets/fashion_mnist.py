@@ -1,9 +1,7 @@
-"""Fashion-MNIST: 70,000 grey images of ten kinds of clothing, 28 x 28 px.
+"""Fashion-MNIST: 70,000 grey images of ten kinds of clothing, 28 x 28 px; a quick benchmark.
 
-A quick benchmark that is no toy.
-
-Read from the four idx files, whose raw (unpacked) bytes are what the digests are of: packages gzip
-them anew. There is no official validation part (``dataset.hold_out_validation``). Knows no model.
+Reads the four idx files. Digests are those of the unpacked bytes, because packages compress the
+files anew. There is no official validation split (see ``dataset.hold_out_validation``).
 """
 
 from collections.abc import Mapping
@@ -33,12 +31,13 @@ SHEET = DataSheet(
     source="https://github.com/zalandoresearch/fashion-mnist",
     licence="MIT",
     citation=(
-        "Xiao, Rasul and Vollgraf, Fashion-MNIST: a novel image dataset for benchmarking machine "
-        "learning algorithms, "
-        "arXiv:1708.07747, 2017"
+        "Xiao, Rasul and Vollgraf, Fashion-MNIST: a novel image dataset for benchmarking "
+        "machine learning algorithms, arXiv:1708.07747, 2017"
     ),
-    description="Grey images of ten kinds of clothing, 28 x 28. Validation, where asked for, is a "
-    "fixed tenth of train.",
+    description=(
+        "Grey images of ten kinds of clothing, 28 x 28. "
+        "Validation, where asked for, is a fixed tenth of train."
+    ),
     class_names=(
         "t-shirt",
         "trouser",
@@ -73,12 +72,11 @@ def read(paths: Mapping[str, Path], sheet: DataSheet) -> Splits:
     """Read the four idx files.
 
     Args:
-        paths: Path of each, by its name in the sheet; their digests have been checked.
-        sheet: What they must hold.
+        paths: Paths by file name in the sheet; their digests have been checked.
+        sheet: Expected content.
 
     Raises:
-        DataError: If a file is no idx file of bytes, or labels, classes or counts are not the
-            sheet's.
+        DataError: If a file is not an idx file of bytes or differs from the sheet.
     """
     return Splits(
         train=_read_split(paths, sheet, "train", "train"),
@@ -97,8 +95,8 @@ def _read_split(paths: Mapping[str, Path], sheet: DataSheet, split: str, prefix:
 def read_idx(path: Path) -> NDArray[Any]:
     """Return the array of an idx file of unsigned bytes.
 
-    The form: two zero bytes, the type (8: unsigned byte), the number of axes, each axis's length in
-    four bytes with the highest first, then the values.
+    The format: two zero bytes, the type (8: unsigned byte), the number of axes, each axis's
+    length in four bytes with the highest first, then the values.
 
     Raises:
         DataError: If it is not such a file.

@@ -1,7 +1,4 @@
-"""From Hounsfield units to the grey square that a model takes: window, fit into a square.
-
-Pure; knows no file format.
-"""
+"""Converts Hounsfield units to grey values (window) and fits an image into a square."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -14,13 +11,13 @@ WindowFunction = Literal["LINEAR_EXACT", "LINEAR", "SIGMOID"]
 
 @dataclass(frozen=True)
 class Window:
-    """Which densities become black and white.
+    """Range of densities from black to white.
 
     Args:
         centre: Density of middle grey [HU].
         width: Range from black to white, above 0, and at least 1 for LINEAR [HU].
-        function: DICOM's name of the curve (PS3.3 C.11.2.1.2 and 3). LINEAR_EXACT is what our data
-            sets are made with.
+        function: DICOM's name of the curve (PS3.3 C.11.2.1.2 and 3). The phantom and OrganMNIST
+            use LINEAR_EXACT.
 
     Raises:
         ValueError: If a number is not finite or the width is too small.
@@ -36,8 +33,8 @@ class Window:
         fits = self.width > least or (self.function == "LINEAR" and self.width == 1)
         if not (np.isfinite([self.centre, self.width]).all() and fits):
             raise ValueError(
-                f"window of centre {self.centre} and width {self.width} HU; allowed: finite, width "
-                f"above {least:g}; correct it"
+                f"window of centre {self.centre} and width {self.width} HU; "
+                f"allowed: finite, width above {least:g}; correct it"
             )
 
 
@@ -45,22 +42,22 @@ ABDOMEN = Window(40.0, 400.0)
 """The usual abdominal window, -160 to 240 HU."""
 
 
-def windowed(hounsfield: NDArray[np.floating], window: Window) -> NDArray[np.uint8]:
+def apply_window(hounsfield: NDArray[np.floating], window: Window) -> NDArray[np.uint8]:
     """Return grey values; densities below the window are 0, above it 255.
 
-    LINEAR_EXACT: grey = 255 ((x - c) / w + 1/2); LINEAR: the same with c - 1/2 and w - 1; SIGMOID:
-    255 / (1 + exp(-4 (x - c) / w)). Fractions are cut off, as in the made data sets.
+    LINEAR_EXACT: grey = 255 ((x - c) / w + 1/2); LINEAR: the same with c - 1/2 and w - 1;
+    SIGMOID: 255 / (1 + exp(-4 (x - c) / w)). Fractions are cut off, as in the phantom.
 
     Args:
         hounsfield: Densities, any shape [HU].
-        window: What becomes black and white.
+        window: Range from black to white.
     """
     values = np.asarray(hounsfield, np.float64)
     if window.function == "SIGMOID":
         grey = 255 / (1 + np.exp(np.clip(-4 * (values - window.centre) / window.width, -700, 700)))
     elif window.function == "LINEAR":
         centre, width = window.centre - 0.5, window.width - 1
-        # of width 1 only a step is left
+        # a window of width 1 is a step
         grey = (
             np.where(values > centre, 255.0, 0.0)
             if width == 0
@@ -71,12 +68,10 @@ def windowed(hounsfield: NDArray[np.floating], window: Window) -> NDArray[np.uin
     return np.asarray(np.clip(grey, 0, 255).astype(np.uint8))
 
 
-def fitted(
+def fit_to_square(
     grey: NDArray[np.uint8], size: int, spacing: tuple[float, float] = (1.0, 1.0)
 ) -> NDArray[np.uint8]:
-    """Return an image resized to [size, size].
-
-    What is not square is centred on black, nothing is stretched or cut off.
+    """Return an image resized to [size, size]: centred on black, not stretched, not cropped.
 
     Args:
         grey: The image, [H, W].

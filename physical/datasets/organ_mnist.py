@@ -1,14 +1,11 @@
-"""OrganA/C/S MNIST: eleven abdominal and thoracic organs in CT slices.
+"""OrganA/C/S MNIST: eleven organs in axial, coronal or sagittal CT slices, 28 x 28 px.
 
-Axial, coronal and sagittal, 28 x 28 px.
+Made from the Liver Tumor Segmentation benchmark (LiTS): slices around the middle of each organ's
+bounding box, abdominal window. No scan, and so no patient, is in two of train, validation and
+test. Left and right organs are separate classes: images must not be mirrored. Licence CC BY 4.0.
+Home: https://medmnist.com.
 
-From the Liver Tumor Segmentation benchmark (LiTS): slices around the middle of each organ's
-bounding box, Hounsfield units windowed for the abdomen. Scans, and so patients, are not shared
-between train, validation and test. Left and right organs are classes of their own: images must not
-be mirrored. Licence CC BY 4.0. Home: https://medmnist.com.
-
-Reads any npz file of MedMNIST's form, the phantom's too. Knows no model and no network address but
-the official ones.
+The reader and the writer serve any npz file of MedMNIST's form, the phantom's too.
 """
 
 import zipfile
@@ -28,11 +25,10 @@ from physical.datasets.sources import WebFiles, WheelMember
 _ADDRESS = "https://zenodo.org/records/10519652/files/{name}.npz?download=1"
 _CITATION = (
     "Yang et al., MedMNIST v2: a large-scale lightweight benchmark for 2D and 3D biomedical image "
-    "classification, Scientific Data 10:41, "
-    "2023; Bilic et al., The Liver Tumor Segmentation Benchmark (LiTS), Medical Image Analysis "
-    "84:102680, 2023; Xu et al., Efficient "
-    "multiple organ localization in CT image using 3D region proposal network, IEEE Transactions "
-    "on Medical Imaging 38(8), 2019"
+    "classification, Scientific Data 10:41, 2023; Bilic et al., The Liver Tumor Segmentation "
+    "Benchmark (LiTS), Medical Image Analysis 84:102680, 2023; Xu et al., Efficient multiple organ "
+    "localization in CT image using 3D region proposal network, IEEE Transactions on Medical "
+    "Imaging 38(8), 2019"
 )
 _SPLITS = {"train": "train", "validation": "val", "test": "test"}
 
@@ -106,11 +102,11 @@ def read(paths: Mapping[str, Path], sheet: DataSheet) -> Splits:
     """Read one npz file of MedMNIST's form.
 
     Args:
-        paths: The one file, by its name in the sheet; its digest has been checked.
-        sheet: What it must hold.
+        paths: Path of the one file, by its name in the sheet; its digest has been checked.
+        sheet: Expected content.
 
     Raises:
-        DataError: If keys, types, shapes, labels, classes or counts are not the sheet's.
+        DataError: If keys, types, shapes, labels, classes or counts differ from the sheet.
     """
     path = paths[sheet.files[0].name]
     keys = [f"{prefix}_{kind}" for prefix in _SPLITS.values() for kind in ("images", "labels")]
@@ -125,13 +121,11 @@ def read(paths: Mapping[str, Path], sheet: DataSheet) -> Splits:
 
 
 def write_npz(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
-    """Write an npz file whose bytes depend on the arrays alone.
-
-    No dates, no compression, no mark of the system.
+    """Write an uncompressed npz file whose bytes depend on the arrays only: no dates, no system.
 
     Args:
-        path: Where; the caller makes it appear at once (temporary name, then rename).
-        arrays: What, in this order.
+        path: Where to write; the caller passes a temporary name and renames it.
+        arrays: Arrays by name, written in this order.
     """
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
         for name, array in arrays.items():

@@ -1,15 +1,13 @@
-"""PhantomMNIST: slices of made abdominal CT scans.
+"""PhantomMNIST: slices of synthetic abdominal CT scans with OrganMNIST's form and classes.
 
-In the form and with the classes of OrganMNIST. Needs no download.
+Needs no download. Each synthetic patient (``phantom_anatomy``) is scanned analytically: slices
+around the middle of an organ's bounding box are sampled, windowed like an abdominal CT, and
+resized to 28 x 28. Left and right organs have nearly mirrored shapes, so that only their
+surroundings tell them apart, as in real data. Orientation is radiological: axial images show
+the front at the top, and axial and coronal ones the patient's left on the right.
 
-Each made patient (``phantom_anatomy``) is scanned analytically: around an organ's middle, slices of
-its bounding box are sampled, windowed like an abdominal CT, and resized to 28 x 28. Left and right
-organs have nearly mirrored shapes, so that they must be told apart by what stands beside them, as
-in the real data. Orientation is the radiological one: axial images show the front at the top, and
-axial and coronal ones the patient's left on the right.
-
-It is for tests, for machines without a network, and for the coronal and sagittal paths. It says
-nothing about patients: an accuracy reached here is no claim about real images. Knows no model.
+Use it for tests, for machines without a network, and for the coronal and sagittal views. An
+accuracy reached on it is no claim about real images.
 """
 
 from collections.abc import Callable
@@ -38,17 +36,16 @@ Plane = Literal["axial", "coronal", "sagittal"]
 Floats = NDArray[np.float64]
 
 SEED = 20240219
-"""Seed of the three data sets whose digests are in their sheets."""
+"""Seed of the three data sets whose digests are in the sheets."""
 PATIENTS = {"train": 28, "val": 6, "test": 9}
-"""Made patients in each split; none is in two."""
+"""Number of synthetic patients in each split; none is in two."""
 SLICES_PER_ORGAN = 5
 SIZE_PIXELS = 28
 WINDOW_HU = (-160.0, 240.0)
 """What becomes black and white: the usual abdominal window, level 40 and width 400."""
 
 _AXES: dict[Plane, tuple[int, int, int, bool]] = {
-    # across the slice, down the image, along the image (0 x, 1 y, 2 z); whether down is turned over
-    # (head at the top)
+    # axis across the slice, down, and along the image (0 x, 1 y, 2 z); whether down is flipped
     "axial": (2, 1, 0, False),
     "coronal": (1, 2, 0, True),
     "sagittal": (0, 2, 1, True),
@@ -67,15 +64,12 @@ def make_phantom(
     patients: dict[str, int] | None = None,
     slices_per_organ: int = SLICES_PER_ORGAN,
 ) -> dict[str, NDArray[np.uint8]]:
-    """Return images and labels of all splits, with OrganMNIST's keys.
-
-    Equal arguments give equal bytes.
+    """Return images and labels of all splits with OrganMNIST's keys; deterministic.
 
     Args:
-        plane: How the made patients are cut.
-        seed: Which patients are made. The same seed gives the same patients in all three planes.
-        patients: Number of patients in "train", "val" and "test"; the default makes the data set of
-            the sheet.
+        plane: Direction of the slices.
+        seed: Seed of the patients; it gives the same patients in all three planes.
+        patients: Number of patients in "train", "val" and "test"; default: those of the sheet.
         slices_per_organ: Slices of each organ of each patient.
 
     Returns:
@@ -101,10 +95,10 @@ def _scan(
         rng = np.random.default_rng([seed, number, 1 + plane_number])
         for label, name in enumerate(CLASS_NAMES):
             for depth in range(slices_per_organ):
-                low, high = _crop_box(
+                low, high = crop_box(
                     patient.organs[name], plane, (depth + 0.5) / slices_per_organ, rng
                 )
-                images.append(_slice(patient, plane, low, high, rng))
+                images.append(_scan_slice(patient, plane, low, high, rng))
                 labels.append(label)
     order = np.argsort(
         np.random.default_rng([seed, numbers.start, 99]).random(len(images)), kind="stable"
@@ -112,44 +106,37 @@ def _scan(
     return np.stack(images)[order], np.array(labels, dtype=np.uint8)[order]
 
 
-def _crop_box(
+def crop_box(
     shapes: tuple[Shape, ...], plane: Plane, depth: float, rng: np.random.Generator
 ) -> tuple[Floats, Floats]:
-    """Return two corners of a flat box around an organ.
-
-    [3] and [3], equal along the axis that is cut across.
-    """
+    """Return the two corners of a flat box around an organ, [3] and [3], equal across the slice."""
     low = np.min([np.array(shape.centre) - shape.reach() for shape in shapes], axis=0)
     high = np.max([np.array(shape.centre) + shape.reach() for shape in shapes], axis=0)
     centre, half = (low + high) / 2, (high - low) / 2
     moved, scaled = 0.3 * (2 * rng.random(3) - 1), 0.82 + 0.36 * rng.random(3)
     across = _AXES[plane][0]
-    moved[across], scaled[across] = 0, 1  # across the slice an organ must not be missed
+    moved[across], scaled[across] = 0, 1  # across the slice the box must not miss the organ
     centre, half = centre + half * moved, half * scaled
-    # the middle 70 % of the organ, as the real data take slices from the middle of the bounding
-    # boxes
+    # the middle 70 % of the organ: the real slices also lie around the middle of bounding boxes
     centre[across] += half[across] * 1.4 * (depth - 0.5)
     half[across] = 0
     return centre - half, centre + half
 
 
-def _slice(
+def _scan_slice(
     patient: Patient, plane: Plane, low: Floats, high: Floats, rng: np.random.Generator
 ) -> NDArray[np.uint8]:
     across, down, along, upside_down = _AXES[plane]
-    steps = (np.arange(2 * SIZE_PIXELS) + 0.5) / (
-        2 * SIZE_PIXELS
-    )  # two samples a pixel in each direction: soft edges
-    rows, columns = (
-        low[down] + (high[down] - low[down]) * steps,
-        low[along] + (high[along] - low[along]) * steps,
-    )
+    # two samples a pixel in each direction give soft edges
+    steps = (np.arange(2 * SIZE_PIXELS) + 0.5) / (2 * SIZE_PIXELS)
+    rows = low[down] + (high[down] - low[down]) * steps
+    columns = low[along] + (high[along] - low[along]) * steps
     if upside_down:
         rows = rows[::-1]
     axes: list[Floats] = [np.empty(0)] * 3
     axes[across] = np.full((1, 1), low[across])
     axes[down], axes[along] = rows[:, None], columns[None, :]
-    density = _density(patient, (axes[0], axes[1], axes[2]), low, high)
+    density = density_on_grid(patient, (axes[0], axes[1], axes[2]), low, high)
     pooled = (
         density[0::2, 0::2] + density[1::2, 0::2] + density[0::2, 1::2] + density[1::2, 1::2]
     ) / 4
@@ -160,7 +147,7 @@ def _slice(
     return np.asarray(np.floor(np.clip(grey, 0, 255)).astype(np.uint8))
 
 
-def _density(
+def density_on_grid(
     patient: Patient, axes: tuple[Floats, Floats, Floats], low: Floats, high: Floats
 ) -> Floats:
     """Return Hounsfield units at all points of a flat grid, [56, 56]."""
@@ -171,7 +158,7 @@ def _density(
     near = np.all((patient.highs >= low) & (patient.lows <= high), axis=1)
     for position in np.flatnonzero(near):
         shape = patient.shapes[position]
-        distance = _distance(shape, x, y, z)
+        distance = _squared_distance(shape, x, y, z)
         edge = 1 + shape.roughness * rough
         inside = distance < edge * edge
         filled = shape.density + shape.texture * grain
@@ -184,7 +171,7 @@ def _density(
     return density
 
 
-def _distance(shape: Shape, x: Floats, y: Floats, z: Floats) -> Floats:
+def _squared_distance(shape: Shape, x: Floats, y: Floats, z: Floats) -> Floats:
     """Return the squared distance from the centre in radii: 1 on the surface."""
     cosine, sine = shape.cosine_and_sine()
     dx, dy, dz = x - shape.centre[0], y - shape.centre[1], z - shape.centre[2]
@@ -216,9 +203,7 @@ def _body(patient: Patient, x: Floats, y: Floats, z: Floats, rough: Floats) -> F
 
 
 def _noise(lattice: Floats, axes: tuple[Floats, Floats, Floats], cell: float) -> Floats:
-    """Return smooth noise of [-1.
-
-    1): a random lattice, trilinear between its points, repeated without end.
+    """Return smooth, periodic noise in [-1, 1): trilinear between the points of a lattice.
 
     Args:
         lattice: Random values, [P, P, P].
@@ -256,9 +241,8 @@ def _sheet(plane: Plane) -> DataSheet:
         citation="none: made by this program; cite the program",
         description=(
             f"Procedural abdominal CT phantom in Hounsfield units: {sum(PATIENTS.values())} made "
-            f"patients, 11 organs, {plane} slices "
-            f"near each organ's middle, window {WINDOW_HU[0]:.0f} to {WINDOW_HU[1]:.0f} HU, 28 x "
-            "28. For tests and offline use."
+            f"patients, 11 organs, {plane} slices near each organ's middle, window "
+            f"{WINDOW_HU[0]:.0f} to {WINDOW_HU[1]:.0f} HU, 28 x 28. For tests and offline use."
         ),
         class_names=CLASS_NAMES,
         counts={

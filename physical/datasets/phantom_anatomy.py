@@ -1,16 +1,15 @@
-"""The made patients of the phantom: which organ lies where, and how large and dense it is.
+"""Anatomy of the phantom's synthetic patients: position, size and density of every organ.
 
-A patient is a list of solid shapes in the order in which they are painted; a later one covers an
-earlier one. Coordinates are in millimetres: x from the patient's right (negative) to left
-(positive), y from front (negative) to back, z from the pelvis upwards. Densities are Hounsfield
-units [HU].
+A patient is a list of solid shapes in painting order; a later one covers an earlier one.
+Coordinates are in millimetres: x from the patient's right (negative) to left (positive), y from
+front (negative) to back, z from the pelvis upwards. Densities are Hounsfield units [HU].
 
-Only sums, products and quotients are used, because these are rounded in the same way on every
-processor: sine, exponential and normal deviates are not, and the phantom's digest must be the same
-everywhere.
+Only sums, products and quotients are used, because every processor rounds them in the same way.
+Sine, exponential and normal deviates would change the phantom's digest between machines.
 """
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,10 +60,7 @@ class Shape:
     shell_density: float = BONE_HU
 
     def cosine_and_sine(self) -> tuple[float, float]:
-        """Return cosine and sine of its turn, from the half-angle's tangent.
-
-        No transcendental function.
-        """
+        """Return cosine and sine of the turn without a transcendental function."""
         square = self.turn * self.turn
         return (1 - square) / (1 + square), 2 * self.turn / (1 + square)
 
@@ -77,7 +73,7 @@ class Shape:
 
 @dataclass(frozen=True)
 class Patient:
-    """One made patient.
+    """One synthetic patient.
 
     Args:
         shapes: What is inside, in painting order.
@@ -106,11 +102,8 @@ class Patient:
     highs: NDArray[np.float64]
 
 
-class _Dice:
-    """Draws that all come from ``Generator.random``.
-
-    The one stream that is the same in every NumPy.
-    """
+class _RandomDraws:
+    """Random draws that all use ``Generator.random``, which is the same in every NumPy version."""
 
     def __init__(self, rng: np.random.Generator) -> None:
         self.rng = rng
@@ -119,10 +112,7 @@ class _Dice:
         return low + (high - low) * float(self.rng.random())
 
     def about(self, centre: float, spread: float) -> float:
-        """Return a value that is near the centre more often than far from it.
-
-        At most ``spread`` away.
-        """
+        """Return a value within ``spread`` of the centre, from a triangular distribution."""
         return centre + spread * (float(self.rng.random()) + float(self.rng.random()) - 1)
 
     def lattice(self, points: int) -> NDArray[np.float64]:
@@ -130,11 +120,11 @@ class _Dice:
 
 
 class _Builder:
-    """Places shapes of one patient: nominal anatomy, moved and scaled by what the dice say."""
+    """Adds shapes to one patient: nominal anatomy, randomly moved and scaled."""
 
-    def __init__(self, dice: _Dice) -> None:
-        self.dice = dice
-        self.scale = np.array([dice.about(1, 0.14), dice.about(1, 0.14), dice.about(1, 0.12)])
+    def __init__(self, draws: _RandomDraws) -> None:
+        self.draws = draws
+        self.scale = np.array([draws.about(1, 0.14), draws.about(1, 0.14), draws.about(1, 0.12)])
         self.shapes: list[Shape] = []
         self.organs: dict[str, tuple[Shape, ...]] = {}
 
@@ -146,37 +136,28 @@ class _Builder:
         *,
         wander: float = 6.0,
         vary: float = 0.18,
-        **look: float,
+        **surface: Any,
     ) -> Shape:
-        """Add a shape near a nominal place.
-
-        ``wander`` is in millimetres, ``vary`` a fraction of the radii.
-        """
-        dice = self.dice
+        """Add a shape near a nominal place: ``wander`` in millimetres, ``vary`` in radii."""
+        draws = self.draws
         moved = [
-            dice.about(value * scale, wander)
+            draws.about(value * scale, wander)
             for value, scale in zip(centre, self.scale, strict=True)
         ]
         sized = [
-            value * scale * dice.about(1, vary)
+            value * scale * draws.about(1, vary)
             for value, scale in zip(radii, self.scale, strict=True)
         ]
-        about = dice.about(density, 8)
-        shape = Shape(_point(moved), _point(sized), about, **look)  # type: ignore[arg-type]  # floats
-        return self.add(shape)
+        return self.add(Shape(_point(moved), _point(sized), draws.about(density, 8), **surface))
 
     def inside(
-        self, host: Shape, offset: Point, fraction: Point, density: float, **look: float
+        self, host: Shape, offset: Point, fraction: Point, density: float, **surface: Any
     ) -> Shape:
-        """Add a shape at an offset, and of a size, that are fractions of another one's radii.
-
-        It moves with its host.
-        """
+        """Add a shape whose offset and size are fractions of the host's radii."""
         centre = [c + o * r for c, o, r in zip(host.centre, offset, host.radii, strict=True)]
         radii = [f * r for f, r in zip(fraction, host.radii, strict=True)]
-        look = {"turn": host.turn, **look}
-        shape = Shape(_point(centre), _point(radii), density, **look)  # type: ignore[arg-type]  # floats
-        return self.add(shape)
+        surface = {"turn": host.turn, **surface}
+        return self.add(Shape(_point(centre), _point(radii), density, **surface))
 
     def add(self, shape: Shape) -> Shape:
         self.shapes.append(shape)
@@ -190,9 +171,9 @@ def make_patient(seed: int, number: int) -> Patient:
         seed: Seed of the whole phantom.
         number: Which patient, from 0.
     """
-    dice = _Dice(np.random.default_rng([seed, number]))
-    builder = _Builder(dice)
-    enhancement = dice.between(0.25, 1.0)  # how much contrast agent has arrived: 0 is a native scan
+    draws = _RandomDraws(np.random.default_rng([seed, number]))
+    builder = _Builder(draws)
+    enhancement = draws.between(0.25, 1.0)  # amount of contrast agent: 0 is a native scan
     _pelvis(builder)
     _spine(builder)
     _bowel(builder)
@@ -204,39 +185,39 @@ def make_patient(seed: int, number: int) -> Patient:
     return Patient(
         shapes=tuple(builder.shapes),
         organs=builder.organs,
-        half_width=float(165 * builder.scale[0] * dice.about(1.0, 0.08)),
-        half_depth=float(118 * builder.scale[1] * dice.about(1.0, 0.08)),
-        fat_fraction=dice.between(0.05, 0.16),
-        rib_phase=dice.between(0, 32),
-        noise=dice.between(12, 36),
-        coarse=dice.lattice(32),
-        fine=dice.lattice(64),
+        half_width=float(165 * builder.scale[0] * draws.about(1.0, 0.08)),
+        half_depth=float(118 * builder.scale[1] * draws.about(1.0, 0.08)),
+        fat_fraction=draws.between(0.05, 0.16),
+        rib_phase=draws.between(0, 32),
+        noise=draws.between(12, 36),
+        coarse=draws.lattice(32),
+        fine=draws.lattice(64),
         lows=centres - reaches,
         highs=centres + reaches,
     )
 
 
 def _pelvis(builder: _Builder) -> None:
-    """Femurs, hip bones, sacrum, bladder, rectum."""
-    dice = builder.dice
+    """Add femurs, hip bones, sacrum, bladder, rectum."""
+    draws = builder.draws
     for side, name in ((1, "femur-left"), (-1, "femur-right")):
         builder.place((side * 98, -8, 20), (34, 40, 60), MUSCLE_HU, roughness=0.15)  # thigh
-        builder.place(
-            (side * 92, 62, 30), (42, 34, 60), MUSCLE_HU, roughness=0.12, texture=25
-        )  # buttock
-        builder.place(
-            (side * 66, 6, 56), (13, 30, 26), MARROW_HU, shell=0.25, texture=50
-        )  # hip socket
+        # buttock
+        builder.place((side * 92, 62, 30), (42, 34, 60), MUSCLE_HU, roughness=0.12, texture=25)
+        # hip socket
+        builder.place((side * 66, 6, 56), (13, 30, 26), MARROW_HU, shell=0.25, texture=50)
+        # iliac wing
         builder.place(
             (side * 76, 30, 128), (30, 9, 52), MARROW_HU, turn=side * 0.35, shell=0.3, texture=60
-        )  # iliac wing
+        )
+        # pubic bone
         builder.place(
             (side * 34, -42, 38), (30, 8, 10), MARROW_HU, turn=side * 0.15, shell=0.3, texture=60
-        )  # pubic bone
+        )
         head = builder.place(
             (side * 88, 4, 50),
             (24, 24, 23),
-            dice.between(160, 330),
+            draws.between(160, 330),
             wander=4,
             shell=0.13,
             roughness=0.03,
@@ -246,15 +227,14 @@ def _pelvis(builder: _Builder) -> None:
             Shape(
                 (head.centre[0] + side * 20, head.centre[1] + 8, head.centre[2] - 42),
                 (17, 16, 52),
-                dice.about(160, 60),
+                draws.about(160, 60),
                 shell=0.35,
                 roughness=0.03,
                 texture=50,
             )
         )
-        builder.inside(
-            head, (-side * 0.1, -2.0, 0), (0.25, 0.25, 2.0), dice.between(60, 190)
-        )  # femoral vessels
+        # femoral vessels
+        builder.inside(head, (-side * 0.1, -2.0, 0), (0.25, 0.25, 2.0), draws.between(60, 190))
         builder.organs[name] = (replace(head, roughness=0.3),)  # the head and what is close to it
     builder.place((0, 78, 88), (42, 12, 42), MARROW_HU, shell=0.25, texture=60)  # sacrum
     bladder = builder.place(
@@ -269,12 +249,12 @@ def _pelvis(builder: _Builder) -> None:
     )
     builder.organs["bladder"] = (bladder,)
     rectum = builder.place((0, 42, 66), (20, 18, 34), 40, roughness=0.12)
-    if dice.between(0, 1) < 0.5:
+    if draws.between(0, 1) < 0.5:
         builder.inside(rectum, (0, -0.2, 0), (0.6, 0.5, 0.7), GAS_HU)
 
 
 def _spine(builder: _Builder) -> None:
-    """Vertebrae with arches and discs between them, and the canal."""
+    """Add vertebrae with arches and discs between them, and the spinal canal."""
     for level in range(13):
         height = 112 + 32 * level
         builder.place(
@@ -294,55 +274,55 @@ def _spine(builder: _Builder) -> None:
 
 
 def _bowel(builder: _Builder) -> None:
-    """Loops at random: muscle-like, filled with fluid, contrast agent or gas."""
-    dice = builder.dice
+    """Add bowel loops at random: muscle-like, filled with fluid, contrast agent or gas."""
+    draws = builder.draws
     for _ in range(46):
-        place = (dice.between(-100, 100), dice.between(-82, 30), dice.between(78, 310))
-        size = dice.between(10, 22)
-        radii = (size * dice.between(0.8, 2), size, size * dice.between(0.8, 2))
+        place = (draws.between(-100, 100), draws.between(-82, 30), draws.between(78, 310))
+        size = draws.between(10, 22)
+        radii = (size * draws.between(0.8, 2), size, size * draws.between(0.8, 2))
         loop = builder.add(
-            Shape(place, radii, 45, turn=dice.between(-0.8, 0.8), roughness=0.15, texture=20)
+            Shape(place, radii, 45, turn=draws.between(-0.8, 0.8), roughness=0.15, texture=20)
         )
-        filling = dice.between(0, 1)
+        filling = draws.between(0, 1)
         if filling < 0.7:
             density = (
                 GAS_HU
                 if filling < 0.2
-                else dice.between(0, 30)
+                else draws.between(0, 30)
                 if filling < 0.5
-                else dice.between(100, 320)
+                else draws.between(100, 320)
             )
             builder.inside(loop, (0, 0, 0), (0.72, 0.72, 0.72), density, texture=15)
 
 
 def _vessels_and_muscles(builder: _Builder, enhancement: float) -> None:
+    """Add psoas and back muscles, aorta and vena cava."""
     for side in (1, -1):
         builder.place((side * 42, 52, 175), (19, 20, 85), MUSCLE_HU, turn=side * 0.1)  # psoas
-        builder.place(
-            (side * 42, 98, 270), (32, 18, 190), MUSCLE_HU, texture=30, roughness=0.1
-        )  # along the back
+        # along the back
+        builder.place((side * 42, 98, 270), (32, 18, 190), MUSCLE_HU, texture=30, roughness=0.1)
         builder.place((side * 80, 80, 190), (30, 14, 70), MUSCLE_HU, turn=-side * 0.2, texture=25)
+    # aorta
     builder.place(
         (10, 26, 320), (11, 11, 200), 45 + 190 * enhancement, wander=3, roughness=0.03, texture=4
-    )  # aorta
-    builder.place(
-        (-20, 24, 260), (13, 10, 150), 45 + 110 * enhancement, wander=3, texture=4
-    )  # vena cava
+    )
+    # vena cava
+    builder.place((-20, 24, 260), (13, 10, 150), 45 + 110 * enhancement, wander=3, texture=4)
 
 
 def _chest(builder: _Builder, enhancement: float) -> None:
-    """Lungs with their vessels, then the heart between them."""
-    dice = builder.dice
+    """Add the lungs with their vessels, then the heart between them."""
+    draws = builder.draws
     for side, name, width in ((1, "lung-left", 56), (-1, "lung-right", 64)):
         lung = builder.place(
             (side * 78, 6, 452), (width, 84, 108), LUNG_HU, texture=18, roughness=0.05, power=2
         )
         builder.organs[name] = (lung,)
         for _ in range(70):
-            spot = (dice.about(-side * 0.2, 0.75), dice.about(0.1, 0.75), dice.about(0, 0.8))
-            size = (dice.between(0.04, 0.11), dice.between(0.03, 0.09), dice.between(0.03, 0.09))
+            spot = (draws.about(-side * 0.2, 0.75), draws.about(0.1, 0.75), draws.about(0, 0.8))
+            size = (draws.between(0.04, 0.11), draws.between(0.03, 0.09), draws.between(0.03, 0.09))
             builder.inside(
-                lung, spot, size, dice.between(-100, 120), turn=dice.between(-0.9, 0.9), texture=0
+                lung, spot, size, draws.between(-100, 120), turn=draws.between(-0.9, 0.9), texture=0
             )
     builder.place((0, -5, 470), (26, 34, 80), 40, roughness=0.15, texture=40)  # between the lungs
     heart = builder.place(
@@ -350,22 +330,21 @@ def _chest(builder: _Builder, enhancement: float) -> None:
         (56, 46, 52),
         70 + 40 * enhancement,
         wander=8,
-        turn=dice.between(-0.45, -0.15),
+        turn=draws.between(-0.45, -0.15),
         roughness=0.05,
     )
     blood = 45 + 190 * enhancement
     builder.inside(heart, (0.38, 0.12, -0.05), (0.42, 0.66, 0.7), blood)
-    builder.inside(heart, (-0.42, -0.1, -0.05), (0.42, 0.7, 0.72), blood - 30 * dice.between(0, 1))
+    builder.inside(heart, (-0.42, -0.1, -0.05), (0.42, 0.7, 0.72), blood - 30 * draws.between(0, 1))
     builder.inside(heart, (-0.05, 0.7, 0.5), (0.5, 0.28, 0.35), blood)
     builder.organs["heart"] = (heart,)
-    builder.place(
-        (10, 30, 460), (11, 11, 75), blood, wander=3, roughness=0.03, texture=4
-    )  # aorta in the chest
+    # aorta in the chest
+    builder.place((10, 30, 460), (11, 11, 75), blood, wander=3, roughness=0.03, texture=4)
 
 
 def _upper_abdomen(builder: _Builder, enhancement: float) -> None:
-    """Liver, spleen, stomach, pancreas, kidneys: each pushes the one painted before it aside."""
-    dice = builder.dice
+    """Add liver, spleen, stomach, kidneys, pancreas; each covers the ones painted before it."""
+    draws = builder.draws
     liver_density = 58 + 60 * enhancement
     right = builder.place(
         (-66, -2, 318), (74, 82, 76), liver_density, wander=9, roughness=0.1, texture=9
@@ -374,11 +353,11 @@ def _upper_abdomen(builder: _Builder, enhancement: float) -> None:
         (0, -52, 338), (70, 32, 42), liver_density, wander=9, roughness=0.12, texture=9
     )
     for _ in range(9):
-        spot = (dice.about(0.1, 0.6), dice.about(0, 0.6), dice.about(0, 0.6))
+        spot = (draws.about(0.1, 0.6), draws.about(0, 0.6), draws.about(0, 0.6))
         builder.inside(
             right,
             spot,
-            (dice.between(0.06, 0.3), 0.045, dice.between(0.05, 0.2)),
+            (draws.between(0.06, 0.3), 0.045, draws.between(0.05, 0.2)),
             liver_density + 45 * enhancement,
         )
     builder.inside(right, (0.35, -0.55, -0.55), (0.22, 0.25, 0.3), 12, texture=4)  # gall bladder
@@ -389,18 +368,18 @@ def _upper_abdomen(builder: _Builder, enhancement: float) -> None:
         55 + 80 * enhancement,
         wander=14,
         vary=0.35,
-        turn=dice.between(0.1, 0.4),
+        turn=draws.between(0.1, 0.4),
         roughness=0.12,
         texture=7,
     )
     builder.organs["spleen"] = (spleen,)
     stomach = builder.place((62, -18, 335), (42, 44, 48), 50, wander=9, vary=0.25, roughness=0.08)
-    builder.inside(stomach, (0, 0, 0), (0.86, 0.86, 0.86), dice.between(0, 90), texture=25)
-    if dice.between(0, 1) < 0.6:
+    builder.inside(stomach, (0, 0, 0), (0.86, 0.86, 0.86), draws.between(0, 90), texture=25)
+    if draws.between(0, 1) < 0.6:
         builder.inside(stomach, (0, -0.45, 0), (0.6, 0.36, 0.6), GAS_HU)
     _kidneys(builder, enhancement)
     tone = 42 + 65 * enhancement
-    slope = dice.between(-0.3, 0.02)
+    slope = draws.between(-0.3, 0.02)
     body = builder.place(
         (14, -8, 288),
         (52, 14, 16),
@@ -414,18 +393,16 @@ def _upper_abdomen(builder: _Builder, enhancement: float) -> None:
     head = builder.inside(
         body, (-0.8, 0.5, -0.6), (0.42, 1.3, 1.3), tone, roughness=0.28, texture=30
     )
+    # splenic vein
     builder.inside(
         body, (0.0, 1.2, -0.2), (0.8, 0.34, 0.3), tone + 70 * enhancement, roughness=0.15
-    )  # splenic vein
+    )
     builder.organs["pancreas"] = (body, head)
 
 
 def _kidneys(builder: _Builder, enhancement: float) -> None:
-    """Kidneys: bright cortex, darker middle, fat.
-
-    Where the vessels enter on the side of the spine.
-    """
-    dice = builder.dice
+    """Add kidneys: bright cortex, darker middle, fat where the vessels enter near the spine."""
+    draws = builder.draws
     for side, name, height in ((1, "kidney-left", 262), (-1, "kidney-right", 246)):
         builder.place((side * 70, 46, height), (34, 32, 62), FAT_HU, wander=10, vary=0.25)
         cortex = 35 + 190 * enhancement
@@ -435,7 +412,7 @@ def _kidneys(builder: _Builder, enhancement: float) -> None:
             cortex,
             wander=10,
             vary=0.28,
-            turn=side * dice.between(0.1, 0.35),
+            turn=side * draws.between(0.1, 0.35),
             roughness=0.05,
         )
         builder.inside(
@@ -454,10 +431,11 @@ def _kidneys(builder: _Builder, enhancement: float) -> None:
             texture=70,
             roughness=0.2,
         )
-        if dice.between(0, 1) < 0.15:
+        if draws.between(0, 1) < 0.15:
+            # cyst
             builder.inside(
-                kidney, (side * 0.5, 0.3, dice.between(-0.5, 0.5)), (0.7, 0.7, 0.5), 6, texture=3
-            )  # cyst
+                kidney, (side * 0.5, 0.3, draws.between(-0.5, 0.5)), (0.7, 0.7, 0.5), 6, texture=3
+            )
         builder.organs[name] = (kidney,)
 
 

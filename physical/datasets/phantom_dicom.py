@@ -1,10 +1,8 @@
-"""Phantom CT slices as DICOM files with made-up patients.
+"""Phantom CT slices as DICOM files with invented patients, as a scanner sends them.
 
-What a scanner would send, for demos and tests.
-
-The slices are those of ``phantom`` (the same made anatomy, the same boxes around organs), in
-Hounsfield units instead of windowed, at any size. Everything follows from a generator and a seed:
-names, numbers, UIDs, pixels; equal arguments give equal bytes. It says nothing about patients.
+For demos and tests. The slices are those of ``phantom`` (same anatomy, same boxes around organs)
+in Hounsfield units at any size. Names, numbers, UIDs and pixels follow from a generator and a
+seed: equal arguments give equal bytes.
 """
 
 from collections.abc import Collection, Iterator, Mapping
@@ -23,20 +21,11 @@ if TYPE_CHECKING:
     from pydicom import Dataset
 
 BODY_PARTS = {name.upper().replace("-", "_"): name for name in CLASS_NAMES}
-"""BodyPartExamined, as a code string may be written -> class name.
-
-A config's ``class_names`` for these files.
-"""
+"""BodyPartExamined as a code string -> class name; usable as ``class_names`` of an intake."""
 SLOPE, INTERCEPT = 1.0, -1024.0
 _FAMILY = (
-    "ACKERMANN",
-    "BELLWETHER",
-    "CASTLEMAINE",
-    "DUNNOCK",
-    "EVERGREEN",
-    "FAIRWEATHER",
-    "GREENSLADE",
-    "HOLLOWAY",
+    *("ACKERMANN", "BELLWETHER", "CASTLEMAINE", "DUNNOCK"),
+    *("EVERGREEN", "FAIRWEATHER", "GREENSLADE", "HOLLOWAY"),
 )
 _GIVEN = ("ADA", "BRUNO", "CLARA", "DESMOND", "EDITH", "FELIX", "GRETA", "HUGO")
 _CT_IMAGE_STORAGE = "1.2.840.10008.5.1.4.1.1.2"
@@ -44,7 +33,7 @@ _CT_IMAGE_STORAGE = "1.2.840.10008.5.1.4.1.1.2"
 
 @dataclass(frozen=True)
 class MadePatient:
-    """Who a made-up patient is, as a sender writes it.
+    """Identity of an invented patient, as a sender writes it.
 
     Args:
         name: Family^given.
@@ -79,7 +68,7 @@ class PhantomSlice:
 
 
 def make_identity(rng: np.random.Generator) -> MadePatient:
-    """Return a made-up patient; names and numbers are drawn, nobody is meant."""
+    """Return an invented patient with random name and numbers."""
     family, given = _FAMILY[rng.integers(len(_FAMILY))], _GIVEN[rng.integers(len(_GIVEN))]
     name = f"{family}^{given}{rng.integers(10_000):04d}"
     born = f"{rng.integers(1930, 2000)}{rng.integers(1, 13):02d}{rng.integers(1, 29):02d}"
@@ -109,31 +98,29 @@ def phantom_slices(
     """Yield axial slices, patient by patient and organ by organ.
 
     Args:
-        rng: Where the boxes lie, and the noise.
+        rng: Source of the boxes and the noise.
         organs: Class names, some of ``phantom_anatomy.CLASS_NAMES``.
-        patients: Numbers of made patients; those of the published phantom are 0 to 42.
+        patients: Numbers of synthetic patients; those of the published phantom are 0 to 42.
         slices_per_organ: Slices of each organ of each patient.
         size: Height and width [px].
-        seed: Which patients are made.
+        seed: Seed of the patients.
     """
     for number in patients:
         patient = make_patient(seed, number)
         for organ in organs:
             for step in range(slices_per_organ):
-                low, high = phantom._crop_box(
+                low, high = phantom.crop_box(
                     patient.organs[organ], "axial", (step + 0.5) / slices_per_organ, rng
                 )
-                places = (np.arange(2 * size) + 0.5) / (
-                    2 * size
-                )  # two samples a pixel in each direction: soft edges
+                # two samples a pixel in each direction give soft edges
+                places = (np.arange(2 * size) + 0.5) / (2 * size)
                 x, y = (low[axis] + (high[axis] - low[axis]) * places for axis in (0, 1))
-                density = phantom._density(
+                density = phantom.density_on_grid(
                     patient, (x[None, :], y[:, None], np.full((1, 1), low[2])), low, high
                 )
                 pooled = density.reshape(size, 2, size, 2).mean(axis=(1, 3))
-                noise = (
-                    patient.noise * 1.732 * (rng.random((4, size, size)).sum(axis=0) - 2)
-                )  # close to a normal deviate
+                # close to a normal deviate
+                noise = patient.noise * 1.732 * (rng.random((4, size, size)).sum(axis=0) - 2)
                 yield PhantomSlice(number, organ, pooled + noise)
 
 
@@ -148,61 +135,47 @@ def ct_dataset(
 
     Args:
         hounsfield: Densities, [H, W]; rounded, from -1024 to 3071 [HU].
-        identity: Whose it is.
-        sop_uid: Its SOP Instance UID.
-        body_part: BodyPartExamined; None: the sender does not say.
+        identity: Identity of the patient.
+        sop_uid: SOP Instance UID of the image.
+        body_part: BodyPartExamined; None leaves the element out.
         number: Number of the image in its series.
     """
     from pydicom.dataset import Dataset, FileMetaDataset
     from pydicom.uid import ExplicitVRLittleEndian
 
     data = Dataset()
-    data.SpecificCharacterSet, data.SOPClassUID, data.SOPInstanceUID = (
-        "ISO_IR 100",
-        _CT_IMAGE_STORAGE,
-        sop_uid,
-    )
-    data.ImageType, data.Modality, data.Manufacturer = (
-        ["ORIGINAL", "PRIMARY", "AXIAL"],
-        "CT",
-        "Made scanner",
-    )
+    data.SpecificCharacterSet = "ISO_IR 100"
+    data.SOPClassUID = _CT_IMAGE_STORAGE
+    data.SOPInstanceUID = sop_uid
+    data.ImageType = ["ORIGINAL", "PRIMARY", "AXIAL"]
+    data.Modality = "CT"
+    data.Manufacturer = "Made scanner"
     data.StudyDate = data.SeriesDate = data.AcquisitionDate = data.ContentDate = "20240219"
     data.StudyTime = data.ContentTime = "083000"
     data.AccessionNumber, data.StudyID = f"A{identity.number[-6:]}", identity.number[-6:]
-    data.InstitutionName, data.StationName, data.OperatorsName = (
-        "Made hospital",
-        "CT7",
-        "OPERATOR^MADE",
-    )
-    data.ReferringPhysicianName, data.StudyDescription = (
-        "REFERRER^MADE",
-        f"Abdomen of {identity.name}",
-    )
+    data.InstitutionName = "Made hospital"
+    data.StationName = "CT7"
+    data.OperatorsName = "OPERATOR^MADE"
+    data.ReferringPhysicianName = "REFERRER^MADE"
+    data.StudyDescription = f"Abdomen of {identity.name}"
     data.PatientName, data.PatientID = identity.name, identity.number
-    data.PatientBirthDate, data.PatientSex, data.PatientComments = (
-        identity.birth_date,
-        identity.sex,
-        f"{identity.name} was here",
-    )
+    data.PatientBirthDate = identity.birth_date
+    data.PatientSex = identity.sex
+    data.PatientComments = f"{identity.name} was here"
     data.StudyInstanceUID, data.SeriesInstanceUID = identity.study_uid, identity.series_uid
     data.FrameOfReferenceUID, data.PositionReferenceIndicator = f"{identity.series_uid}.1"[:64], ""
     data.SeriesNumber, data.AcquisitionNumber, data.InstanceNumber = 1, 1, number
     data.KVP, data.SliceThickness, data.PatientPosition = 120, 5, "HFS"
-    data.ImagePositionPatient, data.ImageOrientationPatient, data.PixelSpacing = (
-        [0, 0, 5 * number],
-        [1, 0, 0, 0, 1, 0],
-        [1, 1],
-    )
+    data.ImagePositionPatient = [0, 0, 5 * number]
+    data.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
+    data.PixelSpacing = [1, 1]
     if body_part is not None:
         data.BodyPartExamined = body_part
     _add_private(data, identity)
     _add_pixels(data, hounsfield)
     data.file_meta = FileMetaDataset()
-    data.file_meta.MediaStorageSOPClassUID, data.file_meta.MediaStorageSOPInstanceUID = (
-        data.SOPClassUID,
-        data.SOPInstanceUID,
-    )
+    data.file_meta.MediaStorageSOPClassUID = data.SOPClassUID
+    data.file_meta.MediaStorageSOPInstanceUID = data.SOPInstanceUID
     data.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     return data
 
@@ -225,20 +198,19 @@ def write_phantom_dicom(
     size: int = 64,
     seed: int = phantom.SEED,
 ) -> list[Path]:
-    """Write phantom slices into a folder, each file at once, as a sender that streams them would.
+    """Write phantom slices into a folder; each file appears whole by a rename.
 
     Args:
-        folder: Where; made if it is not there.
-        rng: Identities, UIDs, boxes and noise.
-        organs: Class name -> whether the sender names it; False: BodyPartExamined is absent, an
-            unknown organ.
-        patients: Numbers of made patients.
+        folder: Where to write; created if missing.
+        rng: Source of identities, UIDs, boxes and noise.
+        organs: Class name -> whether BodyPartExamined names it; False leaves the element out.
+        patients: Numbers of synthetic patients.
         slices_per_organ: Slices of each organ of each patient.
         size: Height and width [px].
-        seed: Which patients are made.
+        seed: Seed of the patients.
 
     Returns:
-        The files, in the order of writing.
+        Paths of the files, in the order of writing.
     """
     folder.mkdir(parents=True, exist_ok=True)
     identities = {number: make_identity(rng) for number in patients}

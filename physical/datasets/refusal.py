@@ -1,7 +1,6 @@
-"""Why a file that came from outside is not taken: a word for the machine, a sentence for people.
+"""Reasons and errors for files from outside that are refused.
 
-A message never quotes what stands in the file: it may be a name. It gives numbers, and words of
-ours.
+A message never quotes the file's content, which may be a name. It gives numbers and fixed words.
 """
 
 from enum import StrEnum
@@ -9,7 +8,7 @@ from typing import NoReturn
 
 
 class Reason(StrEnum):
-    """Why a file lies in quarantine; also the name of its folder there."""
+    """Why a file is in quarantine; also the name of its folder there."""
 
     NOT_DICOM = "not_dicom"
     NOT_AN_IMAGE = "not_an_image"
@@ -28,10 +27,10 @@ class Reason(StrEnum):
 
 
 class RefusalError(ValueError):
-    """A file cannot be taken.
+    """A file is refused.
 
     Args:
-        reason: The word.
+        reason: Machine-readable cause.
         message: What, got, allowed, what to do; without anything that identifies a patient.
     """
 
@@ -43,8 +42,5 @@ class RefusalError(ValueError):
 def refuse(
     kind: type[RefusalError], reason: Reason, got: str, allowed: str, what_to_do: str
 ) -> NoReturn:
-    """Raise a refusal of a file with the four parts that each message has.
-
-    What pydicom or Pillow said is not repeated.
-    """
+    """Raise a refusal with the four parts of every message, hiding what the library said."""
     raise kind(reason, f"file: got {got}; allowed: {allowed}; {what_to_do}") from None

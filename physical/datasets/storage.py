@@ -1,7 +1,7 @@
-"""Files on this machine: the cache, digests, and how a file appears whole or not at all.
+"""The cache of data files: its folder, digests, and writing files whole or not at all.
 
-Two processes may put the same file at the same time: each writes under a name of its own and
-renames it when its digest is right, so that a reader sees the old file, the new file, or none.
+Two processes may write the same file at once: each uses a temporary name and renames it when the
+digest is right, so that a reader sees the old file, the new file, or none.
 """
 
 import os
@@ -30,9 +30,12 @@ def chunks_of(path: Path) -> Iterator[bytes]:
 def check_file(
     path: Path, file: DataFile, advice: str = "remove the file or replace it by the published one"
 ) -> None:
-    """Compare a file's size and digest with what they must be.
+    """Compare a file's size and digest with the expected ones.
 
-    ``advice`` is what a person should do if they differ.
+    Args:
+        path: The file.
+        file: Expected size and digest.
+        advice: What a person should do if they differ.
 
     Raises:
         DataError: If one differs.
@@ -54,14 +57,14 @@ def store(file: DataFile, folder: Path, chunks: Iterable[bytes]) -> Path:
 
     Args:
         file: Name and digest.
-        folder: Where; it is made if it is not there.
+        folder: Where to write; created if missing.
         chunks: The bytes.
 
     Returns:
         The file's path.
 
     Raises:
-        DataError: If the digest is another one; nothing is left behind.
+        DataError: If the digest differs; nothing is left behind.
         OSError: If it cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -71,16 +74,16 @@ def store(file: DataFile, folder: Path, chunks: Iterable[bytes]) -> Path:
         with os.fdopen(handle, "wb") as stream:
             for chunk in chunks:
                 stream.write(chunk)
-        return adopt(temporary, file, folder)
+        return move_into_place(temporary, file, folder)
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def adopt(temporary: Path, file: DataFile, folder: Path) -> Path:
-    """Check a finished temporary file that lies in ``folder`` and give it its name, at once.
+def move_into_place(temporary: Path, file: DataFile, folder: Path) -> Path:
+    """Check a finished temporary file in ``folder`` and rename it to its final name.
 
     Raises:
-        DataError: If its digest is another one; the temporary file stays where it is.
+        DataError: If its digest differs; the temporary file stays where it is.
     """
     check_file(
         temporary, file, "nothing of it was kept: try again, or get the published file by hand"

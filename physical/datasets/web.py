@@ -1,8 +1,7 @@
-"""Resumable download over HTTP, with the standard library alone. Knows no data set and no address.
+"""Resumable download over HTTP with the standard library.
 
-A download grows in ``NAME.part``. Where it is cut off, the next attempt asks for the rest (HTTP
-Range) and appends. One process at a time may write that file; another one that wants it meanwhile
-writes under a name of its own.
+A download grows in ``NAME.part``. After an interruption the next attempt requests the rest (HTTP
+Range) and appends it. One process at a time writes that file; others use a name of their own.
 """
 
 import contextlib
@@ -18,7 +17,7 @@ from typing import BinaryIO
 from physical.datasets.dataset import data_error
 
 TIMEOUT_SECONDS = 6.0
-"""How long a connection or one read may take: a closed network is noticed in a few seconds."""
+"""Limit of a connection or one read, so that a closed network is noticed in seconds."""
 _CHUNK_BYTES = 1 << 16
 _MOST_ATTEMPTS = 20
 _RANGE_NOT_SATISFIABLE = 416
@@ -28,11 +27,9 @@ Progress = Callable[[int, int | None], None]
 
 @contextlib.contextmanager
 def partial_file(target: Path) -> Iterator[Path]:
-    """Give the ``.part`` file of a target, for this process alone.
+    """Lend this process the ``.part`` file of a target, which stays for the next attempt.
 
-    It stays for the next attempt unless it is renamed.
-
-    If another process holds it, give one with a name of its own, which is removed at the end.
+    If another process holds it, lend a file with another name, which is removed at the end.
     """
     part = target.with_name(target.name + ".part")
     with target.with_name(target.name + ".lock").open("ab") as lock:
@@ -50,9 +47,7 @@ def partial_file(target: Path) -> Iterator[Path]:
 def _lock(stream: BinaryIO) -> bool:
     try:
         import fcntl
-    except (
-        ImportError
-    ):  # a system without such locks: every process downloads under a name of its own
+    except ImportError:  # no such locks on this system: every process uses a name of its own
         return False
     try:
         fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -64,20 +59,19 @@ def _lock(stream: BinaryIO) -> bool:
 def download(
     address: str, part: Path, progress: Progress, timeout_seconds: float = TIMEOUT_SECONDS
 ) -> None:
-    """Fetch what is missing of ``part``.
+    """Fetch the missing rest of ``part``.
 
-    A connection that breaks is opened again for the rest as long as each attempt brings at least
-    one byte.
+    A broken connection is opened again as long as each attempt brings at least one byte.
 
     Args:
         address: http or https.
         part: File that grows; what it holds is not fetched again.
-        progress: Is told (bytes so far, bytes in all or None).
-        timeout_seconds: For the connection and for each read.
+        progress: Called with (bytes so far, bytes in all or None).
+        timeout_seconds: Limit of the connection and of each read [s].
 
     Raises:
-        DataError: If the connection ends early; what has come stays in ``part``.
-        OSError: If the address cannot be reached, or refuses.
+        DataError: If the connection ends early; the bytes so far stay in ``part``.
+        OSError: If the address cannot be reached or answers with an error.
     """
     for _ in range(_MOST_ATTEMPTS):
         before = _size(part)

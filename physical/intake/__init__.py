@@ -1,4 +1,1 @@
-"""How images come into a hospital.
-
-Watched folder, quarantine, de-identification, DICOM receiver.
-"""
+"""Image intake of a hospital: watched folder, de-identification, quarantine, DICOM receiver."""

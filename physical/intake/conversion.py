@@ -1,16 +1,17 @@
-"""One file's bytes become what is archived and what is mirrored.
+"""Converts one incoming file into its de-identified archive copy and its mirror images.
 
-Pure: knows no folder; says the same for the same bytes and key.
+Pure: equal bytes and an equal key give an equal result.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import PurePath
 
-from physical.datasets.dicom import ct_frames, grey_square, parse_ct, stored_values, value_of
+from physical.datasets.dicom import ct_frames, grey_square
+from physical.datasets.dicom_file import parse_ct, stored_values, value_of
 from physical.datasets.refusal import RefusalError
 from physical.intake.config import IntakeConfig
-from physical.intake.deidentify import deidentified, to_bytes
+from physical.intake.deidentify import deidentify, to_bytes
 from physical.intake.images import (
     GZIP_MARK,
     JPEG_MARK,
@@ -25,67 +26,46 @@ from physical.mirror import MirrorImage
 _VOLUME_ENDINGS, _PICTURE_ENDINGS = (".nii", ".nii.gz"), (".png", ".jpg", ".jpeg")
 _NIFTI_MARK = b"n+1\0"
 _CONTENT = (
-    "PixelData",
-    *(
-        "Rows",
-        "Columns",
-        "NumberOfFrames",
-        "BitsStored",
-        "PixelRepresentation",
-        "PhotometricInterpretation",
-        "PixelPaddingValue",
-    ),
-    *(
-        "RescaleSlope",
-        "RescaleIntercept",
-        "ImageOrientationPatient",
-        "ImagePositionPatient",
-        "PixelSpacing",
-    ),
-    *(
-        "SharedFunctionalGroupsSequence",
-        "PerFrameFunctionalGroupsSequence",
-        "PatientID",
-        "StudyInstanceUID",
-        "SeriesInstanceUID",
-    ),
+    *("PixelData", "Rows", "Columns", "NumberOfFrames", "BitsStored", "PixelRepresentation"),
+    *("PhotometricInterpretation", "PixelPaddingValue", "RescaleSlope", "RescaleIntercept"),
+    *("ImageOrientationPatient", "ImagePositionPatient", "PixelSpacing"),
+    *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"),
+    *("PatientID", "StudyInstanceUID", "SeriesInstanceUID"),
 )
-"""What makes two files of one SOP Instance UID the same image."""
+"""Elements in which two files with one SOP Instance UID must agree to be the same image."""
 
 
 @dataclass(frozen=True)
-class Taken:
-    """What a file has become.
+class ConvertedFile:
+    """Result of converting a file.
 
     Args:
-        archive_name: Where its copy goes, within the archive.
-        copy: The copy, without identity.
-        images: For the mirror.
-        is_other: Function (bytes in the archive) -> whether they are an image, and another one.
+        archive_name: Path of the copy within the archive.
+        copy: De-identified copy of the file.
+        images: Images for the mirror.
+        differs_from_archived: Function (archived bytes) -> whether they hold a different image.
     """
 
     archive_name: str
     copy: bytes
     images: tuple[MirrorImage, ...]
-    is_other: Callable[[bytes], bool]
+    differs_from_archived: Callable[[bytes], bool]
 
 
-def take(
+def convert_file(
     content: bytes, original: PurePath, config: IntakeConfig, pseudonyms: Pseudonyms, arrived: str
-) -> Taken:
-    """Read a file of any kind that the intake knows, by its content.
-
-    Its name decides only where the content is silent.
+) -> ConvertedFile:
+    """Convert a file of any known kind, recognised by content first and by name second.
 
     Args:
-        content: The file.
+        content: The file's bytes.
         original: Its path in the inbox.
-        config: How to take it.
-        pseudonyms: With the hospital's key.
-        arrived: When, UTC, ISO 8601.
+        config: Intake configuration.
+        pseudonyms: Pseudonyms with the hospital's key.
+        arrived: Time of arrival, UTC, ISO 8601.
 
     Raises:
-        RefusalError: If it cannot be taken, with the reason.
+        RefusalError: If the file is refused, with the reason.
     """
     name = original.name.lower()
     class_name = config.class_of(original.parent.name) if config.class_from_folder else None
@@ -96,14 +76,16 @@ def take(
             or name.endswith(_VOLUME_ENDINGS)
         ):
             volume = read_volume(content, config.image_size, config.window, config.limits)
-            return _of_picture(content, volume, class_name, pseudonyms, arrived)
+            return _convert_picture(content, volume, class_name, pseudonyms, arrived)
         if content.startswith((PNG_MARK, JPEG_MARK)) or name.endswith(_PICTURE_ENDINGS):
             picture = read_picture(content, config.image_size, config.limits)
-            return _of_picture(content, picture, class_name, pseudonyms, arrived)
-    return _of_dicom(content, config, pseudonyms, arrived)
+            return _convert_picture(content, picture, class_name, pseudonyms, arrived)
+    return _convert_dicom(content, config, pseudonyms, arrived)
 
 
-def _of_dicom(content: bytes, config: IntakeConfig, pseudonyms: Pseudonyms, arrived: str) -> Taken:
+def _convert_dicom(
+    content: bytes, config: IntakeConfig, pseudonyms: Pseudonyms, arrived: str
+) -> ConvertedFile:
     dataset = parse_ct(content, config.limits)
     stored = stored_values(dataset, config.limits)
     squares = [
@@ -111,7 +93,7 @@ def _of_dicom(content: bytes, config: IntakeConfig, pseudonyms: Pseudonyms, arri
     ]
     written = value_of(dataset, config.label_tag) if config.label_tag else None
     class_name = config.class_of(written if isinstance(written, str) else None)
-    clean = deidentified(dataset, stored, pseudonyms)
+    clean = deidentify(dataset, stored, pseudonyms)
     root = pseudonyms.of("uid", str(dataset.SOPInstanceUID))
     study = pseudonyms.of(
         "study", str(value_of(dataset, "StudyInstanceUID") or dataset.SOPInstanceUID)
@@ -121,31 +103,31 @@ def _of_dicom(content: bytes, config: IntakeConfig, pseudonyms: Pseudonyms, arri
         for image_id, square in zip(_image_ids(root, len(squares)), squares, strict=True)
     )
 
-    def is_other(archived: bytes) -> bool:
+    def differs_from_archived(archived: bytes) -> bool:
         try:
             known = parse_ct(archived, config.limits)
         except RefusalError:
             return False  # damaged
         return any(value_of(known, keyword) != value_of(clean, keyword) for keyword in _CONTENT)
 
-    return Taken(_archive_name(root, ".dcm"), to_bytes(clean), images, is_other)
+    return ConvertedFile(
+        _archive_name(root, ".dcm"), to_bytes(clean), images, differs_from_archived
+    )
 
 
-def _of_picture(
+def _convert_picture(
     content: bytes, picture: Picture, class_name: str | None, pseudonyms: Pseudonyms, arrived: str
-) -> Taken:
+) -> ConvertedFile:
     root = pseudonyms.of_bytes("content", content)
-    patient, study = (
-        pseudonyms.of("patient of file", root),
-        pseudonyms.of("study of file", root),
-    )  # such a file names neither
+    # such a file names neither patient nor study
+    patient, study = pseudonyms.of("patient of file", root), pseudonyms.of("study of file", root)
     images = tuple(
         MirrorImage(image_id, arrived, patient, study, class_name, square, picture.source)
         for image_id, square in zip(
             _image_ids(root, len(picture.squares)), picture.squares, strict=True
         )
     )
-    return Taken(_archive_name(root, picture.ending), picture.copy, images, lambda _: False)
+    return ConvertedFile(_archive_name(root, picture.ending), picture.copy, images, lambda _: False)
 
 
 def _image_ids(root: str, count: int) -> list[str]:

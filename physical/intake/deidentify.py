@@ -1,35 +1,35 @@
-"""A data set without its patient: PS3.15 Annex E, basic profile, as a closed list.
+"""De-identifies a DICOM data set: PS3.15 Annex E, basic profile, as a closed list.
 
-The basic profile names what to remove. This table is stricter: it names what may stay (what a CT's
-pixels need to be understood) and what is emptied or replaced; all else goes, among it all private
-elements, overlays, curves, dates, free text and references, and whatever future editions add.
-Pixels are written anew from their decoded values: comments inside of a JPEG, unused high bits and
-bytes behind the last pixel are not carried over. What is drawn into the pixels themselves stays:
-files flagged so are refused earlier.
+The basic profile lists what to remove. This table is stricter: it lists what is kept (elements
+needed to understand a CT's pixels), emptied or replaced. All else is removed: private elements,
+overlays, curves, dates, free text, references, and whatever future editions add. Pixels are
+written anew from their decoded values, without comments inside a JPEG, unused high bits or bytes
+after the last pixel. Text drawn into the pixels stays: files flagged so are refused earlier.
 """
 
 import re
+from collections.abc import Iterator
 from enum import Enum
 from functools import cache
 from io import BytesIO
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from physical.datasets.dicom import quietly, value_of
+from physical.datasets.dicom_file import silence_pydicom, value_of
 from physical.intake.pseudonyms import Pseudonyms
 
 if TYPE_CHECKING:
-    from pydicom import Dataset
+    from pydicom import DataElement, Dataset
 
 IMPLEMENTATION_UID = "2.25.201934820139874650238476109283746501"
-"""Names this program as the writer of a file, as DICOM wants it; made once at random."""
+"""UID of this program as the writer of a file; drawn once at random."""
 METHOD = "PS3.15 basic profile as a closed list; keyed pseudonyms"
 
 
 class Action(Enum):
-    """What becomes of an element."""
+    """What de-identification does with an element."""
 
     KEEP = "keep"
     EMPTY = "empty"
@@ -38,82 +38,60 @@ class Action(Enum):
     REMOVE = "remove"
 
 
-def _all(action: Action, keywords: str) -> dict[str, Action]:
+def _with_action(action: Action, keywords: str) -> dict[str, Action]:
     return dict.fromkeys(keywords.split(), action)
 
 
+_KEPT = """
+    SOPClassUID Modality ImageType BodyPartExamined Laterality ImageLaterality PatientPosition
+    BurnedInAnnotation KVP SliceThickness SpacingBetweenSlices GantryDetectorTilt
+    ReconstructionDiameter AcquisitionNumber InstanceNumber ImagePositionPatient
+    ImageOrientationPatient SliceLocation PixelSpacing SamplesPerPixel NumberOfFrames Rows Columns
+    BitsAllocated BitsStored HighBit PixelRepresentation PhotometricInterpretation
+    PixelPaddingValue PixelPaddingRangeLimit LossyImageCompression RescaleSlope RescaleIntercept
+    RescaleType WindowCenter WindowWidth VOILUTFunction SharedFunctionalGroupsSequence
+    PerFrameFunctionalGroupsSequence PlaneOrientationSequence PlanePositionSequence
+    PixelMeasuresSequence PixelValueTransformationSequence FrameVOILUTSequence
+"""
+_EMPTIED = """
+    StudyDate StudyTime AccessionNumber ReferringPhysicianName PatientBirthDate PatientSex StudyID
+    SeriesNumber Manufacturer PositionReferenceIndicator
+"""  # a CT must have these elements, but may have them without a value
+_REPLACED_UIDS = "SOPInstanceUID StudyInstanceUID SeriesInstanceUID FrameOfReferenceUID"
 TABLE: dict[str, Action] = {
-    **_all(
-        Action.REPLACE_UID, "SOPInstanceUID StudyInstanceUID SeriesInstanceUID FrameOfReferenceUID"
-    ),
-    **_all(Action.PSEUDONYM, "PatientName PatientID"),
-    **_all(
-        Action.EMPTY,  # a CT must have them, but may have them without a value
-        "StudyDate StudyTime AccessionNumber ReferringPhysicianName PatientBirthDate PatientSex "
-        "StudyID SeriesNumber Manufacturer "
-        "PositionReferenceIndicator",
-    ),
-    **_all(
-        Action.KEEP,
-        "SOPClassUID Modality ImageType BodyPartExamined Laterality ImageLaterality "
-        "PatientPosition BurnedInAnnotation",
-    ),
-    **_all(
-        Action.KEEP,
-        "KVP SliceThickness SpacingBetweenSlices GantryDetectorTilt ReconstructionDiameter "
-        "AcquisitionNumber InstanceNumber",
-    ),
-    **_all(Action.KEEP, "ImagePositionPatient ImageOrientationPatient SliceLocation PixelSpacing"),
-    **_all(
-        Action.KEEP,
-        "SamplesPerPixel NumberOfFrames Rows Columns BitsAllocated BitsStored HighBit "
-        "PixelRepresentation",
-    ),
-    **_all(
-        Action.KEEP,
-        "PhotometricInterpretation PixelPaddingValue PixelPaddingRangeLimit LossyImageCompression",
-    ),
-    **_all(
-        Action.KEEP,
-        "RescaleSlope RescaleIntercept RescaleType WindowCenter WindowWidth VOILUTFunction",
-    ),
-    **_all(
-        Action.KEEP,
-        "SharedFunctionalGroupsSequence PerFrameFunctionalGroupsSequence PlaneOrientationSequence "
-        "PlanePositionSequence",
-    ),
-    **_all(
-        Action.KEEP, "PixelMeasuresSequence PixelValueTransformationSequence FrameVOILUTSequence"
-    ),
+    **_with_action(Action.REPLACE_UID, _REPLACED_UIDS),
+    **_with_action(Action.PSEUDONYM, "PatientName PatientID"),
+    **_with_action(Action.EMPTY, _EMPTIED),
+    **_with_action(Action.KEEP, _KEPT),
 }
-"""Keyword -> action; what is not in it is removed, at every depth."""
+"""Keyword -> action; elements that are not listed are removed, at every depth."""
 _NUMBERS = frozenset({"DS", "IS", "US", "SS", "UL", "SL", "FD", "FL"})
 _CODE = re.compile(r"[A-Za-z0-9 _-]{0,16}")
 
 
 def action_of(keyword: str) -> Action:
-    """Return what becomes of elements with this keyword."""
+    """Return what de-identification does with elements of this keyword."""
     return TABLE.get(keyword, Action.REMOVE)
 
 
-def deidentified(
+def deidentify(
     dataset: "Dataset", stored: NDArray[np.integer], pseudonyms: Pseudonyms
 ) -> "Dataset":
-    """Return a new data set of the same image, without identity, its pixels uncompressed.
+    """Return a data set of the same image without identity, its pixels uncompressed.
 
-    The same input and key give the same bytes.
+    Equal input and key give equal bytes.
 
     Args:
-        dataset: A whole CT image.
+        dataset: A complete CT image.
         stored: Its decoded pixels, [F, H, W].
-        pseudonyms: With the hospital's key.
+        pseudonyms: Pseudonyms with the hospital's key.
     """
     from pydicom.dataset import FileMetaDataset
-    from pydicom.uid import ExplicitVRLittleEndian
+    from pydicom.uid import UID, ExplicitVRLittleEndian
 
-    with quietly():
-        clean = _cleaned(dataset, pseudonyms)
-        clean.PatientName = clean.PatientID = _patient(dataset, pseudonyms)
+    with silence_pydicom():
+        clean = _allowed_elements(dataset, pseudonyms)
+        clean.PatientName = clean.PatientID = _patient_pseudonym(dataset, pseudonyms)
         clean.PatientIdentityRemoved = "YES"
         clean.LongitudinalTemporalInformationModified = "REMOVED"
         clean.DeidentificationMethod = METHOD
@@ -130,12 +108,10 @@ def deidentified(
             content + b"\0" * (len(content) % 2),
         )
         meta = FileMetaDataset()
-        meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = (
-            clean.SOPClassUID,
-            clean.SOPInstanceUID,
-        )
+        meta.MediaStorageSOPClassUID = clean.SOPClassUID
+        meta.MediaStorageSOPInstanceUID = clean.SOPInstanceUID
         meta.TransferSyntaxUID = ExplicitVRLittleEndian
-        meta.ImplementationClassUID = IMPLEMENTATION_UID  # type: ignore[assignment]  # pydicom
+        meta.ImplementationClassUID = UID(IMPLEMENTATION_UID)
         meta.ImplementationVersionName = "FEDKA"
         clean.file_meta = meta
     return clean
@@ -146,16 +122,13 @@ def to_bytes(dataset: "Dataset") -> bytes:
     from pydicom import dcmwrite
 
     stream = BytesIO()
-    with quietly():
+    with silence_pydicom():
         dcmwrite(stream, dataset, enforce_file_format=True)
     return stream.getvalue()
 
 
-def _patient(dataset: "Dataset", pseudonyms: Pseudonyms) -> str:
-    """Return the patient's pseudonym.
-
-    Where the sender gives no number, a patient is as long as a study.
-    """
+def _patient_pseudonym(dataset: "Dataset", pseudonyms: Pseudonyms) -> str:
+    """Return the patient's pseudonym; without a patient number, one that depends on the study."""
     number = str(value_of(dataset, "PatientID") or "").strip()
     if number:
         return pseudonyms.of(
@@ -166,11 +139,11 @@ def _patient(dataset: "Dataset", pseudonyms: Pseudonyms) -> str:
     )
 
 
-def _cleaned(dataset: "Dataset", pseudonyms: Pseudonyms) -> "Dataset":
+def _allowed_elements(dataset: "Dataset", pseudonyms: Pseudonyms) -> "Dataset":
     from pydicom import Dataset
 
     clean = Dataset()
-    for element in _readable(dataset):
+    for element in _readable_elements(dataset):
         action = action_of(element.keyword)
         if action is Action.EMPTY:
             clean.add_new(element.tag, element.VR, None)
@@ -180,7 +153,9 @@ def _cleaned(dataset: "Dataset", pseudonyms: Pseudonyms) -> "Dataset":
         elif action is Action.KEEP:
             if element.VR == "SQ":
                 clean.add_new(
-                    element.tag, "SQ", [_cleaned(item, pseudonyms) for item in element.value]
+                    element.tag,
+                    "SQ",
+                    [_allowed_elements(item, pseudonyms) for item in element.value],
                 )
             elif (
                 element.VR in _NUMBERS
@@ -191,18 +166,14 @@ def _cleaned(dataset: "Dataset", pseudonyms: Pseudonyms) -> "Dataset":
     return clean
 
 
-# Pydicom's elements have no type without an import.
-def _readable(dataset: "Dataset"):  # type: ignore[no-untyped-def]  # any
-    """Yield the elements of the table whose values can be read.
-
-    A value that cannot be read is not carried over.
-    """
+def _readable_elements(dataset: "Dataset") -> Iterator["DataElement"]:
+    """Yield the table's elements whose values can be read; unreadable values are left out."""
     for tag in _tags():
         if tag not in dataset:
             continue
         try:
             yield dataset[tag]
-        except Exception:  # what is missing is noticed where it is needed
+        except Exception:  # missing elements are noticed where they are needed
             continue
 
 
@@ -214,10 +185,9 @@ def _tags() -> tuple[int, ...]:
     return tuple(sorted(tag for tag in map(tag_for_keyword, TABLE) if tag is not None))
 
 
-def _is_code(value: object) -> bool:
-    """Return whether a value is a code string, or several: words that might hold a name are not."""
-    single = isinstance(value, str) or value is None
-    parts = [value] if single else list(value)  # type: ignore[call-overload]  # checked at run time
+def _is_code(value: Any) -> bool:
+    """Return whether a value holds code strings only, which cannot hold a name."""
+    parts = [value] if isinstance(value, str) or value is None else list(value)
     return all(_CODE.fullmatch(str(part or "")) for part in parts)
 
 

@@ -1,4 +1,4 @@
-"""Files on the way in: written whole or not at all, read up to a limit. Knows no content."""
+"""File helpers of the intake: atomic durable writes, and reading with a size limit."""
 
 import os
 import secrets
@@ -7,21 +7,20 @@ from pathlib import Path
 PART = ".part"
 
 
-def write_whole(path: Path, content: bytes, waiting_room: Path | None = None) -> None:
-    """Write a file that appears at once and stays after a power failure.
-
-    An old one of the same name is replaced.
+def write_atomically(path: Path, content: bytes, temporary_folder: Path | None = None) -> None:
+    """Write a file atomically so that it survives a power failure; replace an old one.
 
     Args:
         path: The file.
         content: Its bytes.
-        waiting_room: Folder of the same file system for what is half written; None: the file's own.
+        temporary_folder: Folder on the same file system for the half-written file; None: the file's
+            own folder.
 
     Raises:
         OSError: If it cannot be written; nothing is left behind.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = (waiting_room or path.parent) / f".{secrets.token_hex(8)}{PART}"
+    temporary = (temporary_folder or path.parent) / f".{secrets.token_hex(8)}{PART}"
     handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
         with os.fdopen(handle, "wb") as stream:
@@ -31,11 +30,11 @@ def write_whole(path: Path, content: bytes, waiting_room: Path | None = None) ->
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
-    keep_folder(path.parent)
+    fsync_folder(path.parent)
 
 
-def keep_folder(folder: Path) -> None:
-    """See to it that a folder's entries survive a power failure."""
+def fsync_folder(folder: Path) -> None:
+    """Write a folder's entries to disk, so that they survive a power failure."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -44,7 +43,7 @@ def keep_folder(folder: Path) -> None:
 
 
 def read_up_to(path: Path, most: int) -> bytes | None:
-    """Return a file's bytes; None if it is larger than ``most``. Links are not followed.
+    """Return a file's bytes; None if it is larger than ``most``. Follow no links.
 
     Raises:
         OSError: If it cannot be read.
@@ -56,6 +55,6 @@ def read_up_to(path: Path, most: int) -> bytes | None:
 
 
 def remove_parts(folder: Path) -> None:
-    """Remove what a killed process left half written in a waiting room."""
+    """Remove half-written files that a killed process left in a folder."""
     for path in folder.glob(f".*{PART}"):
         path.unlink(missing_ok=True)

@@ -1,7 +1,7 @@
-"""PNG, JPEG and NIfTI files become slices: grey pictures as they are, volumes through a window.
+"""Reads PNG, JPEG and NIfTI files as grey slices and writes copies without identity.
 
-What is archived is written anew from the pixels: EXIF, text chunks, and a NIfTI header's free text
-and extensions stay behind.
+The archive copy is written anew from the pixels, without EXIF data, text chunks, and a NIfTI
+header's free text and extensions.
 """
 
 import logging
@@ -16,8 +16,9 @@ from typing import Any, Literal, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from physical.datasets.dicom import AIR_HU, Limits
-from physical.datasets.greyscale import Window, fitted, windowed
+from physical.datasets.dicom import AIR_HU
+from physical.datasets.dicom_file import Limits
+from physical.datasets.greyscale import Window, apply_window, fit_to_square
 from physical.datasets.refusal import Reason, RefusalError, refuse
 
 PNG_MARK, JPEG_MARK, GZIP_MARK = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"\x1f\x8b"
@@ -26,16 +27,16 @@ _LEAST_COSINE = math.cos(math.radians(30))
 
 
 class ImageFileError(RefusalError):
-    """A PNG, JPEG or NIfTI file cannot be taken; ``reason`` says why in a word."""
+    """A PNG, JPEG or NIfTI file is refused; ``reason`` is the machine-readable cause."""
 
 
 @dataclass(frozen=True)
 class Picture:
-    """Slices of a file, and the copy of it that may be kept.
+    """Slices of a file, and the copy of the file that may be kept.
 
     Args:
         squares: Grey images, [F, S, S].
-        copy: The file without what may identify a patient.
+        copy: The file without anything that may identify a patient.
         source: Kind of file.
         ending: Ending of the copy's name.
     """
@@ -47,17 +48,15 @@ class Picture:
 
 
 def read_picture(content: bytes, size: int, limits: Limits) -> Picture:
-    """Return a PNG or JPEG file's grey values.
-
-    Colours become grey, what is transparent becomes black.
+    """Return the grey values of a PNG or JPEG file; transparent pixels become black.
 
     Args:
-        content: The file.
+        content: The file's bytes.
         size: Height and width of the result [px].
-        limits: How large it may be.
+        limits: Size limits of the file.
 
     Raises:
-        ImageFileError: If it cannot be taken.
+        ImageFileError: If the file is refused.
     """
     from PIL import Image, ImageOps
 
@@ -99,11 +98,11 @@ def read_picture(content: bytes, size: int, limits: Limits) -> Picture:
         )
     stream = BytesIO()
     Image.fromarray(grey).save(stream, "PNG")
-    return Picture(fitted(grey, size)[None], stream.getvalue(), source, ".png")
+    return Picture(fit_to_square(grey, size)[None], stream.getvalue(), source, ".png")
 
 
 def _grey(image: Any) -> NDArray[np.uint8]:
-    """Return 8-bit grey values of a Pillow image; of 16 bits the upper 8 are taken."""
+    """Return 8-bit grey values of a Pillow image; of 16-bit values the upper 8 bits."""
     from PIL import Image
 
     if image.mode.startswith("I"):
@@ -116,20 +115,19 @@ def _grey(image: Any) -> NDArray[np.uint8]:
 
 
 def read_volume(content: bytes, size: int, window: Window | None, limits: Limits) -> Picture:
-    """Return a NIfTI volume's axial slices from the feet up.
+    """Return the axial slices of a NIfTI volume from the feet up, in radiological orientation.
 
-    Front at the top, patient's left on the right.
-
-    Its values are taken as Hounsfield units.
+    Slices have the front at the top and the patient's left on the right. Values are taken as
+    Hounsfield units.
 
     Args:
-        content: The file, gzipped or not.
+        content: The file's bytes, gzipped or not.
         size: Height and width of the results [px].
-        window: What becomes black and white; None: the header's cal_min to cal_max.
-        limits: How large it may be; gzipped files are unpacked no further.
+        window: Densities shown as black and white; None: the header's cal_min to cal_max.
+        limits: Size limits; unpacking of a gzipped file stops at them.
 
     Raises:
-        ImageFileError: If it cannot be taken.
+        ImageFileError: If the file is refused.
     """
     volume = _volume(
         _unpacked(content, limits) if content.startswith(GZIP_MARK) else content, limits
@@ -137,7 +135,8 @@ def read_volume(content: bytes, size: int, window: Window | None, limits: Limits
     chosen = window or _own_window(volume)
     try:
         squares = [
-            fitted(windowed(plane, chosen), size, spacing) for plane, spacing in _planes(volume)
+            fit_to_square(apply_window(plane, chosen), size, spacing)
+            for plane, spacing in _planes(volume)
         ]
     except RefusalError:
         raise
@@ -170,10 +169,10 @@ def _unpacked(content: bytes, limits: Limits) -> bytes:
 
 
 def _volume(content: bytes, limits: Limits) -> Any:
-    """Return a volume whose form is checked; its voxels are not read yet."""
+    """Return a volume whose form is checked and whose voxels are not yet read."""
     from nibabel.nifti1 import Nifti1Image
 
-    logging.getLogger("nibabel").setLevel(logging.CRITICAL)  # it comments on every damaged header
+    logging.getLogger("nibabel").setLevel(logging.CRITICAL)  # it logs every damaged header
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -226,10 +225,7 @@ def _own_window(volume: Any) -> Window:
 
 
 def _planes(volume: Any) -> Iterator[tuple[NDArray[np.float64], tuple[float, float]]]:
-    """Yield axial slices and the distance of their rows and columns.
-
-    One at a time is in memory as floats.
-    """
+    """Yield axial slices with the distance of rows and columns; one at a time is in memory."""
     from nibabel import io_orientation
 
     if not (int(volume.header["qform_code"]) or int(volume.header["sform_code"])):
@@ -252,8 +248,8 @@ def _planes(volume: Any) -> Iterator[tuple[NDArray[np.float64], tuple[float, flo
             "a tilt of at most 30 degrees",
             "resample it",
         )
-    # Nibabel has no types here; input axis -> body axis (right, front, up) and sign.
-    orientation = io_orientation(volume.affine)  # type: ignore[no-untyped-call]  # nibabel
+    # input axis -> body axis (right, front, up) and sign
+    orientation = io_orientation(volume.affine)  # type: ignore[no-untyped-call]  # untyped library
     place = {int(body): axis for axis, (body, _) in enumerate(orientation)}
     signs = [int(orientation[place[body]][1]) for body in range(3)]
     across = place[2]
@@ -273,8 +269,7 @@ def _stripped(volume: Any) -> bytes:
 
     old = volume.header
     values, affine, dtype = volume.dataobj.get_unscaled(), volume.affine, volume.get_data_dtype()
-    # Nibabel has no types here.
-    fresh: Any = Nifti1Image(values, affine, dtype=dtype)  # type: ignore[no-untyped-call]  # nibabel
+    fresh: Any = Nifti1Image(values, affine, dtype=dtype)  # type: ignore[no-untyped-call]  # untyped
     fresh.header["cal_min"], fresh.header["cal_max"] = old["cal_min"], old["cal_max"]
     fresh.header.set_slope_inter(volume.dataobj.slope, volume.dataobj.inter)
     return bytes(fresh.to_bytes())

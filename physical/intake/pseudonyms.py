@@ -1,7 +1,7 @@
-"""Names that stand for patients, studies and images: keyed hashes.
+"""Pseudonyms of patients, studies and images: keyed hashes (HMAC-SHA256) with a hospital's key.
 
-One hospital, one key. Who loses it cannot continue a patient's history; who copies it can find out
-whether a known patient is here.
+Without the key, nothing can be linked back. If the key is lost, a patient's later images get
+another pseudonym. If it is copied, its holder can find out whether a known patient is here.
 """
 
 import hashlib
@@ -15,10 +15,7 @@ _ID_HEX = 32  # 128 bits
 
 
 class PseudonymError(ValueError):
-    """The key cannot be used.
-
-    The message says what, what was found, what is allowed and what to do; never the key.
-    """
+    """Raised for an unusable key; says what, got, allowed, what to do, never the key."""
 
 
 class Pseudonyms:
@@ -34,23 +31,21 @@ class Pseudonyms:
     def __init__(self, key: bytes) -> None:
         if len(key) != KEY_BYTES:
             raise PseudonymError(
-                f"pseudonym key: got {len(key)} bytes; allowed: {KEY_BYTES}; restore the key file, "
-                "never type one"
+                f"pseudonym key: got {len(key)} bytes; allowed: {KEY_BYTES}; "
+                "restore the key file, never type one"
             )
         self._key = key
 
     def __repr__(self) -> str:
-        """Return its fingerprint: the key must not get into a log."""
+        """Return the key's fingerprint, because the key must not get into a log."""
         return f"Pseudonyms({self.fingerprint()[:8]})"
 
     def of(self, kind: str, *parts: str) -> str:
-        """Return 32 hexadecimal digits that stand for something.
-
-        Equal words under two kinds have different pseudonyms.
+        """Return a pseudonym of 32 hexadecimal digits; it differs between kinds.
 
         Args:
-            kind: What it stands for, such as "patient".
-            parts: What identifies it.
+            kind: Kind of thing it stands for, such as "patient".
+            parts: Words that identify the thing.
         """
         return self.of_bytes(kind, *(part.encode("utf-8", "surrogateescape") for part in parts))
 
@@ -58,28 +53,22 @@ class Pseudonyms:
         """Return the pseudonym of bytes; see ``of``."""
         digest = hmac.new(self._key, digestmod=hashlib.sha256)
         for part in (kind.encode(), *parts):
-            digest.update(
-                len(part).to_bytes(8, "big")
-            )  # so that ("a", "bc") and ("ab", "c") differ
+            # the length makes ("a", "bc") and ("ab", "c") differ
+            digest.update(len(part).to_bytes(8, "big"))
             digest.update(part)
         return digest.hexdigest()[:_ID_HEX]
 
     def uid(self, original: str) -> str:
-        """Return a valid DICOM UID that stands for another one.
-
-        PS3.5 B.2: 2.25 and a number of 128 bits.
-        """
+        """Return a DICOM UID that stands for another one: 2.25 and 128 bits (PS3.5 B.2)."""
         return f"2.25.{int(self.of('uid', original), 16)}"
 
     def fingerprint(self) -> str:
-        """Return a name of the key itself: says whether two keys are the same, and nothing else."""
+        """Return a name of the key, which tells only whether two keys are the same."""
         return self.of("fingerprint")
 
 
 def read_or_make_key(path: Path) -> Pseudonyms:
-    """Return pseudonyms with the key in a file.
-
-    The file is made at first use, readable by its owner only.
+    """Return pseudonyms with the key in a file, which is created for its owner at first use.
 
     Raises:
         PseudonymError: If others can read the file, or it holds no key.
@@ -97,14 +86,14 @@ def read_or_make_key(path: Path) -> Pseudonyms:
         key = bytes.fromhex(path.read_text("ascii").strip())
     except ValueError:
         raise PseudonymError(
-            f"pseudonym key {path}: got no key; allowed: 64 hexadecimal digits; restore it from "
-            "your backup"
+            f"pseudonym key {path}: got no key; allowed: 64 hexadecimal digits; "
+            "restore it from your backup"
         ) from None
     return Pseudonyms(key)
 
 
 def _make_key(path: Path) -> None:
-    """Write a new key. Of two processes that do so at once one wins, and both read the winner's."""
+    """Write a new key; if two processes do so at once, both use the key written first."""
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")
     handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:

@@ -1,7 +1,7 @@
-"""Where files go that cannot be taken: moved as they are, with a note beside each.
+"""Quarantine of refused files: each is moved unchanged, with a note beside it.
 
-The files still hold their patients' identity, so that folder and files are for the owner alone. The
-notes hold none: file names may be patients' names, so that a note has the name's keyed hash.
+The files still hold their patients' identity, so folder and files are readable by the owner only.
+A note holds a keyed hash of the file's name, which may be a patient's name.
 """
 
 import hashlib
@@ -13,7 +13,7 @@ from datetime import datetime
 from pathlib import Path
 
 from physical.datasets.refusal import Reason, RefusalError
-from physical.intake.files import keep_folder, write_whole
+from physical.intake.files import fsync_folder, write_atomically
 from physical.intake.pseudonyms import Pseudonyms
 
 _FILE, _NOTE = ".file", ".json"
@@ -21,16 +21,16 @@ _FILE, _NOTE = ".file", ".json"
 
 @dataclass(frozen=True)
 class QuarantineNote:
-    """Why a file is here.
+    """Why a file is in quarantine.
 
     Args:
         name: Its name in quarantine, without ending.
-        reason: The word.
-        detail: The sentence.
+        reason: Machine-readable cause.
+        detail: Message for people.
         original_name: Keyed hash of its path in the inbox.
         time: When it was moved, UTC, ISO 8601.
         sha256: Digest of its content.
-        num_bytes: Its size.
+        num_bytes: Its size [bytes].
     """
 
     name: str
@@ -46,28 +46,26 @@ class Quarantine:
     """A folder of refused files, one sub-folder for each reason.
 
     Args:
-        folder: On the inbox's file system; made if it is not there.
-        pseudonyms: With the hospital's key.
-        clock: Tells the time, in UTC.
+        folder: Folder on the inbox's file system; created if missing.
+        pseudonyms: Pseudonyms with the hospital's key.
+        clock: Function that returns the time in UTC.
     """
 
     def __init__(self, folder: Path, pseudonyms: Pseudonyms, clock: Callable[[], datetime]) -> None:
         self.folder = folder
         self._pseudonyms = pseudonyms
         self._clock = clock
-        self.waiting_room = folder / ".waiting"
+        self.temporary_folder = folder / ".waiting"
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self.waiting_room.mkdir(exist_ok=True)
+        self.temporary_folder.mkdir(exist_ok=True)
 
     def put(self, path: Path, original: str, refusal: RefusalError) -> QuarantineNote:
-        """Move a file here. The note comes first.
-
-        If the process dies between the two, the next try writes the same note again.
+        """Write a note, then move the file here; a repeated call writes the same note again.
 
         Args:
             path: The file.
             original: Its path in the inbox.
-            refusal: Why.
+            refusal: Why it is refused.
 
         Raises:
             OSError: If it cannot be moved.
@@ -86,17 +84,19 @@ class Quarantine:
             path.stat().st_size,
         )
         home = self.folder / refusal.reason.value
-        write_whole(
-            home / (name + _NOTE), json.dumps(asdict(note), indent=1).encode(), self.waiting_room
+        write_atomically(
+            home / (name + _NOTE),
+            json.dumps(asdict(note), indent=1).encode(),
+            self.temporary_folder,
         )
-        with suppress(PermissionError):  # another user's file: the folder alone must do
+        with suppress(PermissionError):  # another user's file: the folder's mode must suffice
             path.chmod(0o600)
         path.replace(home / (name + _FILE))
-        keep_folder(home)
+        fsync_folder(home)
         return note
 
     def notes(self) -> list[QuarantineNote]:
-        """Return the notes of all files that are here, the oldest first."""
+        """Return the notes of all files in quarantine, the oldest first."""
         found = [
             QuarantineNote(**json.loads(path.with_suffix(_NOTE).read_text()))
             for path in self.folder.glob(f"*/*{_FILE}")
@@ -104,7 +104,7 @@ class Quarantine:
         return sorted(found, key=lambda note: (note.time, note.name))
 
     def counts(self) -> dict[str, int]:
-        """Return reason -> number of files that are here."""
+        """Return reason -> number of files in quarantine."""
         counts = {
             reason.value: len(list((self.folder / reason.value).glob(f"*{_FILE}")))
             for reason in Reason

@@ -1,7 +1,7 @@
-"""The DICOM network door: C-STORE of CT images into a hospital's inbox, and C-ECHO.
+"""DICOM network receiver: accepts CT images (C-STORE) into a hospital's inbox, and C-ECHO.
 
-A sender is told "success" only after its image is safe on disk; what the image is worth is judged
-later, so that a broken file goes to quarantine and does not block a sender's queue.
+A sender gets "success" only after its image is safe on disk. The image is checked later by the
+folder's intake, so that a broken file goes to quarantine and does not block a sender's queue.
 """
 
 import socket
@@ -10,9 +10,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from physical.datasets.dicom import CT_CLASSES
-from physical.intake.files import remove_parts, write_whole
-from physical.intake.folder import READY
+from physical.datasets.dicom_file import CT_CLASSES
+from physical.intake.files import remove_parts, write_atomically
+from physical.intake.folder import READY_ENDING
 from physical.intake.pseudonyms import Pseudonyms
 
 if TYPE_CHECKING:
@@ -24,18 +24,18 @@ _SECONDS = 30.0
 
 
 class Receiver:
-    """Writes what allowed senders send into an inbox.
+    """Writes images from allowed senders into an inbox.
 
     Args:
         inbox: The watched folder.
-        pseudonyms: With the hospital's key: file names are keyed hashes.
-        ae_title: Its own application entity title; senders must call it by it.
-        allowed: Titles of the senders that may speak to it.
-        most_bytes: Size of one image.
-        most_senders: Connections at a time.
+        pseudonyms: Pseudonyms with the hospital's key; file names are keyed hashes.
+        ae_title: Application entity title by which senders must call the receiver.
+        allowed: Titles of the senders that may connect.
+        most_bytes: Largest size of one image [bytes].
+        most_senders: Largest number of connections at a time.
 
     Raises:
-        ValueError: If nobody is allowed: an empty list would let everybody in.
+        ValueError: If no sender is allowed; an empty list would let everybody in.
     """
 
     def __init__(
@@ -49,19 +49,19 @@ class Receiver:
     ) -> None:
         if not [title for title in allowed if title.strip()]:
             raise ValueError(
-                "receiver: got no allowed sender; allowed: one title and more; name the PACS that "
-                "may send"
+                "receiver: got no allowed sender; allowed: one title and more; "
+                "name the PACS that may send"
             )
         self._inbox, self._pseudonyms, self._most_bytes = inbox, pseudonyms, most_bytes
         self._title, self._allowed, self._most_senders = ae_title, list(allowed), most_senders
 
     @contextmanager
     def serving(self, address: str, port: int) -> Iterator[int]:
-        """Serve while the context is open.
+        """Run the server while the context is open.
 
         Args:
             address: Interface to listen on, such as "127.0.0.1".
-            port: Port; 0 takes a free one.
+            port: Port to listen on; 0 takes a free one.
 
         Yields:
             The port.
@@ -71,12 +71,12 @@ class Receiver:
         self._inbox.mkdir(parents=True, exist_ok=True)
         remove_parts(self._inbox)
         handlers: list[Any] = [
-            (evt.EVT_CONN_OPEN, without_delay),
+            (evt.EVT_CONN_OPEN, send_packets_at_once),
             (evt.EVT_C_STORE, self._store),
             (evt.EVT_C_ECHO, _echo),
         ]
         server = self._entity().start_server((address, port), block=False, evt_handlers=handlers)
-        assert server is not None  # it is None only where the call blocks
+        assert server is not None  # start_server returns None only with block=True
         try:
             yield server.server_address[1]
         finally:
@@ -84,9 +84,7 @@ class Receiver:
 
     def _entity(self) -> "AE":
         from pynetdicom import AE
-
-        # Made at run time.
-        from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]  # pydicom
+        from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]  # dynamic
 
         entity = AE(self._title)
         entity.require_called_aet = True
@@ -106,8 +104,9 @@ class Receiver:
         if len(content) > self._most_bytes:
             return OUT_OF_RESOURCES
         try:
-            write_whole(
-                self._inbox / f"{self._pseudonyms.of_bytes('received', content)}{READY}", content
+            write_atomically(
+                self._inbox / f"{self._pseudonyms.of_bytes('received', content)}{READY_ENDING}",
+                content,
             )
         except OSError:
             return OUT_OF_RESOURCES
@@ -115,7 +114,7 @@ class Receiver:
 
 
 def transfer_syntaxes() -> list[str]:
-    """Return the transfer syntaxes that can be read here; uncompressed ones first."""
+    """Return the transfer syntaxes that can be read here, uncompressed ones first."""
     from pydicom import uid
 
     names = (
@@ -126,11 +125,8 @@ def transfer_syntaxes() -> list[str]:
     return [str(getattr(uid, name)) for name in names]
 
 
-def without_delay(event: "Event") -> None:
-    """Send small packets at once.
-
-    Without this each image waits for the other side's delayed acknowledgement (40 ms).
-    """
+def send_packets_at_once(event: "Event") -> None:
+    """Disable Nagle's algorithm: it delays each image by the other side's 40 ms acknowledgement."""
     connection = event.assoc.dul.socket
     if connection is not None and connection.socket is not None:
         connection.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

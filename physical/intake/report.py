@@ -1,4 +1,4 @@
-"""What became of the files of a look at the inbox: counts that people and logs may see."""
+"""Counts of the files processed in one pass over the inbox, without file or patient names."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -6,15 +6,14 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class IntakeReport:
-    """Counts of files, and of the images that were in them.
+    """Counts of files and of the images in them.
 
     Args:
-        added: Files that are now in the mirror and were not before.
-        images: Images (slices) of them.
-        repeated: Files that had been taken before, with the same content.
-        quarantined: Reason -> files.
-        waiting: Files that may still be written to, or that could not be opened; the next look sees
-            them again.
+        added: Files whose images are new to the mirror.
+        images: Images (slices) in these files.
+        repeated: Files processed before with the same content.
+        quarantined: Reason -> number of files.
+        waiting: Files still being written or not readable; the next pass tries them again.
     """
 
     added: int = 0
@@ -25,11 +24,11 @@ class IntakeReport:
 
     @property
     def num_quarantined(self) -> int:
-        """Return the number of files that went to quarantine, whatever the reason."""
+        """Return the number of files that went to quarantine for any reason."""
         return sum(self.quarantined.values())
 
     def __add__(self, other: "IntakeReport") -> "IntakeReport":
-        """Return the report of two looks; what waits is what waited last."""
+        """Return the report of two passes; ``waiting`` is that of the later one."""
         reasons = sorted({*self.quarantined, *other.quarantined})
         return IntakeReport(
             self.added + other.added,

@@ -1,14 +1,11 @@
-"""Sends DICOM files to a receiver, as a scanner or a PACS does.
-
-For demos, tests and trying a connection.
-"""
+"""Sends DICOM files to a receiver, as a scanner or a PACS does; for demos, tests and trials."""
 
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from physical.datasets.dicom import CT_CLASSES
-from physical.intake.receiver import transfer_syntaxes, without_delay
+from physical.datasets.dicom_file import CT_CLASSES
+from physical.intake.receiver import send_packets_at_once, transfer_syntaxes
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -17,10 +14,7 @@ _SECONDS = 30.0
 
 
 class SendError(OSError):
-    """A receiver cannot be reached, or refuses.
-
-    The message says what, what came, what is allowed and what to do.
-    """
+    """Raised if a receiver is unreachable or refuses; says what, got, allowed, what to do."""
 
 
 def send(
@@ -30,16 +24,16 @@ def send(
 
     Args:
         files: Paths, or data sets with their file meta information.
-        address: The receiver's address.
-        port: Its port.
-        calling: The sender's application entity title.
-        called: The receiver's.
+        address: Address of the receiver.
+        port: Port of the receiver.
+        calling: Application entity title of the sender.
+        called: Application entity title of the receiver.
 
     Returns:
-        DICOM status of each, 0 for success.
+        DICOM status of each file, 0 for success.
 
     Raises:
-        SendError: If the receiver lets no connection open.
+        SendError: If no connection can be opened.
     """
     from pydicom import dcmread
     from pynetdicom import AE, evt
@@ -52,12 +46,12 @@ def send(
         for syntax in transfer_syntaxes():
             entity.add_requested_context(each, syntax)
     association = entity.associate(
-        address, port, ae_title=called, evt_handlers=[(evt.EVT_CONN_OPEN, without_delay)]
+        address, port, ae_title=called, evt_handlers=[(evt.EVT_CONN_OPEN, send_packets_at_once)]
     )
     if not association.is_established:
         raise SendError(
-            f"receiver {called} at {address}:{port}: no connection for {calling}; expected an open "
-            "receiver that allows it; "
+            f"receiver {called} at {address}:{port}: no connection for {calling}; "
+            "expected an open receiver that allows it; "
             "check address, port and both titles"
         )
     try:

@@ -13,16 +13,16 @@ from benchmarks.chaos_faults import FAULTS, newest_state
 from benchmarks.chaos_plan import BY_NAME, KINDS, Fault, plan
 from benchmarks.chaos_report import (
     Episode,
-    Happened,
-    around,
+    InjectedFault,
     check_table,
     cost_table,
-    diary,
+    episode_log,
+    feed_between,
     seconds_lost,
     usual_seconds,
 )
 from benchmarks.chaos_run import whole_round
-from benchmarks.chaos_verdict import Check, attempts, differing, facts_of
+from benchmarks.chaos_verdict import Check, attempts, comparable_state, equality_check
 from physical.batch import Batch
 from twin.memory import ExemplarMemory
 from twin.state import TwinState
@@ -34,7 +34,7 @@ def planned(seed: int, count: int = 40, deadline: float = 20.0) -> list[Fault]:
     return list(islice(plan(seed, HOSPITALS, deadline), count))
 
 
-def event(second: int, kind: Any = "round", **more: Any) -> dict[str, Any]:
+def event(second: int, kind: str = "round", **more: Any) -> dict[str, Any]:
     at = datetime.fromtimestamp(second, UTC).isoformat(timespec="seconds")
     return {"at": at, "event": kind, "text": f"{kind} at {second}", **more}
 
@@ -43,7 +43,9 @@ def episode(
     *kinds: Any, began: float = 100.0, lasted: float = 0.0, recovered: float | None = 130.0
 ) -> Episode:
     happened = [
-        Happened(Fault(kind, ("north",), 1.0, lasted, False), "2 processes", began, began + lasted)
+        InjectedFault(
+            Fault(kind, ("north",), 1.0, lasted, False), "2 processes", began, began + lasted
+        )
         for kind in kinds
     ]
     return Episode(tuple(happened), recovered, 3, 4)
@@ -52,7 +54,7 @@ def episode(
 # ----- the plan
 
 
-def test_a_seed_names_the_whole_plan() -> None:
+def test_a_seed_determines_the_whole_plan() -> None:
     assert planned(1) == planned(1) != planned(2)
 
 
@@ -63,7 +65,7 @@ def test_every_kind_comes_once_before_any_comes_again(seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_a_fault_befalls_as_many_hospitals_as_its_kind_says_for_as_long_as_it_may(
+def test_a_fault_has_the_victims_and_the_duration_of_its_kind(
     seed: int,
 ) -> None:
     for fault in planned(seed):
@@ -78,7 +80,7 @@ def test_a_slow_hospital_is_slower_than_the_deadline() -> None:
     assert all(fault.seconds > 20 for fault in planned(1, 200) if fault.kind == "slow hospital")
 
 
-def test_only_what_needs_no_session_comes_while_the_federation_recovers_and_never_first() -> None:
+def test_only_faults_that_need_no_session_start_during_a_recovery_and_never_first() -> None:
     faults = planned(3, 200)
     at_once = [BY_NAME[fault.kind] for fault in faults if fault.at_once]
     assert at_once and not faults[0].at_once and not any(kind.needs_session for kind in at_once)
@@ -87,7 +89,7 @@ def test_only_what_needs_no_session_comes_while_the_federation_recovers_and_neve
 # ----- its size
 
 
-def test_there_are_rounds_for_the_time_that_faults_leave() -> None:
+def test_the_number_of_rounds_fills_the_time_that_faults_leave() -> None:
     assert (
         rounds_for(1200, 2.0)
         > rounds_for(600, 2.0)
@@ -99,10 +101,9 @@ def test_there_are_rounds_for_the_time_that_faults_leave() -> None:
     assert rounds_for(1, 8.0) == 3
 
 
-def test_the_experiment_is_tracked_where_nobody_answers_and_has_arrivals_in_every_task() -> None:
+def test_the_experiment_has_an_unreachable_tracker_and_arrivals_in_every_task() -> None:
     config = experiment(rounds_per_task=5, epochs=3)
-    assert config.tracking.uri is not None
-    assert config.tracking.enabled and config.tracking.uri.startswith("http://127.0.0.1")
+    assert config.tracking.enabled and str(config.tracking.uri).startswith("http://127.0.0.1")
     assert (config.scenario.arrivals_per_task, config.training.epochs, len(config.hospitals)) == (
         5,
         3,
@@ -113,21 +114,21 @@ def test_the_experiment_is_tracked_where_nobody_answers_and_has_arrivals_in_ever
 # ----- the verdict
 
 
-def test_two_mappings_are_the_same_or_what_differs_is_named() -> None:
-    assert differing("all", {"a": 1, "b": 2}, {"b": 2, "a": 1}) == Check(
+def test_two_mappings_are_equal_or_the_differing_names_are_listed() -> None:
+    assert equality_check("all", {"a": 1, "b": 2}, {"b": 2, "a": 1}) == Check(
         "all", "2 compared, all equal", True
     )
-    assert differing("all", {"a": 1, "b": 2}, {"a": 1, "b": 3, "c": 4}) == Check(
+    assert equality_check("all", {"a": 1, "b": 2}, {"a": 1, "b": 3, "c": 4}) == Check(
         "all", "2 compared, differ: b, c", False
     )
-    assert not differing("all", {"a": 1}, {}).good
+    assert not equality_check("all", {"a": 1}, {}).good
 
 
-def test_nothing_to_compare_is_not_good() -> None:
-    assert not differing("weights", {}, {}).good and not recovered_check([]).good
+def test_an_empty_comparison_is_not_good() -> None:
+    assert not equality_check("weights", {}, {}).good and not recovered_check([]).good
 
 
-def test_states_are_the_same_where_their_images_are_whatever_the_positions() -> None:
+def test_states_with_the_same_images_are_equal_whatever_the_positions() -> None:
     images = np.arange(6 * 4, dtype=np.uint8).reshape(6, 2, 2, 1)
     all_of_them = Batch(images, np.array([0, 0, 1, 1, 0, 1]), ("liver", "heart"))
     own = Batch(images[[1, 3, 4]], np.array([0, 1, 0]), ("liver", "heart"))
@@ -141,7 +142,7 @@ def test_states_are_the_same_where_their_images_are_whatever_the_positions() -> 
         current=np.array([1]),
         kept=state.kept,
     )
-    assert facts_of(state, all_of_them.take) == facts_of(here, own.take)
+    assert comparable_state(state, all_of_them.take) == comparable_state(here, own.take)
     for lost in (
         replace(here, memory=ExemplarMemory(5, {"liver": np.array([2]), "heart": np.array([1])})),
         replace(
@@ -151,8 +152,8 @@ def test_states_are_the_same_where_their_images_are_whatever_the_positions() -> 
         replace(here, kept={"control": torch.zeros(2)}),
         replace(here, observed_until=1),
     ):
-        assert not differing(
-            "state", facts_of(state, all_of_them.take), facts_of(lost, own.take)
+        assert not equality_check(
+            "state", comparable_state(state, all_of_them.take), comparable_state(lost, own.take)
         ).good
 
 
@@ -176,7 +177,7 @@ def test_only_a_round_that_begins_after_a_fault_shows_a_recovery() -> None:
     )
 
 
-def test_mlflow_that_is_down_must_be_missed() -> None:
+def test_an_unreachable_mlflow_must_be_reported() -> None:
     assert (
         missed_check("...\nMLflow is behind: MlflowException: ...").good
         and not missed_check("finished").good
@@ -186,13 +187,13 @@ def test_mlflow_that_is_down_must_be_missed() -> None:
 # ----- the report
 
 
-def test_a_round_would_have_ended_half_a_round_after_a_fault_that_did_not_come() -> None:
+def test_half_a_round_is_expected_after_the_start_of_a_fault() -> None:
     assert seconds_lost(episode("full disk", began=100, recovered=130), 6.0) == 27
     assert seconds_lost(episode("full disk", began=100, recovered=101), 6.0) == 0
     assert seconds_lost(episode("full disk", recovered=None), 6.0) is None
 
 
-def test_rounds_that_were_finished_all_the_same_are_not_lost() -> None:
+def test_rounds_finished_during_a_fault_are_not_counted_as_lost() -> None:
     unmoved = replace(
         episode("slow hospital", began=100, recovered=130), rounds_after=8
     )  # it had not joined yet
@@ -204,7 +205,7 @@ def test_the_usual_round_is_the_median_of_those_in_the_feed() -> None:
     assert usual_seconds([]) == 0.0
 
 
-def test_costs_stand_by_kind_and_faults_that_came_together_stand_for_themselves() -> None:
+def test_costs_are_listed_by_kind_and_combined_faults_separately() -> None:
     shown = cost_table(
         [
             episode("server killed"),
@@ -223,7 +224,7 @@ def test_costs_stand_by_kind_and_faults_that_came_together_stand_for_themselves(
     ]
 
 
-def test_the_feed_around_a_fault_ends_at_the_recovery_and_counts_repetitions() -> None:
+def test_the_feed_is_cut_to_a_time_span_and_repetitions_are_counted() -> None:
     feed = [
         event(99),
         event(100),
@@ -231,25 +232,25 @@ def test_the_feed_around_a_fault_ends_at_the_recovery_and_counts_repetitions() -
         event(130),
         event(140),
     ]
-    lines = around(feed, 100.5, 130.2)
+    lines = feed_between(feed, 100.5, 130.2)
     assert [line[10:] for line in lines] == ["round at 100", "the same  (x 3)", "round at 130"]
 
 
 def test_a_long_feed_is_shown_at_its_ends() -> None:
-    lines = around([event(100 + each) for each in range(40)], 100, 200)
+    lines = feed_between([event(100 + each) for each in range(40)], 100, 200)
     assert len(lines) == 17 and "24 lines" in lines[8] and lines[-1].endswith("139")
 
 
-def test_the_report_says_what_is_bad() -> None:
+def test_the_report_names_failed_checks() -> None:
     assert "**BAD**" in check_table([Check("all rounds are done", "3 of 4", False)])
-    text = diary([episode("full disk", recovered=None)], [event(100)], 50.0, 1.0)
+    text = episode_log([episode("full disk", recovered=None)], [event(100)], 50.0, 1.0)
     assert "never recovered" in text and "second 50: full disk, north: 2 processes" in text
 
 
 # ----- the faults
 
 
-def test_the_newest_state_is_the_last_whole_one_and_no_part_of_it(tmp_path: Path) -> None:
+def test_the_newest_state_is_the_last_complete_file(tmp_path: Path) -> None:
     assert newest_state(tmp_path, "north") is None
     folder = tmp_path / "run" / "north"
     folder.mkdir(parents=True)

@@ -12,7 +12,7 @@ from benchmarks.flops import (
     model_step,
     traffic,
 )
-from benchmarks.measuring import alternately, duration, scaled, table
+from benchmarks.measuring import duration, scaled, table, time_in_turns
 from benchmarks.round_tables import ROUNDS_PER_TASK, task_seconds
 from federation.experiment.config import load_experiment
 from incremental.network import IncrementalNetwork, NetworkConfig
@@ -24,7 +24,7 @@ def first_convolution(config: NetworkConfig) -> int:
     return 2 * 9 * config.channels * config.width * config.image_size**2
 
 
-def test_operations_of_a_look_are_those_of_convolutions_and_head_by_hand() -> None:
+def test_operations_of_a_forward_pass_are_those_of_convolutions_and_head() -> None:
     width, side = SMALL.width, SMALL.image_size
     convolutions = first_convolution(SMALL)
     for stage in range(4):
@@ -39,9 +39,7 @@ def test_operations_of_a_look_are_those_of_convolutions_and_head_by_hand() -> No
     assert forward_flops_per_image(SMALL, 6) == convolutions + 2 * 8 * width * 6
 
 
-def test_operations_of_a_step_are_three_looks_less_the_images_gradient_and_one_of_the_teacher() -> (
-    None
-):
+def test_operations_of_a_step_follow_the_budgets_formula() -> None:
     student, teacher = forward_flops_per_image(SMALL, 6), forward_flops_per_image(SMALL, 3)
     assert model_flops_per_image(SMALL, 6, 3) == 3 * student - first_convolution(SMALL) + teacher
     assert model_flops_per_image(SMALL, 6, 0) == 3 * student - first_convolution(SMALL)
@@ -67,7 +65,7 @@ def test_the_traffic_of_a_step_lies_on_a_line() -> None:
     assert each > 0
 
 
-def test_the_budget_knows_the_protocol() -> None:
+def test_the_budget_takes_its_numbers_from_the_protocol() -> None:
     config = load_experiment(CONFIGS / "cifar100_t10_paper")
     second = protocol_of(config, 4)
     assert (second.twins, second.rows, second.old_rows, second.prototypes_per_twin) == (
@@ -81,7 +79,7 @@ def test_the_budget_knows_the_protocol() -> None:
     assert sum(CLASS_COUNTS["organamnist"]) == 34_561
 
 
-def test_a_document_keeps_what_stands_around_its_budget(tmp_path: Path) -> None:
+def test_a_document_keeps_the_text_around_its_budget(tmp_path: Path) -> None:
     path = tmp_path / "performance.md"
     path.write_text(f"before\n{MARKS[0]}\nold\n{MARKS[1]}\nafter\n")
     write_between_marks(path, "new")
@@ -91,9 +89,9 @@ def test_a_document_keeps_what_stands_around_its_budget(tmp_path: Path) -> None:
         write_between_marks(path, "new")
 
 
-def test_works_take_turns_after_a_warm_up() -> None:
+def test_works_are_timed_in_turns_after_a_warm_up() -> None:
     calls: list[str] = []
-    seconds = alternately({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, 2)
+    seconds = time_in_turns({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, 2)
     assert calls == ["a", "b"] * 3
     assert set(seconds) == {"a", "b"}
 
@@ -105,7 +103,7 @@ def test_a_table_is_markdown() -> None:
     assert duration(1200) == "20 min"
 
 
-def test_a_task_is_its_rounds_and_only_the_twins_part_grows_with_the_images() -> None:
+def test_only_the_twins_part_of_a_tasks_seconds_grows_with_the_images() -> None:
     first = {
         "observe": 2.0,
         "score": 1.0,

@@ -61,7 +61,7 @@ def test_cases_are_measured_by_their_majority() -> None:
     }
 
 
-def test_without_a_case_nothing_is_right_and_purity_is_unknown() -> None:
+def test_without_a_case_the_shares_are_zero_and_purity_is_none() -> None:
     found = measure_cases(np.full(3, -1), np.ones(3, bool), 3, 5)
     assert (found["in_right_case"], found["purity"], found["cases"]) == (0.0, None, 0)
 

@@ -1,7 +1,7 @@
 import pytest
 
 from benchmarks.profiling import group_of
-from benchmarks.run_all import PARTS, report
+from benchmarks.run_all import PARTS, report, wrapped
 
 
 @pytest.mark.parametrize(
@@ -35,3 +35,11 @@ def test_a_report_says_what_was_skipped_and_that_tiny_numbers_mean_nothing() -> 
     assert "Skipped: scale." in text
     assert "No number here means anything" in text
     assert "## Part" in text
+
+
+def test_prose_of_the_report_is_wrapped_and_tables_are_not() -> None:
+    row, prose = f"| {'x' * 120} |", "* " + "word " * 30
+    lines = wrapped(f"{row}\n\n{prose}").splitlines()
+    assert lines[:2] == [row, ""]
+    assert [len(line) <= 100 for line in lines[2:]] == [True, True]
+    assert lines[3].startswith("  word")

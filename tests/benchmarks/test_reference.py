@@ -1,9 +1,4 @@
-"""The plain reference computes what ours computes.
-
-Otherwise a ratio of their times would say nothing.
-"""
-
-from typing import Any, cast
+"""The plain reference computes the same losses, features and prototypes as ours."""
 
 import numpy as np
 import pytest
@@ -24,25 +19,13 @@ from twin.batches import TrainingBatch
 from twin.memory import herd
 from twin.objective import LocalContext
 
-# The package pulls in half of the plotting world; its import must not turn a deprecation elsewhere
-# into a failure here.
+# pytorch-grad-cam imports plotting libraries whose deprecation warnings must not fail tests.
 pytestmark = pytest.mark.filterwarnings("ignore")
 pytest.importorskip("pytorch_grad_cam")
 pytest.importorskip("torchvision")
 
-from benchmarks.reference import (  # noqa: E402
-    Habits,
-    PlainLoss,
-    PlainNetwork,
-    PlainTask,
-    transform_of,
-)
-from benchmarks.reference_round import (  # noqa: E402
-    PlainRules,
-    average,
-    herd_plainly,
-    invert_plainly,
-)
+from benchmarks.reference import Habits, PlainLoss, PlainNetwork, PlainTask, transform_of  # noqa: E402
+from benchmarks.reference_round import PlainRules, Search, average, herd_plainly, invert_plainly  # noqa: E402
 
 GROUPS = ((0, 1, 2), (3, 4, 5))
 NETWORK = NetworkConfig(backbone="resnet10", width=4, image_size=16)
@@ -168,14 +151,14 @@ def test_the_plain_average_is_the_mean_and_leaves_its_parts_alone() -> None:
 
 
 @pytest.mark.parametrize(("search", "steps"), [("adam", 60), ("lbfgs", 6)])
-def test_a_plain_inversion_comes_nearer_to_the_image(search: str, steps: int) -> None:
+def test_a_plain_inversion_comes_nearer_to_the_image(search: Search, steps: int) -> None:
     from incremental.reconstruction import GradientEncoder
 
     encoder = GradientEncoder((1, 16, 16), 4, 2021).requires_grad_()
     image = torch.rand(1, 1, 16, 16, generator=torch.Generator().manual_seed(8))
     loss = torch.nn.functional.cross_entropy(encoder(image), torch.tensor([2]))
     gradient = [each.detach() for each in torch.autograd.grad(loss, list(encoder.parameters()))]
-    rules = PlainRules(NETWORK, 1, 4, 0.1, 1, 0.1, steps, 2021, 1e-9, cast(Any, search))
+    rules = PlainRules(NETWORK, 1, 4, 0.1, 1, 0.1, steps, 2021, 1e-9, search)
     torch.manual_seed(4)
     first = torch.rand(1, 1, 16, 16)
     torch.manual_seed(4)

@@ -9,10 +9,10 @@ import torch
 from benchmarks.hostile import (
     HOSTILE,
     KINDS,
+    HonestMessages,
     HostileEngine,
     Kind,
-    Misled,
-    Sent,
+    MislabelledHospitals,
     round_without_defence,
 )
 from federation.aggregation.robust import RobustConfig
@@ -58,7 +58,7 @@ SCREENED = (
 )
 TWELVE = (*SCREENED, "replayed first round", "label-flipped", "sign-flipped (x -5)", "scaled x 100")
 FEW_STEPS = ReconstructionConfig(perturb_steps=2, invert_steps=2)
-Damage = Callable[[Sent], TwinUpdate]
+Damage = Callable[[HonestMessages], TwinUpdate]
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +112,7 @@ def play(
 ) -> tuple[ServerState, list[RoundRecord]]:
     method = method or FedAvg()
     engine = HostileEngine(
-        Misled(hospitals, HOSTILE) if kind.flips else hospitals,
+        MislabelledHospitals(hospitals, HOSTILE) if kind.flips else hospitals,
         kind.damage,
         trained={} if trained is None else trained,
     )
@@ -151,7 +151,7 @@ def same(one: Mapping[str, torch.Tensor], other: Mapping[str, torch.Tensor]) -> 
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
-def silent(sent: Sent) -> TwinUpdate:
+def silent(sent: HonestMessages) -> TwinUpdate:
     raise ValueError("does not answer")
 
 
@@ -265,7 +265,7 @@ def test_with_two_answers_left_a_robust_round_keeps_the_model_and_the_run_goes_o
         assert same(after.weights, before.weights) and after.round == 2
 
 
-def wild_uploads(sent: Sent) -> TwinUpdate:
+def wild_uploads(sent: HonestMessages) -> TwinUpdate:
     update = sent.moved(-5.0)
     return replace(
         update,

@@ -55,7 +55,7 @@ def test_positions_keep_their_order(tmp_path: Path) -> None:
     ).tolist() == [4, 0]
 
 
-def test_a_hospital_without_images_is_a_hospital(tmp_path: Path) -> None:
+def test_a_hospital_without_images_can_be_saved_and_loaded(tmp_path: Path) -> None:
     hospital = load_hospital("west", save_archive(tmp_path / "archive.safetensors", ARCHIVE, ()))
     assert hospital.new_images(-1, 99).tolist() == []
 
@@ -64,13 +64,13 @@ def test_a_hospital_without_images_is_a_hospital(tmp_path: Path) -> None:
     "damage",
     [lambda raw: raw[:-3], lambda raw: b"\x80\x04pickle", lambda raw: raw[:8] + b"x" + raw[9:]],
 )
-def test_a_damaged_file_is_one_clear_error(tmp_path: Path, damage: Callable[..., Any]) -> None:
+def test_a_damaged_file_raises_an_archive_error(tmp_path: Path, damage: Callable[..., Any]) -> None:
     path = save_archive(tmp_path / "archive.safetensors", ARCHIVE, ARRIVALS)
     path.write_bytes(damage(path.read_bytes()))
     with pytest.raises(ArchiveError, match="make it anew"):
         load_hospital("north", path)
 
 
-def test_a_missing_file_is_one_clear_error(tmp_path: Path) -> None:
+def test_a_missing_file_raises_an_archive_error(tmp_path: Path) -> None:
     with pytest.raises(ArchiveError, match=r"archive\.safetensors"):
         load_hospital("north", tmp_path / "archive.safetensors")

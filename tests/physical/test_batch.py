@@ -64,4 +64,4 @@ def test_class_names_are_those_that_occur_in_the_order_of_the_vocabulary() -> No
 
 def test_a_batch_cannot_be_changed() -> None:
     with pytest.raises(FrozenInstanceError):
-        made([0]).labels = np.ones(1, np.int64)  # type: ignore[misc]  # the base is untyped
+        made([0]).labels = np.ones(1, np.int64)  # type: ignore[misc]  # frozen on purpose

@@ -37,7 +37,7 @@ def test_nothing_new_is_an_empty_array_of_positions(hospital: Hospital) -> None:
 
 
 @given(looks=st.lists(st.integers(0, 12), max_size=6))
-def test_every_image_arrives_once_however_often_somebody_looks(looks: list[int]) -> None:
+def test_every_image_arrives_once_however_often_the_hospital_is_asked(looks: list[int]) -> None:
     archive = Batch(np.zeros((12, 1, 1, 1), np.uint8), np.zeros(12, np.int64), ("heart",))
     hospital = Hospital(
         "north", archive, [Arrival(position, np.array([position])) for position in range(12)]
@@ -55,6 +55,6 @@ def test_images_and_labels_are_those_of_the_archive(hospital: Hospital, archive:
     assert hospital.vocabulary == archive.vocabulary
 
 
-def test_images_handed_out_are_not_the_archive_itself(hospital: Hospital, archive: Batch) -> None:
+def test_returned_images_are_copies_of_the_archive(hospital: Hospital, archive: Batch) -> None:
     hospital.images(np.array([0])).images[:] = 255
     assert archive.images[0, 0, 0, 0] == 0

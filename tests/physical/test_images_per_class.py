@@ -1,4 +1,4 @@
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ NAMES = [f"class-{index}" for index in range(CLASSES)]
 
 
 def used(
-    images_per_class: int | None, seed: int = 1, images: Any = "disjoint"
+    images_per_class: int | None, seed: int = 1, images: Literal["shared", "disjoint"] = "disjoint"
 ) -> dict[str, NDArray[Any]]:
     config = ScenarioConfig(
         "made",
@@ -49,12 +49,12 @@ def test_shared_images_are_the_same_few_at_every_hospital() -> None:
     assert np.bincount(LABELS[together], minlength=CLASSES).tolist() == [7] * CLASSES
 
 
-def test_more_images_than_there_are_is_all_of_them_and_none_changes_nothing() -> None:
+def test_a_limit_above_the_number_of_images_or_none_uses_all_of_them() -> None:
     everything, most = used(None), used(IMAGES + 5)
     assert all(everything[name].tolist() == most[name].tolist() for name in everything)
 
 
-def test_the_seed_draws_the_images_and_fewer_are_among_more() -> None:
+def test_the_seed_draws_the_images_and_fewer_are_a_subset_of_more() -> None:
     few, more, others = (
         set(np.concatenate(list(used(*key, "shared").values())).tolist())
         for key in ((5, 1), (9, 1), (5, 2))

@@ -52,7 +52,7 @@ def test_adding_twice_adds_once_and_changes_nothing(mirror: Mirror) -> None:
     assert mirror.pixels(["image1"]).max() == 1
 
 
-def test_one_bad_image_keeps_all_of_a_call_out(mirror: Mirror) -> None:
+def test_one_invalid_image_prevents_all_of_a_call(mirror: Mirror) -> None:
     for bad in (
         replace(image(2), pixels=np.zeros((SIZE, SIZE + 1), np.uint8)),
         replace(image(2), pixels=np.zeros((SIZE, SIZE), np.float32)),
@@ -78,29 +78,29 @@ def test_named_unnamed_and_later_images_are_told_apart(mirror: Mirror) -> None:
         mirror.ids(after="nobody")
 
 
-def test_names_that_people_give_are_taken_back_without_losing_the_senders(mirror: Mirror) -> None:
+def test_a_withdrawn_decision_restores_the_senders_name(mirror: Mirror) -> None:
     mirror.add([image(1, "liver"), image(2), image(3)])
-    mirror.name(["image1", "image2"], "spleen")
+    mirror.set_class_name(["image1", "image2"], "spleen")
     assert mirror.class_counts() == {"spleen": 2}
     assert [facts.class_name for facts in mirror.facts(["image1", "image2", "image3"])] == [
         "spleen",
         "spleen",
         None,
     ]
-    mirror.name(["image1", "image2"], None)
+    mirror.set_class_name(["image1", "image2"], None)
     assert mirror.class_counts() == {"liver": 1}
     assert mirror.ids(named=False) == ["image2", "image3"]
 
 
-def test_naming_is_all_or_none(mirror: Mirror) -> None:
+def test_a_name_is_set_for_all_images_or_none(mirror: Mirror) -> None:
     mirror.add([image(number) for number in range(1200)])
     with pytest.raises(MirrorError, match="no image nobody"):
-        mirror.name([*mirror.ids(), "nobody"], "liver")
+        mirror.set_class_name([*mirror.ids(), "nobody"], "liver")
     assert mirror.class_counts() == {}
-    mirror.name(mirror.ids() + mirror.ids(), "liver")
+    mirror.set_class_name(mirror.ids() + mirror.ids(), "liver")
     assert mirror.class_counts() == {"liver": 1200}
     with pytest.raises(MirrorError, match="class name"):
-        mirror.name(["image1"], "  ")
+        mirror.set_class_name(["image1"], "  ")
 
 
 def test_counts_by_day_and_class(mirror: Mirror) -> None:
@@ -121,19 +121,21 @@ def test_unknown_ids_are_named(mirror: Mirror) -> None:
             ask(["image1", "a", "b", "c", "d"])
 
 
-def test_no_question_can_fill_the_memory(mirror: Mirror, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(room, "MOST_BYTES_AT_ONCE", 3 * SIZE * SIZE)
+def test_one_call_returns_a_limited_amount_of_pixels(
+    mirror: Mirror, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(room, "MAX_BYTES_PER_READ", 3 * SIZE * SIZE)
     mirror.add([image(number) for number in range(4)])
     assert len(mirror.pixels(mirror.ids()[:3])) == 3
     with pytest.raises(MirrorError, match="ask for them in parts"):
         mirror.pixels(mirror.ids())
 
 
-def test_empty_questions_have_empty_answers(mirror: Mirror) -> None:
+def test_empty_requests_have_empty_results(mirror: Mirror) -> None:
     assert mirror.add([]) == 0
     assert mirror.pixels([]).shape == (0, SIZE, SIZE)
     assert mirror.facts([]) == []
-    mirror.name([], "liver")
+    mirror.set_class_name([], "liver")
 
 
 def test_a_mirror_keeps_its_size_and_can_be_opened_without_knowing_it(mirror: Mirror) -> None:
@@ -142,7 +144,7 @@ def test_a_mirror_keeps_its_size_and_can_be_opened_without_knowing_it(mirror: Mi
         MirrorError, match=f"it holds images of {SIZE}; open it with image_size={SIZE}"
     ):
         Mirror(mirror.folder, 64)
-    again = Mirror.at(mirror.folder)
+    again = Mirror.open_existing(mirror.folder)
     assert again.image_size == SIZE
     assert again.ids() == ["image1"]
 
@@ -190,7 +192,7 @@ def test_processes_that_open_a_new_mirror_together_share_it(tmp_path: Path) -> N
     for worker in workers:
         worker.join()
     assert [worker.exitcode for worker in workers] == [0, 0, 0]
-    assert len(Mirror.at(tmp_path / "mirror")) == 61
+    assert len(Mirror.open_existing(tmp_path / "mirror")) == 61
 
 
 def test_a_forked_process_opens_its_own_connection(

@@ -19,11 +19,11 @@ def settings_of(file: MirrorFile) -> dict[str, str]:
         return dict(connection.execute("SELECT name, value FROM settings"))
 
 
-def test_what_is_no_mirror_is_not_opened(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_mirror_is_not_opened(tmp_path: Path) -> None:
     with pytest.raises(MirrorError, match="got no file"):
-        Mirror.at(tmp_path / "nowhere")
+        Mirror.open_existing(tmp_path / "nowhere")
     (tmp_path / FILE_NAME).write_bytes(b"no database at all" * 100)
-    for opening in (Mirror, Mirror.at):
+    for opening in (Mirror, Mirror.open_existing):
         with pytest.raises(MirrorError, match="is no mirror"):
             opening(tmp_path)
     with pytest.raises(MirrorError, match="8 to 1024"):
@@ -41,7 +41,7 @@ def test_a_file_keeps_the_image_size_that_it_was_made_with(
         MirrorFile(tmp_path, 16)
 
 
-def test_what_was_committed_is_safe_on_disk(file: MirrorFile, tmp_path: Path) -> None:
+def test_a_commit_is_written_to_disk(file: MirrorFile, tmp_path: Path) -> None:
     with sqlite3.connect(tmp_path / FILE_NAME) as connection:
         assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
     connection.close()

@@ -31,23 +31,19 @@ def seen(hospital: MirrorHospital, positions: NDArray[Any]) -> list[tuple[Any, .
     ]
 
 
-def test_what_has_a_name_arrives_once_in_the_round_that_finds_it(
+def test_a_named_image_arrives_once_in_the_round_that_finds_it(
     mirror: Mirror, tmp_path: Path
 ) -> None:
     hospital = MirrorHospital("north", mirror, tmp_path / "stream.jsonl")
-    assert (
-        isinstance(hospital, Hospital)
-        and hospital.new_images(-1, 0).tolist() == []
-        and hospital.vocabulary == ()
-    )
+    assert isinstance(hospital, Hospital)
+    assert hospital.new_images(-1, 0).tolist() == []
+    assert list(hospital.vocabulary) == []
     mirror.add([image(1, "liver"), image(2, None), image(3, "spleen")])
     first = hospital.new_images(0, 1)
-    assert seen(hospital, first) == [(1, "liver"), (3, "spleen")] and hospital.vocabulary == (  # type: ignore[comparison-overlap]  # compared on purpose
-        "liver",
-        "spleen",
-    )
+    assert seen(hospital, first) == [(1, "liver"), (3, "spleen")]
+    assert hospital.vocabulary == ("liver", "spleen")
     mirror.add([image(4, "heart")])
-    mirror.name(["i2"], "liver")  # an older image that is named later comes later
+    mirror.set_class_name(["i2"], "liver")  # an older image that is named later comes later
     later = hospital.new_images(1, 2)
     assert seen(hospital, later) == [(2, "liver"), (4, "heart")] and later.tolist() == [2, 3]
     assert seen(hospital, first) == [(1, "liver"), (3, "spleen")]
@@ -68,24 +64,22 @@ def test_a_round_that_is_repeated_finds_the_same_images_also_after_a_restart(
     assert again.new_images(5, 6).tolist() == [1]
 
 
-def test_an_image_is_called_what_people_say_now_and_keeps_its_name_if_they_take_it_back(
+def test_an_image_has_its_current_name_and_keeps_its_old_one_if_it_is_withdrawn(
     mirror: Mirror, tmp_path: Path
 ) -> None:
     mirror.add([image(1, "liver"), image(2, "spleen")])
     hospital = MirrorHospital("north", mirror, tmp_path / "stream.jsonl")
     both = hospital.new_images(-1, 0)
-    mirror.name(["i1"], "heart")
+    mirror.set_class_name(["i1"], "heart")
     hospital.new_images(0, 1)
     assert seen(hospital, both) == [(1, "heart"), (2, "spleen")]
-    mirror.name(["i1"], None)  # the sender's word counts again
+    mirror.set_class_name(["i1"], None)  # the sender's word counts again
     hospital.new_images(1, 2)
     assert seen(hospital, both) == [(1, "liver"), (2, "spleen")]
     assert [hospital.vocabulary[label] for label in hospital.labels(both)] == ["liver", "spleen"]
 
 
-def test_more_images_than_are_asked_for_at_once_are_all_there(
-    mirror: Mirror, tmp_path: Path
-) -> None:
+def test_more_images_than_one_query_returns_are_all_read(mirror: Mirror, tmp_path: Path) -> None:
     mirror.add(
         [
             image(number % 200, "liver") if number < 200 else image(number, "liver")
@@ -97,7 +91,7 @@ def test_more_images_than_are_asked_for_at_once_are_all_there(
     assert len(hospital.images(positions)) == 1250
 
 
-def test_a_damaged_stream_is_one_clear_error(mirror: Mirror, tmp_path: Path) -> None:
+def test_a_damaged_stream_file_raises_a_stream_error(mirror: Mirror, tmp_path: Path) -> None:
     (tmp_path / "stream.jsonl").write_text('{"round": 1')
     with pytest.raises(StreamError, match="restore it from a backup"):
         MirrorHospital("north", mirror, tmp_path / "stream.jsonl")

@@ -121,7 +121,7 @@ def test_a_value_out_of_range_is_refused(wrong: dict[str, Any]) -> None:
         AugmentationConfig(**wrong)
 
 
-def test_a_typing_error_in_a_key_is_refused() -> None:
+def test_a_misspelt_key_is_refused() -> None:
     wrong: dict[str, Any] = {"horizontal_flop": True}
     with pytest.raises(pydantic.ValidationError, match="horizontal_flop"):
         AugmentationConfig(**wrong)

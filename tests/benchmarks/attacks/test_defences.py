@@ -7,7 +7,7 @@ def gradients() -> torch.Tensor:
     return torch.randn(3, 1000, generator=torch.Generator().manual_seed(1))
 
 
-def test_clipping_shortens_what_is_too_long_and_nothing_else() -> None:
+def test_clipping_shortens_only_gradients_above_the_norm() -> None:
     clipped = clip(torch.tensor([[3.0, 4.0], [0.3, 0.4]]), 1.0)
     assert torch.allclose(clipped, torch.tensor([[0.6, 0.8], [0.3, 0.4]]))
 
@@ -24,7 +24,7 @@ def test_fewer_bits_round_within_their_step() -> None:
     assert ((half(given) - given).abs() <= given.abs() * 2**-10).all()
     step = given.abs().amax(1, keepdim=True) / 127
     assert ((eight_bits(given) - given).abs() <= step / 2 + 1e-6).all()
-    assert eight_bits(given)[0].unique().numel() <= 255
+    assert len(set(eight_bits(given)[0].tolist())) <= 255
 
 
 def test_only_the_largest_values_are_kept() -> None:

@@ -28,7 +28,7 @@ def test_the_right_image_has_no_mismatch_however_the_gradient_was_scaled() -> No
     assert mismatch(encoder, 1 - images, encoder.encode(images, rows)).min() > 1e-4
 
 
-def test_what_was_not_sent_does_not_count() -> None:
+def test_values_that_were_not_sent_are_ignored() -> None:
     encoder, images, rows = made()
     gradients = encoder.encode(images, rows)
     gradients[:, :300] = 0  # the first convolution's weights
@@ -65,7 +65,7 @@ def test_matching_keeps_pixels_between_black_and_white() -> None:
     assert found.max() <= 1
 
 
-def test_a_perturbation_is_undone_by_who_has_the_local_model() -> None:
+def test_the_local_model_undoes_a_perturbation() -> None:
     _, images, rows = made()
     torch.manual_seed(1)
     network = IncrementalNetwork(

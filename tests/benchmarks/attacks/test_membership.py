@@ -5,8 +5,8 @@ import pytest
 
 from benchmarks.attacks.membership import DEFENCES, Size, attack, base, groups_of
 from benchmarks.attacks.membership_tables import Outcome, defences_table, questions_table
+from benchmarks.attacks.observed_run import ObservedRun, run_observed
 from benchmarks.attacks.scores import Success
-from benchmarks.attacks.watched import Watched, watch
 from federation.experiment.config import ExperimentConfig
 from incremental.network import NetworkConfig
 from physical.batch import Batch
@@ -36,12 +36,12 @@ def tiny(seed: int) -> ExperimentConfig:
 
 
 @pytest.fixture(scope="module")
-def run() -> Watched:
-    return watch(tiny(1), made_dataset(1))
+def run() -> ObservedRun:
+    return run_observed(tiny(1), made_dataset(1))
 
 
 def test_every_image_that_was_trained_on_is_in_one_group_and_no_other_image_is(
-    run: Watched,
+    run: ObservedRun,
 ) -> None:
     groups = groups_of(run, 5, seed=1)
     members = np.concatenate([groups.exemplars, groups.archived, groups.current])
@@ -50,7 +50,9 @@ def test_every_image_that_was_trained_on_is_in_one_group_and_no_other_image_is(
     assert len(members) == 8 * 24 - 2 * 4 * 2  # of 24 images of a task each hospital holds two back
 
 
-def test_others_were_seen_by_nobody_and_are_as_many_of_each_class(run: Watched) -> None:
+def test_others_were_seen_by_no_hospital_and_are_equally_many_of_each_class(
+    run: ObservedRun,
+) -> None:
     groups = groups_of(run, 5, seed=1)
     arrived = {
         int(each)
@@ -68,8 +70,8 @@ def test_others_were_seen_by_nobody_and_are_as_many_of_each_class(run: Watched) 
         )
 
 
-def test_the_watched_run_learns_as_the_platforms_own(run: Watched) -> None:
-    again = watch(tiny(1), made_dataset(1))
+def test_the_observed_run_learns_like_the_platforms_own(run: ObservedRun) -> None:
+    again = run_observed(tiny(1), made_dataset(1))
     assert all(
         bool((run.servers[-1].weights[name] == value).all())
         for name, value in again.servers[-1].weights.items()
@@ -77,8 +79,8 @@ def test_the_watched_run_learns_as_the_platforms_own(run: Watched) -> None:
     assert len(run.servers) == run.setup.scenario.num_rounds == 6
 
 
-def test_an_attack_gives_all_its_figures(run: Watched) -> None:
-    found = attack(run, [watch(tiny(2), made_dataset(2))], SIZE)
+def test_an_attack_returns_all_its_figures(run: ObservedRun) -> None:
+    found = attack(run, [run_observed(tiny(2), made_dataset(2))], SIZE)
     assert set(found.lira) == set(found.loss) == set(found.control)
     assert all(
         0 <= each.auroc <= 1 for each in (*found.lira.values(), *found.loss.values(), found.local)
@@ -87,12 +89,14 @@ def test_an_attack_gives_all_its_figures(run: Watched) -> None:
     assert found.epsilon is None
 
 
-def test_a_question_without_members_is_not_asked() -> None:
-    bare = watch(replace(tiny(1), twin=replace(tiny(1).twin, memory_capacity=0)), made_dataset(1))
+def test_a_question_without_members_is_left_out() -> None:
+    bare = run_observed(
+        replace(tiny(1), twin=replace(tiny(1).twin, memory_capacity=0)), made_dataset(1)
+    )
     assert "exemplars of the first task" not in groups_of(bare, 5, seed=1).pairs()
 
 
-def test_every_defence_makes_a_federation_that_can_be_run() -> None:
+def test_every_defence_makes_a_valid_experiment() -> None:
     for change, calibrate in DEFENCES.values():
         assert change(base(SIZE, 1)).seed == calibrate(base(SIZE, 1)).seed == 1
 

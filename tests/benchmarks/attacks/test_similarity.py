@@ -23,8 +23,7 @@ def test_a_difference_of_a_tenth_everywhere_is_20_decibels() -> None:
 def test_structural_similarity_is_that_of_another_library() -> None:
     metrics = pytest.importorskip("skimage.metrics")
     one, other = images(1), (images(1) * 0.7 + images(1, 2) * 0.3)
-    # It leaves out the border where the window does not fit, as MONAI does, and its Gaussian has
-    # the same 1.5 px.
+    # Like MONAI it leaves out the border and has a Gaussian of 1.5 px.
     theirs = metrics.structural_similarity(
         one[0, 0].numpy(),
         other[0, 0].numpy(),

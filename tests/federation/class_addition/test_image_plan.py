@@ -41,7 +41,7 @@ def test_images_held_out_from_the_champion_are_held_out_from_the_candidate(
 def test_class_names_of_a_mirror_are_replaced_by_those_of_the_catalogue(tmp_path: Path) -> None:
     mirror = Mirror(tmp_path / "mirror", SIDE)
     mirror.add(images("north", "liver", 12))
-    mirror.name([each.image_id for each in images("north", "liver", 6)], "Leber")
+    mirror.set_class_name([each.image_id for each in images("north", "liver", 6)], "Leber")
     hospitals = [AdditionHospital("north", tmp_path / "mirror", None)]
     assert make_plan(hospitals, [], LIMITS, {"Leber": "liver"}).approved_names() == ("liver",)
     assert make_plan(hospitals, [], LIMITS, {}).approved_names() == ("Leber", "liver")

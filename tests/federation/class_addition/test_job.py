@@ -51,7 +51,7 @@ def test_restarted_job_makes_the_same_candidate_although_images_arrived(
     process.join()
     assert process.exitcode == -signal.SIGKILL
     assert len(progress(path)) == 4
-    Mirror.at(tmp_path / "north").add(images("north", "liver", 30, first=500))
+    Mirror.open_existing(tmp_path / "north").add(images("north", "liver", 30, first=500))
     assert run(path)["digest"] == run(second)["digest"]
     assert [line["done"] for line in progress(path) if line["step"] == "round"] == [1, 2, 3]
 

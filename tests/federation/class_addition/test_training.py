@@ -137,7 +137,7 @@ def test_horizontal_flip_of_organs_with_a_side_is_refused(tmp_path: Path) -> Non
     federation = ExampleFederation(tmp_path)
     mirror = Mirror(tmp_path / "north", SIDE)
     mirror.add(images("north", "liver", 12))
-    mirror.name([each.image_id for each in images("north", "liver", 12)], "lung-left")
+    mirror.set_class_name([each.image_id for each in images("north", "liver", 12)], "lung-left")
     for hospital in ("east", "south"):
         Mirror(tmp_path / hospital, SIDE)
     flipped = {

@@ -20,7 +20,7 @@ def test_the_job_file_of_a_training_is_valid_for_its_process(world: World) -> No
 
     name_case(world)
     act(world, "ben", "approve")
-    world.services.mirrors["north"].name(["dnorth0"], "splenic tissue")
+    world.services.mirrors["north"].set_class_name(["dnorth0"], "splenic tissue")
     world.services.catalogue.propose("splenic tissue", "ada", "north")
     tissue, spleen = entry(world, "splenic tissue"), entry(world, "spleen")
     world.services.catalogue.merge(tissue.entry_id, spleen.entry_id, "ben", "the same")

@@ -18,7 +18,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmarks.hostile import KINDS, Sent
+from benchmarks.hostile import KINDS, HonestMessages
 from federation.experiment.config import ExperimentConfig
 from federation.flare.hospital_site import HospitalSite
 from federation.flare.link_messages import Fault, Hello
@@ -49,7 +49,11 @@ class Hostile:
             return content
         self.honest.append(decode(TwinUpdate, content))
         self.sent.append(
-            self.damage(Sent(self.honest[-1], wires.engine.broadcasts[-1][twin_id], self.honest[0]))
+            self.damage(
+                HonestMessages(
+                    self.honest[-1], wires.engine.broadcasts[-1][twin_id], self.honest[0]
+                )
+            )
         )
         return self.sent[-1]
 
@@ -64,19 +68,19 @@ class Ran:
         return Path.touch, (self.place,)
 
 
-def as_kind(name: str, sent: Sent) -> bytes:
+def as_kind(name: str, sent: HonestMessages) -> bytes:
     return encode(KINDS[name].damage(sent))
 
 
-def unchanged(sent: Sent) -> bytes:
+def unchanged(sent: HonestMessages) -> bytes:
     return encode(sent.update)
 
 
-def silent(sent: Sent) -> bytes:
+def silent(sent: HonestMessages) -> bytes:
     return encode(Fault(HOSTILE, "train", sent.update.round, "OSError"))
 
 
-def claims(size: int, sent: Sent) -> bytes:
+def claims(size: int, sent: HonestMessages) -> bytes:
     """Return an honest record whose first tensor is said to have so many bytes.
 
     It do not come.
@@ -92,7 +96,7 @@ def claims(size: int, sent: Sent) -> bytes:
     return content[:begin] + struct.pack("<Q", len(text)) + text + content[data:]
 
 
-def pickled(place: Path, sent: Sent) -> bytes:
+def pickled(place: Path, sent: HonestMessages) -> bytes:
     return pickle.dumps(Ran(place))
 
 
@@ -206,7 +210,7 @@ def test_a_claim_of_2_gib_takes_no_memory(
     over: Any, config: ExperimentConfig, without: Any
 ) -> None:
     update = without.engine.updates[0][0]
-    sent = Sent(update, without.engine.broadcasts[0][update.twin_id], update)
+    sent = HonestMessages(update, without.engine.broadcasts[0][update.twin_id], update)
     record = claims(2 * GIB, sent)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     tracemalloc.start()

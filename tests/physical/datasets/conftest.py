@@ -1,7 +1,4 @@
-"""Fixtures of the data room's tests.
-
-A private cache, tiny data sheets, and a web server on this machine.
-"""
+"""Fixtures of data sets: a private cache, tiny data sheets, and a local web server."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -12,11 +9,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from physical.datasets import download
 from physical.datasets.dataset import DataFile, DataSheet, Source, new_md5
 
-Arrays = dict[str, np.ndarray]
+Arrays = dict[str, NDArray[Any]]
 
 
 @pytest.fixture(autouse=True)
@@ -38,9 +36,9 @@ def file_of() -> Callable[[str, bytes], DataFile]:
 @pytest.fixture
 def sheet_of() -> Callable[..., DataSheet]:
     def make(
-        files: tuple[DataFile, ...], sources: tuple[Source, ...] = (), **changes: object
+        files: tuple[DataFile, ...], sources: tuple[Source, ...] = (), **changes: Any
     ) -> DataSheet:
-        facts: dict[str, object] = {
+        facts: dict[str, Any] = {
             "name": "tiny",
             "title": "Tiny",
             "source": "https://tiny.example",
@@ -52,8 +50,7 @@ def sheet_of() -> Callable[..., DataSheet]:
             "image_size": (4, 4, 1),
             "has_left_and_right": False,
         }
-        changed: Any = facts | changes
-        return DataSheet(**changed, files=files, sources=sources)
+        return DataSheet(**(facts | changes), files=files, sources=sources)
 
     return make
 

@@ -4,18 +4,11 @@ import numpy as np
 import pytest
 from pydicom import Dataset, Sequence, uid
 
-from physical.datasets.dicom import (
-    CtFrame,
-    DicomError,
-    Limits,
-    Reason,
-    ct_frames,
-    parse_ct,
-    read_ct,
-    stored_values,
-)
+from physical.datasets.dicom import CtFrame, ct_frames, read_ct
+from physical.datasets.dicom_file import DicomError, Limits, parse_ct, stored_values
 from physical.datasets.greyscale import Window
 from physical.datasets.phantom_dicom import ct_dataset, dicom_bytes, make_identity
+from physical.datasets.refusal import Reason
 
 WIDE = Window(0, 4096)
 

@@ -24,14 +24,14 @@ def test_npz_file_is_read_by_its_keys(tmp_path: Path) -> None:
     assert read_npz(tmp_path / "a.npz", ["two"])["two"].tolist() == [0, 1]
 
 
-def test_missing_key_is_named_with_those_that_are_there(tmp_path: Path) -> None:
+def test_a_missing_key_is_named_with_the_existing_ones(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", one=np.arange(3))
     with pytest.raises(DataError, match=r"no array two \(it has one\)"):
         read_npz(tmp_path / "a.npz", ["one", "two"])
 
 
 @pytest.mark.parametrize("kept", [0, 10, 200, 900])
-def test_npz_file_cut_short_is_one_clear_error(tmp_path: Path, kept: int) -> None:
+def test_a_truncated_npz_file_raises_a_data_error(tmp_path: Path, kept: int) -> None:
     path = tmp_path / "a.npz"
     np.savez(path, one=np.arange(300))
     path.write_bytes(path.read_bytes()[:kept])
@@ -109,13 +109,13 @@ def test_empty_class_is_named() -> None:
         check_every_class(batch, "x")
 
 
-def test_count_that_is_not_the_sheets_is_refused(sheet_of: Callable[..., Any]) -> None:
+def test_a_count_that_differs_from_the_sheet_is_refused(sheet_of: Callable[..., Any]) -> None:
     batch = Batch(np.zeros((3, 4, 4, 1), dtype=np.uint8), np.array([0, 1, 1]), ("cat", "dog"))
     with pytest.raises(DataError, match="3 images; expected 4"):
         check_count(batch, "train", sheet_of(()))
 
 
-def test_batch_is_made_of_what_fits_the_sheet(sheet_of: Callable[..., Any]) -> None:
+def test_arrays_that_fit_the_sheet_become_a_batch(sheet_of: Callable[..., Any]) -> None:
     batch = make_batch(
         np.zeros((2, 4, 4), dtype=np.uint8), np.array([[0], [1]]), sheet_of(()), "test", "x"
     )

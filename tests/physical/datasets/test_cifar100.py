@@ -1,6 +1,5 @@
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +10,7 @@ from physical.datasets.dataset import DataSheet
 
 
 @pytest.fixture
-def small_sheet(sheet_of: Callable[..., Any]) -> DataSheet:
+def small_sheet(sheet_of: Callable[..., DataSheet]) -> DataSheet:
     return sheet_of((), counts={"train": 2, "validation": 0, "test": 2}, image_size=(32, 32, 3))
 
 

@@ -30,7 +30,7 @@ def test_show_counts_classes_only_when_the_files_are_at_hand(run: Callable[..., 
     assert "Images of each class" in run("show", "phantom_coronal").stdout
 
 
-def test_fetch_tells_its_steps(run: Callable[..., Any]) -> None:
+def test_fetch_reports_its_steps(run: Callable[..., Any]) -> None:
     result = run("fetch", "phantom_sagittal")
     assert result.exit_code == 0
     assert "phantom_sagittal: ready" in result.stdout

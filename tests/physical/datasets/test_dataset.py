@@ -119,6 +119,6 @@ def test_organ_sheets_agree_with_the_medmnist_package(name: str) -> None:
     assert sheet.licence == facts["license"]
 
 
-def test_data_set_that_is_not_at_hand_is_not_fetched_unasked() -> None:
+def test_a_missing_data_set_is_not_downloaded_without_permission() -> None:
     with pytest.raises(DataError, match="fedka data fetch organcmnist"):
         load_dataset("organcmnist", fetch=False)

@@ -1,5 +1,4 @@
 from io import BytesIO
-from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -10,8 +9,9 @@ from pydicom.data import get_testdata_file
 from pydicom.encaps import encapsulate, generate_frames
 
 from physical.datasets.codestream import FrameSize, frame_size
-from physical.datasets.dicom import AIR_HU, Reason
+from physical.datasets.dicom import AIR_HU
 from physical.datasets.phantom_dicom import dicom_bytes
+from physical.datasets.refusal import Reason
 from tests.physical.datasets.made_ct import (
     body,
     enhanced,
@@ -54,9 +54,14 @@ def test_baseline_jpeg_is_read() -> None:
     assert np.abs(slices(data)[0].hounsfield + 1024 - grey).max() < 6
 
 
-def as_ct(path: str) -> Dataset:
-    """One of the pydicom package's own files, called a CT."""
-    data = dcmread(path)
+def pydicom_file(name: str) -> Dataset:
+    """Return a data set that comes with the pydicom package."""
+    return dcmread(str(get_testdata_file(name, download=False)))
+
+
+def as_ct(name: str) -> Dataset:
+    """Return one of the pydicom package's files, relabelled as CT."""
+    data = pydicom_file(name)
     data.SOPClassUID = data.file_meta.MediaStorageSOPClassUID = uid.CTImageStorage
     data.Modality, data.RescaleSlope, data.RescaleIntercept = "CT", 1, 0
     data.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
@@ -64,10 +69,7 @@ def as_ct(path: str) -> Dataset:
 
 
 def test_jpeg_ls_is_read() -> None:
-    raw, compressed = (
-        as_ct(cast(Any, get_testdata_file(f"MR_small{kind}.dcm", download=False)))
-        for kind in ("", "_jpeg_ls_lossless")
-    )
+    raw, compressed = (as_ct(f"MR_small{kind}.dcm") for kind in ("", "_jpeg_ls_lossless"))
     assert compressed.file_meta.TransferSyntaxUID == uid.JPEGLSLossless
     np.testing.assert_array_equal(slices(compressed)[0].hounsfield, slices(raw)[0].hounsfield)
     frame = next(generate_frames(compressed.PixelData, number_of_frames=1))
@@ -75,7 +77,7 @@ def test_jpeg_ls_is_read() -> None:
 
 
 def test_a_ct_from_a_scanner_is_read() -> None:
-    data = dcmread(cast(Any, get_testdata_file("CT_small.dcm", download=False)))
+    data = pydicom_file("CT_small.dcm")
     expected = data.pixel_array * float(data.RescaleSlope) + float(data.RescaleIntercept)
     expected[data.pixel_array == data.PixelPaddingValue] = AIR_HU
     np.testing.assert_array_equal(slices(data)[0].hounsfield, expected)

@@ -7,8 +7,10 @@ from hypothesis import strategies as st
 from pydicom import Dataset, dcmread, uid
 from pydicom.encaps import encapsulate, generate_frames
 
-from physical.datasets.dicom import DicomError, Limits, Reason, parse_ct, read_ct, value_of
+from physical.datasets.dicom import read_ct
+from physical.datasets.dicom_file import DicomError, Limits, parse_ct, value_of
 from physical.datasets.phantom_dicom import dicom_bytes
+from physical.datasets.refusal import Reason
 from tests.physical.datasets.made_ct import WIDE, body, enhanced, large, made, reason_of
 
 Change = Callable[[Dataset], object]
@@ -56,7 +58,7 @@ def test_refused_files_have_a_reason(name: str) -> None:
     data = made()
     change(data)
     stream = BytesIO()
-    data.file_meta.ImplementationClassUID = "1.2.3"  # type: ignore[assignment]  # changes its type
+    data.file_meta.ImplementationClassUID = uid.UID("1.2.3")
     data.save_as(stream, enforce_file_format=False)
     content = b"\0" * 128 + b"DICM" + stream.getvalue().removeprefix(b"\0" * 128 + b"DICM")
     assert reason_of(content) is reason
@@ -96,7 +98,7 @@ def test_a_damaged_codestream_is_bad_pixels() -> None:
 @pytest.mark.parametrize(
     "syntax", ["1.2.840.10008.1.2.4.100", "1.2.3.4", uid.DeflatedExplicitVRLittleEndian]
 )
-def test_transfer_syntaxes_that_nobody_reads_are_named_so(syntax: str) -> None:
+def test_transfer_syntaxes_without_a_decoder_are_refused(syntax: str) -> None:
     whole = dicom_bytes(made())
     old, new = b"1.2.840.10008.1.2.1\0", syntax.encode()
     parsed = dcmread(BytesIO(whole))
@@ -164,8 +166,16 @@ def test_bad_values_are_not_quoted_in_logs(caplog: pytest.LogCaptureFixture) -> 
     assert "SECRET" not in caplog.text
 
 
+def test_a_damaged_transfer_syntax_is_refused_and_not_quoted(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    content = dicom_bytes(made()).replace(b"1.2.840.10008.1.2.1\0", b"\x00.2.840.10008.1.2.1\0")
+    assert reason_of(content) is Reason.UNSUPPORTED_TRANSFER_SYNTAX
+    assert caplog.text == ""
+
+
 @given(st.integers(132, 1500), st.binary(min_size=1, max_size=8))
-def test_no_damage_ends_in_another_error(place: int, damage: bytes) -> None:
+def test_any_damage_raises_a_dicom_error(place: int, damage: bytes) -> None:
     whole = dicom_bytes(made(body(8, 8)))
     content = whole[:place] + damage + whole[place + len(damage) :]
     try:

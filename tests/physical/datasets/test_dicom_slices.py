@@ -7,18 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydicom import dcmwrite, uid
 
-from physical.datasets.dicom import (
-    AIR_HU,
-    Limits,
-    Reason,
-    ct_frames,
-    grey_square,
-    parse_ct,
-    read_ct,
-    stored_values,
-)
-from physical.datasets.greyscale import Window, fitted, windowed
+from physical.datasets.dicom import AIR_HU, ct_frames, grey_square, read_ct
+from physical.datasets.dicom_file import Limits, parse_ct, stored_values
+from physical.datasets.greyscale import Window, WindowFunction, apply_window, fit_to_square
 from physical.datasets.phantom_dicom import dicom_bytes
+from physical.datasets.refusal import Reason
 from tests.physical.datasets.made_ct import (
     WIDE,
     body,
@@ -45,7 +38,7 @@ def test_signed_pixels_keep_their_sign(bits: int) -> None:
     np.testing.assert_array_equal(frame.hounsfield, body())
 
 
-def test_bits_above_the_stored_ones_do_not_count() -> None:
+def test_bits_above_the_stored_ones_are_ignored() -> None:
     data = made()
     clean = slices(data)[0].hounsfield
     data.PixelData = (np.frombuffer(data.PixelData, "<u2") | 0xF000).tobytes()
@@ -111,9 +104,9 @@ def slow_grey(x: float, window: Window) -> int:
     st.integers(0, 2**32 - 1),
 )
 def test_grey_values_are_those_of_the_standards_equation(
-    slope: float, intercept: int, centre: int, width: int, function: str, seed: int
+    slope: float, intercept: int, centre: int, width: int, function: WindowFunction, seed: int
 ) -> None:
-    window = Window(centre, width, function)  # type: ignore[arg-type]  # checked at run time
+    window = Window(centre, width, function)
     stored = np.random.default_rng(seed).integers(0, 4096, (8, 8)).astype("<u2")
     data = made(np.zeros((8, 8)), RescaleSlope=slope, RescaleIntercept=intercept)
     data.PixelData = stored.tobytes()
@@ -128,18 +121,17 @@ def test_grey_values_are_those_of_the_standards_equation(
 @given(st.integers(-1000, 1000), st.integers(1, 3000))
 def test_denser_is_never_darker(centre: int, width: int) -> None:
     for function in ("LINEAR_EXACT", "LINEAR", "SIGMOID"):
-        window = Window(centre, width, function)
-        grey = windowed(np.arange(-3000.0, 3000.0, 7), window).astype(int)
-        assert (np.diff(grey) >= 0).all()
+        grey = apply_window(np.arange(-3000.0, 3000.0, 7), Window(centre, width, function))
+        assert (np.diff(grey.astype(int)) >= 0).all()
 
 
 @pytest.mark.parametrize(
     ("width", "function"),
     [(0, "LINEAR_EXACT"), (-1, "SIGMOID"), (0.5, "LINEAR"), (float("nan"), "LINEAR")],
 )
-def test_windows_that_cannot_be_are_refused(width: float, function: str) -> None:
+def test_invalid_windows_are_refused(width: float, function: WindowFunction) -> None:
     with pytest.raises(ValueError, match="window of centre"):
-        Window(40, width, function)  # type: ignore[arg-type]  # checked at run time
+        Window(40, width, function)
 
 
 def test_the_files_own_window_is_used_where_none_is_given() -> None:
@@ -147,7 +139,7 @@ def test_the_files_own_window_is_used_where_none_is_given() -> None:
     (frame,) = slices(data)
     assert frame.window == Window(-100, 300, "SIGMOID")
     np.testing.assert_array_equal(
-        read_ct(dicom_bytes(data), 24)[0], windowed(body(), Window(-100, 300, "SIGMOID"))
+        read_ct(dicom_bytes(data), 24)[0], apply_window(body(), Window(-100, 300, "SIGMOID"))
     )
     assert reason_of(dicom_bytes(made(WindowWidth=0)), window=None) is Reason.BAD_WINDOW
     assert reason_of(dicom_bytes(made(WindowWidth=None)), window=None) is Reason.BAD_WINDOW
@@ -263,7 +255,7 @@ def test_nothing_is_stretched_or_cut_off() -> None:
 
 def test_an_image_of_the_right_size_is_not_touched() -> None:
     grey = np.random.default_rng(0).integers(0, 256, (16, 16)).astype(np.uint8)
-    np.testing.assert_array_equal(fitted(grey, 16), grey)
+    np.testing.assert_array_equal(fit_to_square(grey, 16), grey)
 
 
 # ---- frames

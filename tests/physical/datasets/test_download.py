@@ -24,7 +24,7 @@ def test_file_in_a_persons_folder_is_used_in_place(
     assert find_files(sheet_of((file_of("one", b"1"),)), tmp_path / "mine") == {"one": path}
 
 
-def test_folder_of_the_data_set_inside_it_is_looked_into(
+def test_the_data_sets_sub_folder_is_searched(
     tmp_path: Path, file_of: Callable[..., Any], sheet_of: Callable[..., Any]
 ) -> None:
     path = _put(tmp_path / "mine" / "tiny" / "one", b"1")
@@ -51,7 +51,7 @@ def test_environment_names_a_folder_too(
     assert find_files(sheet_of((file_of("one", b"1"),))) == {"one": path}
 
 
-def test_laboratorys_folder_is_looked_into_last(
+def test_the_laboratorys_folder_is_searched_last(
     tmp_path: Path,
     file_of: Callable[..., Any],
     sheet_of: Callable[..., Any],
@@ -62,7 +62,7 @@ def test_laboratorys_folder_is_looked_into_last(
     assert find_files(sheet_of((file_of("one", b"1"),))) == {"one": path}
 
 
-def test_other_file_of_that_name_in_the_laboratorys_folder_is_passed_over(
+def test_another_file_of_that_name_in_the_laboratorys_folder_is_ignored(
     tmp_path: Path,
     file_of: Callable[..., Any],
     sheet_of: Callable[..., Any],
@@ -141,7 +141,7 @@ def test_second_file_comes_from_another_place(
     assert paths["two"].read_bytes() == b"2"
 
 
-def test_file_that_is_nowhere_is_told_with_its_address_digest_and_where_to_put_it(
+def test_a_file_found_nowhere_is_reported_with_address_digest_and_target_folder(
     file_of: Callable[..., Any], sheet_of: Callable[..., Any]
 ) -> None:
     file = file_of("one", b"1")

@@ -57,7 +57,7 @@ def _change(
         ),
     ],
 )
-def test_each_fault_of_a_file_is_one_clear_error(
+def test_each_fault_of_a_file_raises_a_data_error(
     tmp_path: Path,
     tiny_arrays: dict[str, NDArray[Any]],
     sheet_of: Callable[..., Any],

@@ -5,24 +5,25 @@ import pytest
 from numpy.typing import NDArray
 
 from physical.datasets import load_dataset
-from physical.datasets.phantom import make_phantom
+from physical.datasets.phantom import Plane, make_phantom
 from physical.datasets.phantom_anatomy import CLASS_NAMES, Shape, make_patient
 
 SMALL = {"train": 14, "val": 1, "test": 5}
 
 
 @pytest.fixture(scope="module")
-def small_axial() -> dict[str, np.ndarray]:
+def small_axial() -> dict[str, NDArray[Any]]:
     return dict(make_phantom("axial", seed=3, patients=SMALL, slices_per_organ=3))
 
 
-def _nearest(arrays: dict[str, np.ndarray]) -> np.ndarray:
+def _nearest(arrays: dict[str, NDArray[Any]]) -> NDArray[Any]:
     """Return for each test image the label of its nearest training image."""
     train, test = (
         arrays[f"{split}_images"].reshape(-1, 784).astype(np.float64) for split in ("train", "test")
     )
     distances = (train**2).sum(1)[None] - 2 * test @ train.T
-    return arrays["train_labels"][distances.argmin(1), 0]
+    labels: NDArray[Any] = arrays["train_labels"][distances.argmin(1), 0]
+    return labels
 
 
 def test_published_phantom_has_its_digest_and_counts() -> None:
@@ -34,7 +35,7 @@ def test_published_phantom_has_its_digest_and_counts() -> None:
 
 
 @pytest.mark.parametrize("plane", ["axial", "coronal", "sagittal"])
-def test_same_seed_makes_the_same_images_and_another_seed_others(plane: Any) -> None:
+def test_same_seed_makes_the_same_images_and_another_seed_others(plane: Plane) -> None:
     first, second, other = (
         make_phantom(plane, seed, {"train": 1}, 1)["train_images"] for seed in (1, 1, 2)
     )
@@ -52,8 +53,7 @@ def test_patients_of_one_split_are_not_in_another() -> None:
     parted = make_phantom("axial", 1, {"train": 2, "val": 1, "test": 1}, 1)
     images = np.concatenate([parted[f"{split}_images"] for split in ("train", "val", "test")])
     assert len(np.unique(images.reshape(44, -1), axis=0)) == 44
-    # the patients are numbered through: the third of three is the one that stands in validation
-    # above
+    # patients are numbered through: the third of three is the one in validation above
     whole = make_phantom("axial", 1, {"train": 3}, 1)["train_images"]
     assert all((whole == image).all((1, 2)).any() for image in parted["val_images"])
 
@@ -93,7 +93,7 @@ def test_patients_differ_and_have_all_organs() -> None:
     assert one.organs["kidney-left"][0].centre[0] > 0 > one.organs["kidney-right"][0].centre[0]
 
 
-def test_half_angles_tangent_gives_a_rotation() -> None:
+def test_the_tangent_of_the_half_angle_gives_a_rotation() -> None:
     cosine, sine = Shape((0, 0, 0), (3, 1, 1), 0, turn=1.0, roughness=0).cosine_and_sine()
     assert (cosine, sine) == (0, 1)
     assert Shape((0, 0, 0), (3, 1, 2), 0, turn=1.0, roughness=0).reach().tolist() == [1, 3, 2]

@@ -6,7 +6,7 @@ from pydicom import dcmread
 
 from physical.datasets import phantom
 from physical.datasets.dicom import read_ct
-from physical.datasets.greyscale import ABDOMEN, windowed
+from physical.datasets.greyscale import ABDOMEN, apply_window
 from physical.datasets.phantom_anatomy import CLASS_NAMES
 from physical.datasets.phantom_dicom import (
     BODY_PARTS,
@@ -78,7 +78,7 @@ def test_slices_look_like_the_phantoms() -> None:
     brightness: dict[str, list[float]] = {}
     for part in drawn:
         brightness.setdefault(part.organ, []).append(
-            float(windowed(part.hounsfield, ABDOMEN).mean())
+            float(apply_window(part.hounsfield, ABDOMEN).mean())
         )
     published = [images[labels == label].mean() for label in range(len(CLASS_NAMES))]
     ours = [np.mean(brightness[name]) for name in CLASS_NAMES]

@@ -4,7 +4,7 @@ import tarfile
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytest
 
@@ -30,7 +30,7 @@ def delivery(tmp_path: Path) -> Delivery:
 
 
 def _tar(path: Path, members: Mapping[str, bytes], mode: str = "w:gz") -> Path:
-    with tarfile.open(path, mode) as archive:  # type: ignore[call-overload]  # checked at run time
+    with tarfile.open(path, mode) as archive:  # type: ignore[call-overload]  # mode is a str
         for name, content in members.items():
             member = tarfile.TarInfo(name)
             member.size = len(content)
@@ -74,7 +74,7 @@ def test_link_in_a_tar_archive_is_not_followed(tmp_path: Path, file_of: Callable
         extract_tar(tmp_path / "a.tar", [file_of("one", b"1")], tmp_path)
 
 
-def test_damaged_tar_archive_is_one_clear_error(
+def test_a_damaged_tar_archive_raises_a_data_error(
     tmp_path: Path, file_of: Callable[..., Any]
 ) -> None:
     archive = _tar(tmp_path / "a.tar.gz", {"one": bytes(range(256)) * 100})
@@ -137,7 +137,7 @@ def test_web_file_with_the_wrong_digest_is_thrown_away(
     assert not list(delivery.folder.glob("one")) + list(delivery.folder.glob("*.part"))
 
 
-def test_system_folder_tells_how_to_install_it(
+def test_a_missing_system_folder_says_how_to_install_it(
     tmp_path: Path, file_of: Callable[..., Any], delivery: Delivery
 ) -> None:
     source = SystemFolder(tmp_path / "share", "apt-get install tiny")
@@ -149,7 +149,7 @@ def test_system_folder_tells_how_to_install_it(
     assert (delivery.folder / "one").read_bytes() == b"1"
 
 
-def test_gzip_file_cut_short_is_one_clear_error(
+def test_a_truncated_gzip_file_raises_a_data_error(
     tmp_path: Path, file_of: Callable[..., Any], delivery: Delivery
 ) -> None:
     (tmp_path / "one.gz").write_bytes(gzip.compress(bytes(range(256)) * 9)[:-20])
@@ -185,7 +185,7 @@ def test_pip_fetches_a_wheel_for_another_python(
     assert len(list(delivery.folder.iterdir())) == 1
 
 
-def test_pips_own_words_are_told_when_it_fails(
+def test_pips_own_error_is_reported(
     tmp_path: Path, file_of: Callable[..., Any], delivery: Delivery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PIP_NO_INDEX", "1")
@@ -199,11 +199,10 @@ def test_pips_own_words_are_told_when_it_fails(
 def test_generated_file_must_have_its_digest_too(
     file_of: Callable[..., Any], delivery: Delivery
 ) -> None:
-    Generated("one", cast(Any, lambda path: path.write_bytes(b"1") and None)).deliver(
-        [file_of("one", b"1")], delivery
-    )
+    def write(path: Path) -> None:
+        path.write_bytes(b"1")
+
+    Generated("one", write).deliver([file_of("one", b"1")], delivery)
     assert (delivery.folder / "one").read_bytes() == b"1"
     with pytest.raises(DataError, match="md5"):
-        Generated("two", cast(Any, lambda path: path.write_bytes(b"1") and None)).deliver(
-            [file_of("two", b"2")], delivery
-        )
+        Generated("two", write).deliver([file_of("two", b"2")], delivery)

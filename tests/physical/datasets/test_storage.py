@@ -33,7 +33,9 @@ def test_interrupted_write_leaves_nothing(tmp_path: Path, file_of: Callable[...,
     assert list(tmp_path.iterdir()) == []
 
 
-def test_file_cut_short_is_told_by_its_size(tmp_path: Path, file_of: Callable[..., Any]) -> None:
+def test_a_truncated_file_is_noticed_by_its_size(
+    tmp_path: Path, file_of: Callable[..., Any]
+) -> None:
     (tmp_path / "a").write_bytes(b"x")
     with pytest.raises(DataError, match=r"1 bytes \(cut short\?\); expected 3 bytes, md5"):
         check_file(tmp_path / "a", file_of("a", b"xyz"))

@@ -14,7 +14,7 @@ def _nothing(_done: int, _total: int | None) -> None:
     pass
 
 
-def test_file_comes_whole_and_progress_ends_at_its_size(web: Any, tmp_path: Path) -> None:
+def test_a_file_is_downloaded_whole_and_progress_ends_at_its_size(web: Any, tmp_path: Path) -> None:
     web.content = CONTENT
     seen: list[tuple[int, int | None]] = []
     download(
@@ -53,7 +53,7 @@ def test_download_that_is_already_whole_asks_for_nothing_more(web: Any, tmp_path
     assert (tmp_path / "a.part").read_bytes() == CONTENT
 
 
-def test_connection_that_brings_nothing_more_is_given_up_and_the_part_stays(
+def test_a_connection_without_new_bytes_is_given_up_and_the_part_is_kept(
     web: Any, tmp_path: Path
 ) -> None:
     web.content, web.cut_after = CONTENT, [100, 0]
@@ -62,12 +62,12 @@ def test_connection_that_brings_nothing_more_is_given_up_and_the_part_stays(
     assert (tmp_path / "a.part").read_bytes() == CONTENT[:100]
 
 
-def test_refusal_is_told_with_its_code(web: Any, tmp_path: Path) -> None:
+def test_an_http_error_is_reported_with_its_code(web: Any, tmp_path: Path) -> None:
     with pytest.raises(OSError, match="answers 404"):
         download(web.address + "/missing", tmp_path / "a.part", _nothing)
 
 
-def test_closed_port_is_told_at_once(tmp_path: Path) -> None:
+def test_a_closed_port_is_reported_at_once(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="cannot be reached"):
         download("http://127.0.0.1:1/a", tmp_path / "a.part", _nothing)
 

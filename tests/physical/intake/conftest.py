@@ -1,8 +1,6 @@
 """A hospital's folder with an intake, and CT files to put into its inbox."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -15,45 +13,9 @@ from physical.intake.config import IntakeConfig
 from physical.intake.folder import FolderIntake
 from physical.intake.pseudonyms import KEY_BYTES, Pseudonyms
 from physical.mirror import Mirror
+from tests.physical.intake.hospital_folder import Clock, HospitalFolder
 
 SIZE = 16
-
-
-@dataclass
-class Clock:
-    """A clock that is moved by hand."""
-
-    now: datetime = field(default_factory=lambda: datetime(2024, 2, 19, 8, 30, tzinfo=UTC))
-
-    def __call__(self) -> datetime:
-        return self.now
-
-    def move(self, seconds: float) -> None:
-        self.now += timedelta(seconds=seconds)
-
-
-@dataclass
-class SimulatedHospitals:
-    """One hospital's folder, its mirror and its intake."""
-
-    folder: Path
-    mirror: Mirror
-    intake: FolderIntake
-    pseudonyms: Pseudonyms
-    clock: Clock
-
-    def put(self, name: str, content: bytes) -> Path:
-        path = self.intake.inbox / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
-        return path
-
-    def left(self) -> list[str]:
-        return sorted(
-            str(path.relative_to(self.intake.inbox))
-            for path in self.intake.inbox.rglob("*")
-            if path.is_file()
-        )
 
 
 @pytest.fixture
@@ -62,13 +24,12 @@ def pseudonyms() -> Pseudonyms:
 
 
 @pytest.fixture
-def ward_of(tmp_path: Path, pseudonyms: Pseudonyms) -> Callable[..., SimulatedHospitals]:
-    def make(name: str = "hospitals", **changes: object) -> SimulatedHospitals:
+def make_hospital(tmp_path: Path, pseudonyms: Pseudonyms) -> Callable[..., HospitalFolder]:
+    def make(name: str = "hospital", **changes: Any) -> HospitalFolder:
         folder = tmp_path / name
         mirror, clock = Mirror(folder / "mirror", SIZE), Clock()
-        changed: Any = {"image_size": SIZE, "settle_seconds": 0} | changes
-        config = IntakeConfig(**changed)
-        return SimulatedHospitals(
+        config = IntakeConfig(**{"image_size": SIZE, "settle_seconds": 0, **changes})
+        return HospitalFolder(
             folder,
             mirror,
             FolderIntake(folder, mirror, pseudonyms, config, clock),
@@ -80,8 +41,8 @@ def ward_of(tmp_path: Path, pseudonyms: Pseudonyms) -> Callable[..., SimulatedHo
 
 
 @pytest.fixture
-def hospitals(ward_of: Callable[..., SimulatedHospitals]) -> SimulatedHospitals:
-    return ward_of()
+def hospital(make_hospital: Callable[..., HospitalFolder]) -> HospitalFolder:
+    return make_hospital()
 
 
 @pytest.fixture

@@ -1,8 +1,8 @@
-"""A process that takes a folder in and may be killed over it. Run by tests, never imported by them.
+"""A process that runs an intake and may be killed. Tests run it and never import it.
 
-``look FOLDER``: one look; each file operation within the folder writes a point to standard output.
-``crash TEMPLATE SPACE``: copies TEMPLATE once for each file operation of a look, dies at that
-operation, looks again, and writes one line of JSON with what was found then.
+``process FOLDER``: one pass; each file operation within the folder writes a point to standard
+output. ``crash TEMPLATE SPACE``: copies TEMPLATE once for each file operation of a pass, dies at
+that operation, runs another pass, and writes the result as one line of JSON.
 """
 
 import json
@@ -38,7 +38,7 @@ def at_each_operation(folder: Path, act: Callable[[], object]) -> None:
 
 
 def die_at(operation: int, folder: Path) -> int:
-    """Look in a child that dies without a word at its n-th file operation; return its exit code."""
+    """Run a pass in a child that dies at its n-th file operation; return its exit code."""
     child = os.fork()
     if child:
         return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
@@ -50,15 +50,15 @@ def die_at(operation: int, folder: Path) -> int:
             os._exit(9)
 
     at_each_operation(folder, count)
-    intake_of(folder).look()
+    intake_of(folder).process_inbox()
     os._exit(0)
 
 
 def main() -> None:
     command, folder = sys.argv[1], Path(sys.argv[2])
-    if command == "look":
+    if command == "process":
         at_each_operation(folder, lambda: os.write(1, b"."))
-        intake_of(folder).look()
+        intake_of(folder).process_inbox()
         return
     operation, code = 0, 9
     while code == 9:
@@ -66,8 +66,8 @@ def main() -> None:
         shutil.copytree(folder, place)
         code = die_at(operation, place)
         intake = intake_of(place)
-        intake.look()
-        mirror = Mirror.at(place / "mirror")
+        intake.process_inbox()
+        mirror = Mirror.open_existing(place / "mirror")
         found = {
             "code": code,
             "mirror": sorted(mirror.ids()),
@@ -75,7 +75,7 @@ def main() -> None:
             "quarantine": sorted([note.reason, note.sha256] for note in intake.quarantine.notes()),
             "half": [str(path) for path in place.rglob("*.part")],
             "left": [str(path) for path in intake.inbox.rglob("*")],
-            "again": vars(intake.look()),
+            "again": vars(intake.process_inbox()),
         }
         print(json.dumps(found, default=dict), flush=True)  # noqa: T201
         shutil.rmtree(place)

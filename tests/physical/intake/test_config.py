@@ -1,5 +1,3 @@
-from typing import Any
-
 import pytest
 
 from physical.datasets.phantom_dicom import BODY_PARTS
@@ -7,19 +5,19 @@ from physical.intake.config import IntakeConfig
 from physical.intake.report import IntakeReport
 
 
-def test_without_a_list_what_senders_write_is_the_name() -> None:
+def test_without_a_list_the_senders_word_is_the_class_name() -> None:
     assert IntakeConfig().class_of("  KIDNEY   LEFT ") == "kidney left"
     for nothing in (None, "", "  ", "x" * 65, "a\x00b"):
         assert IntakeConfig().class_of(nothing) is None
 
 
-def test_with_a_list_nothing_else_is_a_name() -> None:
+def test_with_a_list_only_its_words_give_a_class_name() -> None:
     config = IntakeConfig(class_names=BODY_PARTS)
     assert config.class_of("kidney_left") == "kidney-left"
     assert config.class_of("ABDOMEN") is None
 
 
-def test_free_text_becomes_a_name_only_by_a_list() -> None:
+def test_free_text_gives_a_class_name_only_by_a_list() -> None:
     with pytest.raises(ValueError, match="may hold a patient's name"):
         IntakeConfig(label_tag="StudyDescription")
     assert (
@@ -41,9 +39,9 @@ def test_free_text_becomes_a_name_only_by_a_list() -> None:
         {"windows": 1},
     ],
 )
-def test_values_out_of_range_are_refused(change: dict[str, Any]) -> None:
+def test_values_out_of_range_are_refused(change: dict[str, object]) -> None:
     with pytest.raises((ValueError, TypeError)):
-        IntakeConfig(**change)
+        IntakeConfig(**change)  # type: ignore[arg-type]  # invalid values
 
 
 def test_reports_add_up() -> None:

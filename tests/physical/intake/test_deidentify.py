@@ -7,69 +7,14 @@ from pydicom import Dataset, Sequence, dcmread, uid
 from pydicom.datadict import dictionary_VR, tag_for_keyword
 from pydicom.encaps import encapsulate, generate_frames
 
-from physical.datasets.dicom import Limits, ct_frames, parse_ct, stored_values
+from physical.datasets.dicom import ct_frames
+from physical.datasets.dicom_file import Limits, parse_ct, stored_values
 from physical.datasets.phantom_dicom import dicom_bytes
-from physical.intake.deidentify import TABLE, Action, action_of, deidentified, to_bytes
+from physical.intake.deidentify import TABLE, Action, action_of, deidentify, to_bytes
 from physical.intake.pseudonyms import Pseudonyms
+from tests.physical.intake.basic_profile import BASIC_PROFILE
 
 SECRET = "ZORBLAX"
-# Attributes of PS3.15 table E.1-1 that the basic profile removes, empties or replaces by dummies,
-# of kinds that fit into a test.
-LISTED = """
-AccessionNumber AcquisitionComments AcquisitionContextSequence AcquisitionDate AcquisitionDateTime
-AcquisitionDeviceProcessingDescription AcquisitionProtocolDescription AcquisitionTime
-ActualHumanPerformersSequence AdditionalPatientHistory AdmissionID AdmittingDate
-AdmittingDiagnosesCodeSequence AdmittingDiagnosesDescription AdmittingTime Allergies
-AuthorObserverSequence BranchOfService CassetteID CommentsOnThePerformedProcedureStep
-ConcatenationUID ConsultingPhysicianName ContentCreatorName
-ContentCreatorIdentificationCodeSequence ContentDate ContentSequence ContentTime
-ContrastBolusAgent ContributionDescription CountryOfResidence CurrentPatientLocation CurveDate
-CurveTime CustodialOrganizationSequence DataSetTrailingPadding DerivationDescription DetectorID
-DeviceSerialNumber DeviceUID DigitalSignaturesSequence DimensionOrganizationUID
-DischargeDiagnosisDescription DistributionAddress DistributionName EndAcquisitionDateTime
-EthnicGroup FailedSOPInstanceUIDList FillerOrderNumberImagingServiceRequest FrameComments
-FrameOfReferenceUID GantryID GeneratorID HumanPerformerName HumanPerformerOrganization
-IconImageSequence IdentifyingComments ImageComments ImagePresentationComments
-ImagingServiceRequestComments Impressions InstanceCreationDate InstanceCreatorUID
-InstitutionAddress InstitutionCodeSequence InstitutionName InstitutionalDepartmentName
-InsurancePlanIdentification IntendedRecipientsOfResultsIdentificationSequence
-InterpretationApproverSequence InterpretationAuthor InterpretationDiagnosisDescription
-InterpretationIDIssuer InterpretationRecorder InterpretationText InterpretationTranscriber
-IssuerOfAdmissionID IssuerOfPatientID LargePaletteColorLookupTableUID MAC MedicalAlerts
-MedicalRecordLocator MilitaryRank ModifiedAttributesSequence ModifiedImageDescription
-ModifyingDeviceID NameOfPhysiciansReadingStudy NamesOfIntendedRecipientsOfResults Occupation
-OperatorsName OperatorIdentificationSequence OrderCallbackPhoneNumber OrderEnteredBy
-OrderEntererLocation OriginalAttributesSequence OtherPatientIDs OtherPatientIDsSequence
-OtherPatientNames OverlayDate OverlayTime ParticipantSequence PatientAddress PatientAge
-PatientBirthDate PatientBirthName PatientBirthTime PatientComments PatientID
-PatientInsurancePlanCodeSequence PatientMotherBirthName PatientName
-PatientPrimaryLanguageCodeSequence PatientReligiousPreference PatientSex PatientSexNeutered
-PatientSize PatientState PatientTelephoneNumbers PatientTransportArrangements PatientWeight
-PerformedLocation PerformedProcedureStepDescription PerformedProcedureStepID
-PerformedProcedureStepStartDate PerformedProcedureStepStartTime PerformedStationAETitle
-PerformedStationName PerformingPhysicianName PersonAddress PersonIdentificationCodeSequence
-PersonName PersonTelephoneNumbers PhysicianApprovingInterpretation PhysiciansOfRecord
-PhysiciansReadingStudyIdentificationSequence PlacerOrderNumberImagingServiceRequest PlateID
-PreMedication PregnancyStatus ProtocolName ReasonForStudy ReasonForTheImagingServiceRequest
-ReferencedDigitalSignatureSequence ReferencedFrameOfReferenceUID ReferencedImageSequence
-ReferencedPatientAliasSequence ReferencedPatientSequence ReferencedPerformedProcedureStepSequence
-ReferencedSOPInstanceUID ReferencedStudySequence ReferringPhysicianAddress
-ReferringPhysicianIdentificationSequence ReferringPhysicianName ReferringPhysicianTelephoneNumbers
-RegionOfResidence RelatedFrameOfReferenceUID RequestAttributesSequence RequestedContrastAgent
-RequestedProcedureComments RequestedProcedureDescription RequestedProcedureID
-RequestedProcedureLocation RequestingPhysician RequestingService ResponsibleOrganization
-ResponsiblePerson ResultsComments ResultsDistributionListSequence ResultsIDIssuer ReviewerName
-ScheduledHumanPerformersSequence ScheduledPatientInstitutionResidence
-ScheduledPerformingPhysicianName ScheduledProcedureStepDescription ScheduledStationAETitle
-ScheduledStationName ScheduledStudyLocation SeriesDate SeriesDescription SeriesInstanceUID
-SeriesTime ServiceEpisodeDescription ServiceEpisodeID SmokingStatus SOPInstanceUID
-SourceImageSequence SpecialNeeds StationName StorageMediaFileSetUID StudyComments StudyDate
-StudyDescription StudyID StudyIDIssuer StudyInstanceUID StudyTime
-SynchronizationFrameOfReferenceUID TemplateExtensionCreatorUID TemplateExtensionOrganizationUID
-TextComments TextString TimezoneOffsetFromUTC TopicAuthor TopicKeywords TopicSubject TopicTitle
-UID VerifyingObserverName VerifyingObserverSequence VerifyingOrganization VisitComments
-"""
-BASIC_PROFILE = LISTED.split()
 FILLINGS = {
     "DA": "19991231",
     "TM": "235959.77",
@@ -92,7 +37,7 @@ IDENTITY_BYTES = [
 
 def clean_of(content: bytes, pseudonyms: Pseudonyms) -> tuple[Dataset, bytes]:
     parsed = parse_ct(content, Limits())
-    written = to_bytes(deidentified(parsed, stored_values(parsed, Limits()), pseudonyms))
+    written = to_bytes(deidentify(parsed, stored_values(parsed, Limits()), pseudonyms))
     return dcmread(BytesIO(written)), written
 
 
@@ -165,7 +110,9 @@ def test_private_overlays_and_unknown_elements_are_removed(
     ]
 
 
-def test_it_says_what_was_done(made: Callable[..., Dataset], pseudonyms: Pseudonyms) -> None:
+def test_the_file_records_the_deidentification_method(
+    made: Callable[..., Dataset], pseudonyms: Pseudonyms
+) -> None:
     clean, written = clean_of(dicom_bytes(made()), pseudonyms)
     assert clean.PatientIdentityRemoved == "YES"
     assert "PS3.15" in clean.DeidentificationMethod
@@ -212,7 +159,7 @@ def test_images_of_a_patient_and_a_study_stay_together(
     assert first.SOPInstanceUID != second.SOPInstanceUID
 
 
-def test_a_patient_without_a_number_is_as_long_as_a_study(
+def test_a_patient_without_a_number_gets_one_pseudonym_per_study(
     made: Callable[..., Dataset], pseudonyms: Pseudonyms
 ) -> None:
     one, two = made(1, PatientID=""), made(2, PatientID="")
@@ -243,7 +190,7 @@ def test_densities_survive(
     assert (before.spacing, before.window) == (after.spacing, after.window)
 
 
-def test_what_hides_between_the_pixels_is_not_carried_over(
+def test_data_hidden_between_the_pixels_is_not_kept(
     made: Callable[..., Dataset], pseudonyms: Pseudonyms
 ) -> None:
     data = made()
@@ -271,7 +218,7 @@ def test_what_hides_between_the_pixels_is_not_carried_over(
     assert SECRET.encode() not in clean_of(content, pseudonyms)[1]
 
 
-def test_words_where_codes_belong_are_not_carried_over(
+def test_words_in_place_of_codes_are_not_kept(
     made: Callable[..., Dataset], pseudonyms: Pseudonyms
 ) -> None:
     data = made()

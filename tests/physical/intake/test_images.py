@@ -2,17 +2,18 @@ import gzip
 import struct
 import zlib
 from io import BytesIO
-from typing import Any, cast
+from typing import Any
 
 import nibabel as nib
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from PIL import Image, PngImagePlugin
 
-from physical.datasets.dicom import Limits
-from physical.datasets.greyscale import Window, windowed
+from physical.datasets.dicom_file import Limits
+from physical.datasets.greyscale import Window, apply_window
 from physical.datasets.refusal import Reason
 from physical.intake.images import ImageFileError, read_picture, read_volume
 
@@ -21,7 +22,7 @@ WIDE = Window(0, 2000)
 
 
 def picture(
-    mode: str = "L", kind: Any = "PNG", size: tuple[int, int] = (16, 16), **options: Any
+    mode: str = "L", kind: str = "PNG", size: tuple[int, int] = (16, 16), **options: Any
 ) -> bytes:
     grey = Image.fromarray(np.arange(size[0] * size[1], dtype=np.uint8).reshape(size[::-1]))
     stream = BytesIO()
@@ -29,17 +30,22 @@ def picture(
     return stream.getvalue()
 
 
+def nifti(values: NDArray[Any], affine: NDArray[Any]) -> Any:
+    return nib.Nifti1Image(values, affine)
+
+
 def volume(
     shape: tuple[int, ...] = (6, 5, 4),
-    affine: np.ndarray | None = None,
+    affine: NDArray[Any] | None = None,
     dtype: str = "int16",
     **header: Any,
 ) -> bytes:
     values = (np.arange(np.prod(shape)).reshape(shape) * 7 - 400).astype(dtype)
-    image = nib.Nifti1Image(values, np.diag([-1.0, -1.0, 2.0, 1.0]) if affine is None else affine)
+    image = nifti(values, np.diag([-1.0, -1.0, 2.0, 1.0]) if affine is None else affine)
     for key, value in header.items():
         image.header[key] = value
-    return image.to_bytes()
+    content: bytes = image.to_bytes()
+    return content
 
 
 def reason_of(
@@ -63,7 +69,7 @@ def test_colours_become_grey(mode: str) -> None:
     assert read_picture(picture(mode), 8, LIMITS).squares.shape == (1, 8, 8)
 
 
-def test_of_sixteen_bits_the_upper_ones_are_taken() -> None:
+def test_the_upper_eight_of_sixteen_bits_are_used() -> None:
     stream = BytesIO()
     Image.fromarray(np.arange(256, dtype=np.uint16).reshape(16, 16) * 256 + 255).save(stream, "PNG")
     np.testing.assert_array_equal(
@@ -77,7 +83,7 @@ def test_what_is_transparent_is_black() -> None:
     assert read_picture(stream.getvalue(), 16, LIMITS).squares.max() == 0
 
 
-def test_a_photograph_that_lies_on_its_side_is_turned() -> None:
+def test_a_picture_is_turned_by_its_exif_orientation() -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned by a quarter clockwise
     half = Image.fromarray(np.repeat([[255], [0]], 8, axis=0).repeat(16, axis=1).astype(np.uint8))
@@ -122,7 +128,7 @@ def png_that_claims(width: int, height: int) -> bytes:
 @pytest.mark.parametrize(
     ("width", "height"), [(2049, 1), (1, 5000), (10_000, 10_000), (60_000, 60_000)]
 )
-def test_bombs_are_not_opened(width: int, height: int) -> None:
+def test_decompression_bombs_are_not_opened(width: int, height: int) -> None:
     assert reason_of(png_that_claims(width, height)) is Reason.TOO_LARGE
 
 
@@ -141,12 +147,12 @@ def test_axial_slices_come_from_the_feet_up() -> None:
     # x to the right, y to the back: the array's first axis runs to the patient's left
     affine = np.diag([-1.0, -1.0, 2.0, 1.0])
     values = np.arange(8 * 8 * 3).reshape(8, 8, 3).astype(np.int16)
-    content = nib.Nifti1Image(values, affine).to_bytes()
+    content = nifti(values, affine).to_bytes()
     taken = read_volume(content, 8, WIDE, LIMITS)
     assert taken.squares.shape == (3, 8, 8)
     for step in range(3):
         np.testing.assert_array_equal(
-            taken.squares[step], windowed(cast(Any, values[:, :, step].T), WIDE)
+            taken.squares[step], apply_window(values[:, :, step].T * 1.0, WIDE)
         )
 
 
@@ -163,9 +169,9 @@ def test_a_volume_is_the_same_however_it_is_stored(
         turned[body, axis] = sign
         if sign < 0:
             stored = np.flip(stored, axis)
-    expected = read_volume(nib.Nifti1Image(values, affine).to_bytes(), 6, WIDE, LIMITS).squares
+    expected = read_volume(nifti(values, affine).to_bytes(), 6, WIDE, LIMITS).squares
     np.testing.assert_array_equal(
-        read_volume(nib.Nifti1Image(stored, turned).to_bytes(), 6, WIDE, LIMITS).squares, expected
+        read_volume(nifti(stored, turned).to_bytes(), 6, WIDE, LIMITS).squares, expected
     )
 
 
@@ -182,16 +188,16 @@ def test_gzip_and_four_axes_change_nothing_and_scaling_counts() -> None:
     np.testing.assert_array_equal(read_volume(scaled.copy, 8, WIDE, LIMITS).squares, scaled.squares)
 
 
-def test_a_volume_without_numbers_in_places_is_air_there() -> None:
+def test_voxels_without_a_number_are_air() -> None:
     values = np.full((6, 6, 2), np.nan, np.float32)
     values[0, 0, 0] = 500
     assert (
-        read_volume(nib.Nifti1Image(values, np.eye(4)).to_bytes(), 6, WIDE, LIMITS).squares.max()
-        == windowed(np.array([500.0]), WIDE)[0]
+        read_volume(nifti(values, np.eye(4)).to_bytes(), 6, WIDE, LIMITS).squares.max()
+        == apply_window(np.array([500.0]), WIDE)[0]
     )
 
 
-def test_a_volumes_own_window() -> None:
+def test_a_volumes_own_window_is_used_where_none_is_given() -> None:
     taken = read_volume(volume(cal_min=-100, cal_max=300), 8, None, LIMITS)
     np.testing.assert_array_equal(
         taken.squares, read_volume(volume(), 8, Window(100, 400), LIMITS).squares
@@ -200,7 +206,7 @@ def test_a_volumes_own_window() -> None:
 
 
 def test_texts_of_a_volume_are_not_kept() -> None:
-    image = nib.Nifti1Image(np.zeros((6, 5, 4), np.int16), np.eye(4))
+    image = nifti(np.zeros((6, 5, 4), np.int16), np.eye(4))
     image.header["descrip"] = image.header["db_name"] = b"ZORBLAX"
     image.header.extensions.append(nib.nifti1.Nifti1Extension("comment", b"ZORBLAX was here"))
     content = image.to_bytes()

@@ -45,7 +45,7 @@ def test_replaced_uids_are_valid(original: str) -> None:
     assert len(ONE.uid(original)) <= 64
 
 
-def test_the_key_is_made_once_for_its_owner_alone(tmp_path: Path) -> None:
+def test_the_key_is_created_once_and_readable_by_its_owner_only(tmp_path: Path) -> None:
     path = tmp_path / "keys" / "pseudonyms.key"
     first = read_or_make_key(path)
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
@@ -82,9 +82,10 @@ def test_the_key_is_not_shown(tmp_path: Path) -> None:
     assert str(bytes.fromhex(key)) not in repr(made)
 
 
-def test_of_two_that_make_a_key_at_once_both_get_the_same(tmp_path: Path) -> None:
+def test_threads_that_create_a_key_at_once_get_the_same_key(tmp_path: Path) -> None:
     for turn in range(10):
-        path, together, found = tmp_path / f"key{turn}", threading.Barrier(4), []  # type: ignore[var-annotated]  # any
+        path, together = tmp_path / f"key{turn}", threading.Barrier(4)
+        found: list[str] = []
 
         def work(
             path: Path = path, together: threading.Barrier = together, found: list[str] = found

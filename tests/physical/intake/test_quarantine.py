@@ -52,7 +52,7 @@ def test_only_the_owner_can_look_inside(tmp_path: Path, quarantine: Quarantine) 
     } == {0o600}
 
 
-def test_equal_files_of_two_names_are_both_kept_and_a_repeated_one_once(
+def test_equal_files_with_two_names_are_both_kept_and_a_repeated_file_once(
     tmp_path: Path, quarantine: Quarantine
 ) -> None:
     for name in ("one", "two", "one"):
@@ -61,7 +61,7 @@ def test_equal_files_of_two_names_are_both_kept_and_a_repeated_one_once(
     assert quarantine.counts() == {"truncated": 2}
 
 
-def test_a_note_without_its_file_does_not_count(tmp_path: Path, quarantine: Quarantine) -> None:
+def test_a_note_without_its_file_is_ignored(tmp_path: Path, quarantine: Quarantine) -> None:
     (tmp_path / "one").write_bytes(b"1")
     quarantine.put(tmp_path / "one", "one", REFUSAL)
     for file in quarantine.folder.glob("*/*.file"):

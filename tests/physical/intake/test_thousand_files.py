@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -16,7 +15,7 @@ from pydicom import Dataset
 
 from physical.datasets.phantom_dicom import ct_dataset, dicom_bytes, make_identity, make_uid
 from physical.intake.config import IntakeConfig
-from physical.intake.folder import FolderIntake
+from physical.intake.folder import FolderIntake, utc_now
 from physical.intake.pseudonyms import read_or_make_key
 from physical.intake.quarantine import Quarantine
 from physical.intake.report import IntakeReport
@@ -45,10 +44,9 @@ class Stream:
 
     def check(self, folder: Path) -> None:
         """Check that each file of the stream is where it belongs, once."""
-        mirror = Mirror.at(folder / "mirror")
-        notes = Quarantine(
-            folder / "quarantine", read_or_make_key(folder / "key"), cast(Any, lambda: None)
-        ).notes()
+        mirror = Mirror.open_existing(folder / "mirror")
+        pseudonyms = read_or_make_key(folder / "key")
+        notes = Quarantine(folder / "quarantine", pseudonyms, utc_now).notes()
         assert len(mirror) == len(self.images)
         assert set(mirror.ids()) == self.images
         assert {path.stem for path in (folder / "archive").glob("??/*.dcm")} == self.images
@@ -131,16 +129,16 @@ def test_of_a_thousand_files_nine_hundred_are_mirrored_and_a_hundred_have_their_
     intake = FolderIntake(
         folder, Mirror(folder / "mirror", 16), read_or_make_key(folder / "key"), config
     )
-    report = intake.look()
+    report = intake.process_inbox()
     assert report == IntakeReport(
         900, 900, 0, dict(sorted(Counter(reason for reason, _ in thousand.broken).items())), 0
     )
-    assert intake.look() == IntakeReport()
+    assert intake.process_inbox() == IntakeReport()
     thousand.check(folder)
 
 
 @pytest.mark.slow
-def test_ten_kills_at_random_moments_lose_and_double_nothing(
+def test_ten_kills_at_random_moments_lose_and_duplicate_nothing(
     thousand: Stream, tmp_path: Path
 ) -> None:
     folder = copy_of(thousand, tmp_path / "hospital")
@@ -151,25 +149,25 @@ def test_ten_kills_at_random_moments_lose_and_double_nothing(
             rng.integers(30, 1200)
         )  # a file takes about ten; the child goes on while the news travels
         with subprocess.Popen(
-            [sys.executable, CHILD, "look", folder], stdout=subprocess.PIPE
+            [sys.executable, CHILD, "process", folder], stdout=subprocess.PIPE
         ) as child:
             assert child.stdout is not None
             assert len(child.stdout.read(operations)) == operations
             child.send_signal(signal.SIGKILL)
             killed += child.wait() == -signal.SIGKILL
-        seen.append(len(Mirror.at(folder / "mirror")))
+        seen.append(len(Mirror.open_existing(folder / "mirror")))
     assert killed == 10
     assert seen == sorted(seen)
     assert 0 < seen[-1] < 900
     done = subprocess.run(
-        [sys.executable, CHILD, "look", folder], stdout=subprocess.DEVNULL, check=False
+        [sys.executable, CHILD, "process", folder], stdout=subprocess.DEVNULL, check=False
     )
     assert done.returncode == 0
     thousand.check(folder)
 
 
 @pytest.mark.slow
-def test_dying_at_any_file_operation_loses_and_doubles_nothing(tmp_path: Path) -> None:
+def test_a_kill_at_any_file_operation_loses_and_duplicates_nothing(tmp_path: Path) -> None:
     template = tmp_path / "hospital"
     stream = make_stream(template, num_good=2, num_each=0)
     one, _ = sorted((template / "inbox").iterdir())

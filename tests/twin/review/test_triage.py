@@ -182,9 +182,9 @@ def test_few_images_wait_for_others_like_them(mirror: Mirror, store: ReviewStore
 def test_an_image_that_was_named_waits_no_longer(mirror: Mirror, store: ReviewStore) -> None:
     mirror.add(pictures("pancreas", NEW["pancreas"], 4))
     before = triage(mirror, Eye(), store, "north").num_waiting
-    mirror.name([f"pancreas-{index:04d}" for index in range(4)], "pancreas")
+    mirror.set_class_name([f"pancreas-{index:04d}" for index in range(4)], "pancreas")
     assert triage(mirror, Eye(), store, "north").num_waiting == before - 4
-    mirror.name(["pancreas-0000"], None)
+    mirror.set_class_name(["pancreas-0000"], None)
     assert triage(mirror, Eye(), store, "north").num_waiting == before - 3
 
 
@@ -193,9 +193,9 @@ def test_a_name_that_is_taken_back_makes_an_image_be_judged(
 ) -> None:
     mirror.add(pictures("pancreas", NEW["pancreas"], 8))
     ids = [f"pancreas-{index:04d}" for index in range(8)]
-    mirror.name(ids, "liver")  # wrong: it is compared with others as a liver
+    mirror.set_class_name(ids, "liver")  # wrong: it is compared with others as a liver
     assert triage(mirror, Eye(), store, "north").opened == ()
-    mirror.name(ids, None)
+    mirror.set_class_name(ids, None)
     assert len(triage(mirror, Eye(), store, "north").opened) == 1
 
 
@@ -205,7 +205,7 @@ def test_a_new_model_judges_again_and_so_does_the_old_one_after_a_roll_back(
     mirror.add(pictures("pancreas", NEW["pancreas"], 5))
     first = triage(mirror, Eye(), store, "north")
     mirror.add(pictures("named-pancreas", NEW["pancreas"], 40))
-    mirror.name([f"named-pancreas-{index:04d}" for index in range(40)], "pancreas")
+    mirror.set_class_name([f"named-pancreas-{index:04d}" for index in range(40)], "pancreas")
     champion = Eye((*KNOWN, "pancreas"), "sha256:two")
     second = triage(mirror, champion, store, "north")
     assert second.num_judged == first.num_judged == 95
@@ -365,7 +365,7 @@ class Dying(Eye):
 
 def be_killed(folder: Any) -> None:
     """Run by a process of its own."""
-    mirror = Mirror.at(Path(folder) / "mirror")
+    mirror = Mirror.open_existing(Path(folder) / "mirror")
     triage(mirror, Dying(), ReviewStore(f"sqlite:///{folder}/console.sqlite"), "north")
 
 

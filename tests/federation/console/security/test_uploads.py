@@ -121,7 +121,9 @@ def test_a_bomb_ends_in_quarantine_by_the_intake(world: World) -> None:
     assert send(world, ("bomb.png", bomb_png(), "image/png")).status_code == 200
     mirror = world.services.mirrors["north"]
     config = IntakeConfig(image_size=mirror.image_size, settle_seconds=0)
-    report = FolderIntake(inbox(world).parent, mirror, Pseudonyms(b"k" * 32), config).look()
+    report = FolderIntake(
+        inbox(world).parent, mirror, Pseudonyms(b"k" * 32), config
+    ).process_inbox()
     assert report.num_quarantined == 1 and report.added == 0
 
 

@@ -1,7 +1,4 @@
-"""A federation in this process that an attacker watches.
-
-The platform's own rounds, and the simulation's truth to judge guesses by.
-"""
+"""Runs a federation and keeps what an attacking server sees, and the truth to judge guesses."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,15 +20,15 @@ from twin.state import TwinState
 
 
 @dataclass(frozen=True)
-class Watched:
-    """A run that is over.
+class ObservedRun:
+    """A finished run.
 
     Args:
-        setup: Its plan.
-        servers: The server after each round: what it could keep.
-        records: Of each round, with every update that arrived.
-        states: Where each twin stands: the truth, which no server sees.
-        trained: Positions of all images that each twin has ever trained on: the truth as well.
+        setup: The prepared experiment.
+        servers: State of the server after each round.
+        records: Record of each round, with every update that arrived.
+        states: Final state of each twin; hidden from the server.
+        trained: Positions of all images that each twin trained on; hidden from the server.
     """
 
     setup: ExperimentSetup
@@ -42,24 +39,26 @@ class Watched:
 
     @property
     def members(self) -> NDArray[np.int64]:
-        """Positions of all images that anybody has ever trained on."""
+        """Positions of all images that any twin trained on."""
         return np.unique(np.concatenate(list(self.trained.values())))
 
     def accuracy(self, server: ServerState, most: int | None = None) -> float:
-        """Return the accuracy of a server's model on test images of the classes seen so far."""
+        """Return the accuracy of a server's model on test images of the classes so far."""
         task = self.setup.scenario.task_at(server.round - 1)
         return self.setup.evaluator.evaluate(
             server.weights, server.class_names, task, most
         ).accuracy
 
 
-def watch(config: ExperimentConfig, data: ImageDataset, method: Method | None = None) -> Watched:
-    """Run an experiment round by round, on images that may be fewer than the data set's.
+def run_observed(
+    config: ExperimentConfig, data: ImageDataset, method: Method | None = None
+) -> ObservedRun:
+    """Run an experiment round by round on a data set or a part of it.
 
     Args:
         config: The experiment.
-        data: Its images; positions of everything point into ``data.train``.
-        method: Learns in the place of the configuration's.
+        data: Its images; all positions point into ``data.train``.
+        method: Method to use instead of the configuration's.
     """
     scenario = plan_scenario(
         data.train.labels, data.sheet.class_names, config.scenario, config.hospitals, config.seed
@@ -67,11 +66,9 @@ def watch(config: ExperimentConfig, data: ImageDataset, method: Method | None = 
     setup = ExperimentSetup(
         config, data, scenario, Evaluator(data.test, scenario.tasks, config.network)
     )
-    engine, proxy, server = (
-        SequentialEngine(setup.hospitals()),
-        ProxyServer(config.proxy),
-        new_server(config.network, config.seed, config.federation.settle_rounds),
-    )
+    engine = SequentialEngine(setup.hospitals())
+    proxy = ProxyServer(config.proxy)
+    server = new_server(config.network, config.seed, config.federation.settle_rounds)
     servers, records = [], []
     trained: dict[str, NDArray[np.int64]] = {}
     for _ in range(scenario.num_rounds):
@@ -88,4 +85,4 @@ def watch(config: ExperimentConfig, data: ImageDataset, method: Method | None = 
                 state.memory.all_positions(),
             )
             trained[twin_id] = np.unique(np.concatenate(used))
-    return Watched(setup, tuple(servers), tuple(records), dict(engine.states), trained)
+    return ObservedRun(setup, tuple(servers), tuple(records), dict(engine.states), trained)

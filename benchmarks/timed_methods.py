@@ -1,7 +1,4 @@
-"""Clocks around our own objects.
-
-A round runs as it always does, and the seconds of its stages are known.
-"""
+"""Wrappers that time the methods of our engine and method during an ordinary round."""
 
 from collections.abc import Mapping, Sequence
 from time import perf_counter
@@ -14,20 +11,20 @@ from twin.messages import Broadcast, GlobalModel
 from twin.state import TwinState
 
 
-class Watched:
-    """An object some of whose methods are timed.
+class TimedMethods:
+    """An object of which some methods are timed.
 
     Args:
         inner: The object.
-        names: The methods.
-        seconds: Where their seconds are added.
+        names: Names of the timed methods.
+        seconds: Mapping to which their seconds are added.
     """
 
     def __init__(self, inner: object, names: Sequence[str], seconds: Stages) -> None:
         self.inner, self._names, self._seconds = inner, names, seconds
 
     def __getattr__(self, name: str) -> Any:
-        """Return the inner object's attribute, timed where asked for."""
+        """Return the inner object's attribute, wrapped with a timer if it is a timed method."""
         value = getattr(self.inner, name)
         if name not in self._names:
             return value
@@ -41,12 +38,12 @@ class Watched:
         return timed
 
 
-class WatchedEngine:
-    """An engine whose two verbs are timed, and which remembers what it was told.
+class TimedEngine:
+    """An engine whose stages are timed, and which keeps its broadcasts and observed states.
 
     Args:
         inner: The engine.
-        seconds: Where seconds are added.
+        seconds: Mapping to which seconds are added.
     """
 
     def __init__(self, inner: TwinEngine, seconds: Stages) -> None:
@@ -55,11 +52,11 @@ class WatchedEngine:
         self.broadcasts: Mapping[str, Broadcast] = {}
 
     def present(self, round_number: int) -> Sequence[str]:
-        """Return who takes part."""
+        """Return the ids of the twins that take part."""
         return self.inner.present(round_number)
 
     def observe(self, model: GlobalModel, twin_ids: Sequence[str]) -> Any:
-        """Let these twins look."""
+        """Return the observations of these twins, timed."""
         started = perf_counter()
         observations = list(self.inner.observe(model, twin_ids))
         self._seconds["observe"] = perf_counter() - started
@@ -67,14 +64,11 @@ class WatchedEngine:
         return observations
 
     def train(self, method: Any, broadcasts: Mapping[str, Broadcast]) -> Any:
-        """Let these twins train.
-
-        The prototypes that they make at the end are timed by themselves.
-        """
+        """Train these twins, timed; making prototypes at the end is timed separately."""
         self.broadcasts = broadcasts
         objective, own = method.inner, {"finish_local": 0.0}
-        if isinstance(self.inner, SequentialEngine):  # into a worker process no clock can be sent
-            objective = Watched(objective, ("finish_local",), own)
+        if isinstance(self.inner, SequentialEngine):  # a timer cannot be sent to a worker process
+            objective = TimedMethods(objective, ("finish_local",), own)
         started = perf_counter()
         updates = list(self.inner.train(objective, broadcasts))
         self._seconds["prototypes"] = own["finish_local"]
