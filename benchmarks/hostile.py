@@ -33,7 +33,6 @@ from torch import Tensor
 from benchmarks.measuring import print_progress, table, write_results
 from federation.aggregation.robust import RobustConfig
 from federation.aggregation.screening import parameter_norm
-from federation.aggregation.weight_tensors import parameters_of
 from federation.engines.sequential import SequentialEngine
 from federation.engines.simulated_hospitals import Hospitals, SimulatedHospitals
 from federation.experiment.config import ExperimentConfig
@@ -44,6 +43,7 @@ from federation.round import RoundConfig, RoundRecord, run_round
 from federation.server import ServerState, grow_for_new_classes, new_server
 from incremental.head import Weights
 from incremental.proxy import ProxyServer
+from incremental.weight_tensors import parameters_of
 from physical.batch import Batch
 from physical.protocol import generate_hospitals
 from twin.messages import Broadcast, GlobalModel, Observation, TwinUpdate

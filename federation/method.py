@@ -20,7 +20,7 @@ from incremental.network import IncrementalNetwork
 from incremental.proxy import Score, StoredModel
 from twin.batches import TrainingBatch
 from twin.messages import Broadcast, Observation, TwinUpdate
-from twin.objective import Finished, LocalContext, Terms
+from twin.objective import LocalContext, Terms, UploadAndKept
 from twin.privacy.upload_policy import UploadKinds
 
 Classifier = Callable[[Tensor], Tensor]  # 8-bit images [N, C, H, W] -> rows of the head [N]
@@ -42,7 +42,7 @@ class Method(ABC):
     ) -> Terms:
         """Return the named terms of one batch's loss; their sum is minimised."""
 
-    def finish_local(self, network: IncrementalNetwork, context: LocalContext) -> Finished:
+    def finish_local(self, network: IncrementalNetwork, context: LocalContext) -> UploadAndKept:
         """Return what a twin uploads besides its weights, and what it keeps for its next round."""
         return {}, context.kept
 

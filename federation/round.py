@@ -144,7 +144,7 @@ def run_round(
     # Screening judges each update by itself, the robust rule judges them by each other.
     summed = config.secure_aggregation is not None
     fitting, rejected = screen(
-        updates, server, chosen, method.upload_kinds.of, config.screening, summed
+        updates, server, chosen, method.upload_kinds.by_tensor, config.screening, summed
     )
     accepted, outvoted = defend(fitting, server, method.upload_kinds, config.robust)
     record = RoundRecord(

@@ -1,1 +1,1 @@
-"""A model that grows by classes, and what it remembers: weights and numbers only."""
+"""Incremental models: a network whose head grows by classes, detection of new classes, registry."""

@@ -1,9 +1,9 @@
-"""Grad-CAM: where a network looks when it names a class.
+"""Grad-CAM attention maps of a network, for use in losses.
 
 Source: Selvaraju et al., Grad-CAM, ICCV 2017, eq. 1 and 2. With global average pooling and a linear
-head the gradient of a class score with respect to the last maps is the head's row divided by the
-number of positions, so the map has a closed form (CAM, Zhou et al., CVPR 2016) that needs no
-backward pass; elsewhere autograd gives it. Both agree with the package pytorch-grad-cam (tests).
+head, the gradient of a class score with respect to the last maps is the head's row divided by the
+number of positions, so these maps need no backward pass (CAM, Zhou et al., CVPR 2016). For earlier
+maps autograd computes it. Both agree with the package pytorch-grad-cam (tests).
 """
 
 from typing import Literal
@@ -23,16 +23,16 @@ def attention(
     rows: Int[Tensor, " B"],
     layer: AttentionLayer = "last",
 ) -> Float[Tensor, "B h w"]:
-    """Return each image's Grad-CAM for one class, before any scaling.
+    """Return each image's Grad-CAM for one class, not scaled.
 
-    Gradient flows to the maps (and, in closed form, to the head's row); the channel weights that
-    autograd computes are constants, so the map is of first order.
+    Gradients flow to the maps and, for ``last``, to the head's row. For ``middle`` the channel
+    weights are constants, so that no second derivative is needed.
 
     Args:
         network: The network that made ``outputs``.
         outputs: Its outputs for the images.
         rows: The class of each image as a row of the head.
-        layer: ``last``: closed form; ``middle``: the stage before, by autograd.
+        layer: ``last``: the last maps; ``middle``: those of the stage before.
     """
     if layer == "last":
         weights = network.head.weight[rows] / (outputs.maps.shape[2] * outputs.maps.shape[3])
@@ -46,8 +46,8 @@ def attention(
 def _gradient_of_scores(
     network: IncrementalNetwork, outputs: Outputs, rows: Int[Tensor, " B"]
 ) -> Float[Tensor, "B E g g"]:
-    # The upper half runs again, in evaluation mode: batch statistics would mix the other images'
-    # scores into an image's gradient, and a frozen teacher left no graph to go back through.
+    # The upper part runs again in evaluation mode: batch statistics would mix other images' scores
+    # into an image's gradient, and a frozen teacher's outputs have no graph.
     training = network.training
     network.eval()
     with torch.enable_grad():

@@ -1,8 +1,8 @@
 """Backbones: feature extractors from images to maps (ResNet, LeNet).
 
 The stem is 3x3 with stride 1 and without max-pool, so that the last map of a 28 or 32 px image is
-4x4: an attention map needs places to attend to (a stock ResNet-18 leaves 1x1). No operation is in
-place: per-sample gradients for differential privacy need that.
+4x4, large enough for an attention map (a stock ResNet-18 leaves 1x1). No operation is in place, as
+per-sample gradients for differential privacy require.
 """
 
 from collections.abc import Callable
@@ -19,22 +19,14 @@ Norm = Literal["batch", "group"]
 
 
 def normalisation(norm: Norm, channels: int) -> nn.Module:
-    """Return the normalisation layer of a name.
-
-    ``group`` (8 channels a group where that divides them) has no state that mixes patients.
-    """
-    return (
-        nn.BatchNorm2d(channels)
-        if norm == "batch"
-        else nn.GroupNorm(gcd(channels, max(1, channels // 8)), channels)
-    )
+    """Return a normalisation layer; ``group`` has groups of 8 channels where these divide."""
+    if norm == "batch":
+        return nn.BatchNorm2d(channels)
+    return nn.GroupNorm(gcd(channels, max(1, channels // 8)), channels)
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions beside a shortcut.
-
-    He et al., Deep Residual Learning, CVPR 2016, figure 5 left.
-    """
+    """Residual block of two 3x3 convolutions (He et al., CVPR 2016, figure 5 left)."""
 
     def __init__(self, channels_in: int, channels: int, stride: int, norm: Norm) -> None:
         super().__init__()
@@ -55,27 +47,25 @@ class BasicBlock(nn.Module):
 
 
 class FoldedBlock(nn.Module):
-    """A basic block that does not learn.
-
-    Batch normalisations are in the convolutions, sums and rectifiers beside them.
+    """Basic block for inference, its batch normalisations folded into the convolutions.
 
     Args:
-        block: With batch normalisation, in evaluation mode; is not changed.
+        block: Block with batch normalisation, in evaluation mode; is not changed.
     """
 
     def __init__(self, block: BasicBlock) -> None:
         super().__init__()
         self.first = _folded(block.conv1, block.norm1)
         self.second = _folded(block.conv2, block.norm2)
-        own = block.shortcut
-        self.shortcut = (
-            _folded(own[0], own[1], rectify=False) if isinstance(own, nn.Sequential) else own
-        )
+        shortcut = block.shortcut
+        if isinstance(shortcut, nn.Sequential):
+            shortcut = _folded(shortcut[0], shortcut[1], rectify=False)
+        self.shortcut = shortcut
 
     def forward(self, maps: Float[Tensor, "B D H W"]) -> Float[Tensor, "B E h w"]:
-        """Return the maps after the block; may use up the ones that come."""
+        """Return the maps after the block; may overwrite the input."""
         inner = self.first(maps)
-        return self.second(inner, self.shortcut(maps))  # type: ignore[no-any-return]  # torch
+        return self.second(inner, self.shortcut(maps))  # type: ignore[no-any-return]  # modules return Any
 
 
 def _folded(convolution: nn.Module, norm: nn.Module, rectify: bool = True) -> FoldedConvolution:
@@ -97,8 +87,8 @@ class ResNet(nn.Module):
 
     Args:
         blocks: Blocks in each of the four stages.
-        width: Channels of the first stage; each later one has twice the channels and half the side
-            length.
+        width: Channels of the first stage; each later stage doubles the channels and halves the
+            side length.
         channels: Channels of the images.
         norm: Name of the normalisation.
     """
@@ -118,16 +108,11 @@ class ResNet(nn.Module):
         self.lower_stages = nn.Sequential(*stages[:3])
         self.upper_stage = stages[3]
         for module in self.modules():
-            if isinstance(
-                module, nn.Conv2d
-            ):  # He et al. 2015, eq. 15: keeps the variance through rectifiers
+            if isinstance(module, nn.Conv2d):  # He et al. 2015, eq. 15
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def fold(self) -> None:
-        """Put batch normalisations into convolutions, for a network that will not learn any more.
-
-        Others stay.
-        """
+        """Fold batch normalisations into convolutions, for inference; group ones stay."""
         if self.norm == "batch":
             assert isinstance(self.stem, nn.Sequential)
             self.stem = _folded(self.stem[0], self.stem[1])
@@ -137,15 +122,15 @@ class ResNet(nn.Module):
 
     def lower(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B E g g"]:
         """Return the maps after the third stage; a 32 px image gives 8x8."""
-        return self.lower_stages(self.stem(images))  # type: ignore[no-any-return]  # torch
+        return self.lower_stages(self.stem(images))  # type: ignore[no-any-return]  # modules return Any
 
     def upper(self, maps: Float[Tensor, "B E g g"]) -> Float[Tensor, "B D h w"]:
         """Return the last maps; a 32 px image gives 4x4."""
-        return self.upper_stage(maps)  # type: ignore[no-any-return]  # the library is untyped
+        return self.upper_stage(maps)  # type: ignore[no-any-return]  # modules return Any
 
 
 class LeNet(nn.Module):
-    """Two 5x5 convolutions: a small network for tests and for Fashion-MNIST."""
+    """Small network of two 5x5 convolutions, for tests and Fashion-MNIST."""
 
     def __init__(self, width: int, channels: int, norm: Norm) -> None:
         super().__init__()
@@ -162,21 +147,18 @@ class LeNet(nn.Module):
         )
 
     def fold(self) -> None:
-        """Put batch normalisations into convolutions, for a network that will not learn any more.
-
-        Others stay.
-        """
+        """Fold batch normalisations into convolutions, for inference; group ones stay."""
         if self.norm == "batch":
             self.first = nn.Sequential(_folded(self.first[0], self.first[1]), *self.first[3:])
             self.second = nn.Sequential(_folded(self.second[0], self.second[1]), *self.second[3:])
 
     def lower(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B E g g"]:
         """Return the maps after the first convolution; a 32 px image gives 16x16."""
-        return self.first(images)  # type: ignore[no-any-return]  # the library is untyped
+        return self.first(images)  # type: ignore[no-any-return]  # modules return Any
 
     def upper(self, maps: Float[Tensor, "B E g g"]) -> Float[Tensor, "B D h w"]:
         """Return the last maps; a 32 px image gives 4x4."""
-        return self.second(maps)  # type: ignore[no-any-return]  # the library is untyped
+        return self.second(maps)  # type: ignore[no-any-return]  # modules return Any
 
 
 BACKBONES: dict[str, Callable[[int, int, Norm], ResNet | LeNet]] = {

@@ -1,9 +1,8 @@
 """Fast bfloat16 convolutions on a CPU, for training small maps and for folded inference.
 
-Know no network. oneDNN's bfloat16 kernels fill the matrix units with the pixels of one row of a
-map. In the last stages of our networks a row has four or eight pixels, and they run at a tenth of
-the speed of a matrix product. There the maps of the batch are laid side by side, a column of zeros
-between two neighbours, so that a row is long: the same products, of which few are wasted
+oneDNN's bfloat16 kernels fill the CPU's matrix units with the pixels of one row of a map. Rows of
+four or eight pixels, as in the last stages of a network, run at a tenth of full speed. So small
+maps of a batch are laid side by side, with a column of zeros between neighbours, to form long rows
 (``benchmarks/convolution.py``).
 """
 
@@ -13,10 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-# Positions of the output; with more, and few channels, laying side by side costs more than it
-# saves.
+# Largest outputs (positions) for which side by side is faster.
 SMALL_MAP = 16
-MEDIUM_MAP = 64  # with many channels
+MEDIUM_MAP = 64  # with MANY_CHANNELS or more
 MANY_CHANNELS = 256
 
 
@@ -24,8 +22,8 @@ class Convolution(nn.Conv2d):
     """A 3x3 convolution with padding 1.
 
     Args:
-        channels_in: Of the maps that come.
-        channels: Of the maps that go.
+        channels_in: Channels of the input.
+        channels: Channels of the output.
         stride: Step between positions [px].
     """
 
@@ -33,26 +31,23 @@ class Convolution(nn.Conv2d):
         super().__init__(channels_in, channels, 3, stride, padding=1, bias=False)
 
     def forward(self, maps: Float[Tensor, "B D H W"]) -> Float[Tensor, "B E h w"]:
-        """Return the convolved maps.
-
-        The same either way, but for the order in which products are summed up.
-        """
-        height, width = (_positions(side, self.stride[0]) for side in maps.shape[2:])
+        """Return the convolved maps; side by side, products are summed in another order."""
+        height, width = (_output_side(side, self.stride[0]) for side in maps.shape[2:])
         if not (is_small(height, width, self.out_channels) and _in_bfloat16(maps)):
             return super().forward(maps)
         return side_by_side(maps.bfloat16(), self.weight, self.bias, self.stride[0])
 
 
 class Shortcut(nn.Conv2d):
-    """A 1x1 convolution without padding, as a product of matrices.
+    """A 1x1 convolution without padding, as a matrix product.
 
-    The library's own is not used: its gradient in channels-last float32 writes beside its memory on
-    CPUs with AVX-512 where channels are few and maps large (torch 2.14: a segmentation fault with 8
-    channels and stride 2 from sides of 56 px on), and its gradients in bfloat16 are slow.
+    Torch's own gradient in channels-last float32 writes outside its memory on CPUs with AVX-512
+    with few channels and large maps (torch 2.14: a segmentation fault with 8 channels and stride 2
+    from sides of 56 px on), and its gradients in bfloat16 are slow.
 
     Args:
-        channels_in: Of the maps that come.
-        channels: Of the maps that go.
+        channels_in: Channels of the input.
+        channels: Channels of the output.
         stride: Step between positions [px].
     """
 
@@ -68,16 +63,13 @@ class Shortcut(nn.Conv2d):
 
 
 class FoldedConvolution(nn.Module):
-    """A convolution with the batch normalisation after it folded in.
+    """Convolution, batch normalisation, sum and rectifier in one module, for inference.
 
-    The sum and rectifier that follow; for networks that do not learn.
-
-    In bfloat16 on a CPU all of it is one operator of oneDNN's where no gradient is asked for, from
-    weights that are cast once.
+    In bfloat16 on a CPU and without gradients it is a single oneDNN operator.
 
     Args:
         convolution: Is not changed.
-        norm: Whose running statistics count; is not changed.
+        norm: Batch normalisation whose running statistics are used; is not changed.
         rectify: Whether a rectifier follows.
     """
 
@@ -92,43 +84,43 @@ class FoldedConvolution(nn.Module):
         self.rectify = rectify
         assert not isinstance(convolution.padding, str)
         self._shape = convolution.stride, convolution.padding
-        self._is_ours = isinstance(convolution, Convolution)
-        self._cast: tuple[Tensor, Tensor] | None = None
+        self._is_3x3 = isinstance(convolution, Convolution)
+        self._bfloat16_parameters: tuple[Tensor, Tensor] | None = None
 
     def forward(
         self, maps: Float[Tensor, "B D H W"], added: Float[Tensor, "B E h w"] | None = None
     ) -> Float[Tensor, "B E h w"]:
-        """Return ``relu(convolution(maps) + added)``, without what is not wanted.
+        """Return ``relu(convolution(maps) + added)``, with sum and rectifier only if wanted.
 
         Args:
-            maps: What is convolved.
-            added: The other way round a residual block; is used up.
+            maps: Input.
+            added: Shortcut of a residual block, which may be overwritten; none: no sum.
         """
         if _in_bfloat16(maps) and not (torch.is_grad_enabled() and maps.requires_grad) and _FUSES:
-            return self._at_once(
+            return self._fused_forward(
                 maps.bfloat16().contiguous(memory_format=torch.channels_last), added
             )
         sums = functional.conv2d(maps, self.weight, self.bias, *self._shape)
         sums = sums if added is None else sums + added
         return torch.relu(sums) if self.rectify else sums
 
-    def _at_once(self, maps: Tensor, added: Tensor | None) -> Tensor:
-        if self._cast is None:
-            self._cast = (
+    def _fused_forward(self, maps: Tensor, added: Tensor | None) -> Tensor:
+        if self._bfloat16_parameters is None:
+            self._bfloat16_parameters = (
                 self.weight.detach().to(torch.bfloat16, memory_format=torch.channels_last),
                 self.bias.detach().bfloat16(),
             )
         stride, padding = self._shape
-        height, width = (_positions(side, stride[0]) for side in maps.shape[2:])
-        if height * width <= SMALL_MAP and self._is_ours:
-            sums = side_by_side(maps, *self._cast, stride[0])
+        height, width = (_output_side(side, stride[0]) for side in maps.shape[2:])
+        if height * width <= SMALL_MAP and self._is_3x3:
+            sums = side_by_side(maps, *self._bfloat16_parameters, stride[0])
             sums = sums if added is None else sums.add_(added)
             return sums.relu_() if self.rectify else sums
-        where = (maps, *self._cast, padding, stride, (1, 1), 1)
+        where = (maps, *self._bfloat16_parameters, padding, stride, (1, 1), 1)
         if added is None:
             then = "relu" if self.rectify else "none"
-            alone: Tensor = torch.ops.mkldnn._convolution_pointwise(*where, then, [], "")
-            return alone
+            result: Tensor = torch.ops.mkldnn._convolution_pointwise(*where, then, [], "")
+            return result
         after = "relu" if self.rectify else None
         binary = torch.ops.mkldnn._convolution_pointwise_.binary
         summed: Tensor = binary(added, *where, "add", 1.0, after, [], "")
@@ -136,14 +128,12 @@ class FoldedConvolution(nn.Module):
 
 
 def is_small(height: int, width: int, channels: int) -> bool:
-    """Whether a convolution that gives such maps is quicker side by side while it learns.
-
-    For measured.
+    """Return whether training a convolution with such outputs is faster side by side (measured).
 
     Args:
-        height: Of the maps that it gives [px].
-        width: Of the maps that it gives [px].
-        channels: Of the maps that it gives.
+        height: Height of the output [px].
+        width: Width of the output [px].
+        channels: Channels of the output.
     """
     return height * width <= (MEDIUM_MAP if channels >= MANY_CHANNELS else SMALL_MAP)
 
@@ -157,16 +147,15 @@ def side_by_side(
     """Return the 3x3 convolution with padding 1 of small maps, computed in long rows.
 
     Args:
-        maps: In the precision of the weights, or under autocast.
-        weight: Of the convolution.
-        bias: Of the convolution.
+        maps: Input, in the precision of the weights or under autocast.
+        weight: Weights of the convolution.
+        bias: Bias of the convolution.
         stride: Step between positions [px].
     """
     count, channels, height, width = maps.shape
-    high, wide = _positions(height, stride), _positions(width, stride)
-    pitch = (
-        -(-(width + 1) // stride) * stride
-    )  # from one map to the next: at least one column of zeros, and a whole number of steps
+    high, wide = _output_side(height, stride), _output_side(width, stride)
+    # Distance of neighbours: at least one column of zeros, and a whole number of steps.
+    pitch = -(-(width + 1) // stride) * stride
     rows = 2 - count % 2  # two long rows of maps keep two threads busy
     each = count // rows
     pixels = (
@@ -186,12 +175,12 @@ def side_by_side(
     return apart.reshape(count, high, wide, len(weight)).permute(0, 3, 1, 2)
 
 
-def _positions(side: int, step: int) -> int:
+def _output_side(side: int, step: int) -> int:
     return (side - 1) // step + 1
 
 
 def _in_bfloat16(maps: Tensor) -> bool:
-    """Whether there is anything to convolve, and in bfloat16 on a CPU."""
+    """Return whether there are maps to convolve in bfloat16 on a CPU."""
     return (
         bool(len(maps))
         and maps.device.type == "cpu"

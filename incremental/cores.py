@@ -1,4 +1,4 @@
-"""CPU cores of this process: how many there are, and using them all."""
+"""CPU cores of this process: count them, and let torch use all of them for a while."""
 
 import os
 from collections.abc import Iterator
@@ -14,10 +14,7 @@ def available_cores() -> int:
 
 @contextmanager
 def all_cores() -> Iterator[None]:
-    """Let torch use every core of this process while this is open.
-
-    Whatever one training may use.
-    """
+    """Let torch use every core of this process inside the context."""
     before = torch.get_num_threads()
     torch.set_num_threads(max(available_cores(), before))
     try:

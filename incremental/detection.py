@@ -1,14 +1,14 @@
 """Detection of new classes: rules that read prediction entropies and decide.
 
-Entropy is in nats inside this file; every threshold of a configuration is a fraction of the largest
-entropy there is, ln C for C classes, because a threshold in nats that is right for 10 classes can
-never be reached with 3 (ln 3 = 1.099).
+Entropies are in nats. Thresholds of configurations are fractions of the largest entropy, ln C for C
+classes, because a threshold in nats that is right for 10 classes may be out of reach with 3 (ln 3 =
+1.099).
 
 Sources: the jump rule is that of LGA (Dong et al. 2023) and FedKA (section 3.2: 1.2 nats for
-CIFAR-100, 0.4 nats for the organs). The calibrated rule is ours: the two-sample test of Kolmogorov
-and Smirnov against the twin's own history. It looks at whole distributions, because a network can
-be sure and wrong about a class that it never saw: then entropies fall, and a rule for rising means
-sees nothing.
+CIFAR-100, 0.4 nats for the organs). The calibrated rule is our own: a two-sample
+Kolmogorov-Smirnov test against images of known classes. It compares whole distributions, because a
+network can be sure and wrong about new classes: then entropies fall, and a rule for rising means
+does not fire.
 """
 
 from dataclasses import dataclass
@@ -20,37 +20,32 @@ import pydantic.dataclasses
 from numpy.typing import NDArray
 from pydantic import ConfigDict
 
-# Mean entropy under a model that knows no class [nats]: above every ln C, so no later mean can jump
-# over it.
-EVERYTHING_IS_NEW = 1e3
-# Images held back below which a twin compares with the federation's usual entropies instead of its
-# own.
-FEWEST_OWN = 5
-USUAL_LEVELS = np.linspace(
-    0.05, 0.95, 19
-)  # quantiles by which a twin's usual entropies are told to others
+# Entropy under a model without classes [nats]: above every ln C, so that no jump can follow.
+ENTROPY_WITHOUT_CLASSES = 1e3
+# With fewer images held back, a twin compares with the federation's entropies instead of its own.
+MIN_OWN_IMAGES = 5
+# Quantiles of known images' entropies that twins share.
+QUANTILE_LEVELS = np.linspace(0.05, 0.95, 19)
 
 
 @pydantic.dataclasses.dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class DetectionConfig:
-    """Which rule decides, and when it fires.
+    """Detection rule and its thresholds.
 
     Args:
-        rule: ``entropy_jump`` (paper): mean entropy rose by more than ``jump_fraction`` since the
-            last look. ``calibrated``: entropies of arrivals are distributed otherwise than those of
-            images of known classes that the twin held back, under the same model. ``by_name``:
-            people have looked already; whatever arrives counts, so a name that the model does not
-            know is new.
+        rule: ``entropy_jump`` (paper): fires if the mean entropy rose by more than
+            ``jump_fraction`` since the last observation. ``calibrated``: fires if the entropies of
+            arrivals are distributed differently from those of held-back images of known classes,
+            under the same model. ``by_name``: fires whenever images arrive, so that a class name
+            that the model does not know is new; for images that people have checked.
         jump_fraction: Threshold of the jump as a fraction of ln C. Paper: 1.2 nats = 0.521 ln 10;
             0.4 nats = 0.364 ln 3.
-        reference_classes: C of that fraction; none: the classes that the model knows at that
-            moment. The paper's thresholds are constant in nats: reference 10 for CIFAR-100 (T =
-            10), 3 for the organs.
-        shift_margin: Smallest distance of the two distributions that counts, in (0, 1): the largest
-            difference of their shares below any entropy.
-        false_alarm_chance: Chance of an alarm among images of known classes, by which few images
-            need a larger distance than many.
-        sample: Most images that one decision looks at, evenly taken; none: all.
+        reference_classes: C of that fraction; none: the model's classes at that moment. The paper's
+            thresholds are constant in nats: reference 10 for CIFAR-100 (T = 10), 3 for the organs.
+        shift_margin: Smallest Kolmogorov-Smirnov distance that fires, in (0, 1).
+        false_alarm_chance: Probability that images of known classes fire; sets how much larger the
+            distance must be with few images.
+        sample: Most images of one decision, evenly taken; none: all.
     """
 
     rule: Literal["entropy_jump", "calibrated", "by_name"] = "entropy_jump"
@@ -61,15 +56,12 @@ class DetectionConfig:
     sample: int | None = None
 
     def __post_init__(self) -> None:
-        """Check the ranges; a threshold that can never be reached is an error.
-
-        Not a quiet detector.
-        """
+        """Check the ranges; a threshold that can never be reached is an error."""
         if not 0 < self.jump_fraction < 1:
             raise ValueError(
                 f"jump_fraction is {self.jump_fraction}; allowed: above 0 and below 1, as entropy "
-                "never exceeds ln C; the paper's "
-                "thresholds are 0.521 (1.2 nats of ln 10) and 0.364 (0.4 nats of ln 3)"
+                "never exceeds ln C; the paper's thresholds are 0.521 (1.2 nats of ln 10) and "
+                "0.364 (0.4 nats of ln 3)"
             )
         if not 0 < self.shift_margin < 1:
             raise ValueError(
@@ -88,10 +80,10 @@ class DetectionConfig:
             raise ValueError(f"sample is {self.sample}; allowed: 8 or more images")
 
     def check_reachable(self, fewest_classes: int) -> None:
-        """Raise where the rule cannot fire while the model knows this many classes.
+        """Check that the rule can fire while the model knows this many classes.
 
         Raises:
-            ValueError: With the threshold and the largest entropy, both in nats.
+            ValueError: If not.
         """
         reachable = log(fewest_classes) if fewest_classes > 0 else 0.0
         if self.rule == "entropy_jump" and self.jump_nats(fewest_classes) >= reachable:
@@ -99,9 +91,8 @@ class DetectionConfig:
                 f"jump_fraction {self.jump_fraction} of ln "
                 f"{self.reference_classes or fewest_classes} is "
                 f"{self.jump_nats(fewest_classes):.3f} nats; with {fewest_classes} classes the "
-                "entropy cannot exceed "
-                f"ln {fewest_classes} = {reachable:.3f}, so the rule can never fire; lower "
-                "jump_fraction or reference_classes"
+                f"entropy cannot exceed ln {fewest_classes} = {reachable:.3f}, so the rule can "
+                "never fire; lower jump_fraction or reference_classes"
             )
         if self.rule == "calibrated" and fewest_classes < 2:
             raise ValueError(
@@ -116,17 +107,17 @@ class DetectionConfig:
 
 @dataclass(frozen=True)
 class Evidence:
-    """What a rule may see of one twin at one moment, all under the same model.
+    """Entropies of one twin's images under one model, the input of a rule.
 
     Args:
-        classes: Classes that the model knows.
-        arrivals: Entropies of images that no training has used yet [nats], shape [N].
-        current: Entropies of the images being learned [nats], shape [M].
+        classes: Number of the model's classes.
+        arrivals: Entropies of images that were not trained on yet [nats], shape [N].
+        current: Entropies of the current task's images [nats], shape [M].
         held_back: Entropies of images of known classes that are never trained on [nats], shape [K].
-        previous_mean: Mean entropy at the last look [nats]; none at the first one.
-        usual_elsewhere: Quantiles (``USUAL_LEVELS``) of held-back entropies over the federation,
-            for a twin without a history [nats].
-        images_elsewhere: Images behind these quantiles.
+        previous_mean: Mean entropy at the last observation [nats]; none at the first.
+        usual_elsewhere: Quantiles (``QUANTILE_LEVELS``) of held-back entropies over the federation
+            [nats].
+        images_elsewhere: Number of images behind these quantiles.
     """
 
     classes: int
@@ -140,13 +131,13 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Detection:
-    """What a rule decided, and on what grounds.
+    """Decision of a rule, with its values.
 
     Args:
-        signal: New classes seem to have arrived.
-        mean_nats: Mean entropy that was looked at [nats]; none where there was nothing to look at.
-        statistic: What was compared with the threshold: rise in nats, or distance in [0, 1].
-        threshold: What it was compared with.
+        signal: Whether new classes seem to have arrived.
+        mean_nats: Mean entropy of the images [nats]; none without images.
+        statistic: Value that was compared: rise in nats, or distance in [0, 1].
+        threshold: Threshold of the value.
     """
 
     signal: bool
@@ -159,13 +150,13 @@ def entropy(logits: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return the Shannon entropy of the softmax of logits [nats].
 
     Args:
-        logits: Shape [N, C]; C = 0 (a model that knows nothing) gives EVERYTHING_IS_NEW.
+        logits: Shape [N, C]; C = 0 gives ENTROPY_WITHOUT_CLASSES.
 
     Returns:
         Shape [N], from 0 to ln C.
     """
     if logits.shape[1] == 0:
-        return np.full(len(logits), EVERYTHING_IS_NEW, np.float32)
+        return np.full(len(logits), ENTROPY_WITHOUT_CLASSES, np.float32)
     shifted = logits - logits.max(1, keepdims=True)
     log_total = np.log(np.exp(shifted).sum(1, keepdims=True))
     log_probabilities = shifted - log_total
@@ -173,22 +164,21 @@ def entropy(logits: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def detect(evidence: Evidence, config: DetectionConfig) -> Detection:
-    """Decide whether what arrived looks new.
+    """Decide whether arrivals are of new classes.
 
-    A model without classes makes everything new. Without anything to look at there is no signal.
+    Under a model without classes all are. Without images there is no signal.
     """
-    looked_at = evidence.arrivals if len(evidence.arrivals) else evidence.current
-    mean = float(looked_at.mean()) if len(looked_at) else None
+    entropies = evidence.arrivals if len(evidence.arrivals) else evidence.current
+    mean = float(entropies.mean()) if len(entropies) else None
     if evidence.classes == 0 or config.rule == "by_name":
         return Detection(len(evidence.arrivals) > 0, mean, None, 0.0)
     if config.rule == "entropy_jump":
         threshold = config.jump_nats(evidence.classes)
-        rise = (
-            None if mean is None else mean - (evidence.previous_mean or 0.0)
-        )  # a fresh twin rises from 0 (LGA)
+        # The first mean counts as a rise from 0, as in LGA.
+        rise = None if mean is None else mean - (evidence.previous_mean or 0.0)
         return Detection(rise is not None and rise > threshold, mean, rise, threshold)
     usual, others = evidence.held_back, len(evidence.held_back)
-    if others < FEWEST_OWN and evidence.usual_elsewhere is not None:
+    if others < MIN_OWN_IMAGES and evidence.usual_elsewhere is not None:
         usual, others = evidence.usual_elsewhere, evidence.images_elsewhere
     if not len(evidence.arrivals) or not others:
         return Detection(False, mean, None, config.shift_margin)
@@ -209,8 +199,8 @@ def distribution_distance(values: NDArray[np.float32], others: NDArray[np.float3
 
 
 def chance_distance(count: int, others: int, chance: float) -> float:
-    """Return the distance that two samples of one distribution exceed with this chance.
+    """Return the distance that two samples of one distribution exceed with this probability.
 
-    ``sqrt(-ln(chance / 2) (n + m) / (2 n m))``.
+    It is ``sqrt(-ln(chance / 2) (n + m) / (2 n m))`` for samples of n and m values.
     """
     return sqrt(-log(chance / 2) * (count + others) / (2 * count * others))

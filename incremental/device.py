@@ -1,7 +1,7 @@
 """Device of networks: choose CPU or GPU, and move tensors there.
 
-On a GPU a twin's work is done inside ``born_on``: what it is given is moved there once, what it
-makes on the way is born there, and what leaves it is moved back. So no method names a device.
+On a GPU a twin works inside ``default_device``: inputs are moved to the device, new tensors are
+made there, and outputs are moved back to the CPU. So no method names a device.
 """
 
 from collections.abc import Mapping
@@ -23,7 +23,7 @@ def pick_device(name: DeviceName) -> torch.device:
     """Return the device of a name; ``auto`` is the GPU where torch can use one.
 
     Raises:
-        DeviceError: If there is none.
+        DeviceError: If it is ``cuda`` and torch can use no GPU.
     """
     there = name != "cpu" and torch.cuda.is_available()
     if name == "cuda" and not there:
@@ -35,20 +35,20 @@ def pick_device(name: DeviceName) -> torch.device:
 
 
 def device_title(device: torch.device) -> str:
-    """Return what a person calls it."""
+    """Return the device's name for people."""
     return "the CPU" if device.type == "cpu" else f"the GPU {torch.cuda.get_device_name(device)}"
 
 
-def born_on(device: torch.device) -> AbstractContextManager[object]:
-    """Return a context in which new tensors are made on a device."""
+def default_device(device: torch.device) -> AbstractContextManager[object]:
+    """Return a context in which new tensors are made on a device by default."""
     return nullcontext() if device.type == "cpu" else device
 
 
 def generator_on(device: torch.device, seed: int) -> torch.Generator:
-    """Return a source of draws that are made on a device; another device draws other numbers."""
+    """Return a seeded generator on a device; each kind of device draws other numbers."""
     return torch.Generator(device).manual_seed(seed)
 
 
-def moved(tensors: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:
-    """Return the tensors on a device; those that are there stay as they are."""
+def to_device(tensors: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:
+    """Return tensors on a device; those already there are not copied."""
     return {name: value.to(device) for name, value in tensors.items()}

@@ -1,7 +1,7 @@
 """Grad-CAM overlays for people, by the package pytorch-grad-cam.
 
-Source: Selvaraju et al., Grad-CAM, ICCV 2017, eq. 1 and 2. What training compares is not scaled:
-``incremental.attention``.
+Source: Selvaraju et al., Grad-CAM, ICCV 2017, eq. 1 and 2. Losses use ``incremental.attention``,
+whose maps are not scaled.
 """
 
 from collections.abc import Sequence
@@ -18,20 +18,17 @@ from incremental.network import IncrementalNetwork
 def explain(
     network: IncrementalNetwork, images: Float[Tensor, "B c H W"], rows: Sequence[int]
 ) -> NDArray[np.float32]:
-    """Return where on each image the evidence for a class lies: Grad-CAM of the last maps.
+    """Return Grad-CAM heat maps: where on each image the evidence for a class lies.
 
     Args:
-        network: Is put into evaluation mode; gradients of its parameters are cleared.
+        network: Put into evaluation mode; gradients of its parameters are cleared.
         images: Values in [0, 1].
         rows: The class of each image as a row of the head.
 
     Returns:
-        Values in [0, 1], scaled for each image, shape [B, H, W]; all 0 where nothing speaks for the
-        class.
+        Values in [0, 1], scaled for each image, shape [B, H, W]; all 0 without evidence.
     """
-    from pytorch_grad_cam import (
-        GradCAM,  # takes seconds to import; most callers never ask for a map
-    )
+    from pytorch_grad_cam import GradCAM  # takes seconds
     from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 
     backbone = network.backbone
@@ -43,11 +40,11 @@ def explain(
 
 
 class _Logits(nn.Module):
-    """A network as the package wants it: one tensor in, one out."""
+    """A network as the package needs it, with logits as its only output."""
 
     def __init__(self, network: IncrementalNetwork) -> None:
         super().__init__()
         self.network = network
 
     def forward(self, images: Float[Tensor, "B c H W"]) -> Float[Tensor, "B C"]:
-        return self.network(images).logits  # type: ignore[no-any-return]  # the library is untyped
+        return self.network(images).logits  # type: ignore[no-any-return]  # modules return Any

@@ -11,12 +11,12 @@ HEAD_ROWS = ("head.weight", "head.bias")
 
 
 def num_rows(weights: Weights) -> int:
-    """Return how many classes the head of these weights knows."""
+    """Return the number of classes of the head of these weights."""
     return len(weights["head.bias"])
 
 
 def grow_head(weights: Weights, num_new: int, generator: torch.Generator) -> Weights:
-    """Return weights whose head has rows for new classes; old rows are the old bits.
+    """Return weights whose head has rows for new classes; old rows stay bit for bit.
 
     New rows are drawn as a fresh linear layer's: uniform in +-1/sqrt(D).
 
@@ -45,10 +45,7 @@ def grow_head(weights: Weights, num_new: int, generator: torch.Generator) -> Wei
 
 
 def pad_rows(values: Float[Tensor, "C ..."], rows: int) -> Float[Tensor, "R ..."]:
-    """Return values with zero rows added up to ``rows``.
-
-    For whatever weight-shaped thing a method keeps while the head grows.
-    """
+    """Return values with zero rows added up to ``rows``."""
     missing = rows - len(values)
     return (
         torch.cat([values, values.new_zeros(missing, *values.shape[1:])]) if missing > 0 else values

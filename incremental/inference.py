@@ -1,27 +1,12 @@
-"""Inference over many images without gradients: logits and features."""
+"""Inference over many images in batches, without gradients: logits and features."""
 
-from collections.abc import Iterable
+from typing import Literal
 
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from incremental.network import IncrementalNetwork, Outputs
-
-
-def _forward(
-    network: IncrementalNetwork, images: UInt8[Tensor, "N c H W"], batch_size: int, bfloat16: bool
-) -> Iterable[Outputs]:
-    network.eval()
-    device = network.head.weight.device
-    for part in torch.split(images, batch_size):
-        with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
-            yield network(
-                part.to(device)
-                .to(torch.float32)
-                .div_(255)
-                .contiguous(memory_format=torch.channels_last)
-            )
+from incremental.network import IncrementalNetwork
 
 
 def logits_of(
@@ -31,8 +16,7 @@ def logits_of(
     bfloat16: bool = False,
 ) -> Float[Tensor, "N C"]:
     """Return the logits of 8-bit images, in evaluation mode, in float32, on the CPU."""
-    parts = [outputs.logits.float() for outputs in _forward(network, images, batch_size, bfloat16)]
-    return torch.cat(parts).cpu()
+    return _outputs(network, "logits", images, batch_size, bfloat16)
 
 
 def features_of(
@@ -42,7 +26,22 @@ def features_of(
     bfloat16: bool = False,
 ) -> Float[Tensor, "N D"]:
     """Return the pooled features of 8-bit images, in evaluation mode, in float32, on the CPU."""
-    parts = [
-        outputs.features.float() for outputs in _forward(network, images, batch_size, bfloat16)
-    ]
+    return _outputs(network, "features", images, batch_size, bfloat16)
+
+
+def _outputs(
+    network: IncrementalNetwork,
+    name: Literal["logits", "features"],
+    images: UInt8[Tensor, "N c H W"],
+    batch_size: int,
+    bfloat16: bool,
+) -> Tensor:
+    network.eval()
+    device = network.head.weight.device
+    parts = []
+    for part in torch.split(images, batch_size):
+        with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
+            unit = part.to(device).to(torch.float32).div_(255)
+            outputs = network(unit.contiguous(memory_format=torch.channels_last))
+        parts.append(getattr(outputs, name).float())
     return torch.cat(parts).cpu()

@@ -1,9 +1,8 @@
 """Model files: a folder with ``weights.safetensors`` and ``manifest.json``.
 
-The manifest names the classes in the order of the head's rows, the architecture, and the SHA-256
-digest of the weights file; what else is known about the model (round, score, data set, ...) stands
-beside them. A folder appears whole or not at all, and what was changed afterwards is refused on
-loading.
+The manifest holds the class names in the order of the head's rows, the architecture, the SHA-256
+digest of the weights file and further facts (round, score, data set, ...). A folder appears whole
+or not at all. Files that were changed afterwards are refused on loading.
 """
 
 import dataclasses
@@ -31,7 +30,7 @@ _OWN_KEYS = ("class_names", "architecture", "digest")
 
 
 class ModelError(ValueError):
-    """A model, or images for a model, that cannot be used: what, got, allowed, what to do."""
+    """A model, or images for a model, that cannot be used."""
 
 
 def save_model(
@@ -41,14 +40,14 @@ def save_model(
     class_names: Sequence[str],
     facts: Mapping[str, Fact],
 ) -> str:
-    """Write a model; one that stands in the same place is replaced.
+    """Write a model; one in the same folder is replaced.
 
     Args:
         folder: The model's own folder.
         weights: State of an ``IncrementalNetwork``.
-        network: What it is built from.
+        network: Its architecture.
         class_names: One per row of the head, in its order.
-        facts: Whatever else the manifest shall say.
+        facts: Further entries of the manifest.
 
     Returns:
         The digest of the weights file, ``sha256:...``.
@@ -71,18 +70,17 @@ def save_model(
         "digest": digest,
         **{key: _finite(value) for key, value in facts.items()},
     }
-    beside = folder.with_name(f".{folder.name}.{uuid4().hex}")
+    temporary = folder.with_name(f".{folder.name}.{uuid4().hex}")
     try:
-        beside.mkdir(parents=True)
-        _write(beside / WEIGHTS_FILE, content)
-        _write(beside / MANIFEST_FILE, json.dumps(manifest, indent=2).encode())
-        put_in_place(beside, folder)
+        temporary.mkdir(parents=True)
+        _write(temporary / WEIGHTS_FILE, content)
+        _write(temporary / MANIFEST_FILE, json.dumps(manifest, indent=2).encode())
+        replace_folder(temporary, folder)
     except OSError as error:
-        shutil.rmtree(beside, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
         raise ModelError(
             f"the model {folder} could not be written: {error}; needed: {len(content)} bytes in a "
-            "folder that can be written; make room "
-            "and save again"
+            "folder that can be written; make room and save again"
         ) from error
     return digest
 
@@ -91,7 +89,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """Return a model's manifest without reading its weights.
 
     Raises:
-        ModelError: If there is none or it lacks what every manifest has.
+        ModelError: If there is none, or a required entry is missing.
     """
     path = folder / MANIFEST_FILE
     try:
@@ -111,10 +109,10 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def load_model(folder: Path) -> tuple[IncrementalNetwork, dict[str, Any]]:
-    """Read a model and check that it is the one that was saved.
+    """Read a model and check that it was not changed since it was saved.
 
     Args:
-        folder: What ``save_model`` wrote.
+        folder: Folder written by ``save_model``.
 
     Returns:
         The network in evaluation mode, and the manifest.
@@ -126,7 +124,7 @@ def load_model(folder: Path) -> tuple[IncrementalNetwork, dict[str, Any]]:
     manifest = read_manifest(folder)
     path = folder / WEIGHTS_FILE
     try:
-        content = path.read_bytes()  # once: what is checked is what is used
+        content = path.read_bytes()  # read once, so that the bytes checked are those used
     except OSError as error:
         raise ModelError(
             f"{path} cannot be read: {error}; expected: the weights beside the manifest; save the "
@@ -135,8 +133,7 @@ def load_model(folder: Path) -> tuple[IncrementalNetwork, dict[str, Any]]:
     if (found := _digest(content)) != manifest["digest"]:
         raise ModelError(
             f"{path} has the digest {found}; allowed: {manifest['digest']}, as its manifest says; "
-            "the file was changed or cut short, so "
-            "take another copy of the model"
+            "the file was changed or cut short, so take another copy of the model"
         )
     try:
         weights = load(content)
@@ -154,8 +151,8 @@ def _check_class_names(class_names: Sequence[str], rows: int, where: str) -> Non
     if len(class_names) != rows or len(set(class_names)) != rows:
         raise ModelError(
             f"{where}: {len(class_names)} class names ({len(set(class_names))} different) for "
-            f"{rows} rows of the head; "
-            "allowed: one name per row, each once; name the classes in the order of the rows"
+            f"{rows} rows of the head; allowed: one name per row, each once; name the classes in "
+            "the order of the rows"
         )
 
 
@@ -164,9 +161,8 @@ def _digest(content: bytes) -> str:
 
 
 def _finite(value: Fact) -> Fact:
-    return (
-        None if isinstance(value, float) and not math.isfinite(value) else value
-    )  # JSON has no NaN
+    # JSON has no NaN.
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _write(path: Path, content: bytes) -> None:
@@ -176,13 +172,13 @@ def _write(path: Path, content: bytes) -> None:
         os.fsync(file.fileno())
 
 
-def put_in_place(beside: Path, folder: Path) -> None:
-    """Rename ``beside`` to ``folder``.
+def replace_folder(new: Path, folder: Path) -> None:
+    """Rename a new folder to ``folder``, after moving an old one away.
 
-    A folder cannot be replaced in one step, so an old one is moved out of the way first.
+    An operating system cannot replace a folder in one step.
     """
     old = folder.with_name(f".{folder.name}.{uuid4().hex}")
     if folder.exists():
         folder.rename(old)
-    beside.rename(folder)
+    new.rename(folder)
     shutil.rmtree(old, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""MLflow store behind the registry: its address, opening it, uploading a model."""
+"""MLflow store of the model registry: check its address, open it, upload a model."""
 
 import fcntl
 import logging
@@ -22,21 +22,21 @@ _REQUIREMENTS = ("mlflow", "torch", "numpy", "pandas", "safetensors", "jaxtyping
 
 
 class RegistryError(ValueError):
-    """Something that the store of models cannot do: what, got, allowed, what to do."""
+    """A request that the store of models cannot fulfil."""
 
 
 def check_uri(uri: str) -> str:
-    """Return the address of a store in its absolute form, without opening it.
+    """Return the address of a store, with an absolute path, without opening it.
 
     Raises:
-        RegistryError: If it is none, or carries a password.
+        RegistryError: If it is not the address of a store, or contains a password.
     """
     parts = urlsplit(uri)
     if parts.password:
         raise RegistryError(
             f"the address of the store at {parts.hostname} holds a password; allowed: "
-            "http(s)://host[:port]; set MLFLOW_TRACKING_USERNAME "
-            "and MLFLOW_TRACKING_PASSWORD instead"
+            "http(s)://host[:port]; set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD "
+            "instead"
         )
     if parts.scheme in ("http", "https") and parts.hostname:
         return uri
@@ -44,8 +44,8 @@ def check_uri(uri: str) -> str:
         return _SQLITE + str(Path(uri.removeprefix(_SQLITE)).absolute())
     raise RegistryError(
         f"the address of the store is {uri!r}; allowed: sqlite:///path/to/mlflow.db, "
-        "http://host:port or https://host:port; "
-        "put an MLflow server in front of any other database"
+        "http://host:port or https://host:port; put an MLflow server in front of any other "
+        "database"
     )
 
 
@@ -53,10 +53,10 @@ def open_store(uri: str) -> Any:
     """Return an ``MlflowClient`` of a store; a missing SQLite file is made.
 
     Raises:
-        RegistryError: If the address is none or the file cannot be used.
+        RegistryError: If the address is wrong, or the file or server cannot be used.
     """
     uri = check_uri(uri)
-    _before_import()
+    _configure_mlflow()
     if not uri.startswith(_SQLITE):
         _check_answers(uri)
         return _connect(uri)
@@ -65,10 +65,9 @@ def open_store(uri: str) -> Any:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.with_name(f"{path.name}.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)  # two processes must not make the tables at once
+            # Fails at once on an unusable file; MLflow would try again for minutes.
             with closing(sqlite3.connect(path, timeout=5)) as connection:
-                connection.execute(
-                    "BEGIN IMMEDIATE"
-                )  # an unusable file is told now; MLflow would try it again for minutes
+                connection.execute("BEGIN IMMEDIATE")
             return _connect(uri)
     except (OSError, sqlite3.Error) as error:
         raise RegistryError(
@@ -78,7 +77,7 @@ def open_store(uri: str) -> Any:
 
 
 def _check_answers(uri: str) -> None:
-    """Check within seconds that somebody listens at an address: MLflow would try for minutes."""
+    """Check within seconds that a server answers at an address; MLflow would try for minutes."""
     parts = urlsplit(uri)
     port = parts.port or (443 if parts.scheme == "https" else 80)
     try:
@@ -91,32 +90,25 @@ def _check_answers(uri: str) -> None:
 
 
 def artifact_location(uri: str) -> str | None:
-    """Return where a new experiment's files go: beside a SQLite file.
-
-    For a server none, it decides itself.
-    """
-    return (
-        Path(uri.removeprefix(_SQLITE)).parent.joinpath("mlflow-artifacts").as_uri()
-        if uri.startswith(_SQLITE)
-        else None
-    )
+    """Return where a new experiment's files go: beside an SQLite file; none: a server decides."""
+    if not uri.startswith(_SQLITE):
+        return None
+    return (Path(uri.removeprefix(_SQLITE)).parent / "mlflow-artifacts").as_uri()
 
 
 def upload_model(
     client: Any, model_folder: Path, run_id: str, input_example: NDArray[np.uint8]
 ) -> tuple[str, str]:
-    """Upload a model in MLflow's form as a logged model of a run.
-
-    Only the package ``incremental`` travels with it.
+    """Upload a model, with the code of package ``incremental``, as a logged model of a run.
 
     Args:
         client: An ``MlflowClient``.
-        model_folder: What ``save_model`` wrote.
-        run_id: The run it comes from.
+        model_folder: Folder written by ``save_model``.
+        run_id: The MLflow run.
         input_example: 8-bit images, shape [N, H, W, C].
 
     Returns:
-        MLflow's identifier of the logged model, and where its files are.
+        MLflow's identifier of the logged model, and the address of its files.
     """
     import mlflow.pyfunc
     from mlflow.models import Model, ModelSignature
@@ -156,17 +148,12 @@ def upload_model(
             shutil.rmtree(cache)
         client.log_model_artifacts(logged.model_id, str(place))
     client.finalize_logged_model(logged.model_id, "READY")
-    return (
-        logged.model_id,
-        logged.artifact_location,
-    )  # not models:/<id>, which MLflow would look up in its process-wide store
+    # Not models:/<id>, which MLflow would look up in its process-wide store.
+    return logged.model_id, logged.artifact_location
 
 
-def _before_import() -> None:
-    """Set what MLflow reads once.
-
-    No pickle, nobody is told that we exist, no chatter on the console.
-    """
+def _configure_mlflow() -> None:
+    """Set what MLflow reads at import: no pickle, no telemetry, no output on the console."""
     os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] = "false"
     for name, value in {
         "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -174,7 +161,7 @@ def _before_import() -> None:
         "MLFLOW_LOGGING_LEVEL": "WARNING",
         "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
         "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-        # Seconds and repetitions of a request; MLflow's own (120 and 7) look like a hang.
+        # MLflow's defaults, 120 s and 7 retries, look like a hang.
         "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
         "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
     }.items():
@@ -186,7 +173,6 @@ def _connect(uri: str) -> Any:
     from mlflow import MlflowClient  # 2-4 s
 
     client = MlflowClient(tracking_uri=uri, registry_uri=uri)
-    client.search_experiments(
-        max_results=1
-    )  # makes the tables of a new SQLite file; finds out whether a server answers
+    # Makes the tables of a new SQLite file; fails if a server does not answer.
+    client.search_experiments(max_results=1)
     return client

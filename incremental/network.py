@@ -1,6 +1,6 @@
 """Incremental network: input normalisation, backbone, pooling and a growing linear head."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import pydantic.dataclasses
@@ -10,21 +10,21 @@ from pydantic import ConfigDict
 from torch import Tensor, nn
 
 from incremental.backbones import BACKBONES, Norm
-from incremental.device import CPU, born_on
+from incremental.device import CPU, default_device
 from incremental.head import Weights, num_rows
 
 
 @pydantic.dataclasses.dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class NetworkConfig:
-    """What a network is built from; saved with its weights.
+    """Architecture of a network; saved with its weights.
 
     Args:
         backbone: Name in ``BACKBONES``.
-        width: Channels of its first stage (ResNet-18 of the papers: 64).
-        norm: ``batch`` (papers) or ``group`` (no statistics shared between patients; needed for
-            differential privacy).
-        image_size: Side length to which images are resized before the first layer [px].
-        channels: 1 or 3; a grey image fed to a network of 3 channels is repeated.
+        width: Channels of the backbone's first stage (ResNet-18 of the papers: 64).
+        norm: ``batch`` (papers) or ``group`` (no statistics over patients; needed for differential
+            privacy).
+        image_size: Side length to which images are resized [px].
+        channels: 1 or 3; grey images are repeated for 3.
         mean: Subtracted from pixels in [0, 1], one per channel or one for all.
         std: Divides the difference, one per channel or one for all.
     """
@@ -55,7 +55,7 @@ class NetworkConfig:
 
 @dataclass(frozen=True)
 class Outputs:
-    """What one forward pass gives.
+    """Outputs of one forward pass.
 
     Args:
         logits: Shape [B, C].
@@ -74,8 +74,8 @@ class IncrementalNetwork(nn.Module):
     """Backbone, global average pooling and a linear head with one row per class.
 
     Args:
-        config: What to build.
-        rows: Classes that the head knows; 0 is a network that knows nothing yet.
+        config: Architecture.
+        rows: Number of classes, 0 or more.
     """
 
     mean: Tensor
@@ -85,8 +85,7 @@ class IncrementalNetwork(nn.Module):
         super().__init__()
         self.config = config
         self.backbone = BACKBONES[config.backbone](config.width, config.channels, config.norm)
-        # A fresh layer of 0 rows would warn of nothing to draw: it is made with one row and
-        # emptied.
+        # Torch warns of a layer with 0 rows, so it is made with one row and emptied.
         self.head = nn.Linear(self.backbone.num_features, max(rows, 1))
         if rows == 0:
             self.head.out_features = 0
@@ -104,26 +103,20 @@ class IncrementalNetwork(nn.Module):
         return self.forward_upper(self.backbone.lower(self.normalise(images)))
 
     def forward_upper(self, middle_maps: Float[Tensor, "B E g g"]) -> Outputs:
-        """Return the outputs that follow from the maps of the last but one stage."""
+        """Return the outputs from the maps of the last but one stage."""
         maps = self.backbone.upper(middle_maps)
         features = maps.mean((2, 3))
         return Outputs(self.head(features), features, maps, middle_maps)
 
     def normalise(self, images: Float[Tensor, "B c H W"]) -> Float[Tensor, "B C h w"]:
-        """Return images as the backbone sees them.
-
-        Resized, centred, scaled, repeated over the channels.
-        """
+        """Return images resized, centred, scaled and repeated over the channels."""
         return ((resize(images, self.config.image_size) - self.mean) / self.std).expand(
             -1, self.config.channels, -1, -1
         )
 
 
 def resize(images: Float[Tensor, "B c H W"], side: int) -> Float[Tensor, "B c s s"]:
-    """Return images of another side length [px].
-
-    Larger ones are smoothed first, so that no pixel is skipped.
-    """
+    """Return images of another side length [px]; when shrinking, pixels are averaged."""
     if images.shape[2:] == (side, side):
         return images
     return nn.functional.interpolate(
@@ -136,10 +129,9 @@ def resize(images: Float[Tensor, "B c H W"], side: int) -> Float[Tensor, "B c s 
 
 
 def initial_weights(config: NetworkConfig, seed: int) -> Weights:
-    """Return the weights of a network that knows no class yet, drawn from a seed."""
-    with torch.random.fork_rng(
-        devices=[]
-    ):  # torch's layers draw from the global stream: lend them a seeded one and give it back
+    """Return the weights of a network without classes, drawn from a seed."""
+    # Layers draw from torch's global generator: it is seeded here and restored afterwards.
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return weights_of(IncrementalNetwork(config, rows=0))
 
@@ -153,7 +145,7 @@ def weights_of(network: IncrementalNetwork) -> Weights:
 
 
 def build_network(config: NetworkConfig, weights: Weights) -> IncrementalNetwork:
-    """Return a network that holds a copy of these weights; the head has as many rows as they do."""
+    """Return a network with a copy of these weights and as many rows."""
     with torch.random.fork_rng(devices=[]):
         network = IncrementalNetwork(config, num_rows(weights))
     network.load_state_dict(weights)
@@ -161,27 +153,19 @@ def build_network(config: NetworkConfig, weights: Weights) -> IncrementalNetwork
 
 
 def freeze(network: IncrementalNetwork) -> IncrementalNetwork:
-    """Return the network as one that only looks.
+    """Turn a network, in place, into one for inference alone, and return it.
 
-    Evaluation mode, no gradients, batch normalisation folded into the convolutions.
-
-    A folded network computes what it did, in another order: its outputs differ in the last digits.
-    Its layout is channels last.
+    It is in evaluation mode, without gradients, in channels last format, with batch normalisation
+    folded into the convolutions, which changes the last digits of its outputs.
     """
     network.eval().backbone.fold()
-    return (
-        network.eval().requires_grad_(False).to(memory_format=torch.channels_last)
-    )  # folding made modules of its own
+    # Again in evaluation mode, for the modules that folding made.
+    return network.eval().requires_grad_(False).to(memory_format=torch.channels_last)
 
 
-def looking_network(
+def frozen_network(
     config: NetworkConfig, weights: Weights, device: torch.device = CPU
 ) -> IncrementalNetwork:
-    """Return a frozen network that holds a copy of these weights, on a device."""
-    with born_on(device):
+    """Return a frozen network with a copy of these weights, on a device."""
+    with default_device(device):
         return freeze(build_network(config, weights))
-
-
-def with_channels(config: NetworkConfig, channels: Literal[1, 3]) -> NetworkConfig:
-    """Return the configuration for another number of image channels."""
-    return replace(config, channels=channels)

@@ -17,7 +17,7 @@ from incremental.network import IncrementalNetwork
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a model says about N images.
+    """Predictions of a model for N images.
 
     Args:
         rows: Row of the head with the largest logit, shape [N].
@@ -32,16 +32,14 @@ class Prediction:
 
 
 def predict(network: IncrementalNetwork, images: NDArray[np.uint8]) -> Prediction:
-    """Say what is seen on images.
-
-    The logits are those of ``incremental.inference.logits_of``, in float32, bit for bit.
+    """Return a network's predictions, from the float32 logits of ``logits_of`` bit for bit.
 
     Args:
-        network: With one row or more.
+        network: Network with one class or more.
         images: 8-bit pixels, shape [N, H, W, C] or, grey, [N, H, W].
 
     Raises:
-        ModelError: If these are not such images or the model knows no class.
+        ModelError: If images have another type or shape, or the network has no class.
     """
     if len(network.head.bias) == 0:
         raise ModelError(
@@ -49,30 +47,26 @@ def predict(network: IncrementalNetwork, images: NDArray[np.uint8]) -> Predictio
         )
     logits = logits_of(network, as_tensor(images, network.config.channels)).numpy()
     shifted = np.exp(logits - logits.max(1, keepdims=True))
-    most = (
-        math.log(logits.shape[1]) or 1.0
-    )  # one class: the entropy is 0, whatever it is divided by
-    fractions = np.clip(entropy(logits) / np.float32(most), 0, 1)
+    largest_entropy = math.log(logits.shape[1]) or 1.0  # with one class the entropy is 0
+    fractions = np.clip(entropy(logits) / np.float32(largest_entropy), 0, 1)
     return Prediction(logits.argmax(1), shifted / shifted.sum(1, keepdims=True), fractions)
 
 
 def as_tensor(images: NDArray[np.uint8], channels: int) -> UInt8[Tensor, "N C H W"]:
-    """Return images as the inference code takes them.
+    """Return images as a tensor for inference.
 
     Args:
         images: 8-bit pixels, shape [N, H, W, C] or [N, H, W].
-        channels: Of the network; grey images fit any.
+        channels: Channels of the network; grey images fit any.
 
     Raises:
-        ModelError: If the type or the shape is another.
+        ModelError: If images have another type or shape.
     """
     images = images[..., None] if images.ndim == 3 else images
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] not in (1, channels):
         raise ModelError(
             f"images are {images.dtype} of shape {list(images.shape)}; allowed: uint8 of shape [N, "
-            "H, W] or [N, H, W, C] with C 1 or "
-            f"{channels}; convert them first"
+            f"H, W] or [N, H, W, C] with C 1 or {channels}; convert them first"
         )
-    return torch.from_numpy(
-        np.array(images.transpose(0, 3, 1, 2), order="C")
-    )  # a copy: images may be read-only
+    # A copy, as images may be read-only.
+    return torch.from_numpy(np.array(images.transpose(0, 3, 1, 2), order="C"))

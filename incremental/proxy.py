@@ -1,8 +1,8 @@
-"""Proxy server: scores global models, keeps the best, and holds the old model that teaches.
+"""Proxy server: keeps the best global model of a task, which becomes the teacher of the next.
 
 Source: FedKA, section 2.1 (choice of the best old model), after GLFC (Dong et al., CVPR 2022,
-section 3.4). Where public code of that line carries the best score from one task into the next, so
-that a later model may never be called best, a closed task's score is forgotten here.
+section 3.4). Unlike their public code, which keeps the best score over tasks, so that a later model
+may never be the best, a score is forgotten when its task ends.
 """
 
 from dataclasses import dataclass
@@ -31,8 +31,8 @@ class Score:
     """How good a global model is.
 
     Args:
-        value: Larger is better.
-        test: Names what it was measured on; scores of different tests are never compared.
+        value: The score; larger is better.
+        test: What it was measured on; scores of different tests are not compared.
     """
 
     value: float
@@ -41,13 +41,13 @@ class Score:
 
 @dataclass(frozen=True)
 class StoredModel:
-    """A global model that was kept.
+    """A stored global model.
 
     Args:
         weights: Its weights.
         class_names: Its classes, one per row of the head.
-        round: Rounds that had been aggregated into it.
-        score: What it scored; none where nothing was measured.
+        round: Number of rounds that were aggregated into it.
+        score: Its score; none if it was not measured.
     """
 
     weights: Weights
@@ -57,7 +57,7 @@ class StoredModel:
 
 
 class ProxyServer:
-    """Keeps the best model of the open task and the old model, best of the task before.
+    """Holds the best model of the open task, and the old model: the best of the task before.
 
     Args:
         config: How the old model is chosen.
@@ -71,8 +71,7 @@ class ProxyServer:
     def consider(self, candidate: StoredModel) -> None:
         """Keep the candidate if it is the best of the open task so far.
 
-        Ties go to the later model; so does a candidate whose score was measured on another test
-        than the best one's.
+        The later model wins ties, and if the two scores are of different tests.
         """
         if not candidate.class_names:
             return
@@ -88,16 +87,12 @@ class ProxyServer:
             self.best = candidate
 
     def close_task(self) -> StoredModel | None:
-        """End the open task: its best model becomes the old model, and its score is forgotten.
-
-        Returns:
-            The new old model; none where nothing was kept.
-        """
+        """End the open task and return its best model, now the old model; none if it had none."""
         closed, self.best = self.best, None
         if closed is not None:
             self.old_model = closed
         return closed
 
     def forget_best(self) -> None:
-        """Forget the best model of the open task: it was measured before the task was complete."""
+        """Forget the best model of the open task, as one measured before the task was complete."""
         self.best = None

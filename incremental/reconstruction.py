@@ -1,9 +1,8 @@
 """Gradient encoding of prototypes, and its inversion on the proxy server.
 
-A twin never sends an image: it sends the gradient of a fixed random network's loss at a perturbed
-prototype (the *encoding*). The proxy server looks for the image that has this gradient (the
-*inversion*). What comes out resembles the prototype: this is a declared leak of the methods that
-use it, not a protection.
+A twin sends no image, but the gradient of a fixed random network's loss at a perturbed prototype
+(the *encoding*). The proxy server searches the image with this gradient (the *inversion*). It
+resembles the prototype: methods that use this declare a leak of images.
 
 Sources: FedKA section 2.1, GLFC (Dong et al., CVPR 2022, section 3.4); inversion: Zhu et al., Deep
 Leakage from Gradients, NeurIPS 2019, eq. 4; label from the gradient: Zhao et al., iDLG, 2020, eq.
@@ -26,16 +25,16 @@ from incremental.network import IncrementalNetwork
 
 @pydantic.dataclasses.dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class ReconstructionConfig:
-    """How prototypes are perturbed and recovered.
+    """Perturbation and inversion of prototypes.
 
     Args:
-        perturb_steps: Gradient steps on a prototype's pixels that make the local model surer of its
-            class.
-        perturb_rate: Their learning rate; the weight decay is 1e-5 as in the public code.
+        perturb_steps: Gradient steps on a prototype's pixels that raise the local model's
+            confidence in its class.
+        perturb_rate: Learning rate of these steps; the weight decay is 1e-5, as in the public code.
         invert_steps: Most steps of the inversion.
-        invert_rate: Adam's learning rate.
-        stop_below: A prototype whose squared gradient difference falls below this share of its
-            gradient's square is done.
+        invert_rate: Learning rate of the inversion (Adam).
+        stop_below: The inversion stops when the squared gradient differences of all prototypes are
+            below this share of their gradients' squares.
         public_seed: Seed of the public network, the same for twins and proxy server.
     """
 
@@ -57,13 +56,13 @@ class ReconstructionConfig:
 
 @dataclass(frozen=True)
 class Reconstruction:
-    """What the proxy server recovered.
+    """Images that the proxy server recovered.
 
     Args:
         images: Values in [0, 1], shape [P, C, H, W].
         rows: Class of each as a row of the head, shape [P].
-        residual: Squared gradient difference left, as a share of the gradient's square, shape [P].
-        steps: Steps that were run.
+        residual: Squared gradient difference as a share of the gradient's square, shape [P].
+        steps: Number of steps that were run.
     """
 
     images: Float[Tensor, "P C H W"]
@@ -73,9 +72,9 @@ class Reconstruction:
 
 
 class GradientEncoder(nn.Module):
-    """The public LeNet: three 5x5 convolutions of 12 channels with sigmoids, and a linear layer.
+    """The public LeNet, random and never trained: three convolutions and a linear layer.
 
-    Random, never trained.
+    The convolutions are 5x5 with 12 channels and sigmoids.
 
     Args:
         image_shape: Channels, height and width of a prototype.
@@ -87,7 +86,7 @@ class GradientEncoder(nn.Module):
         super().__init__()
         channels, height, width = image_shape
         generator = torch.Generator().manual_seed(public_seed)
-        # On the CPU wherever twins train: everybody must draw the same public network.
+        # On the CPU wherever twins train, as all must draw the same network.
         with CPU, torch.random.fork_rng(devices=[]):
             self.convolutions = nn.Sequential(
                 *(nn.Conv2d(channels, 12, 5, 2, padding=2), nn.Sigmoid()),
@@ -101,15 +100,12 @@ class GradientEncoder(nn.Module):
 
     def forward(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B K"]:
         """Return the logits."""
-        return self.linear(self.convolutions(images).flatten(1))  # type: ignore[no-any-return]  # torch
+        return self.linear(self.convolutions(images).flatten(1))  # type: ignore[no-any-return]  # returns Any
 
     def encode(
         self, images: Float[Tensor, "P C H W"], rows: Int[Tensor, " P"]
     ) -> Float[Tensor, "P G"]:
-        """Return each image's gradient of softmax cross-entropy with respect to all weights.
-
-        Flattened in the order of ``parameters()``.
-        """
+        """Return each image's gradient of cross-entropy, flat in the order of ``parameters()``."""
         parameters: dict[str, Tensor] = dict(self.named_parameters())
 
         def loss(parameters: dict[str, Tensor], image: Tensor, row: Tensor) -> Tensor:
@@ -120,20 +116,14 @@ class GradientEncoder(nn.Module):
         return torch.cat([gradients[name].flatten(1) for name in parameters], 1)
 
     def rows_of(self, gradients: Float[Tensor, "P G"]) -> Int[Tensor, " P"]:
-        """Return the class each gradient was taken for (iDLG).
-
-        The only row of the linear layer whose gradient is negative.
-        """
+        """Return the class of each gradient: the linear layer's one negative row (iDLG)."""
         before = sum(each.numel() for each in self.convolutions.parameters())
         weight = gradients[:, before : before + self.linear.weight.numel()]
         return weight.view(len(gradients), *self.linear.weight.shape).sum(2).argmin(1)
 
 
 def encoding_length(image_shape: tuple[int, int, int], classes: int) -> int:
-    """Return the number of values in the gradient of a public network for such images.
-
-    G, without building it.
-    """
+    """Return the length G of an encoding, without building the network."""
     channels, height, width = image_shape
     convolutions = 12 * 25 * (channels + 12 + 12) + 3 * 12
     return convolutions + classes * (12 * ((height + 3) // 4) * ((width + 3) // 4) + 1)
@@ -145,30 +135,24 @@ def perturb(
     rows: Int[Tensor, " P"],
     config: ReconstructionConfig,
 ) -> Float[Tensor, "P C H W"]:
-    """Return prototypes moved towards what the frozen local model is sure of.
-
-    Pixels stay in [0, 1].
+    """Return prototypes changed to raise the local model's confidence, with pixels in [0, 1].
 
     Descends the mean binary cross-entropy to the one-hot class, as the public code of GLFC and LGA
     does.
     """
     network = network.eval()
     target = nn.functional.one_hot(rows, network.head.out_features).to(torch.float32)
-    moved = images.clone()
+    changed = images.clone()
     for _ in range(config.perturb_steps):
-        moved.requires_grad_()
-        loss = (
-            nn.functional.binary_cross_entropy_with_logits(
-                network(moved).logits, target, reduction="none"
-            )
-            .mean(1)
-            .sum()
+        changed.requires_grad_()
+        losses = nn.functional.binary_cross_entropy_with_logits(
+            network(changed).logits, target, reduction="none"
         )
-        (gradient,) = torch.autograd.grad(loss, moved)
-        moved = (moved.detach() - config.perturb_rate * (gradient + 1e-5 * moved.detach())).clamp(
-            0, 1
-        )
-    return moved.detach()
+        (gradient,) = torch.autograd.grad(losses.mean(1).sum(), changed)
+        changed = (
+            changed.detach() - config.perturb_rate * (gradient + 1e-5 * changed.detach())
+        ).clamp(0, 1)
+    return changed.detach()
 
 
 def invert(
@@ -178,14 +162,14 @@ def invert(
     config: ReconstructionConfig,
     generator: torch.Generator,
 ) -> Reconstruction:
-    """Look for the images that have these gradients, all in one batch.
+    """Search the images that have these gradients, all in one batch.
 
     Args:
         encoder: The public network.
-        gradients: What twins sent.
+        gradients: Encodings from twins.
         image_shape: Channels, height and width.
-        config: Steps and rate.
-        generator: Draws the first guesses.
+        config: Steps and learning rate.
+        generator: Draws the initial images.
     """
     rows = encoder.rows_of(gradients)
     scale = gradients.square().sum(1).clamp_min(1e-12)

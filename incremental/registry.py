@@ -1,9 +1,8 @@
 """Model registry: versions with their facts, the champion that serves, and roll-back.
 
-What MLflow lacks and this file adds: a rule for acceptance with its reason, and a history of
-champions to roll back through (MLflow keeps only where an alias points now). Everything is
-addressed by an explicit store; nothing here touches MLflow's process-wide state. Knows no run
-folder.
+It adds to MLflow a rule for accepting a version, with its reason, and a history of champions for
+roll-back (MLflow keeps only the present target of an alias). It always names the store explicitly
+and leaves MLflow's process-wide state alone.
 """
 
 import json
@@ -19,15 +18,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from incremental.model_file import ModelError, load_model, put_in_place
+from incremental.model_file import ModelError, load_model, replace_folder
 from incremental.model_store import RegistryError, check_uri, open_store, upload_model
 from incremental.network import IncrementalNetwork
 
-__all__ = ["CHAMPION", "PREVIOUS", "ModelRegistry", "ModelVersion", "RegistryError", "objection"]
+__all__ = [
+    "CHAMPION",
+    "PREVIOUS",
+    "ModelRegistry",
+    "ModelVersion",
+    "RegistryError",
+    "refusal_reason",
+]
 
 CHAMPION, PREVIOUS = "champion", "previous"
-_REFUSED = "refused: "
-_REMEMBERED = 50  # champions; MLflow bounds the length of a tag
+_REFUSED_PREFIX = "refused: "
+_MAX_HISTORY = 50  # champions; MLflow bounds the length of a tag
 
 
 @dataclass(frozen=True)
@@ -36,8 +42,8 @@ class ModelVersion:
 
     Args:
         version: Its number.
-        aliases: Names that point to it, ``champion`` and ``previous`` among them.
-        class_names: What it can name.
+        aliases: Names that point to it, such as ``champion`` and ``previous``.
+        class_names: Its classes.
         created: When it was registered.
         run_id: The MLflow run it comes from.
         facts: All its tags: round, score, test_accuracy, digest, dataset, dataset_digest,
@@ -53,12 +59,12 @@ class ModelVersion:
 
     @property
     def accuracy(self) -> float | None:
-        """Accuracy on images that nobody trains on; none where it was not measured."""
+        """Accuracy on images that are never trained on; none if it was not measured."""
         text = self.facts.get("test_accuracy", self.facts.get("validation_accuracy"))
         return None if text is None else float(text)
 
 
-def objection(
+def refusal_reason(
     class_names: Sequence[str],
     accuracy: float | None,
     champion_class_names: Sequence[str],
@@ -67,9 +73,9 @@ def objection(
     """Return why a candidate must not become champion; none if it may.
 
     Args:
-        class_names: Of the candidate.
-        accuracy: Of the candidate, on images that nobody trains on.
-        champion_class_names: What the champion can name; empty if there is no champion.
+        class_names: Classes of the candidate.
+        accuracy: Accuracy of the candidate on images that are never trained on.
+        champion_class_names: Classes of the champion; empty if there is none.
         minimum_accuracy: Least accuracy, in [0, 1].
     """
     missing = [name for name in champion_class_names if name not in class_names]
@@ -90,7 +96,7 @@ class ModelRegistry:
 
     Args:
         tracking_uri: Address of the MLflow store: ``sqlite:///...`` or ``http(s)://...``.
-        name: Of the registered model.
+        name: Name of the registered model.
 
     Raises:
         RegistryError: If the store cannot be opened.
@@ -99,7 +105,7 @@ class ModelRegistry:
     def __init__(self, tracking_uri: str, name: str) -> None:
         self.tracking_uri = check_uri(tracking_uri)
         self.name = name
-        with _explained(f"opening the store {self.tracking_uri}"):
+        with _registry_errors(f"opening the store {self.tracking_uri}"):
             self._client = open_store(self.tracking_uri)
 
     def register(
@@ -109,12 +115,12 @@ class ModelRegistry:
         tags: Mapping[str, str],
         input_example: NDArray[np.uint8] | None = None,
     ) -> int:
-        """Store a model as a new version, or find it if this run stored it before.
+        """Store a model as a new version, unless this run has stored it before.
 
         Args:
-            model_folder: What ``save_model`` wrote; it is checked first.
+            model_folder: Folder written by ``save_model``; it is checked first.
             run_id: The MLflow run it comes from.
-            tags: Further facts of the version, beside those of the manifest.
+            tags: Facts of the version besides those of the manifest.
             input_example: 8-bit images, shape [N, H, W, C]; none: one black image.
 
         Returns:
@@ -131,7 +137,7 @@ class ModelRegistry:
         if input_example is None:
             side = network.config.image_size
             input_example = np.zeros((1, side, side, network.config.channels), np.uint8)
-        with _explained(f"registering {model_folder}"):
+        with _registry_errors(f"registering {model_folder}"):
             self._make_registered_model()
             model_id, place = upload_model(self._client, model_folder, run_id, input_example)
             facts = {**_as_tags(manifest), **tags}
@@ -142,7 +148,7 @@ class ModelRegistry:
 
     def list_versions(self) -> list[ModelVersion]:
         """Return all versions, oldest first."""
-        with _explained(f"listing the versions of {self.name}"):
+        with _registry_errors(f"listing the versions of {self.name}"):
             found, token = [], None
             while True:
                 page = self._client.search_model_versions(f"name = '{self.name}'", page_token=token)
@@ -150,7 +156,9 @@ class ModelRegistry:
                 if not (token := page.token):
                     break
             aliases = self._aliases() if found else {}
-            return sorted((_read(each, aliases) for each in found), key=lambda each: each.version)
+            return sorted(
+                (_model_version(each, aliases) for each in found), key=lambda each: each.version
+            )
 
     def find(self, which: str | int) -> ModelVersion:
         """Return the version with a number or an alias.
@@ -160,64 +168,61 @@ class ModelRegistry:
         """
         versions = self.list_versions()
         for version in versions:
-            if str(which) == str(version.version) or str(which) in version.aliases:
+            if str(which) in (str(version.version), *version.aliases):
                 return version
-        known = (
-            ", ".join(
-                str(each.version) + "".join(f" ({alias})" for alias in each.aliases)
-                for each in versions
-            )
-            or "none yet"
+        names = (
+            str(each.version) + "".join(f" ({alias})" for alias in each.aliases)
+            for each in versions
         )
+        known = ", ".join(names) or "none yet"
         raise RegistryError(
             f"model {self.name!r} has no version or alias {str(which)!r}; known: {known}; choose "
             "one of these, or another store or name"
         )
 
     def champion(self) -> ModelVersion | None:
-        """Return the version that serves; none before the first was accepted."""
+        """Return the version that serves; none if none was accepted yet."""
         return next((each for each in self.list_versions() if CHAMPION in each.aliases), None)
 
     def accept(self, version: int, minimum_accuracy: float = 0.0) -> str | None:
-        """Make a version the champion if nothing speaks against it.
+        """Make a version the champion unless ``refusal_reason`` gives a reason against it.
 
-        It carries the decision as tag ``acceptance``.
-
-        Decided once: to ask again neither changes the answer nor undoes what people did since.
+        The decision is kept as tag ``acceptance``. A further call returns it and changes nothing.
 
         Returns:
             Why it was refused; none if it was accepted.
         """
         candidate, champion = self.find(version), self.champion()
         if decided := candidate.facts.get("acceptance"):
-            return decided.removeprefix(_REFUSED) if decided.startswith(_REFUSED) else None
+            return (
+                decided.removeprefix(_REFUSED_PREFIX)
+                if decided.startswith(_REFUSED_PREFIX)
+                else None
+            )
         known = champion.class_names if champion else ()
-        reason = objection(candidate.class_names, candidate.accuracy, known, minimum_accuracy)
+        reason = refusal_reason(candidate.class_names, candidate.accuracy, known, minimum_accuracy)
         if reason is None:
             self.promote(version)
-        self.tag(version, "acceptance", "accepted" if reason is None else _REFUSED + reason)
+        self.tag(version, "acceptance", "accepted" if reason is None else _REFUSED_PREFIX + reason)
         return reason
 
     def promote(self, version: int) -> None:
-        """Make a version the champion, whatever the rule says.
-
-        The champion before becomes ``previous``.
-        """
+        """Make a version the champion without conditions; the old champion becomes ``previous``."""
         self.find(version)
         history = self._history()
         if history[-1:] != [version]:
             history.append(version)
-        with _explained(f"promoting version {version}"):
-            self._point(history)
+        with _registry_errors(f"promoting version {version}"):
+            self._save_champions(history)
 
     def rollback(self) -> ModelVersion:
-        """Make the champion before the present one champion again.
+        """Make the previous champion the champion again.
 
         Returns:
             The new champion.
 
         Raises:
-            RegistryError: If there was none before.
+            RegistryError: If there is no previous champion.
         """
         history = self._history()
         if len(history) < 2:
@@ -227,14 +232,14 @@ class ModelRegistry:
                 "earlier champion; promote a version instead"
             )
         withdrawn = history.pop()
-        with _explained(f"rolling back to version {history[-1]}"):
+        with _registry_errors(f"rolling back to version {history[-1]}"):
             self.tag(withdrawn, "acceptance", "rolled back")
-            self._point(history)
+            self._save_champions(history)
         return self.find(history[-1])
 
     def tag(self, version: int, key: str, value: str) -> None:
-        """Write one fact beside a version; an older one of the same key is replaced."""
-        with _explained(f"tagging version {version}"):
+        """Write one fact of a version; an older one with the same key is replaced."""
+        with _registry_errors(f"tagging version {version}"):
             self._client.set_model_version_tag(self.name, str(version), key, value)
 
     def load(self, which: str | int = CHAMPION) -> tuple[IncrementalNetwork, dict[str, Any]]:
@@ -247,42 +252,39 @@ class ModelRegistry:
 
         Args:
             version: Its number.
-            folder: The model's own folder; appears whole or not at all. One that is there and holds
-                this very model stays as it is.
+            folder: The model's own folder; appears whole or not at all. If it holds this very model
+                already, it stays as it is.
 
         Returns:
             ``folder``.
 
         Raises:
-            ModelError: If what the store has is not what was saved.
+            ModelError: If the stored model is not the one that was saved.
             RegistryError: If there is no such version, or the store does not answer.
         """
         digest = self.find(version).facts.get("digest")
-        if folder.exists() and _holds(folder, digest):
+        if folder.exists() and _holds_model(folder, digest):
             return folder
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary:
             place = self._download(version, temporary)
-            if not _holds(place, digest):
+            if not _holds_model(place, digest):
                 raise ModelError(
                     f"version {version} of {self.name!r} is not the model with the digest "
                     f"{digest}; register the model again"
                 )
-            put_in_place(place, folder)
+            replace_folder(place, folder)
         return folder
 
     def _download(self, version: int, folder: str) -> Path:
-        with _explained(f"fetching version {version}"):
+        with _registry_errors(f"fetching version {version}"):
             from mlflow.artifacts import download_artifacts
             from mlflow.models import Model
 
             source = self._client.get_model_version_download_uri(self.name, str(version))
-            place = Path(
-                download_artifacts(source, dst_path=folder, tracking_uri=self.tracking_uri)
-            )
-            return place / str(
-                Model.load(str(place)).flavors["python_function"]["artifacts"]["model"]["path"]
-            )
+            place = download_artifacts(source, dst_path=folder, tracking_uri=self.tracking_uri)
+            flavor = Model.load(place).flavors["python_function"]
+            return Path(place, flavor["artifacts"]["model"]["path"])
 
     def _make_registered_model(self) -> None:
         from mlflow.exceptions import MlflowException
@@ -294,20 +296,15 @@ class ModelRegistry:
                 raise
 
     def _aliases(self) -> dict[str, int]:
-        return {
-            alias: int(version)
-            for alias, version in self._client.get_registered_model(self.name).aliases.items()
-        }
+        aliases = self._client.get_registered_model(self.name).aliases
+        return {alias: int(version) for alias, version in aliases.items()}
 
     def _history(self) -> list[int]:
-        """Return the champions in the order of their reigns.
-
-        What somebody changed by hand in MLflow is respected.
-        """
+        """Return all champions, oldest first, including one that was set in MLflow by hand."""
         existing = {each.version for each in self.list_versions()}
         if not existing:
             return []
-        with _explained(f"reading the history of {self.name}"):
+        with _registry_errors(f"reading the history of {self.name}"):
             model = self._client.get_registered_model(self.name)
             history = [
                 version
@@ -319,13 +316,10 @@ class ModelRegistry:
             history.append(int(champion))
         return history
 
-    def _point(self, history: Sequence[int]) -> None:
-        """Save the history, then let the aliases follow.
-
-        If this stops half-way, doing it again sets all right.
-        """
+    def _save_champions(self, history: Sequence[int]) -> None:
+        """Save the history, then set the aliases; a repeated call completes one that failed."""
         self._client.set_registered_model_tag(
-            self.name, "history", json.dumps(list(history[-_REMEMBERED:]))
+            self.name, "history", json.dumps(list(history[-_MAX_HISTORY:]))
         )
         self._client.set_registered_model_alias(self.name, CHAMPION, str(history[-1]))
         if len(history) > 1:
@@ -334,8 +328,8 @@ class ModelRegistry:
             self._client.delete_registered_model_alias(self.name, PREVIOUS)
 
 
-def _holds(folder: Path, digest: str | None) -> bool:
-    """Return whether a folder holds the model of a digest, unchanged."""
+def _holds_model(folder: Path, digest: str | None) -> bool:
+    """Return whether a folder holds the unchanged model of a digest."""
     try:
         return bool(load_model(folder)[1]["digest"] == digest)
     except ModelError:
@@ -353,7 +347,7 @@ def _as_tags(manifest: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-def _read(version: Any, aliases: Mapping[str, int]) -> ModelVersion:
+def _model_version(version: Any, aliases: Mapping[str, int]) -> ModelVersion:
     number = int(version.version)
     return ModelVersion(
         number,
@@ -366,8 +360,8 @@ def _read(version: Any, aliases: Mapping[str, int]) -> ModelVersion:
 
 
 @contextmanager
-def _explained(what: str) -> Iterator[None]:
-    """Turn whatever MLflow, requests or SQLAlchemy raise into the house's error."""
+def _registry_errors(what: str) -> Iterator[None]:
+    """Turn errors of MLflow, requests and SQLAlchemy into ``RegistryError``."""
     try:
         yield
     except (RegistryError, ModelError):

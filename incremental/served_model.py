@@ -1,8 +1,8 @@
-"""The model as MLflow serves it: images in, class names out.
+"""MLflow's wrapper of a saved model: images in, class names out.
 
-It travels to wherever the model is loaded, together with the package ``incremental`` and nothing
-else. MLflow runs it, so it may import MLflow at the top, as no other file does. No pickle is
-involved: this file is the code, safetensors are the weights.
+MLflow runs this file as a script ("models from code"), so that no pickle is needed; nothing here
+imports it. It is stored with each model, together with the package ``incremental`` and nothing
+else. As MLflow runs it, it alone may import MLflow at the top.
 """
 
 from pathlib import Path
@@ -27,32 +27,31 @@ class ServedModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]  # the base 
     def predict(
         self,
         context: Any,
-        # A hint that MLflow leaves alone; the signature checks type and axes.
+        # MLflow derives nothing from this hint; the signature checks type and axes.
         model_input: np.ndarray,
         params: dict[str, Any] | None = None,
     ) -> pd.DataFrame:
         """Name the class of each image.
 
         Args:
-            context: MLflow's; not used.
-            model_input: 8-bit pixels, shape [N, H, W, C] (through MLflow) or [N, H, W] (called
-                directly: the signature wants four axes).
+            context: Of MLflow; not used.
+            model_input: 8-bit pixels, shape [N, H, W, C] or, in direct calls alone, [N, H, W].
             params: ``all_probabilities``: true adds a column ``probability_of_<class>`` for each
                 class.
 
         Returns:
-            One line per image: ``class_name``, ``probability`` (softmax), ``entropy_fraction`` (of
-            ln C, 0: sure, 1: no idea).
+            One line per image: ``class_name``, ``probability`` (softmax), ``entropy_fraction``
+            (entropy over ln C; 0: certain, 1: uniform).
         """
-        seen = predict(self.network, model_input)
+        predicted = predict(self.network, model_input)
         columns: dict[str, Any] = {
-            "class_name": self.class_names[seen.rows],
-            "probability": seen.probabilities[np.arange(len(seen.rows)), seen.rows],
-            "entropy_fraction": seen.entropy_fractions,
+            "class_name": self.class_names[predicted.rows],
+            "probability": predicted.probabilities[np.arange(len(predicted.rows)), predicted.rows],
+            "entropy_fraction": predicted.entropy_fractions,
         }
         if params and params.get("all_probabilities"):
             columns |= {
-                f"probability_of_{name}": seen.probabilities[:, row]
+                f"probability_of_{name}": predicted.probabilities[:, row]
                 for row, name in enumerate(self.class_names)
             }
         return pd.DataFrame(columns)

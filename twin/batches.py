@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import partial
 
 import torch
 from jaxtyping import Float, Int, UInt8
@@ -10,75 +9,66 @@ from torch import Tensor
 
 from physical.transforms import AugmentationConfig, augment, to_unit
 
-Answers = tuple[Tensor, ...]  # the first axis of each is that of the images
-Ask = Callable[[Tensor, Tensor], Answers]  # given images [N, C, H, W] in [0, 1] and rows [N]
+TeacherOutputs = tuple[Tensor, ...]  # the first axis of each is that of the images
+# Called with images [N, C, H, W] in [0, 1] and their rows [N].
+TeacherFunction = Callable[[Tensor, Tensor], TeacherOutputs]
 
-TOGETHER = 256  # images that are varied at once, and that a frozen network looks at
+IMAGES_AT_ONCE = 256  # augmented, or shown to a frozen network, in one go
 
 
 @dataclass(frozen=True)
-class Stretch:
-    """Images of several steps, as those steps see them.
-
-    A frozen network need look at each of them only once.
+class CachedImages:
+    """Augmented images of several steps, with what frozen networks returned for them.
 
     Args:
-        look: Returns the images and their rows: ([N, C, H, W] in [0, 1], [N]).
+        load: Returns the images and their rows: ([N, C, H, W] in [0, 1], [N]).
     """
 
-    look: Callable[[], tuple[Tensor, Tensor]]
-    _answers: dict[str, Answers] = field(
+    load: Callable[[], tuple[Tensor, Tensor]]
+    _outputs: dict[str, TeacherOutputs] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
 
-    def ask(self, name: str, ask: Ask) -> Answers:
-        """Return what ``ask`` says of all of the images.
-
-        Asked the first time that somebody comes with this name.
-        """
-        if name not in self._answers:
-            parts = [
-                ask(*some)
-                for some in zip(*(torch.split(each, TOGETHER) for each in self.look()), strict=True)
-            ]
-            self._answers[name] = tuple(torch.cat(same) for same in zip(*parts, strict=True))
-        return self._answers[name]
+    def teacher_outputs(self, name: str, compute: TeacherFunction) -> TeacherOutputs:
+        """Return the outputs of a function for all images, computed once for each name."""
+        if name not in self._outputs:
+            chunks = (torch.split(each, IMAGES_AT_ONCE) for each in self.load())
+            parts = [compute(*chunk) for chunk in zip(*chunks, strict=True)]
+            self._outputs[name] = tuple(torch.cat(same) for same in zip(*parts, strict=True))
+        return self._outputs[name]
 
 
 @dataclass(frozen=True)
 class TrainingBatch:
-    """What one step sees.
+    """Input of one optimiser step.
 
     Args:
         images: Augmented images, values in [0, 1], shape [B, C, H, W].
         rows: Class of each as a row of the head, shape [B].
-        stretch: The images that these are among; none: they are by themselves.
-        places: Where these are among them.
+        source: The images that the batch was cut from; none: teachers see the batch alone.
+        indices: Where the batch is in ``source``.
     """
 
     images: Float[Tensor, "B C H W"]
     rows: Int[Tensor, " B"]
-    stretch: Stretch | None = None
-    places: Int[Tensor, " B"] | slice = field(default_factory=lambda: slice(None))
+    source: CachedImages | None = None
+    indices: Int[Tensor, " B"] | slice = field(default_factory=lambda: slice(None))
 
-    def ask(self, name: str, ask: Ask) -> Answers:
-        """Return what ``ask`` says of these images, from what it said of the whole stretch.
-
-        Where there is one.
-        """
-        if self.stretch is None:
-            return ask(self.images, self.rows)
-        return tuple(answer[self.places] for answer in self.stretch.ask(name, ask))
+    def teacher_outputs(self, name: str, compute: TeacherFunction) -> TeacherOutputs:
+        """Return the outputs of a function for this batch, cut from those of ``source``."""
+        if self.source is None:
+            return compute(self.images, self.rows)
+        return tuple(each[self.indices] for each in self.source.teacher_outputs(name, compute))
 
 
 class Batches:
-    """The images of a round, ready to be drawn from.
+    """The training images of one round, drawn batch by batch.
 
     Args:
         images: 8-bit pixels.
         rows: Class of each as a row of the head.
         batch_size: Images of a step; the last, smaller batch is kept.
-        augmentation: How images are varied.
+        augmentation: How images are augmented.
         generator: Draws order and augmentation.
     """
 
@@ -92,39 +82,39 @@ class Batches:
     ) -> None:
         self._images, self._rows, self._batch_size = images, rows, batch_size
         self._augmentation, self._generator = augmentation, generator
-        self._still = (
-            Stretch(self._all) if augmentation.is_off else None
-        )  # nothing changes all round long
+        # Without augmentation one cache serves all epochs.
+        self._unaugmented = (
+            CachedImages(lambda: (to_unit(images), rows)) if augmentation.is_off else None
+        )
 
     def epoch(self) -> Iterator[TrainingBatch]:
-        """Return the batches of an epoch, in an order of its own.
+        """Return the batches of one epoch in a fresh random order.
 
-        Images are varied for several steps at once, and a teacher sees them as they are then: a
-        small network is hardly slower with eight small batches than with one.
+        Images of several steps are augmented, and shown to teachers, at once: a small network takes
+        hardly longer for eight small batches than for one.
         """
         order = torch.randperm(len(self._images), generator=self._generator)
-        if self._still is not None:
+        if self._unaugmented is not None:
             yield from map(self.at, torch.split(order, self._batch_size))
             return
-        for chosen in torch.split(order, max(TOGETHER // self._batch_size, 1) * self._batch_size):
-            images, rows = self._varied(chosen), self._rows[chosen]
-            stretch = Stretch(partial(_as_given, images, rows))
+        steps_at_once = max(IMAGES_AT_ONCE // self._batch_size, 1)
+        for chosen in torch.split(order, steps_at_once * self._batch_size):
+            images, rows = self._augmented(chosen), self._rows[chosen]
+            source = _cached(images, rows)
             for begin in range(0, len(chosen), self._batch_size):
-                places = slice(begin, begin + self._batch_size)
-                yield TrainingBatch(images[places], rows[places], stretch, places)
+                indices = slice(begin, begin + self._batch_size)
+                yield TrainingBatch(images[indices], rows[indices], source, indices)
 
     def at(self, chosen: Int[Tensor, " B"]) -> TrainingBatch:
-        """Return the images at these places as a batch of their own."""
-        if self._still is None:
-            return TrainingBatch(self._varied(chosen), self._rows[chosen])
-        return TrainingBatch(self._varied(chosen), self._rows[chosen], self._still, chosen)
+        """Return the images at these indices as one batch."""
+        images, rows = self._augmented(chosen), self._rows[chosen]
+        if self._unaugmented is None:
+            return TrainingBatch(images, rows)
+        return TrainingBatch(images, rows, self._unaugmented, chosen)
 
-    def _varied(self, chosen: Int[Tensor, " B"]) -> Float[Tensor, "B C H W"]:
+    def _augmented(self, chosen: Int[Tensor, " B"]) -> Float[Tensor, "B C H W"]:
         return augment(to_unit(self._images[chosen]), self._augmentation, self._generator)
 
-    def _all(self) -> tuple[Tensor, Tensor]:
-        return to_unit(self._images), self._rows
 
-
-def _as_given(images: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-    return images, rows
+def _cached(images: Tensor, rows: Tensor) -> CachedImages:
+    return CachedImages(lambda: (images, rows))

@@ -1,25 +1,23 @@
 """Compression of updates: float16, int8 or top-k changes, with error feedback.
 
-Knows no twin, no method and no message: weights go in, a handful of tensors come out, and
-``unpack`` makes weights of them again. Server and twin call the same ``unpack`` on the same
-reference, so both hold the same bits, in a simulation as in a deployment.
+``pack`` turns weights into a few tensors, ``unpack`` turns them back. Server and twin call the same
+``unpack`` on the same reference, so both hold the same bits, in a simulation as in a deployment.
 
-What is packed is the change ``local - global`` of what training moves (floating parameters), all of
-it as one vector in the order of the names (a dictionary's own order may not survive a journey).
-Batch normalisation's statistics follow the data and not the training: a variance pressed into eight
-bits is a network that answers nonsense, and they are under a thousandth of the bytes. They and
-every integer travel as they are.
+The change ``local - global`` of all parameters is packed as one vector, in the order of the sorted
+names, since a dictionary's order may be lost on the way. Statistics of batch normalisation and
+integers travel as they are: a variance in eight bits makes a network useless, and they are under a
+thousandth of the bytes.
 
 Sources: int8: Alistarh et al., QSGD, NeurIPS 2017, section 3.1, with the largest value as the norm
-and one scale for each output channel. top_k: Stich et al., Sparsified SGD with Memory, NeurIPS
-2018, algorithm 1. Error feedback: Karimireddy et al., Error Feedback Fixes SignSGD, ICML 2019,
-algorithm 2; after several local steps: Basu et al., Qsparse-local-SGD, NeurIPS 2019, algorithm 1.
-With memory, rounding is to the nearest, whose error is the smaller one and is made good later;
-without, it is drawn, so that what is sent is right in expectation. One scale for each channel
-instead of each tensor halves the error for 0.2 to 2 % more bytes.
+and one scale for each output channel, which halves the error of one scale for each tensor for 0.2
+to 2 % more bytes. top_k: Stich et al., Sparsified SGD with Memory, NeurIPS 2018, algorithm 1. Error
+feedback: Karimireddy et al., Error Feedback Fixes SignSGD, ICML 2019, algorithm 2; after several
+local steps: Basu et al., Qsparse-local-SGD, NeurIPS 2019, algorithm 1. With error feedback int8
+rounds to the nearest value, as the error is sent later; without, it rounds at random, so that the
+expectation is right.
 
-What error feedback cannot know: an update that the server turned away counts as sent, and what a
-twin remembers is as old as its last turn.
+Limits of error feedback: an update that the server rejected counts as sent, and a twin's residual
+dates from the last round in which it trained.
 """
 
 from collections.abc import Mapping
@@ -33,23 +31,24 @@ from jaxtyping import Float
 from pydantic import ConfigDict
 from torch import Tensor
 
-from incremental.head import HEAD_ROWS, Weights, pad_rows
+from incremental.head import Weights
+from incremental.weight_tensors import padded, parameters_of
 
 Kind = Literal["none", "float16", "int8", "top_k"]
 _EXACT, _VALUES, _SCALES, _INDICES = "exact/", "values", "scales", "indices"
-_LARGEST_HALF = torch.finfo(torch.float16).max
-_STEPS = 127  # of an int8 on each side of 0
+_MAX_FLOAT16 = torch.finfo(torch.float16).max
+_INT8_STEPS = 127  # on each side of 0
 
 
 @pydantic.dataclasses.dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class CompressionConfig:
-    """How the change of the weights travels up.
+    """How updates are compressed.
 
     Args:
         kind: ``none``: the weights themselves; ``float16``: half the bytes; ``int8``: a quarter;
             ``top_k``: the largest changes alone.
-        share: Of all parameters, how many ``top_k`` sends.
-        error_feedback: What was not sent is kept on the twin and added to its next update.
+        share: Share of all parameters that ``top_k`` sends.
+        error_feedback: The twin keeps what was not sent and adds it to its next update.
     """
 
     kind: Kind = "none"
@@ -66,20 +65,17 @@ class CompressionConfig:
 
 
 class CompressionError(ValueError):
-    """Packed weights that cannot be unpacked, or weights that cannot be packed.
-
-    What, got, allowed.
-    """
+    """Weights that cannot be packed, or packed weights that cannot be unpacked."""
 
 
 @dataclass(frozen=True)
 class PackedWeights:
-    """Weights on the wire.
+    """Compressed weights, as they travel.
 
     Args:
         kind: How they were packed.
-        tensors: ``values`` and, by kind, ``scales`` or ``indices``, over all parameters; and
-            ``exact/<name>`` of everything else.
+        tensors: For all parameters ``values`` and, by kind, ``scales`` or ``indices``;
+            ``exact/<name>`` for everything else.
     """
 
     kind: str
@@ -93,34 +89,30 @@ def pack(
     residual: Mapping[str, Tensor],
     generator: torch.Generator,
 ) -> tuple[PackedWeights, Weights]:
-    """Return the change of the weights in fewer bytes, and what has to be made good the next time.
+    """Return the compressed change of the weights, and the residual to add the next time.
 
     Args:
         weights: Local model; finite.
         reference: Global model that it started from; the receiver has it.
-        config: How.
-        residual: What the last call returned; nothing at the beginning. Rows by which the head has
-            grown since count 0.
-        generator: Draws the rounding, where it is drawn.
+        config: Kind of compression.
+        residual: What the last call returned; empty in the first round. It counts as 0 in rows
+            that the head has gained since.
+        generator: Draws random rounding.
 
     Raises:
-        CompressionError: If there is nothing to do, or weights or residual do not belong to the
-            reference.
+        CompressionError: If ``kind`` is ``none``, or weights or residual do not fit the reference.
     """
-    names = moved_names(reference)
+    names = _names(reference)
     change = _flat(weights, names) - _flat(reference, names)
     if residual:
-        change += _flat(_fitting(residual, reference, names), names)
+        change += _flat(_padded_residual(residual, reference, names), names)
     if config.kind == "float16":
-        tensors = {
-            _VALUES: change.clamp(-_LARGEST_HALF, _LARGEST_HALF).half()
-        }  # beyond it lies infinity
+        tensors = {_VALUES: _to_float16(change)}
     elif config.kind == "int8":
-        tensors = _to_int8(
-            change, _channels(reference, names), None if config.error_feedback else generator
-        )
+        lengths = _scale_lengths(reference, names)
+        tensors = _to_int8(change, lengths, None if config.error_feedback else generator)
     elif config.kind == "top_k":
-        tensors = _largest(change, ceil(config.share * len(change)))
+        tensors = _to_top_k(change, ceil(config.share * len(change)))
     else:
         raise CompressionError(
             f"compression.kind is {config.kind!r}, which packs nothing; allowed: float16, int8, "
@@ -130,96 +122,85 @@ def pack(
     packed = PackedWeights(config.kind, {**tensors, **exact})
     if not config.error_feedback:
         return packed, {}
-    return packed, _unflat(change - _change(packed, reference, names), reference, names)
+    return packed, _unflat(change - _packed_change(packed, reference, names), reference, names)
 
 
 def unpack(packed: PackedWeights, reference: Weights) -> Weights:
     """Return the weights that were packed; the same bits wherever it is called.
 
     Args:
-        packed: From outside: nothing about it is taken for granted, and nothing larger than the
-            reference is made of it.
+        packed: Data from outside: it is checked, and nothing larger than the reference is built.
         reference: The global model that was broadcast.
 
     Raises:
-        CompressionError: If it is not what ``pack`` makes of weights like the reference.
+        CompressionError: If it is not what ``pack`` returns for weights like the reference.
     """
-    names = moved_names(reference)
-    _check(packed, reference, names)
-    moved = _unflat(_change(packed, reference, names), reference, names)
-    weights = {}
-    for name, value in reference.items():
-        weights[name] = (
-            (value.float() + moved[name]).to(value.dtype)
-            if name in moved
-            else packed.tensors[f"{_EXACT}{name}"]
-        )
-    return weights
+    names = _names(reference)
+    _check_packed(packed, reference, names)
+    changes = _unflat(_packed_change(packed, reference, names), reference, names)
+    return {
+        name: (value.float() + changes[name]).to(value.dtype)
+        if name in changes
+        else packed.tensors[f"{_EXACT}{name}"]
+        for name, value in reference.items()
+    }
 
 
-def moved_names(weights: Weights) -> tuple[str, ...]:
-    """Return the names of what training moves, sorted.
+def _names(reference: Weights) -> tuple[str, ...]:
+    return tuple(sorted(parameters_of(reference)))
 
-    Floating, and no statistic of batch normalisation.
-    """
-    return tuple(
-        sorted(
-            name
-            for name, value in weights.items()
-            if value.is_floating_point() and "running_" not in name
-        )
-    )
+
+def _to_float16(change: Tensor) -> Tensor:
+    return change.clamp(-_MAX_FLOAT16, _MAX_FLOAT16).half()  # larger values would become infinite
 
 
 def _to_int8(
-    change: Tensor, channels: Tensor, generator: torch.Generator | None
+    change: Tensor, lengths: Tensor, generator: torch.Generator | None
 ) -> dict[str, Tensor]:
-    """Return whole steps of each channel's scale.
+    """Return the change in whole steps of each channel's scale.
 
-    To the nearest, or drawn so that they are right in expectation.
+    Args:
+        change: Shape [N].
+        lengths: How many parameters share each scale.
+        generator: Draws the rounding, right in expectation; none: to the nearest.
     """
-    largest = torch.segment_reduce(change.abs(), "max", lengths=channels, initial=0.0)
-    scales = largest / _STEPS
-    steps = change / torch.repeat_interleave(torch.where(scales > 0, scales, 1), channels)
+    largest = torch.segment_reduce(change.abs(), "max", lengths=lengths, initial=0.0)
+    scales = largest / _INT8_STEPS
+    steps = change / torch.repeat_interleave(torch.where(scales > 0, scales, 1), lengths)
     whole = (
         steps.round()
         if generator is None
         else (steps + torch.rand(steps.shape, generator=generator)).floor()
     )
-    return {_VALUES: whole.clamp(-_STEPS, _STEPS).to(torch.int8), _SCALES: scales}
+    return {_VALUES: whole.clamp(-_INT8_STEPS, _INT8_STEPS).to(torch.int8), _SCALES: scales}
 
 
-def _largest(change: Tensor, count: int) -> dict[str, Tensor]:
+def _to_top_k(change: Tensor, count: int) -> dict[str, Tensor]:
     indices = change.abs().topk(count).indices.sort().values
-    return {
-        _INDICES: indices.to(torch.int32),
-        _VALUES: change[indices].clamp(-_LARGEST_HALF, _LARGEST_HALF).half(),
-    }
+    return {_INDICES: indices.to(torch.int32), _VALUES: _to_float16(change[indices])}
 
 
-def _change(
+def _packed_change(
     packed: PackedWeights, reference: Weights, names: tuple[str, ...]
 ) -> Float[Tensor, " N"]:
-    """Return what packed tensors say of the change of all parameters."""
+    """Return the change of all parameters that packed tensors stand for."""
     values = packed.tensors[_VALUES].float()
     if packed.kind == "int8":
-        return values * torch.repeat_interleave(
-            packed.tensors[_SCALES], _channels(reference, names)
-        )
+        lengths = _scale_lengths(reference, names)
+        return values * torch.repeat_interleave(packed.tensors[_SCALES], lengths)
     if packed.kind == "top_k":
-        return values.new_zeros(_count(reference, names)).index_copy_(
-            0, packed.tensors[_INDICES].long(), values
-        )
+        zeros = values.new_zeros(_num_parameters(reference, names))
+        return zeros.index_copy_(0, packed.tensors[_INDICES].long(), values)
     return values
 
 
-def _check(packed: PackedWeights, reference: Weights, names: tuple[str, ...]) -> None:
-    """Raise unless packed tensors are exactly what belongs to the kind and the reference."""
+def _check_packed(packed: PackedWeights, reference: Weights, names: tuple[str, ...]) -> None:
+    """Raise unless packed tensors are exactly those of the kind and the reference."""
     if packed.kind not in ("float16", "int8", "top_k"):
         raise CompressionError(
             f"packed weights are of kind {packed.kind!r}; allowed: float16, int8, top_k"
         )
-    count, tensors = _count(reference, names), packed.tensors
+    count, tensors = _num_parameters(reference, names), packed.tensors
     sent = (
         len(tensors[_VALUES].flatten()) if packed.kind == "top_k" and _VALUES in tensors else count
     )
@@ -227,7 +208,7 @@ def _check(packed: PackedWeights, reference: Weights, names: tuple[str, ...]) ->
         _VALUES: (torch.int8 if packed.kind == "int8" else torch.float16, (sent,))
     }
     if packed.kind == "int8":
-        expected[_SCALES] = (torch.float32, (len(_channels(reference, names)),))
+        expected[_SCALES] = (torch.float32, (len(_scale_lengths(reference, names)),))
     if packed.kind == "top_k":
         expected[_INDICES] = (torch.int32, (sent,))
     expected |= {
@@ -274,11 +255,8 @@ def _check_indices(indices: Tensor, count: int) -> None:
         )
 
 
-def _channels(reference: Weights, names: tuple[str, ...]) -> Tensor:
-    """Return how many parameters share each scale.
-
-    Those of an output channel, or all of a vector.
-    """
+def _scale_lengths(reference: Weights, names: tuple[str, ...]) -> Tensor:
+    """Return how many parameters share each scale: an output channel's, or a whole vector's."""
     lengths = []
     for name in names:
         shape = reference[name].shape
@@ -286,19 +264,18 @@ def _channels(reference: Weights, names: tuple[str, ...]) -> Tensor:
     return torch.tensor(lengths)
 
 
-def _fitting(residual: Mapping[str, Tensor], reference: Weights, names: tuple[str, ...]) -> Weights:
-    padded = {
-        name: pad_rows(value, len(reference[name])) if name in HEAD_ROWS else value
-        for name, value in residual.items()
-    }
-    if {name: value.shape for name, value in padded.items()} != {
+def _padded_residual(
+    residual: Mapping[str, Tensor], reference: Weights, names: tuple[str, ...]
+) -> Weights:
+    fitting = padded(residual, len(reference.get("head.bias", ())))
+    if {name: value.shape for name, value in fitting.items()} != {
         name: reference[name].shape for name in names
     }:
         raise CompressionError(
-            "what this twin remembers of its last updates belongs to another network; start it "
-            "with a state of its own"
+            "the compression residual in this twin's state belongs to another network; allowed: "
+            "the shapes of the global model; start the twin with a new state"
         )
-    return padded
+    return fitting
 
 
 def _flat(weights: Mapping[str, Tensor], names: tuple[str, ...]) -> Float[Tensor, " N"]:
@@ -310,5 +287,5 @@ def _unflat(values: Float[Tensor, " N"], reference: Weights, names: tuple[str, .
     return {name: part.view(reference[name].shape) for name, part in zip(names, parts, strict=True)}
 
 
-def _count(reference: Weights, names: tuple[str, ...]) -> int:
+def _num_parameters(reference: Weights, names: tuple[str, ...]) -> int:
     return sum(reference[name].numel() for name in names)

@@ -1,4 +1,4 @@
-"""Configuration that all twins share: memory, detection, network and local optimiser."""
+"""Configuration that all twins share: memory, detection, network and local training."""
 
 from dataclasses import dataclass, field
 
@@ -8,21 +8,19 @@ from pydantic import ConfigDict, Field
 from incremental.detection import DetectionConfig
 from incremental.network import NetworkConfig
 from twin.local_training import TrainingConfig
-from twin.privacy.update_release import OutgoingConfig
+from twin.privacy.update_release import UpdateReleaseConfig
 
 
 @pydantic.dataclasses.dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class TwinConfig:
-    """What every twin of a federation has in common.
+    """Exemplar memory and detection of new classes.
 
     Args:
-        memory_capacity: Most exemplars (paper: 2000 for CIFAR-100, 1000 for the organs, each per
-            twin).
-        held_back_fraction: Share of arrivals that is never trained on: the calibrated detector's
-            reference and the reported accuracy's test.
-        detection: When new classes count as noticed.
-        watched: Other rules that look at the same evidence; what they would have decided is
-            reported and not followed.
+        memory_capacity: Most exemplars of one twin (paper: 2000 for CIFAR-100, 1000 for organs).
+        held_back_fraction: Share of arrivals that is never trained on: the calibrated rule compares
+            arrivals with them, and the reported accuracy is measured on them.
+        detection: Rule that decides whether new classes have arrived.
+        watched: Further rules whose decisions are reported and not followed.
     """
 
     memory_capacity: int = 2000
@@ -41,25 +39,25 @@ class TwinConfig:
         if self.detection.rule == "calibrated" and not self.held_back_fraction:
             raise ValueError(
                 "detection.rule is 'calibrated' and held_back_fraction 0: the rule compares "
-                "arrivals with images held back; "
-                "set held_back_fraction to 0.1, or rule to 'entropy_jump'"
+                "arrivals with images held back; set held_back_fraction to 0.1, or rule to "
+                "'entropy_jump'"
             )
 
 
 @dataclass(frozen=True)
 class TwinSetting:
-    """All that twins of one federation share.
+    """Settings that all twins of a federation share.
 
     Args:
         twin: Memory and detection.
-        network: What weights are put into.
-        training: The local optimiser.
-        rounds_per_task: Rounds after which a task counts as over, for the learning rate.
-        outgoing: What is done to an update before it leaves.
+        network: Architecture of the model.
+        training: Local training.
+        rounds_per_task: Length of a task for the learning rate's schedule.
+        outgoing: Compression of updates, and noise on them.
     """
 
     twin: TwinConfig
     network: NetworkConfig
     training: TrainingConfig
     rounds_per_task: int
-    outgoing: OutgoingConfig = field(default_factory=OutgoingConfig)
+    outgoing: UpdateReleaseConfig = field(default_factory=UpdateReleaseConfig)

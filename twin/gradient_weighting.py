@@ -14,11 +14,9 @@ def gradient_weights(
     head_loss: losses.HeadLoss,
     weighting: losses.Weighting,
 ) -> Float[Tensor, " B"]:
-    """Return each image's weight by its gradient.
+    """Return the gradient weight of each image, with the exponent ``p = C_o / (C_o + C_t)``.
 
-    Its task and the exponent ``p = C_o / (C_o + C_t)`` of this twin.
-
-    A twin without finished classes weighs all images alike (notes on methods, section 3, row 2).
+    All weights are 1 on a twin without finished classes (notes on methods, section 3, row 2).
     """
     known = context.num_finished + context.num_current
     return losses.adaptive_weights(

@@ -7,13 +7,11 @@ from numpy.typing import NDArray
 def hold_out(
     positions: NDArray[np.int64], labels: NDArray[np.int64], fraction: float
 ) -> NDArray[np.bool_]:
-    """Choose images to keep out of training.
+    """Choose images to keep out of training, the same number of each class.
 
-    The same number of each class, so that nothing fitted to them favours a class.
-
-    The number is the fraction of the smallest class, but at least 1; a class with a single image
-    gives none and does not count. Which images is a function of their archive positions alone:
-    while a class's images stay the same, so does the choice.
+    The number is the fraction of the smallest class, but at least 1. A class with a single image
+    gives none and does not count. The choice depends on archive positions alone, so it stays the
+    same while a class's images do.
 
     Args:
         positions: Archive positions, shape [N], no duplicates.
@@ -28,8 +26,7 @@ def hold_out(
     if not fraction or not (counts > 1).any():
         return kept_out
     each = max(1, int(fraction * counts[counts > 1].min()))
-    # A fixed scramble of the position: neighbours in the archive (often one patient) do not go
-    # together.
+    # Scrambles the positions: neighbours in the archive often show one patient.
     order = (positions.astype(np.uint64) * np.uint64(2654435761)) % np.uint64(2**32)
     for label in classes[counts > 1]:
         own = np.flatnonzero(labels == label)

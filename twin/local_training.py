@@ -1,4 +1,4 @@
-"""Local training: the one optimiser loop, epochs times batches."""
+"""Local training of a twin: configuration, learning rate schedule and the optimiser loop."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -24,22 +24,22 @@ Schedule = Literal["as_coded", "as_intended", "constant"]
 
 @pydantic.dataclasses.dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class TrainingConfig:
-    """How a twin trains in one round. The optimiser is plain SGD, born and gone within the round.
+    """Local training in one round, by plain SGD whose state ends with the round.
 
     Args:
         epochs: Passes over the local images (FedKA's "5 local SGD").
         batch_size: Images of a step; the last, smaller batch is kept.
-        learning_rate: Of the first epoch of a task; 2 belongs to head loss ``bce``, whose gradient
-            per logit is divided by C.
-        momentum: Of SGD.
-        weight_decay: Of SGD.
-        schedule: ``as_intended``: by share of the task's epochs: up to 1/2 full, 3/4 a fifth, 9/10
-            a 25th, then a 125th; ``as_coded``: what the public code of LGA does; ``constant``.
+        learning_rate: Of the first epoch of a task; 2 is right for head loss ``bce``, whose
+            gradient per logit is divided by C.
+        momentum: Momentum of SGD.
+        weight_decay: Weight decay of SGD.
+        schedule: ``as_intended``: the full rate for the first half of the task's epochs, a fifth up
+            to 3/4, a 25th up to 9/10, then a 125th; ``as_coded``: as LGA's public code does;
+            ``constant``.
         gradient_clip: Largest norm of a step's gradient; none: no limit.
         precision: ``bfloat16``: autocast with float32 weights; ``float32``: the reference.
-        augmentation: How images are varied.
-        private: Each image's gradient is clipped and their sum gets noise (DP-SGD); none: it is
-            not.
+        augmentation: How images are augmented.
+        private: DP-SGD in place of SGD; none: plain SGD.
     """
 
     epochs: int = 5
@@ -67,18 +67,17 @@ class TrainingConfig:
         if self.private is not None and self.precision != "float32":
             raise ValueError(
                 f"precision is {self.precision!r} and training is private: a norm in half "
-                "precision is too rough to clip by; set "
-                "precision to float32"
+                "precision is too rough to clip by; set precision to float32"
             )
 
     def steps_per_epoch(self, num_images: int) -> int:
-        """Return how many batches an epoch has."""
+        """Return the number of batches of an epoch."""
         return ceil(num_images / self.batch_size)
 
 
 @dataclass(frozen=True)
 class LocalResult:
-    """What a local training measured.
+    """Measurements of a local training.
 
     Args:
         metrics: Mean over the steps of each loss term, of their sum (``total``) and of the gradient
@@ -93,21 +92,20 @@ class LocalResult:
 def learning_rate(
     config: TrainingConfig, round_of_task: int, epoch: int, rounds_per_task: int
 ) -> float:
-    """Return the learning rate of an epoch: a pure function of when it is.
+    """Return the learning rate of an epoch.
 
     Args:
         config: Rate and schedule.
-        round_of_task: Rounds since the head grew.
+        round_of_task: Rounds since the task began.
         epoch: Epoch within the round.
-        rounds_per_task: Rounds after which a task counts as over.
+        rounds_per_task: Length of a task.
     """
     if config.schedule == "as_intended":
         share = (round_of_task + epoch / config.epochs) / rounds_per_task
         divisor = 1 if share < 0.5 else 5 if share < 0.75 else 25 if share < 0.9 else 125
         return config.learning_rate / divisor
     if config.schedule == "as_coded":
-        # LGA rebuilds its optimiser each round at the full rate and lowers it only in the epochs
-        # whose hard-coded index is hit.
+        # LGA starts each round at the full rate and lowers it only at hard-coded epoch indices.
         rate = config.learning_rate
         for index in range(epoch + 1):
             rate = {100: rate / 5, 150: rate / 25, 180: rate / 125}.get(
@@ -118,7 +116,7 @@ def learning_rate(
 
 
 def autocast(precision: Precision, device: torch.device) -> torch.autocast:
-    """Return the context in which networks run: bfloat16 where asked for, with float32 weights."""
+    """Return a context in which networks run in this precision; weights stay float32."""
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
 
 
@@ -136,10 +134,10 @@ def train_locally(
 
     Args:
         network: Changed in place.
-        images: 8-bit pixels, where the network is.
+        images: 8-bit pixels, on the network's device.
         rows: Class of each as a row of the head.
-        objective: Gives the loss.
-        context: What the objective may see.
+        objective: Computes the loss.
+        context: Passed to the objective.
         config: Batches, momentum, precision, augmentation.
         rates: Learning rate of each epoch, shape [epochs].
         generator: Draws order and augmentation.
@@ -180,7 +178,7 @@ def _steps(
     config: TrainingConfig,
     generator: torch.Generator,
 ) -> Iterator[Callable[[], Iterator[Terms]]]:
-    """Give what takes the steps of an epoch and says of each what it measured."""
+    """Yield a function that runs one epoch and returns the measurements of each step."""
     if config.private is not None:
         sizes = (num_images, config.batch_size, config.gradient_clip)
         with private_steps(

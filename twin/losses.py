@@ -1,8 +1,8 @@
-"""Loss terms as pure functions, each with its equation.
+"""Loss terms of all methods as pure functions, each with its equation.
 
 Letters: B batch, C classes of the head, C_old classes of the teacher (the first rows of the head).
-Equations without a source are those of FedKA (section 2.2.2) in the reading of the notes on
-methods, sections 2.8 and 3. All means are over the batch; losses are float32.
+Equations without a source are those of FedKA (section 2.2.2), as read in the notes on methods,
+sections 2.8 and 3. Means are over the batch. Losses are float32. Teachers get no gradient.
 """
 
 from collections.abc import Mapping
@@ -22,10 +22,10 @@ _TINY = 1e-8  # keeps a quotient finite where a map or a gradient is all zero
 def gradient_magnitude(
     logits: Float[Tensor, "B C"], rows: Int[Tensor, " B"], head_loss: HeadLoss
 ) -> Float[Tensor, " B"]:
-    """Return ``abs(P_y - 1)``: how far each image still is from its class, a constant in [0, 1].
+    """Return ``abs(P_y - 1)``, the size of the loss's gradient at the true class's logit.
 
-    P is the sigmoid (bce) or the softmax (ce) of the logits; it is the gradient of the loss at the
-    true class's logit.
+    P is the sigmoid (bce) or the softmax (ce) of the logits. The values, in [0, 1], have no
+    gradient themselves.
     """
     logits = logits.detach().float()
     probabilities = torch.sigmoid(logits) if head_loss == "bce" else torch.softmax(logits, 1)
@@ -39,7 +39,7 @@ def adaptive_weights(
     exponent: float,
     weighting: Weighting,
 ) -> Float[Tensor, " B"]:
-    """Return the weight of each image: its gradient against the mean gradient of its task.
+    """Return the weight of each image: its gradient over the mean gradient of its task.
 
     ``paper_per_task``: ``w_i = abs(Delta_i)^p / nu_k(i)``, ``nu_k`` the mean of ``abs(Delta)^p``
     over the images of task k in the batch; the mean weight of each task is 1.
@@ -53,7 +53,7 @@ def adaptive_weights(
             one is ``num_finished_tasks``.
         num_finished_tasks: Tasks that the twin has finished; with 0 all weights are 1.
         exponent: p = C_o / (C_o + C_t), classes finished and current.
-        weighting: Which of the two; ``none``: all ones.
+        weighting: One of these two; ``none``: all weights are 1.
     """
     if weighting == "none" or num_finished_tasks == 0:
         return torch.ones_like(magnitude)
@@ -87,7 +87,7 @@ def classification(
     weights: Float[Tensor, " B"],
     head_loss: HeadLoss,
 ) -> Float[Tensor, ""]:
-    """Adaptive classification loss, L_CB: mean over images of ``w_i D(P_i, y_i)``.
+    """Return the adaptive classification loss, L_CB: mean over images of ``w_i D(P_i, y_i)``.
 
     D is softmax cross-entropy (ce), or binary cross-entropy averaged over the C classes (bce: the
     form that a learning rate of 2 needs). With unit weights it is plain cross-entropy.
@@ -103,7 +103,7 @@ def classification(
 def plain_classification(
     logits: Float[Tensor, "B C"], rows: Int[Tensor, " B"], head_loss: HeadLoss
 ) -> Float[Tensor, ""]:
-    """Cross-entropy in which all images count alike: ``classification`` with unit weights."""
+    """Return ``classification`` with unit weights: plain cross-entropy."""
     return classification(logits, rows, logits.new_ones(len(logits)).float(), head_loss)
 
 
@@ -114,14 +114,12 @@ def semantic_distillation(
     weights: Float[Tensor, " B"],
     head_loss: HeadLoss,
 ) -> Float[Tensor, ""]:
-    """Adaptive semantic distillation, L_SD.
+    """Return the adaptive semantic distillation, L_SD.
 
-    Mean of ``w_i sum_k KL(teacher slice k, student slice k)``, teacher first.
-
-    The teacher has no output for the classes after its own: there the target is the one-hot class.
-    bce: mean over C of binary cross-entropy to [sigmoid(teacher), one-hot]. ce: softmax over all
-    classes, ``p log(p / q)`` summed over the slices without renormalising, temperature 1. The
-    teacher gets no gradient.
+    Mean of ``w_i sum_k KL(teacher slice k, student slice k)``. For classes that the teacher does
+    not know the target is the one-hot class. bce: mean over C of binary cross-entropy to
+    [sigmoid(teacher), one-hot]. ce: softmax over all classes, ``p log(p / q)`` summed over the
+    slices without renormalising, temperature 1.
     """
     logits, old_logits = logits.float(), old_logits.detach().float()
     one_hot = functional.one_hot(rows, logits.shape[1]).to(logits.dtype)
@@ -141,20 +139,16 @@ def attention_distillation(
     weights: Float[Tensor, " B"],
     reduction: Literal["sum", "mean"] = "sum",
 ) -> Float[Tensor, ""]:
-    """Adaptive attention distillation, L_AD.
-
-    Mean of ``w_i L_Q``, L_Q the Manhattan distance of unit attention maps.
+    """Return the adaptive attention distillation, L_AD: mean over images of ``w_i L_Q``.
 
     ``L_Q = sum_j abs(Q_old,j / norm(Q_old) - Q_j / norm(Q))`` over the positions j, norm Euclidean
-    (LwM: Dhar et al., CVPR 2019, eq. 4). Zero for equal maps; a map of zeros counts as the zero
-    vector. The teacher gets no gradient.
+    (LwM: Dhar et al., CVPR 2019, eq. 4). It is 0 for equal maps. An all-zero map stays all zero.
 
     Args:
         maps: The student's Grad-CAM.
-        old_maps: The teacher's, of the same class.
-        weights: Of each image.
-        reduction: Over positions; ``mean`` divides by their number, for learning rates at which the
-            sum diverges.
+        old_maps: The teacher's, for the same class.
+        weights: Weight of each image.
+        reduction: Over positions; ``mean`` suits learning rates at which the sum diverges.
     """
     distance = (_unit(old_maps.detach()) - _unit(maps)).abs()
     each = distance.sum(1) if reduction == "sum" else distance.mean(1)
@@ -167,13 +161,12 @@ def old_class_distillation(
     temperature: float,
     head_loss: HeadLoss,
 ) -> Float[Tensor, ""]:
-    """Distillation on the teacher's classes alone: new classes have no part in it.
+    """Return the distillation over the teacher's classes alone.
 
     ce: ``KL(softmax(teacher / T), softmax(student over the old classes / T))``; it differs from the
     soft cross-entropy of LwM (Dhar et al., CVPR 2019, eq. 2) and BiC (Wu et al., CVPR 2019, eq. 2)
     by a constant, and is 0 for equal models. bce: iCaRL's second term (Rebuffi et al., CVPR 2017,
-    algorithm 3), ``1 / C sum over old c of BCE(o_c, sigmoid(teacher_c))``; it has no temperature.
-    The teacher gets no gradient.
+    algorithm 3), ``1 / C sum over old c of BCE(o_c, sigmoid(teacher_c))``, without temperature.
     """
     known = old_logits.shape[1]
     student, teacher = logits[:, :known].float(), old_logits.detach().float()
@@ -194,12 +187,10 @@ def old_class_distillation(
 def new_class_classification(
     logits: Float[Tensor, "B C"], rows: Int[Tensor, " B"], num_old: int
 ) -> Float[Tensor, ""]:
-    """First term of iCaRL.
+    """Return iCaRL's first term, ``1 / C sum over new c of BCE(o_c, [c = y])``.
 
-    ``1 / C sum over new c of BCE(o_c, [c = y])`` (Rebuffi et al., CVPR 2017, algorithm 3).
-
-    With no old class it is plain binary cross-entropy; with ``old_class_distillation`` (bce) it
-    makes up the whole of the algorithm's loss.
+    Rebuffi et al., CVPR 2017, algorithm 3; the second term is ``old_class_distillation`` (bce).
+    Without old classes it is plain binary cross-entropy.
     """
     logits = logits.float()
     target = functional.one_hot(rows, logits.shape[1]).to(logits.dtype)
@@ -210,12 +201,10 @@ def new_class_classification(
 def spatial_distillation(
     maps: Float[Tensor, "B D h w"], old_maps: Float[Tensor, "B D h w"]
 ) -> Float[Tensor, ""]:
-    """POD-spatial of one stage.
+    """Return POD-spatial of one stage (Douillard et al., PODNet, ECCV 2020, eq. 4).
 
-    Mean over images of the distance of unit profiles (Douillard et al., PODNet, ECCV 2020, eq. 4).
-
-    An image's profile is its squared maps summed over the height, and summed over the width, one
-    after the other, as a unit vector. Zero for equal maps; the teacher gets no gradient.
+    It is the mean over images of the distance of unit profiles. A profile is the squared maps
+    summed over the height, followed by those summed over the width.
     """
     difference: Tensor = _profile(maps) - _profile(old_maps.detach())
     return torch.linalg.vector_norm(difference, dim=1).mean()  # type: ignore[no-any-return]  # torch
@@ -231,10 +220,7 @@ def _profile(maps: Float[Tensor, "B D h w"]) -> Float[Tensor, "B q"]:
 def feature_distillation(
     features: Float[Tensor, "B D"], old_features: Float[Tensor, "B D"]
 ) -> Float[Tensor, ""]:
-    """POD-flat: mean over images of ``1 - cos(features, old features)``.
-
-    PODNet, eq. 6: half the squared distance of unit features.
-    """
+    """Return POD-flat: mean over images of ``1 - cos(features, old features)`` (PODNet, eq. 6)."""
     return (
         1 - functional.cosine_similarity(features.float(), old_features.detach().float(), dim=1)
     ).mean()
@@ -246,17 +232,14 @@ def not_true_distillation(
     rows: Int[Tensor, " B"],
     temperature: float,
 ) -> Float[Tensor, ""]:
-    """Distillation on the classes that an image is not of.
+    """Return the distillation over the classes that an image is not of.
 
-    Lee et al., FedNTD, NeurIPS 2022, eq. 3 and 4.
-
-    Mean over images of ``T^2 sum over c != y of q_c log(q_c / p_c)``; q and p are the softmax of
-    the global and of the local logits over T, each over the classes other than y alone. Zero for
-    equal models and where one or two classes are known (a distribution over one class says
-    nothing). The global model gets no gradient.
+    Lee et al., FedNTD, NeurIPS 2022, eq. 3 and 4: mean over images of
+    ``T^2 sum over c != y of q_c log(q_c / p_c)``, with q and p the softmax of the global and of the
+    local logits over T, without class y. It is 0 for equal models, and with one or two classes.
     """
     first = torch.arange(logits.shape[1] - 1, device=logits.device)
-    others = first + (first >= rows[:, None])  # [B, C - 1]: the columns but the own one
+    others = first + (first >= rows[:, None])  # [B, C - 1]: all columns but the image's class
     log_local = torch.log_softmax(logits.float().gather(1, others) / temperature, 1)
     log_global = torch.log_softmax(
         global_logits.detach().float().gather(1, others) / temperature, 1
@@ -275,10 +258,7 @@ def inner_product(values: Mapping[str, Tensor], others: Mapping[str, Tensor]) ->
 def curvature_distance(
     values: Mapping[str, Tensor], centres: Mapping[str, Tensor], curvatures: Mapping[str, Tensor]
 ) -> Float[Tensor, ""]:
-    """Return ``sum of u_p (theta_p - m_p)^2``.
-
-    The squared distance of parameters from centres, each direction by its curvature.
-    """
+    """Return ``sum of u_p (theta_p - m_p)^2``, a distance weighted by the curvatures u."""
     return torch.stack(
         [
             (curvatures[name] * (value - centres[name]).square()).sum()
@@ -300,6 +280,5 @@ def _binary(logits: Float[Tensor, "B C"], target: Float[Tensor, "B C"]) -> Float
 
 def _unit(maps: Float[Tensor, "B h w"]) -> Float[Tensor, "B q"]:
     flat = maps.float().flatten(1)
-    # The square root's slope is infinite at 0: the small number under it keeps the gradient of an
-    # all-zero map finite.
+    # The small number under the root keeps the gradient of an all-zero map finite.
     return flat / (flat.square().sum(1, keepdim=True) + _TINY**2).sqrt().clamp_min(_TINY)

@@ -1,7 +1,6 @@
 """Exemplar memory of a twin: bounded, per class, chosen by herding.
 
-Source: iCaRL (Rebuffi et al., CVPR 2017, algorithms 4 and 5). A chosen image leaves the choice, so
-none is kept twice, and a class never has more exemplars than images.
+Source: iCaRL (Rebuffi et al., CVPR 2017, algorithms 4 and 5), but an image is chosen at most once.
 """
 
 from collections.abc import Mapping
@@ -16,10 +15,10 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class ExemplarMemory:
-    """Exemplars by class name, each class in the order of herding.
+    """Exemplars by class name, in the order of herding.
 
     Args:
-        capacity: Most images in all.
+        capacity: Most exemplars of all classes together.
         positions: Archive positions of each class's exemplars.
     """
 
@@ -31,25 +30,20 @@ class ExemplarMemory:
         return sum(len(each) for each in self.positions.values())
 
     def per_class(self, num_classes: int) -> int:
-        """Return the room of each class when this many share the memory.
-
-        ``floor(capacity / classes)``.
-        """
+        """Return how many exemplars each of so many classes may have."""
         return self.capacity // max(num_classes, 1)
 
     def with_classes(self, ranked: Mapping[str, NDArray[np.int64]]) -> "ExemplarMemory":
-        """Return the memory with new classes in it.
-
-        The others are cut to their first, best exemplars.
+        """Return the memory with new classes, every class cut to its first exemplars.
 
         Args:
-            ranked: Archive positions of each new class in the order of herding, at least as many as
-                there is room for (or all).
+            ranked: Archive positions of each new class in the order of herding; all, or at least as
+                many as fit.
         """
-        together = {**self.positions, **ranked}
-        room = self.per_class(len(together))
+        classes = {**self.positions, **ranked}
+        room = self.per_class(len(classes))
         return ExemplarMemory(
-            self.capacity, {name: positions[:room] for name, positions in together.items()}
+            self.capacity, {name: positions[:room] for name, positions in classes.items()}
         )
 
     def all_positions(self) -> NDArray[np.int64]:
@@ -60,20 +54,18 @@ class ExemplarMemory:
 def herd(features: Float[Tensor, "N D"], count: int) -> NDArray[np.int64]:
     """Choose images whose running mean stays nearest to the class mean.
 
-    Greedily minimises ``norm(mean - (chosen sum + f) / (k + 1))`` over the images not yet chosen.
-    Features are scaled to unit length, so the minimum is where ``f . ((k + 1) mean - chosen sum)``
-    is largest: one product of a matrix and a vector per choice.
+    Each choice minimises ``norm(mean - (sum of chosen + f) / (k + 1))`` over the images left. For
+    features f of unit length that is where ``f . ((k + 1) mean - sum of chosen)`` is largest.
 
     Args:
         features: One class's features.
-        count: How many to choose; more than N gives N.
+        count: How many to choose.
 
     Returns:
         Indices in the order of choice, shape [min(count, N)].
     """
-    unit = torch.nn.functional.normalize(
-        features.double(), dim=1
-    )  # ties would otherwise hang on the order of float32 sums
+    # In float64, as ties would depend on the order of float32 sums.
+    unit = torch.nn.functional.normalize(features.double(), dim=1)
     mean = unit.mean(0)
     taken = torch.zeros(len(unit), dtype=torch.double)
     total = torch.zeros_like(mean)

@@ -1,6 +1,6 @@
-"""Messages that may cross a hospital's wall: models down; numbers, names and weights up.
+"""Messages between server and twins: models down; numbers, class names and weights up.
 
-What a method uploads beyond weights stands in its file as ``uploads``; a test holds the wall.
+No message holds images. A method declares what it uploads besides weights as ``uploads``.
 """
 
 from collections.abc import Mapping
@@ -15,18 +15,18 @@ from twin.compression import PackedWeights
 
 @dataclass(frozen=True)
 class GlobalModel:
-    """Down, to every twin at the start of a round: look at your data with this.
+    """The global model, sent to twins at the start of a round to check their arrivals with.
 
     Args:
-        weights: The global model.
+        weights: Weights of the global model.
         class_names: One per row of its head.
-        round: The federation's clock.
-        usual_entropy: Quantiles of entropies of known images over the federation [nats], shape
-            [19]; none while nobody reported.
-        usual_images: Images behind them.
+        round: Number of the round.
+        usual_entropy: Quantiles of the entropies of known images over the federation [nats], shape
+            [19]; none if no twin has reported any.
+        usual_images: Number of images behind ``usual_entropy``.
         task: Number of the federation's open task, from 1; 0 before the first class.
-        task_of_new_classes: Number of the task of classes that are announced in this round: the
-            open task while it is young, else the next.
+        task_of_new_classes: Task of the classes that are announced in this round: the open task
+            in its first rounds, else the next.
     """
 
     weights: Weights
@@ -40,24 +40,23 @@ class GlobalModel:
 
 @dataclass(frozen=True)
 class Observation:
-    """Up, from every twin: what is new, and how it looks to the model.
+    """What a twin reports about its images before training.
 
     Args:
-        twin_id: Who.
-        round: When.
-        num_new_images: Images that arrived since the last look.
-        signal: The detector fired.
+        twin_id: Sender.
+        round: Number of the round.
+        num_new_images: Images that arrived since the twin's last observation.
+        signal: Whether the detection rule fired.
         new_class_names: Names that the twin asks the federation to add; empty without a signal.
-        entropy: Mean entropy of what was looked at as a fraction of ln C, in [0, 1]; none where
-            there was nothing or C < 2.
-        statistic: What the rule compared; none where there was nothing to compare.
-        threshold: What it was compared with.
-        num_trainable: Images of the task being learned; a twin without any is not asked to train.
-        num_held_back: Images of known classes that were never trained on.
-        num_correct: How many of them the model named rightly.
-        usual_entropy: Quantiles of their entropies [nats], shape [19]; none where there are too few
-            to hide one in.
-        watched: Whether each rule that is watched but not followed would have fired.
+        entropy: Mean entropy as a fraction of ln C, in [0, 1]; none without images or with C < 2.
+        statistic: What the rule compared with the threshold; none without anything to compare.
+        threshold: The rule's threshold.
+        num_trainable: Images of the current task; a twin with 0 is not asked to train.
+        num_held_back: Images of known classes that are never trained on.
+        num_correct: How many of these the model classified rightly.
+        usual_entropy: Quantiles of their entropies [nats], shape [19]; none if they are so few that
+            the quantiles would show single images.
+        watched: Whether each watched rule fired.
     """
 
     twin_id: str
@@ -77,16 +76,16 @@ class Observation:
 
 @dataclass(frozen=True)
 class Broadcast:
-    """Down, to a twin that shall train.
+    """What the server sends to a twin that shall train.
 
     Args:
         weights: The global model, its head grown.
         class_names: One per row of the head.
-        round: The federation's clock.
-        rounds_since_task_began: Rounds since the open task began; sets the learning rate.
-        seed: Seeds all that is random in this twin's training of this round.
-        old_model: The teacher; none in the first task or where a method needs none.
-        extras: What a method sends besides, by name.
+        round: Number of the round.
+        rounds_since_task_began: Sets the learning rate.
+        seed: Seed of this twin's training in this round.
+        old_model: The teacher; none in the first task, or if the method needs none.
+        extras: What the method sends besides, by name.
     """
 
     weights: Weights
@@ -100,20 +99,18 @@ class Broadcast:
 
 @dataclass(frozen=True)
 class TwinUpdate:
-    """Up, from a twin that trained.
+    """What a twin sends after training.
 
     Args:
-        twin_id: Who.
-        round: When.
-        weights: Its local model; where it was packed, what unpacking gives.
-        num_images: Images it trained on; its weight in a weighted mean.
-        class_names: What it took each row of the head for: the broadcast's list.
+        twin_id: Sender.
+        round: Number of the round.
+        weights: The local model; if it was compressed, after unpacking.
+        num_images: Images it was trained on; its weight in a weighted mean.
+        class_names: Class of each row of the head, as in the broadcast.
         upload: What the method sends besides, by name (declared in ``Method.uploads``).
-        metrics: Mean of each loss term over the steps, the gradient norm, and what else is a
-            number.
-        packed: The weights in fewer bytes, as they travel; none where they travel as they are.
-        summed: Twins whose mean it is, made by the server's half of secure aggregation; empty for
-            the update of one twin.
+        metrics: Mean of each loss term over the steps, gradient norm and other numbers.
+        packed: The compressed weights, as they travel; none without compression.
+        summed: Twins whose mean this is, after secure aggregation; empty for a single twin.
     """
 
     twin_id: str
@@ -128,17 +125,14 @@ class TwinUpdate:
 
     @property
     def num_bytes(self) -> int:
-        """Its size on the wire [bytes].
-
-        Of a sum: that of one masked vector of 64-bit integers for each twin.
-        """
+        """Size in transfer [bytes]; of a sum, one vector of 64-bit integers for each twin."""
         if self.summed:
             return len(self.summed) * 8 * sum(value.numel() for value in self.weights.values())
         return num_bytes(self.weights if self.packed is None else self.packed.tensors, self.upload)
 
 
 def num_bytes(*tensors: Mapping[str, Tensor]) -> int:
-    """Return the size of tensors on the wire [bytes]."""
+    """Return the size of tensors in transfer [bytes]."""
     return sum(
         value.numel() * value.element_size() for group in tensors for value in group.values()
     )

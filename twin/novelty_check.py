@@ -1,7 +1,4 @@
-"""Novelty check of arrivals: entropies of new and held-back images, and the detector's verdict.
-
-Knows no training and decides nothing about tasks.
-"""
+"""Novelty check of arrivals: entropies under the global model, and what the detection rule says."""
 
 from dataclasses import replace
 from math import log
@@ -9,7 +6,7 @@ from math import log
 import numpy as np
 from numpy.typing import NDArray
 
-from incremental.detection import USUAL_LEVELS, Detection, Evidence, detect, entropy
+from incremental.detection import QUANTILE_LEVELS, Detection, Evidence, detect, entropy
 from incremental.network import IncrementalNetwork
 from twin.config import TwinConfig
 from twin.hospital_view import HospitalView
@@ -17,7 +14,7 @@ from twin.messages import GlobalModel
 from twin.state import NOTHING, Positions, TwinState
 
 
-def look(
+def check_novelty(
     state: TwinState,
     view: HospitalView,
     config: TwinConfig,
@@ -25,21 +22,21 @@ def look(
     network: IncrementalNetwork,
     held_back: NDArray[np.float32],
 ) -> tuple[TwinState, Detection, list[Detection]]:
-    """Look at the inbox with the global model.
+    """Apply the detection rule to the images in the inbox.
 
     Args:
-        state: The twin's, with what has arrived in its inbox.
-        view: Of its hospital.
+        state: State of the twin, with its arrivals in the inbox.
+        view: View of its hospital.
         config: The rule that is followed and those that are watched.
-        model: The message from the server.
-        network: A network that holds its weights.
+        model: The server's message.
+        network: A network with the message's weights.
         held_back: Entropies of the images held back [nats].
 
     Returns:
-        The state with this look in its history, what the rule says, and what the watched ones would
-        have said.
+        The state with this entropy in its history, the rule's decision, and those of the watched
+        rules.
     """
-    # Entropies of unchanged data under the calibrated rule decide nothing: they are not computed.
+    # The calibrated rule needs no entropies of the current images.
     at_current = not len(state.inbox) and any(
         each.rule == "entropy_jump" for each in (config.detection, *config.watched)
     )
@@ -58,31 +55,30 @@ def look(
     )
     detection = detect(evidence, config.detection)
     if detection.mean_nats is not None:
-        share = fraction(detection.mean_nats, len(model.class_names))
-        seen = (model.round, 1.0 if share is None else share, detection.signal)
-        state = replace(
-            state, previous_mean=detection.mean_nats, entropy_history=(*state.entropy_history, seen)
-        )
+        share = entropy_fraction(detection.mean_nats, len(model.class_names))
+        entry = (model.round, 1.0 if share is None else share, detection.signal)
+        history = (*state.entropy_history, entry)
+        state = replace(state, previous_mean=detection.mean_nats, entropy_history=history)
     return state, detection, [detect(evidence, each) for each in config.watched]
 
 
-def usual_quantiles(logits: NDArray[np.float32]) -> tuple[float, ...] | None:
-    """Return the quantiles of the entropies of held-back images, [19].
+def entropy_quantiles(logits: NDArray[np.float32]) -> tuple[float, ...] | None:
+    """Return quantiles of the entropies of images [nats], shape [19].
 
-    None where a handful would show the images' own entropies.
+    None for fewer images than quantiles, as these would show the entropies of single images.
     """
-    if len(logits) < len(USUAL_LEVELS) or not logits.shape[1]:
+    if len(logits) < len(QUANTILE_LEVELS) or not logits.shape[1]:
         return None
-    return tuple(float(value) for value in np.quantile(entropy(logits), USUAL_LEVELS))
+    return tuple(float(value) for value in np.quantile(entropy(logits), QUANTILE_LEVELS))
 
 
-def fraction(mean_nats: float | None, classes: int) -> float | None:
-    """Return an entropy as a fraction of ln C; none where C < 2 has no entropy."""
+def entropy_fraction(mean_nats: float | None, classes: int) -> float | None:
+    """Return an entropy as a fraction of ln C; none if there is none, or C < 2."""
     return None if mean_nats is None or classes < 2 else min(mean_nats / log(classes), 1.0)
 
 
 def _sample(positions: Positions, config: TwinConfig) -> Positions:
-    most = config.detection.sample
-    if most is None or len(positions) <= most:
+    size = config.detection.sample
+    if size is None or len(positions) <= size:
         return positions
-    return positions[np.linspace(0, len(positions) - 1, most).astype(np.int64)]
+    return positions[np.linspace(0, len(positions) - 1, size).astype(np.int64)]

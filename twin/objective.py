@@ -1,4 +1,4 @@
-"""Interface between twin and method: what a method's local half provides and may see."""
+"""Interface between twin and method: a method's local half, and the context it may use."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -10,39 +10,36 @@ from torch import Tensor
 
 from incremental.head import Weights
 from incremental.network import IncrementalNetwork
-from twin.batches import Answers, Ask, TrainingBatch
+from twin.batches import TeacherFunction, TeacherOutputs, TrainingBatch
 
-Made = TypeVar("Made")
-Finished = tuple[Mapping[str, Tensor], Mapping[str, Tensor]]  # what to upload, what to keep
-Terms = dict[str, Tensor]  # named scalar terms of a loss; their sum is minimised, each is reported
+Value = TypeVar("Value")
+UploadAndKept = tuple[Mapping[str, Tensor], Mapping[str, Tensor]]
+Terms = dict[str, Tensor]  # scalar terms of a loss; their sum is minimised, each is reported
 
 
 @dataclass(frozen=True)
 class LocalContext:
-    """What a method may see while a twin trains.
-
-    Pixels can be asked for: a method's local half runs inside the hospital.
+    """What a method's local half may use while a twin trains, pixels included.
 
     Args:
         num_rows: Classes of the head, C.
         groups: Rows of each of the twin's finished tasks, oldest first, and of the current one last
             (empty where it has none).
         global_weights: The model as received.
-        old_network: The frozen teacher; none without one.
-        old_rows: Classes the teacher knows, C_old; they are the first rows of the head.
+        old_network: The frozen teacher; none if there is none.
+        old_rows: Classes of the teacher, C_old; they are the first rows of the head.
         extras: What the method's server half sent.
-        kept: What the method's local half kept on this twin after an earlier round.
-        fresh_task: The twin detected new classes and has not trained since.
+        kept: What the method's local half kept on this twin in an earlier round.
+        fresh_task: Whether the twin detected new classes and has not trained since.
         generator: Source of the method's randomness.
         prototypes: Returns, for a network, one representative image of each current class and its
             row: ([P, C, H, W] in [0, 1], [P]).
         num_steps: Optimiser steps of this round.
         learning_rates: Learning rate of each epoch.
-        momentum: Of the local optimiser.
-        held_out: Returns, in the same form as ``images``, what the method asked to keep out of
-            training.
-        images: Returns all that this round trains on, as it is, and the rows of the head: ([N, C,
-            H, W] in [0, 1], [N]).
+        momentum: Momentum of the local optimiser.
+        held_out: Returns the images that the method keeps out of training, as ``images`` does.
+        images: Returns this round's training images without augmentation and their rows: ([N, C, H,
+            W] in [0, 1], [N]).
     """
 
     num_rows: int
@@ -60,36 +57,29 @@ class LocalContext:
     momentum: float = 0.0
     held_out: Callable[[], tuple[Tensor, Tensor]] | None = None
     images: Callable[[], tuple[Tensor, Tensor]] | None = None
-    _made: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _cache: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
-    def once(self, name: str, make: Callable[[], Made]) -> Made:
-        """Return what ``make`` returns, made when first asked for and kept till the round's end.
+    def cached(self, name: str, make: Callable[[], Value]) -> Value:
+        """Return what ``make`` returns; called once for each name and kept until the round ends."""
+        if name not in self._cache:
+            self._cache[name] = make()
+        return cast(Value, self._cache[name])
 
-        A frozen teacher, a sum of large tensors.
-
-        Args:
-            name: Of the thing; whoever asks again by this name gets the same one.
-            make: Called at most once for each name.
-        """
-        if name not in self._made:
-            self._made[name] = make()
-        return cast(Made, self._made[name])
-
-    def ask_teacher(self, name: str, ask: Ask, batch: TrainingBatch) -> Answers:
-        """Return what a frozen network says of a batch, without gradients.
-
-        Once for each image as it is varied.
+    def teacher_outputs(
+        self, name: str, compute: TeacherFunction, batch: TrainingBatch
+    ) -> TeacherOutputs:
+        """Return a frozen network's outputs for a batch, without gradients.
 
         Args:
-            name: Of what is asked; who asks again by this name gets the same answers.
-            ask: Asks it.
+            name: Key under which the outputs of each augmented image are cached.
+            compute: Runs the network.
             batch: The images.
         """
         with torch.no_grad():
-            return batch.ask(name, ask)
+            return batch.teacher_outputs(name, compute)
 
     def old_logits(self, batch: TrainingBatch) -> Float[Tensor, "B C_old"]:
-        """Return the logits of the old model; only where there is one."""
+        """Return the logits of the old model, which must be there."""
         teacher = self.old_network
         assert teacher is not None
         return self.logits_of("old model", lambda: teacher, batch)
@@ -97,15 +87,15 @@ class LocalContext:
     def logits_of(
         self, name: str, make: Callable[[], IncrementalNetwork], batch: TrainingBatch
     ) -> Float[Tensor, "B C_known"]:
-        """Return the logits of a teacher, as ``ask_teacher`` asks it.
+        """Return the logits of a teacher, with the caching of ``teacher_outputs``.
 
         Args:
-            name: Of the teacher; who asks again by this name gets the same one.
-            make: Returns it, frozen; called once in a round.
+            name: Key of the teacher.
+            make: Returns the frozen teacher; called once in a round.
             batch: The images.
         """
-        teacher = self.once(name, make)
-        return self.ask_teacher(
+        teacher = self.cached(name, make)
+        return self.teacher_outputs(
             f"logits of the {name}", lambda images, rows: (teacher(images).logits,), batch
         )[0]
 
@@ -120,10 +110,7 @@ class LocalContext:
         return len(self.groups[-1]) if self.groups else 0
 
     def group_of_rows(self) -> Int[Tensor, " C"]:
-        """Return the task group of each row of the head.
-
-        -1 for classes that this twin never saw.
-        """
+        """Return the index of each row's group; -1 for classes that this twin never saw."""
         group = torch.full((self.num_rows,), -1)
         for index, rows in enumerate(self.groups):
             group[list(rows)] = index
@@ -132,11 +119,11 @@ class LocalContext:
 
 @runtime_checkable
 class LocalObjective(Protocol):
-    """The local half of a method."""
+    """Local half of a method: the loss of a batch, and what leaves or stays after training."""
 
     @property
     def replays(self) -> bool:
-        """Exemplars are trained on beside the current task."""
+        """Whether exemplars are trained on besides the current task."""
         ...
 
     def local_loss(
@@ -145,8 +132,8 @@ class LocalObjective(Protocol):
         """Return the terms of the loss of one batch."""
         ...
 
-    def finish_local(self, network: IncrementalNetwork, context: LocalContext) -> Finished:
-        """Return what to upload besides the weights, and what to keep on the twin."""
+    def finish_local(self, network: IncrementalNetwork, context: LocalContext) -> UploadAndKept:
+        """Return what to upload besides the weights, and what to keep on the twin, by name."""
         ...
 
 
@@ -156,5 +143,5 @@ class HoldsOut(Protocol):
 
     @property
     def held_out_fraction(self) -> float:
-        """Share of each class's images, 0 to 0.5, kept out of training once there is a teacher."""
+        """Share of each class, 0 to 0.5, to keep out of training once there is a teacher."""
         ...

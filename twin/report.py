@@ -1,4 +1,4 @@
-"""Report of a twin: reported and desired state, and its history."""
+"""Report of a twin: reported and desired state, and its events, as plain data."""
 
 from typing import Any
 
@@ -13,9 +13,9 @@ def report_of(state: TwinState, view: HospitalView, config: TwinConfig) -> dict[
     """Return a twin's reported and desired state, as plain data without pixels.
 
     Args:
-        state: Where the twin stands.
-        view: Its hospital.
-        config: What is desired of every twin.
+        state: State of the twin.
+        view: View of its hospital.
+        config: Settings of every twin.
     """
     hospital = view.hospital
     labels = hospital.labels(state.current)

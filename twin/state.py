@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from incremental.weight_tensors import labelled, with_label
 from twin.memory import ExemplarMemory
 from twin.privacy.differential_privacy import PrivacySpent
 
@@ -22,24 +23,24 @@ class TwinState:
 
     Args:
         memory: Exemplars of finished classes.
-        observed_until: Last round in which the twin looked at its hospital's stream; -1 before the
+        observed_until: Last round in which the twin read its hospital's stream; -1 before the
             first.
-        inbox: Images that arrived and whose class the federation does not know yet.
-        current: Images of the task being learned.
-        held_back: Images of the task being learned that are never trained on.
-        current_names: Classes of that task.
-        began_round: When that task began; -1 before the first.
-        task: The federation's number of that task; 0 before the first.
+        inbox: Arrived images of classes that the federation does not know yet.
+        current: Images of the current task.
+        held_back: Images of the current task that are never trained on.
+        current_names: Classes of the current task.
+        began_round: Round in which the current task began; -1 before the first.
+        task: The federation's number of the current task; 0 before the first.
         finished: Classes of each finished task, oldest first.
-        previous_mean: Mean entropy at the last look [nats].
-        fresh_task: A new task began and the twin has not trained since.
-        kept: What the method's local half kept.
-        entropy_history: (round, entropy as a fraction of ln C, signal) of each look with something
-            to look at.
-        events: What happened, oldest first: {"round", "what"}.
-        model_round: Round of the global model that the twin last received; -1 before the first.
-        model_names: Classes of that model: the state that the server desires.
-        privacy: What its updates have cost of its images' privacy.
+        previous_mean: Mean entropy at the last observation [nats].
+        fresh_task: Whether a task began and the twin has not trained since.
+        kept: What the method's local half and compression kept.
+        entropy_history: (round, entropy as a fraction of ln C, signal) of each observation that had
+            images.
+        events: {"round", "what"} of each event, oldest first.
+        model_round: Round of the global model received last; -1 before the first.
+        model_names: Classes of that model, which are the twin's desired state.
+        privacy: Privacy spent by its updates.
     """
 
     memory: ExemplarMemory
@@ -62,20 +63,17 @@ class TwinState:
 
     @property
     def last_round(self) -> int:
-        """Round in which the twin last looked or trained: a state changes at no other time.
-
-        -1 before the first.
-        """
+        """Last round in which the state changed, by an observation or training; -1 before it."""
         return max(self.observed_until, self.model_round)
 
-    def noted(self, round_number: int, what: str) -> "TwinState":
+    def with_event(self, round_number: int, what: str) -> "TwinState":
         """Return the state with one more event."""
         event: Mapping[str, Any] = {"round": round_number, "what": what}
         return replace(self, events=(*self.events, event))
 
 
 def to_plain(state: TwinState) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Return a twin's state as what JSON holds and what safetensors hold."""
+    """Return a twin's state as plain data for JSON and tensors for safetensors."""
     plain = {
         "capacity": state.memory.capacity,
         "memory_names": list(state.memory.positions),
@@ -99,12 +97,11 @@ def to_plain(state: TwinState) -> tuple[dict[str, Any], dict[str, Tensor]]:
         f"memory/{index}": torch.from_numpy(each.copy())
         for index, each in enumerate(state.memory.positions.values())
     }
-    tensors |= {f"kept/{name}": value for name, value in state.kept.items()}
-    return plain, tensors
+    return plain, {**tensors, **labelled("kept", state.kept)}
 
 
 def from_plain(plain: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> TwinState:
-    """Return the state that ``to_plain`` took apart."""
+    """Return the state from what ``to_plain`` returned."""
     exemplars = {
         name: tensors[f"memory/{index}"].numpy() for index, name in enumerate(plain["memory_names"])
     }
@@ -120,18 +117,13 @@ def from_plain(plain: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> TwinS
         finished=tuple(tuple(names) for names in plain["finished"]),
         previous_mean=plain["previous_mean"],
         fresh_task=plain["fresh_task"],
-        kept={
-            name.removeprefix("kept/"): value
-            for name, value in tensors.items()
-            if name.startswith("kept/")
-        },
+        kept=with_label("kept", tensors),
         entropy_history=tuple(
             (int(at), float(value), bool(signal)) for at, value, signal in plain["entropy_history"]
         ),
         events=tuple(plain["events"]),
         model_round=plain["model_round"],
         model_names=tuple(plain["model_names"]),
-        privacy=tuple(
-            PrivacySpent(**each) for each in plain.get("privacy", ())
-        ),  # files from before there was any have no such key
+        # Older files have no such key.
+        privacy=tuple(PrivacySpent(**each) for each in plain.get("privacy", ())),
     )

@@ -1,8 +1,8 @@
-"""Tasks of a twin: take in arrivals, begin a task, archive the one before it.
+"""Tasks of a twin: accept arrivals, begin a task, archive the one before it.
 
-A twin that detects new classes archives its present task and begins the next one; so does a twin
-whose arrivals have classes on the federation's list that are new to the twin. Which classes belong
-to one task is the federation's rule (``federation.server``), which arrives with the global model.
+A twin archives its current task and begins the next one when it detects new classes, or when its
+arrivals have classes of the federation that are new to the twin. Which classes form one task is
+decided by the server (``federation.server``) and arrives with the global model.
 """
 
 from dataclasses import replace
@@ -17,7 +17,7 @@ from twin.messages import GlobalModel
 from twin.state import NOTHING, TwinState
 
 
-def take_in(
+def accept_arrivals(
     state: TwinState,
     view: HospitalView,
     config: TwinConfig,
@@ -27,31 +27,31 @@ def take_in(
 ) -> TwinState:
     """Move images of known and announced classes from the inbox into the current task.
 
-    Begins a task where a class is new to the twin.
+    A task begins if one of the classes is new to the twin.
 
     Args:
-        state: The twin's.
-        view: Of its hospital.
-        config: Says what share of the images is held back.
-        network: The global model, which picks the exemplars of the task that ends.
-        model: Message of the global model: class names, round and task.
+        state: State of the twin.
+        view: View of its hospital.
+        config: Share of the images to hold back.
+        network: The global model, whose features select the exemplars of the task that ends.
+        model: The global model's class names, round and task.
         announced: Classes that this twin asks the federation to add.
     """
-    accepted = view.known(state.inbox, (*model.class_names, *announced))
-    taken, waiting = state.inbox[accepted], state.inbox[~accepted]
-    if not len(taken):
+    is_known = view.known(state.inbox, (*model.class_names, *announced))
+    arrivals, waiting = state.inbox[is_known], state.inbox[~is_known]
+    if not len(arrivals):
         return state
-    if not set(view.names(taken)) <= set(state.current_names):
-        state = begin_task(state, view, network, model, view.names(taken), announced)
-    # Sorted by class, so that the same share of each class is held back.
-    taken = taken[np.argsort(view.hospital.labels(taken), kind="stable")]
-    steps = np.floor(np.arange(len(taken) + 1) * config.held_back_fraction + 1e-9)
+    if not set(view.names(arrivals)) <= set(state.current_names):
+        state = begin_task(state, view, network, model, view.names(arrivals), announced)
+    # Sorted by class, to hold back the same share of each class.
+    arrivals = arrivals[np.argsort(view.hospital.labels(arrivals), kind="stable")]
+    steps = np.floor(np.arange(len(arrivals) + 1) * config.held_back_fraction + 1e-9)
     held = np.diff(steps) > 0
     return replace(
         state,
         inbox=waiting,
-        current=np.concatenate([state.current, taken[~held]]),
-        held_back=np.concatenate([state.held_back, taken[held]]),
+        current=np.concatenate([state.current, arrivals[~held]]),
+        held_back=np.concatenate([state.held_back, arrivals[held]]),
     )
 
 
@@ -65,8 +65,8 @@ def begin_task(
 ) -> TwinState:
     """Archive the current task and begin one with these classes.
 
-    Classes of the federation's open task join the current task instead, if that is the same one:
-    archiving between them would leave exemplars of images that were hardly trained on.
+    If the classes belong to the same task of the federation as the current ones, they join them:
+    archiving in between would leave exemplars of images that were hardly trained on.
     """
     task = model.task_of_new_classes if announced else model.task
     joins = bool(state.current_names) and task == state.task
@@ -76,12 +76,10 @@ def begin_task(
         if announced
         else "learned from the class list of others' detection"
     )
-    noted = archived.noted(
-        model.round, f"{'task grows' if joins else 'new task'}: {', '.join(names)} ({how})"
-    )
+    what = f"{'task grows' if joins else 'new task'}: {', '.join(names)} ({how})"
     return replace(
-        noted,
-        current_names=tuple(dict.fromkeys((*noted.current_names, *names))),
+        archived.with_event(model.round, what),
+        current_names=tuple(dict.fromkeys((*archived.current_names, *names))),
         began_round=state.began_round if joins else model.round,
         task=task,
         fresh_task=bool(announced) or (joins and state.fresh_task),
@@ -91,10 +89,7 @@ def begin_task(
 def archive(
     state: TwinState, view: HospitalView, network: IncrementalNetwork, round_number: int
 ) -> TwinState:
-    """End the present task.
-
-    Its best exemplars go into the memory, its other images leave the mirror.
-    """
+    """End the current task: keep its best exemplars and forget its other images."""
     if not state.current_names:
         return state
     room = state.memory.per_class(len({*state.memory.positions, *state.current_names}))
@@ -111,14 +106,14 @@ def archive(
         finished=(*state.finished, state.current_names),
         current_names=(),
     )
-    return ended.noted(
+    return ended.with_event(
         round_number,
         f"archived {', '.join(state.current_names)}: {len(memory)} exemplars in memory",
     )
 
 
-def groups_of_rows(state: TwinState, class_names: tuple[str, ...]) -> tuple[tuple[int, ...], ...]:
-    """Return the rows of the head that belong to each of the twin's tasks, the present one last."""
+def rows_by_task(state: TwinState, class_names: tuple[str, ...]) -> tuple[tuple[int, ...], ...]:
+    """Return the head's rows of each of the twin's tasks, the current one last."""
     row = {name: index for index, name in enumerate(class_names)}
     current = set(state.current_names)
     groups = [[name for name in names if name not in current] for names in state.finished]

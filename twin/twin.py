@@ -1,9 +1,7 @@
 """Digital twin of one hospital: observes its image stream and trains locally.
 
-Knows no other twin and no method.
-
-A twin's life is a sequence of ``TwinState`` values; this class turns one into the next. How new
-images look to it is ``twin.novelty_check``, how its life falls into tasks ``twin.task_changes``.
+Each call turns one ``TwinState`` into the next. New classes are detected in ``twin.novelty_check``,
+tasks begin and end in ``twin.task_changes``.
 """
 
 from dataclasses import replace
@@ -14,7 +12,7 @@ import torch
 from torch import Tensor
 
 from incremental.detection import entropy
-from incremental.device import CPU, born_on, generator_on, moved
+from incremental.device import CPU, default_device, generator_on, to_device
 from incremental.head import Weights
 from incremental.network import IncrementalNetwork, build_network, freeze, weights_of
 from physical.hospital import Hospital
@@ -25,32 +23,32 @@ from twin.hospital_view import HospitalView
 from twin.local_training import LocalResult, learning_rate, train_locally
 from twin.memory import ExemplarMemory
 from twin.messages import Broadcast, GlobalModel, Observation, TwinUpdate
-from twin.novelty_check import fraction, look, usual_quantiles
+from twin.novelty_check import check_novelty, entropy_fraction, entropy_quantiles
 from twin.objective import HoldsOut, LocalContext, LocalObjective
 from twin.privacy.accounting import (
-    affords,
-    check_fits,
-    check_upload_is_covered,
-    pay,
+    budget_statement,
+    can_afford,
+    charge_round,
+    check_guarantee,
+    check_upload_is_protected,
     released_metrics,
-    statement,
 )
-from twin.privacy.update_release import kept_by_method, kept_by_twin, outgoing
+from twin.privacy.update_release import kept_by_method, kept_by_twin, release_update
 from twin.privacy.upload_policy import UploadPolicy, check_method
 from twin.report import report_of
 from twin.state import Positions, TwinState
-from twin.task_changes import groups_of_rows, take_in
+from twin.task_changes import accept_arrivals, rows_by_task
 
 
 class DigitalTwin:
-    """One hospital's software counterpart.
+    """Software counterpart of one hospital.
 
     Args:
-        hospital: Its hospital; nobody else may hold it.
-        setting: What it shares with the other twins.
-        state: Where it stands; none: at its beginning.
-        policy: What its hospital forbids to leave.
-        device: Where it looks and trains; what leaves it and what it keeps is on the CPU.
+        hospital: Its hospital, used by this twin alone.
+        setting: Settings of all twins of the federation.
+        state: State to continue from; none: a new twin.
+        policy: What its hospital forbids to upload.
+        device: Device of networks; updates and state are on the CPU.
     """
 
     def __init__(
@@ -70,31 +68,27 @@ class DigitalTwin:
 
     @property
     def twin_id(self) -> str:
-        """The hospital's id."""
+        """Identifier of the hospital."""
         return self._hospital.hospital_id
 
     def observe(self, model: GlobalModel, network: IncrementalNetwork) -> Observation:
-        """Mirror what arrived, look at it with the global model, and say whether it looks new.
+        """Take over arrivals, check with the global model whether they are new, and report.
 
-        A twin that detects new classes archives its present task and begins the next one; so does
-        one that finds its arrivals' classes on the federation's list. Arrivals that neither
-        explains wait in the inbox.
+        Arrivals of classes that are neither known nor announced wait in the inbox.
 
         Args:
-            model: The message from the server.
-            network: A network that holds its weights.
+            model: The server's message.
+            network: A network with the message's weights.
         """
         state, config = self.state, self._setting.twin
         arrived = self._hospital.new_images(state.observed_until, model.round)
         if len(arrived) and state.observed_until < 0:
-            state = state.noted(model.round, "joined the federation")
-        # What is held back of an open task stays; a task's own arrivals are judged before any of
-        # them is trained on.
+            state = state.with_event(model.round, "joined the federation")
         state = replace(
             state, observed_until=model.round, inbox=np.concatenate([state.inbox, arrived])
         )
         held_back = self._view.logits(network, state.held_back)
-        state, detection, watched = look(
+        state, detection, watched = check_novelty(
             state, self._view, config, model, network, entropy(held_back)
         )
         unknown = tuple(
@@ -103,20 +97,20 @@ class DigitalTwin:
         announced = unknown if detection.signal else ()
         rows = self._view.rows(state.held_back, model.class_names)
         num_correct = int((held_back.argmax(1) == rows).sum()) if held_back.size else 0
-        self.state = take_in(state, self._view, config, network, model, announced)
+        self.state = accept_arrivals(state, self._view, config, network, model, announced)
         return Observation(
             twin_id=self.twin_id,
             round=model.round,
             num_new_images=len(arrived),
             signal=detection.signal,
             new_class_names=announced,
-            entropy=fraction(detection.mean_nats, len(model.class_names)),
+            entropy=entropy_fraction(detection.mean_nats, len(model.class_names)),
             statistic=detection.statistic,
             threshold=detection.threshold,
-            num_trainable=len(self.state.current) if self._affords_a_round(model.round) else 0,
+            num_trainable=len(self.state.current) if self._can_afford_round(model.round) else 0,
             num_held_back=len(held_back),
             num_correct=num_correct,
-            usual_entropy=usual_quantiles(held_back),
+            usual_entropy=entropy_quantiles(held_back),
             watched=tuple(each.signal for each in watched),
         )
 
@@ -124,20 +118,20 @@ class DigitalTwin:
         """Train a copy of the global model on the current task and the exemplars.
 
         Args:
-            broadcast: Weights, class list, teacher and seed.
+            broadcast: Weights, class names, teacher and seed.
             objective: The method's local half.
 
         Returns:
-            The local model and what the method uploads.
+            The local model and what the method uploads, as they leave the hospital.
 
         Raises:
-            ValueError: If the twin has no image of a class that the broadcast knows.
+            ValueError: If the twin has no image of the broadcast's classes.
             UploadForbidden: If the method uploads what the hospital forbids.
-            PrivacyError: If its images would be less protected than the setting says, or what is
-                left of the budget does not allow it.
+            PrivacyError: If images would be less protected than the settings promise, or the
+                privacy budget does not suffice.
         """
         check_method(objective, self._policy)
-        check_fits(
+        check_guarantee(
             self._setting.network, self._setting.training, self._setting.outgoing.noise, objective
         )
         positions = self._trainable(broadcast, objective.replays)
@@ -149,22 +143,20 @@ class DigitalTwin:
         share = 0.0
         if isinstance(objective, HoldsOut) and broadcast.old_model is not None:
             share = objective.held_out_fraction
-        kept_out = hold_out(positions, self._hospital.labels(positions), share)
-        held_out, positions = positions[kept_out], positions[~kept_out]
-        privacy = pay(self._setting, self.state.privacy, len(positions))
-        with born_on(self._device):
+        is_held_out = hold_out(positions, self._hospital.labels(positions), share)
+        held_out, positions = positions[is_held_out], positions[~is_held_out]
+        privacy = charge_round(self._setting, self.state.privacy, len(positions))
+        with default_device(self._device):
             weights, upload, kept, result = self._train(broadcast, objective, positions, held_out)
-        check_upload_is_covered(self._setting, upload)
+        check_upload_is_protected(self._setting, upload)
         self.state = replace(
             self.state,
             kept={**kept_by_twin(self.state.kept), **kept},
             fresh_task=False,
             privacy=privacy,
-        )
-        received = replace(
-            self.state, model_round=broadcast.round, model_names=broadcast.class_names
-        )
-        self.state = received.noted(broadcast.round, f"trained on {len(positions)} images")
+            model_round=broadcast.round,
+            model_names=broadcast.class_names,
+        ).with_event(broadcast.round, f"trained on {len(positions)} images")
         update = TwinUpdate(
             self.twin_id,
             broadcast.round,
@@ -174,7 +166,7 @@ class DigitalTwin:
             released_metrics(self._setting, privacy, result.metrics),
             class_names=broadcast.class_names,
         )
-        update, self.state = outgoing(
+        update, self.state = release_update(
             update, broadcast, self._setting.outgoing, self.state, self._policy, objective
         )
         return update
@@ -186,10 +178,7 @@ class DigitalTwin:
         positions: Positions,
         held_out: Positions,
     ) -> tuple[Weights, dict[str, Tensor], dict[str, Tensor], LocalResult]:
-        """Train, and return the local model.
-
-        What to upload besides, what to keep, all of it on the CPU, and what was measured.
-        """
+        """Return the local model, what to upload and to keep (on the CPU), and measurements."""
         generator = generator_on(self._device, broadcast.seed)
         training = self._setting.training
         rates = tuple(
@@ -200,43 +189,42 @@ class DigitalTwin:
         )
         context = self._context(broadcast, generator, rates, positions, held_out)
         network = build_network(self._setting.network, context.global_weights)
-        images, rows = (
-            self._view.pixels(positions),
-            self._view.labels(positions, broadcast.class_names),
-        )
+        images = self._view.pixels(positions)
+        rows = self._view.row_tensor(positions, broadcast.class_names)
         result = train_locally(
             network, images, rows, objective, context, training, rates, generator
         )
         upload, kept = objective.finish_local(network, context)
-        return moved(weights_of(network), CPU), moved(upload, CPU), moved(kept, CPU), result
+        weights, upload, kept = (
+            to_device(each, CPU) for each in (weights_of(network), upload, kept)
+        )
+        return weights, upload, kept, result
 
     def report(self) -> dict[str, Any]:
         """Return the twin's reported and desired state, as plain data without pixels."""
         return report_of(self.state, self._view, self._setting.twin)
 
-    def _affords_a_round(self, round_number: int) -> bool:
-        """Whether its privacy budget allows one more round, with the exemplars or without them.
+    def _can_afford_round(self, round_number: int) -> bool:
+        """Return whether the privacy budget allows a round, with exemplars and without them.
 
-        Once it does not, its history says so.
+        The first refusal becomes an event.
         """
         state = self.state
         sizes = {len(state.current), len(state.current) + len(state.memory)}
-        if all(affords(self._setting, state.privacy, size) for size in sizes):
+        if all(can_afford(self._setting, state.privacy, size) for size in sizes):
             return True
         what = (
-            f"trains no more: {statement(self._setting, state.privacy)}, and a round would cost "
-            "more than is left"
+            f"trains no more: {budget_statement(self._setting, state.privacy)}, and a round would "
+            "cost more than is left"
         )
         if what not in {event["what"] for event in state.events}:
-            self.state = self.state.noted(round_number, what)
+            self.state = self.state.with_event(round_number, what)
         return False
 
     def _trainable(self, broadcast: Broadcast, replays: bool) -> Positions:
-        positions = (
-            np.concatenate([self.state.current, self.state.memory.all_positions()])
-            if replays
-            else self.state.current
-        )
+        positions = self.state.current
+        if replays:
+            positions = np.concatenate([positions, self.state.memory.all_positions()])
         trainable: Positions = positions[self._view.known(positions, broadcast.class_names)]
         return trainable
 
@@ -254,40 +242,39 @@ class DigitalTwin:
         training = self._setting.training
         return LocalContext(
             num_rows=len(broadcast.class_names),
-            groups=groups_of_rows(self.state, broadcast.class_names),
-            global_weights=moved(broadcast.weights, self._device),
+            groups=rows_by_task(self.state, broadcast.class_names),
+            global_weights=to_device(broadcast.weights, self._device),
             old_network=old_network,
             old_rows=0 if broadcast.old_model is None else len(broadcast.old_model.class_names),
-            extras=moved(broadcast.extras, self._device),
-            kept=moved(kept_by_method(self.state.kept), self._device),
+            extras=to_device(broadcast.extras, self._device),
+            kept=to_device(kept_by_method(self.state.kept), self._device),
             fresh_task=self.state.fresh_task,
             generator=generator,
             prototypes=lambda network: self._prototypes(network, broadcast.class_names),
             num_steps=training.steps_per_epoch(len(positions)) * training.epochs,
             learning_rates=rates,
             momentum=training.momentum,
-            images=lambda: self._look(positions, broadcast.class_names),
-            held_out=lambda: self._look(held_out, broadcast.class_names),
+            images=lambda: self._images_and_rows(positions, broadcast.class_names),
+            held_out=lambda: self._images_and_rows(held_out, broadcast.class_names),
         )
 
-    def _look(self, positions: Positions, class_names: tuple[str, ...]) -> tuple[Tensor, Tensor]:
-        return to_unit(self._view.pixels(positions)), self._view.labels(positions, class_names)
+    def _images_and_rows(
+        self, positions: Positions, class_names: tuple[str, ...]
+    ) -> tuple[Tensor, Tensor]:
+        return to_unit(self._view.pixels(positions)), self._view.row_tensor(positions, class_names)
 
     def _prototypes(
         self, network: IncrementalNetwork, class_names: tuple[str, ...]
     ) -> tuple[Tensor, Tensor]:
-        """Return the image nearest to the mean feature of each current class, in [0, 1].
-
-        Its row.
-        """
-        owned = {
+        """Return the image nearest to the mean feature of each current class, and its row."""
+        by_name = {
             name: self._view.of_class(self.state.current, name)
             for name in self.state.current_names
             if name in class_names
         }
-        owned = {name: positions for name, positions in owned.items() if len(positions)}
-        looker = freeze(build_network(network.config, weights_of(network)))
+        by_name = {name: positions for name, positions in by_name.items() if len(positions)}
+        frozen = freeze(build_network(network.config, weights_of(network)))
         images = torch.stack(
-            [self._view.prototype(looker, positions) for positions in owned.values()]
+            [self._view.prototype(frozen, positions) for positions in by_name.values()]
         )
-        return to_unit(images), torch.tensor([class_names.index(name) for name in owned])
+        return to_unit(images), torch.tensor([class_names.index(name) for name in by_name])

@@ -39,7 +39,7 @@ from twin.config import TwinConfig
 from twin.local_training import TrainingConfig
 from twin.privacy.differential_privacy import UpdateNoise
 from twin.privacy.private_training import PrivateTraining
-from twin.privacy.update_release import OutgoingConfig
+from twin.privacy.update_release import UpdateReleaseConfig
 
 Positions = NDArray[np.int64]
 Change = Callable[[ExperimentConfig], ExperimentConfig]
@@ -117,7 +117,7 @@ def _memory(capacity: int) -> Change:
 
 def _noise(multiplier: float, clip_norm: float) -> Change:
     return lambda config: replace(
-        small(config), outgoing=OutgoingConfig(noise=UpdateNoise(clip_norm, multiplier))
+        small(config), outgoing=UpdateReleaseConfig(noise=UpdateNoise(clip_norm, multiplier))
     )
 
 

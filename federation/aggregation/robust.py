@@ -26,9 +26,9 @@ from pydantic import ConfigDict
 from torch import Tensor
 
 from federation.aggregation.screening import Rejection, parameter_norm
-from federation.aggregation.weight_tensors import parameters_of
 from federation.server import ServerState
 from incremental.head import Weights
+from incremental.weight_tensors import parameters_of
 from twin.messages import TwinUpdate
 from twin.privacy.upload_policy import UploadKind, UploadKinds
 
@@ -261,7 +261,7 @@ def _with_common_uploads(
             name
             for each in updates
             for name in each.upload
-            if _COLLECTED not in kinds_of.of.get(name.partition("/")[0], ())
+            if _COLLECTED not in kinds_of.by_tensor.get(name.partition("/")[0], ())
         }
     )
     uploads = [dict(each.upload) for each in updates]

@@ -15,9 +15,9 @@ import torch
 from pydantic import ConfigDict
 from torch import Tensor
 
-from federation.aggregation.weight_tensors import parameters_of
 from federation.server import ServerState
 from incremental.head import Weights
+from incremental.weight_tensors import parameters_of
 from twin.messages import TwinUpdate, num_bytes
 
 _ALWAYS_ALLOWED = (

@@ -35,17 +35,17 @@ from twin.messages import Broadcast, TwinUpdate
 from twin.privacy.accounting import EPSILON
 from twin.secure_sum.fixed_point import decode, num_elements
 from twin.secure_sum.mask_keys import mask_stream
-from twin.secure_sum.mask_messages import Masked, Member, Opened, Opening, Roster, Sealed
-from twin.secure_sum.masking import LEAST_HOSPITALS
+from twin.secure_sum.mask_messages import Masked, Member, OpenReply, OpenRequest, Roster, Sealed
+from twin.secure_sum.masking import MIN_HOSPITALS
 
 Verb = Literal["seal", "mask", "open"]
 Ask = Callable[[Verb, Mapping[str, Any]], Mapping[str, Any]]
 """Sends each hospital its message; returns the answers that came in time, or their exceptions.
 
 ``seal``: a ``Broadcast``, answered by ``Sealed``; ``mask``: a ``Roster``, by ``Masked``; ``open``:
-an ``Opening``, by ``Opened``.
+an ``OpenRequest``, by ``OpenReply``.
 """
-Answer = TypeVar("Answer", Sealed, Masked, Opened)
+Answer = TypeVar("Answer", Sealed, Masked, OpenReply)
 
 
 @pydantic.dataclasses.dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -59,15 +59,15 @@ class SecureAggregationConfig:
             claim to have trained on.
     """
 
-    minimum_hospitals: int = LEAST_HOSPITALS
+    minimum_hospitals: int = MIN_HOSPITALS
     max_restarts: int = 2
     max_images: int = ScreeningConfig().max_images
 
     def __post_init__(self) -> None:
         """Check the ranges."""
-        if self.minimum_hospitals < LEAST_HOSPITALS:
+        if self.minimum_hospitals < MIN_HOSPITALS:
             raise ValueError(
-                f"minimum_hospitals is {self.minimum_hospitals}; allowed: {LEAST_HOSPITALS} or "
+                f"minimum_hospitals is {self.minimum_hospitals}; allowed: {MIN_HOSPITALS} or "
                 "more, as each of two hospitals could read the other's update off the mean"
             )
         if self.max_restarts < 0:
@@ -171,7 +171,7 @@ def secure_sum(
         )
     opened = talk(
         "open",
-        dict.fromkeys(members, Opening(first.round, digest)),
+        dict.fromkeys(members, OpenRequest(first.round, digest)),
         lambda answer: objection_to_seed(answer, digest),
     )
     if len(opened) < len(members):
@@ -195,7 +195,7 @@ def secure_sum(
     return SecureSum(update, members, tuple(talk.dropped), restarts, talk.bytes_up)
 
 
-def unmasked_sum(masked: Sequence[Masked], opened: Sequence[Opened]) -> NDArray[np.uint64]:
+def unmasked_sum(masked: Sequence[Masked], opened: Sequence[OpenReply]) -> NDArray[np.uint64]:
     """Return the sum of hospitals' shares modulo 2^64, free of masks for a whole roster."""
     total = np.zeros(masked[0].vector.numel(), np.uint64)
     for each in masked:

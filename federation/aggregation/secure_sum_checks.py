@@ -7,7 +7,7 @@ import torch
 
 from twin.messages import Broadcast
 from twin.secure_sum.mask_keys import KEY_BYTES, MaskingError, new_round_key, pair_key
-from twin.secure_sum.mask_messages import Masked, Opened, Sealed
+from twin.secure_sum.mask_messages import Masked, OpenReply, Sealed
 
 
 def objection(answer: Any, twin_id: str, round_number: int) -> str | None:
@@ -16,7 +16,7 @@ def objection(answer: Any, twin_id: str, round_number: int) -> str | None:
         return "did not answer in time"
     if isinstance(answer, Exception):
         return f"{type(answer).__name__}: {answer}"
-    if not isinstance(answer, Sealed | Masked | Opened):
+    if not isinstance(answer, Sealed | Masked | OpenReply):
         return f"answered with {type(answer).__name__}"
     if (answer.twin_id, answer.round) != (twin_id, round_number):
         return (
@@ -58,10 +58,10 @@ def objection_to_vector(answer: Any, digest: str, length: int) -> str | None:
 
 def objection_to_seed(answer: Any, digest: str) -> str | None:
     """Say why this seed takes no mask off a roster's vector."""
-    if not isinstance(answer, Opened) or answer.roster_digest != digest:
+    if not isinstance(answer, OpenReply) or answer.roster_digest != digest:
         return (
             "opened another roster"
-            if isinstance(answer, Opened)
+            if isinstance(answer, OpenReply)
             else f"answered with {type(answer).__name__}"
         )
     return (
@@ -77,4 +77,4 @@ def size_of(answer: Any) -> int:
         return len(answer.public_key) + len(answer.signature)
     if isinstance(answer, Masked):
         return answer.vector.numel() * answer.vector.element_size()
-    return len(answer.seed) if isinstance(answer, Opened) else 0
+    return len(answer.seed) if isinstance(answer, OpenReply) else 0

@@ -63,11 +63,13 @@ def promote(
     name: Name = "fedka",
 ) -> None:
     """Make a version the champion, even if the acceptance rule refuses it; rollback undoes it."""
-    from incremental.registry import objection
+    from incremental.registry import refusal_reason
 
     registry = open_registry(uri, name)
     chosen, before = registry.find(version), registry.champion()
-    against = objection(chosen.class_names, chosen.accuracy, before.class_names if before else ())
+    against = refusal_reason(
+        chosen.class_names, chosen.accuracy, before.class_names if before else ()
+    )
     registry.promote(chosen.version)
     previous = before.version if before else "none"
     typer.echo(f"champion of {name}: version {chosen.version} (before: {previous})")

@@ -33,7 +33,7 @@ from federation.engines.shared_memory import (
 )
 from federation.engines.simulated_hospitals import SimulatedHospitals
 from federation.engines.twin_states import StagedState, StateFolder
-from incremental.network import IncrementalNetwork, looking_network
+from incremental.network import IncrementalNetwork, frozen_network
 from physical.batch import Batch
 from physical.hospital import Arrival
 from twin.config import TwinSetting
@@ -266,7 +266,7 @@ def _observe_in_worker(job: _Job) -> tuple[StagedState, Observation]:
     hospitals = _worker.hospitals
     if _worker.network is None:
         network = hospitals.setting.network
-        _worker.network = looking_network(network, model.weights, hospitals.device)
+        _worker.network = frozen_network(network, model.weights, hospitals.device)
     twin = hospitals.twin(job.twin_id, _worker.states.get(job.twin_id))
     observation = twin.observe(model, _worker.network)
     return _worker.states.stage(job.twin_id, twin.state), observation

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 from federation.engines.engine import TwinDone, ignore_twin_done
 from federation.engines.simulated_hospitals import Hospitals
-from incremental.network import looking_network
+from incremental.network import frozen_network
 from twin.messages import Broadcast, GlobalModel, Observation, TwinUpdate
 from twin.objective import LocalObjective
 from twin.state import TwinState
@@ -45,7 +45,7 @@ class SequentialEngine:
     def observe(self, model: GlobalModel, twin_ids: Sequence[str]) -> Iterator[Observation]:
         """Let these twins observe their data; the network is built once."""
         setting, device = self._hospitals.setting, self._hospitals.device
-        network = looking_network(setting.network, model.weights, device)
+        network = frozen_network(setting.network, model.weights, device)
         for twin_id in twin_ids:
             with self._named(twin_id, model.round, "observe"):
                 twin = self._hospitals.twin(twin_id, self.states.get(twin_id))

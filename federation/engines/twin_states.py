@@ -27,7 +27,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from twin.memory import ExemplarMemory
-from twin.privacy.differential_privacy import after_going_back
+from twin.privacy.differential_privacy import account_after_restore
 from twin.state import TwinState, from_plain, to_plain
 
 _STATE, _KEPT, _DAMAGED = ".safetensors", ".kept.safetensors", ".damaged"
@@ -180,7 +180,7 @@ class StateFolder(MutableMapping[str, TwinState]):
         earlier = [number for number in self._rounds(twin_id, _STATE) if number <= until]
         newborn = TwinState(ExemplarMemory(newest.memory.capacity))
         state = _read(self.path / twin_id, max(earlier)) if earlier else newborn
-        self[twin_id] = replace(state, privacy=after_going_back(state.privacy, newest.privacy))
+        self[twin_id] = replace(state, privacy=account_after_restore(state.privacy, newest.privacy))
 
     def _newest_after(self, twin_id: str, until: int) -> TwinState | None:
         """Return the newest state after a round that can be read."""

@@ -40,9 +40,9 @@ from incremental.proxy import ProxyConfig
 from physical.protocol import HospitalConfig, ScenarioConfig, generate_hospitals
 from twin.config import TwinConfig, TwinSetting
 from twin.local_training import TrainingConfig
-from twin.privacy.accounting import check_fits, check_noise_is_secret
+from twin.privacy.accounting import check_guarantee, check_noise_is_secret
 from twin.privacy.differential_privacy import require_opacus
-from twin.privacy.update_release import OutgoingConfig
+from twin.privacy.update_release import UpdateReleaseConfig
 
 _STRICT = ConfigDict(extra="forbid")
 _SEEDS = 2**63
@@ -138,7 +138,7 @@ class ExperimentConfig:
     description: str = ""
     training: TrainingConfig = Field(default_factory=TrainingConfig)
     twin: TwinConfig = Field(default_factory=TwinConfig)
-    outgoing: OutgoingConfig = Field(default_factory=OutgoingConfig)
+    outgoing: UpdateReleaseConfig = Field(default_factory=UpdateReleaseConfig)
     federation: RoundConfig = Field(default_factory=RoundConfig)
     proxy: ProxyConfig = Field(default_factory=ProxyConfig)
     engine: EngineConfig = Field(default_factory=EngineConfig)
@@ -173,7 +173,7 @@ class ExperimentConfig:
                 "outgoing, or choose another method"
             )
 
-        check_fits(self.network, self.training, self.outgoing.noise, self.method)
+        check_guarantee(self.network, self.training, self.outgoing.noise, self.method)
 
         if not self.federation.robust.is_off and isinstance(self.method, NeedsExactWeights):
             raise ValueError(
@@ -255,7 +255,7 @@ class ExperimentConfig:
             del parts["federation"]["secure_aggregation"]
         if self.training.private is None:
             del parts["training"]["private"]
-        if self.outgoing == OutgoingConfig():
+        if self.outgoing == UpdateReleaseConfig():
             del parts["outgoing"]
         if self.federation.robust == RobustConfig():
             del parts["federation"]["robust"]

@@ -17,7 +17,7 @@ from incremental.cores import all_cores
 from incremental.device import CPU
 from incremental.head import Weights
 from incremental.inference import logits_of
-from incremental.network import NetworkConfig, looking_network
+from incremental.network import NetworkConfig, frozen_network
 from physical.batch import Batch
 from physical.transforms import to_tensor, to_unit
 
@@ -114,7 +114,7 @@ class Evaluator:
             task: Last task whose classes count as seen.
             most: Look at this many images only, evenly taken from all classes; none: at all.
         """
-        network = looking_network(self._network, weights, self._device)
+        network = frozen_network(self._network, weights, self._device)
         # No twin trains meanwhile, and an image's logits do not depend on the threads.
         with all_cores():
             return self.evaluate_classifier(
@@ -173,7 +173,7 @@ class Evaluator:
             ("teacher", teacher, teacher_names),
             ("student", student, student_names),
         ):
-            network = looking_network(self._network, weights)
+            network = frozen_network(self._network, weights)
             rows = torch.tensor([list(known).index(name) for name in names])
             maps[which] = attention(network, network(to_unit(images)), rows).numpy()
         return {

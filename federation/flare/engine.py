@@ -33,8 +33,8 @@ from federation.flare.weight_cache import Acknowledged, KnownDigests
 from federation.method import Method
 from twin.compression import CompressionError
 from twin.messages import Broadcast, GlobalModel, Observation, TwinUpdate
-from twin.privacy.update_release import unpacked
-from twin.secure_sum.mask_messages import Masked, Opened, Sealed
+from twin.privacy.update_release import unpack_update
+from twin.secure_sum.mask_messages import Masked, OpenReply, Sealed
 from twin.state import TwinState
 
 Answer = TypeVar("Answer")
@@ -229,7 +229,7 @@ class RemoteEngine:
         updates = {}
         for twin_id, update in answers.items():
             try:
-                updates[twin_id] = unpacked(update, broadcasts[twin_id].weights)
+                updates[twin_id] = unpack_update(update, broadcasts[twin_id].weights)
             except CompressionError as error:
                 self._note(twin_id, "train", number, str(error), suspect=False)
         self._check_enough("train", number, updates, broadcasts)
@@ -303,7 +303,7 @@ class RemoteEngine:
             self._peers[twin_id].told_method = method
 
     def _ask_for_sum(self, verb: Verb, messages: Mapping[str, Any]) -> Mapping[str, Any]:
-        kinds: dict[str, type[Any]] = {"seal": Sealed, "mask": Masked, "open": Opened}
+        kinds: dict[str, type[Any]] = {"seal": Sealed, "mask": Masked, "open": OpenReply}
         return self._exchange(verb, messages, kinds[verb])
 
     def _exchange(

@@ -36,14 +36,14 @@ from federation.flare.site_status import note_answer
 from federation.flare.weight_cache import GroupCache
 from federation.method import Method
 from incremental.device import DeviceName, pick_device
-from incremental.network import looking_network
+from incremental.network import frozen_network
 from physical.archive_file import load_hospital
 from physical.hospital import Hospital
 from physical.mirror import Mirror
 from physical.mirror_hospital import MirrorHospital
 from twin.messages import Broadcast, GlobalModel, Observation, TwinUpdate
 from twin.privacy.upload_policy import UploadPolicy
-from twin.secure_sum.mask_messages import Masked, Opened, Opening, Roster, Sealed
+from twin.secure_sum.mask_messages import Masked, OpenReply, OpenRequest, Roster, Sealed
 from twin.secure_sum.masking import Masker, MaskingConfig
 from twin.state import TwinState
 from twin.twin import DigitalTwin
@@ -262,7 +262,7 @@ class HospitalSite:
         )  # asked after reading: what was put aside meanwhile counts too
         if lost is not None:
             raise DamagedStateError(lost)
-        network = looking_network(
+        network = frozen_network(
             session.assignment.setting.network, model.weights, pick_device(self.config.device)
         )
         observation = twin.observe(model, network)
@@ -304,8 +304,8 @@ class HospitalSite:
     def _mask(self, content: bytes) -> Masked:
         return self._masker.mask(decode(Roster, content, limits=self._limits))
 
-    def _open(self, content: bytes) -> Opened:
-        return self._masker.open(decode(Opening, content, limits=self._limits))
+    def _open(self, content: bytes) -> OpenReply:
+        return self._masker.open(decode(OpenRequest, content, limits=self._limits))
 
     def _under_way(self) -> _Session:
         if self._session is None:

@@ -6,7 +6,7 @@ others' detection without a bound.
 
 from math import isfinite, log
 
-from incremental.detection import USUAL_LEVELS
+from incremental.detection import QUANTILE_LEVELS
 from twin.messages import Observation
 
 MOST_NEW_CLASSES = 100  # that one hospital announces in one look
@@ -63,10 +63,10 @@ def _objection_to_quantiles(said: Observation, num_classes: int) -> str | None:
     levels = said.usual_entropy
     if levels is None:
         return None
-    if len(levels) != len(USUAL_LEVELS) or said.num_held_back < len(USUAL_LEVELS):
+    if len(levels) != len(QUANTILE_LEVELS) or said.num_held_back < len(QUANTILE_LEVELS):
         return (
             f"reports {len(levels)} quantiles of {said.num_held_back} images; allowed: "
-            f"{len(USUAL_LEVELS)} quantiles of as many or more"
+            f"{len(QUANTILE_LEVELS)} quantiles of as many or more"
         )
     largest = log(max(num_classes, 1)) + _ROUNDING
     if not all(isfinite(each) and 0 <= each <= largest for each in levels) or list(

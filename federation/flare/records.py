@@ -32,7 +32,7 @@ from federation.method import Method
 from federation.methods import METHODS
 from incremental.head import Weights
 from twin.messages import Broadcast, GlobalModel, Observation, TwinUpdate
-from twin.secure_sum.mask_messages import Masked, Opened, Opening, Roster, Sealed
+from twin.secure_sum.mask_messages import Masked, OpenReply, OpenRequest, Roster, Sealed
 
 __all__ = [
     "KINDS",
@@ -59,8 +59,8 @@ KINDS: dict[str, type[Any]] = {
     "sealed": Sealed,
     "roster": Roster,
     "masked": Masked,
-    "opening": Opening,
-    "opened": Opened,
+    "opening": OpenRequest,
+    "opened": OpenReply,
     "assignment": Assignment,
     "hello": Hello,
     "lacking": Lacking,

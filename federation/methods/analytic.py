@@ -35,7 +35,7 @@ from incremental.proxy import StoredModel
 from twin import losses
 from twin.batches import TrainingBatch
 from twin.messages import Broadcast, TwinUpdate
-from twin.objective import Finished, LocalContext, Terms
+from twin.objective import LocalContext, Terms, UploadAndKept
 from twin.privacy.upload_policy import UploadKinds
 
 _FROZEN, _GRAM, _SUMS, _ROWS = "frozen", "gram", "class_sums", "task_rows"
@@ -97,7 +97,7 @@ class Analytic(Method):
         logits = network(batch.images).logits
         return {"classification": losses.plain_classification(logits, batch.rows, self.head_loss)}
 
-    def finish_local(self, network: IncrementalNetwork, context: LocalContext) -> Finished:
+    def finish_local(self, network: IncrementalNetwork, context: LocalContext) -> UploadAndKept:
         """Upload the sums of what has not been counted yet, and keep those of the whole task."""
         if _FROZEN not in context.extras or context.images is None:
             return {}, context.kept

@@ -36,7 +36,7 @@ from incremental.inference import logits_of
 from incremental.network import IncrementalNetwork
 from twin import losses
 from twin.batches import TrainingBatch
-from twin.objective import Finished, LocalContext, Terms
+from twin.objective import LocalContext, Terms, UploadAndKept
 from twin.privacy.upload_policy import UploadKinds
 
 _LARGEST = 10.0  # an alpha or beta beyond this is no bias correction: it is left out
@@ -86,7 +86,7 @@ class BiC(Method):
             return UploadKinds()
         return UploadKinds(
             {"bias_correction": ("bias_correction",), "bias_support": ("bias_correction",)},
-            unless="held_out_fraction: 0",
+            avoided_by="held_out_fraction: 0",
         )
 
     @property
@@ -109,7 +109,7 @@ class BiC(Method):
         )
         return {"classification": (1 - share) * fit, "semantic": share * semantic}
 
-    def finish_local(self, network: IncrementalNetwork, context: LocalContext) -> Finished:
+    def finish_local(self, network: IncrementalNetwork, context: LocalContext) -> UploadAndKept:
         """Upload the correction fitted to held-out images of old and of new classes."""
         if context.held_out is None or not context.old_rows:
             return {}, context.kept

@@ -24,16 +24,16 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from federation.aggregation.means import Arrived, matched_updates
-from federation.aggregation.weight_tensors import labelled, padded, parameters_of, with_label
 from federation.methods.averaging import AveragingMethod
 from federation.server import ServerState
 from incremental.head import Weights, num_rows
 from incremental.network import IncrementalNetwork
 from incremental.proxy import StoredModel
+from incremental.weight_tensors import labelled, padded, parameters_of, with_label
 from twin import losses
 from twin.batches import TrainingBatch
 from twin.messages import Broadcast
-from twin.objective import Finished, LocalContext, Terms
+from twin.objective import LocalContext, Terms, UploadAndKept
 from twin.privacy.upload_policy import UploadKinds
 
 _DISTINGUISHABLE = (
@@ -76,7 +76,7 @@ class FedCurv(AveragingMethod):
         """Of what kind its uploads are."""
         if not self.curvature_weight:
             return UploadKinds()
-        return UploadKinds({"fisher": ("fisher_information",)}, unless="curvature_weight: 0")
+        return UploadKinds({"fisher": ("fisher_information",)}, avoided_by="curvature_weight: 0")
 
     def local_loss(
         self, network: IncrementalNetwork, batch: TrainingBatch, context: LocalContext
@@ -85,7 +85,7 @@ class FedCurv(AveragingMethod):
         logits = network(batch.images).logits
         terms = {"classification": losses.plain_classification(logits, batch.rows, self.head_loss)}
         others = (
-            context.once("others", lambda: curvature_of_others(context))
+            context.cached("others", lambda: curvature_of_others(context))
             if self.curvature_weight
             else None
         )
@@ -97,7 +97,7 @@ class FedCurv(AveragingMethod):
             terms["curvature"] = self.curvature_weight * distance
         return terms
 
-    def finish_local(self, network: IncrementalNetwork, context: LocalContext) -> Finished:
+    def finish_local(self, network: IncrementalNetwork, context: LocalContext) -> UploadAndKept:
         """Upload the Fisher information at the local model; keep the twin's share of the sums."""
         if not self.curvature_weight or context.images is None:
             return {}, context.kept

@@ -28,7 +28,7 @@ from twin import losses
 from twin.batches import TrainingBatch
 from twin.gradient_weighting import gradient_weights
 from twin.messages import Observation
-from twin.objective import Finished, LocalContext, Terms
+from twin.objective import LocalContext, Terms, UploadAndKept
 from twin.privacy.upload_policy import UploadKinds
 
 
@@ -73,7 +73,7 @@ class FedKA(Method):
         """Of what kind its uploads are."""
         if self.reconstruction is None:
             return UploadKinds()
-        return UploadKinds(prototypes.UPLOAD_KINDS, unless="reconstruction: null")
+        return UploadKinds(prototypes.UPLOAD_KINDS, avoided_by="reconstruction: null")
 
     @property
     def teaches(self) -> bool:
@@ -106,7 +106,7 @@ class FedKA(Method):
         terms = {"classification": self.classification_weight * fit}
         if context.old_network is None or not self.teaches:
             return terms
-        old_logits, old_attention = context.ask_teacher(
+        old_logits, old_attention = context.teacher_outputs(
             "logits and attention", partial(self._look, context.old_network), batch
         )
         if self.semantic_weight:
@@ -136,7 +136,7 @@ class FedKA(Method):
             teacher, outputs, classes_known_to_teacher(rows, outputs.logits), self.attention_layer
         )
 
-    def finish_local(self, network: IncrementalNetwork, context: LocalContext) -> Finished:
+    def finish_local(self, network: IncrementalNetwork, context: LocalContext) -> UploadAndKept:
         """Upload the encoded prototypes of a task that this twin has just detected."""
         uploads = (
             {}

@@ -24,16 +24,16 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from federation.aggregation.means import Arrived
-from federation.aggregation.weight_tensors import labelled, with_label
 from federation.methods.averaging import AveragingMethod
 from federation.server import ServerState
 from incremental.head import Weights, num_rows
 from incremental.network import IncrementalNetwork, build_network, freeze, weights_of
 from incremental.proxy import StoredModel
+from incremental.weight_tensors import labelled, with_label
 from twin import losses
 from twin.batches import TrainingBatch
 from twin.messages import Broadcast
-from twin.objective import Finished, LocalContext, Terms
+from twin.objective import LocalContext, Terms, UploadAndKept
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -79,7 +79,7 @@ class FLwF2T(AveragingMethod):
         fit = losses.plain_classification(logits, batch.rows, self.head_loss)
         terms, shares = {"classification": fit}, {"classification": self.classification_weight}
         own = (
-            context.once("own teacher's weights", lambda: own_teacher(context))
+            context.cached("own teacher's weights", lambda: own_teacher(context))
             if self.own_weight
             else {}
         )
@@ -89,7 +89,7 @@ class FLwF2T(AveragingMethod):
             )
             terms["own_distillation"] = self._distil(logits, known)
             shares["own_distillation"] = self.own_weight
-        taught = context.once(
+        taught = context.cached(
             "taught rows", lambda: int(context.extras.get("taught_rows", torch.tensor(0)))
         )
         if self.server_weight and taught:
@@ -103,7 +103,7 @@ class FLwF2T(AveragingMethod):
         total = sum(shares.values())
         return {name: shares[name] / total * term for name, term in terms.items()}
 
-    def finish_local(self, network: IncrementalNetwork, context: LocalContext) -> Finished:
+    def finish_local(self, network: IncrementalNetwork, context: LocalContext) -> UploadAndKept:
         """Upload nothing; keep the own teacher and the local model that becomes it next."""
         if not self.own_weight:
             return {}, context.kept

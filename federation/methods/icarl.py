@@ -31,10 +31,10 @@ from federation.method import Classifier, Method
 from federation.server import ServerState
 from incremental.head import num_rows, pad_rows
 from incremental.inference import features_of
-from incremental.network import IncrementalNetwork, looking_network
+from incremental.network import IncrementalNetwork, frozen_network
 from twin import losses
 from twin.batches import TrainingBatch
-from twin.objective import Finished, LocalContext, Terms
+from twin.objective import LocalContext, Terms, UploadAndKept
 from twin.privacy.upload_policy import UploadKinds
 
 
@@ -99,7 +99,7 @@ class ICaRL(Method):
             return UploadKinds()
         return UploadKinds(
             {"class_means": ("feature_statistics",), "class_counts": ("class_counts",)},
-            unless="sends_class_means: false",
+            avoided_by="sends_class_means: false",
         )
 
     @property
@@ -127,7 +127,7 @@ class ICaRL(Method):
         )
         return {"classification": fit, "semantic": self.distillation_weight * semantic}
 
-    def finish_local(self, network: IncrementalNetwork, context: LocalContext) -> Finished:
+    def finish_local(self, network: IncrementalNetwork, context: LocalContext) -> UploadAndKept:
         """Upload the mean unit feature of each class that was trained on."""
         if context.images is None or not self.sends_class_means:
             return {}, context.kept
@@ -216,5 +216,5 @@ def nearest_mean_classifier(server: ServerState) -> Classifier | None:
     means = class_means(server)
     if means is None:
         return None
-    network = looking_network(server.network, server.weights)
+    network = frozen_network(server.network, server.weights)
     return lambda images: nearest_mean(features_of(network, images), means)

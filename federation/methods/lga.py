@@ -41,7 +41,7 @@ from twin import losses
 from twin.batches import TrainingBatch
 from twin.gradient_weighting import gradient_weights
 from twin.messages import Observation
-from twin.objective import Finished, LocalContext, Terms
+from twin.objective import LocalContext, Terms, UploadAndKept
 from twin.privacy.upload_policy import UploadKinds
 
 
@@ -119,7 +119,7 @@ class LGA(Method):
             )
         return terms
 
-    def finish_local(self, network: IncrementalNetwork, context: LocalContext) -> Finished:
+    def finish_local(self, network: IncrementalNetwork, context: LocalContext) -> UploadAndKept:
         """Upload the encoded prototypes of a task that this twin has just detected."""
         return encode_prototypes(network, context, self.reconstruction), context.kept
 

@@ -83,7 +83,7 @@ class LwM(Method):
         }
         if context.old_network is None or not self.teaches:
             return terms
-        old_logits, old_attention = context.ask_teacher(
+        old_logits, old_attention = context.teacher_outputs(
             "logits and attention", partial(self._look, context.old_network), batch
         )
         if self.distillation_weight:

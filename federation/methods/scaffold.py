@@ -23,16 +23,16 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from federation.aggregation.means import Arrived, Mean, matched_updates
-from federation.aggregation.weight_tensors import labelled, padded, parameters_of, with_label
 from federation.methods.averaging import AveragingMethod
 from federation.server import ServerState
 from incremental.head import Weights, num_rows
 from incremental.network import IncrementalNetwork
 from incremental.proxy import StoredModel
+from incremental.weight_tensors import labelled, padded, parameters_of, with_label
 from twin import losses
 from twin.batches import TrainingBatch
 from twin.messages import Broadcast, TwinUpdate
-from twin.objective import Finished, LocalContext, Terms
+from twin.objective import LocalContext, Terms, UploadAndKept
 from twin.privacy.upload_policy import UploadKinds
 
 _ZERO = torch.zeros(())
@@ -75,7 +75,7 @@ class SCAFFOLD(AveragingMethod):
         """Return cross-entropy and the linear term whose gradient is the correction."""
         logits = network(batch.images).logits
         terms = {"classification": losses.plain_classification(logits, batch.rows, self.head_loss)}
-        correction = context.once("correction", lambda: correction_of(context))
+        correction = context.cached("correction", lambda: correction_of(context))
         if correction:
             # y - w instead of y: the same gradient, and a value that starts at 0.
             moved = {
@@ -85,7 +85,7 @@ class SCAFFOLD(AveragingMethod):
             terms["correction"] = losses.inner_product(moved, correction)
         return terms
 
-    def finish_local(self, network: IncrementalNetwork, context: LocalContext) -> Finished:
+    def finish_local(self, network: IncrementalNetwork, context: LocalContext) -> UploadAndKept:
         """Upload the total step and keep ``c_i+ = c_i - c + (w - w_i) / S``."""
         step = total_step(context)
         correction = correction_of(context)

@@ -14,7 +14,7 @@ from federation.jobs.runner import write_atomically
 from federation.release.findings import Comparison, ComparisonError, read_comparison
 from incremental.model_file import read_manifest
 from incremental.model_store import artifact_location, open_store
-from incremental.registry import CHAMPION, ModelRegistry, ModelVersion, objection
+from incremental.registry import CHAMPION, ModelRegistry, ModelVersion, refusal_reason
 
 CURRENT_FILE = "current.json"
 _ROLLED_BACK, _RELEASED, _RELEASING = "rolled back", "released", "releasing"
@@ -191,7 +191,7 @@ def _check_release(
     """Raise an error unless a candidate may replace the champion."""
     manifest = read_manifest(candidate)
     names = champion.class_names if champion else ()
-    if objected := objection(manifest["class_names"], manifest.get("test_accuracy"), names):
+    if objected := refusal_reason(manifest["class_names"], manifest.get("test_accuracy"), names):
         raise ReleaseError(
             f"the candidate {objected}; allowed: a candidate with a measured accuracy "
             "that knows all classes of the champion; train again"

@@ -144,7 +144,7 @@ def test_a_teacher_without_a_graph_attends_as_one_with(
 
 
 @pytest.mark.parametrize("layer", LAYERS)
-def test_looking_at_attention_leaves_the_students_graph_whole(
+def test_computing_attention_leaves_the_students_graph_whole(
     network: IncrementalNetwork, layer: AttentionLayer
 ) -> None:
     outputs = network(images_of())
@@ -171,7 +171,7 @@ def test_attention_is_never_negative_and_differs_by_class(
 
 @pytest.mark.parametrize("layer", LAYERS)
 @pytest.mark.parametrize("mode", ["training", "evaluation"])
-def test_the_map_of_an_image_does_not_depend_on_the_classes_asked_of_others(
+def test_the_map_of_an_image_does_not_depend_on_the_classes_of_others(
     network: IncrementalNetwork, layer: AttentionLayer, mode: str
 ) -> None:
     outputs = network.train(mode == "training")(images_of())

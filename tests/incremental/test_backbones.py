@@ -38,7 +38,7 @@ def test_an_image_of_32_pixels_leaves_a_last_map_of_4_by_4(
 
 
 @pytest.mark.parametrize("name", BACKBONES)
-def test_images_of_16_pixels_leave_places_to_attend_to(name: str) -> None:
+def test_images_of_16_pixels_leave_maps_larger_than_one_position(name: str) -> None:
     backbone = BACKBONES[name](4, 3, "batch")
     assert min(backbone.upper(backbone.lower(images_of(side=16))).shape[2:]) >= 2
 

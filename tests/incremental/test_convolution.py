@@ -173,7 +173,7 @@ def test_gradients_flow_through_a_folded_convolution_where_they_are_asked_for() 
     assert torch.allclose(ours, theirs, rtol=0.05, atol=0.1)
 
 
-def test_without_the_operators_a_folded_convolution_goes_the_plain_way(
+def test_without_onednn_a_folded_convolution_uses_plain_operators(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     (convolution, maps), norm = folded_case("3x3", 12, 1), norm_of()
@@ -194,7 +194,7 @@ def test_folding_leaves_the_given_layers_and_a_copy_of_the_folded_one_as_they_ar
     assert all(torch.equal(value, before[name]) for name, value in convolution.state_dict().items())
 
 
-def test_no_image_at_all_is_convolved_to_nothing() -> None:
+def test_an_empty_batch_is_convolved_to_an_empty_batch() -> None:
     (convolution, maps), norm = folded_case("3x3", 4, 1), norm_of()
     with torch.no_grad():
         assert in_bfloat16(convolution, maps[:0]).shape == (0, 5, 4, 4)

@@ -5,7 +5,7 @@ from incremental.cores import all_cores, available_cores
 from incremental.reconstruction import GradientEncoder, ReconstructionConfig, invert
 
 
-def test_all_cores_are_used_while_it_is_open_and_never_fewer_than_before() -> None:
+def test_all_cores_are_used_inside_the_context_and_never_fewer_than_before() -> None:
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(1)

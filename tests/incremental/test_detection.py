@@ -10,9 +10,9 @@ from hypothesis.extra import numpy as arrays
 from numpy.typing import NDArray
 
 from incremental.detection import (
-    EVERYTHING_IS_NEW,
-    FEWEST_OWN,
-    USUAL_LEVELS,
+    ENTROPY_WITHOUT_CLASSES,
+    MIN_OWN_IMAGES,
+    QUANTILE_LEVELS,
     DetectionConfig,
     Evidence,
     chance_distance,
@@ -62,9 +62,9 @@ def test_uniform_logits_over_3_classes_have_an_entropy_of_ln_3() -> None:
 
 
 def test_a_model_without_classes_makes_everything_new() -> None:
-    assert entropy(np.zeros((2, 0), np.float32)).tolist() == [EVERYTHING_IS_NEW] * 2
+    assert entropy(np.zeros((2, 0), np.float32)).tolist() == [ENTROPY_WITHOUT_CLASSES] * 2
     for config in (DetectionConfig(), CALIBRATED):
-        assert detect(Evidence(0, nats([EVERYTHING_IS_NEW]), NONE, NONE), config).signal
+        assert detect(Evidence(0, nats([ENTROPY_WITHOUT_CLASSES]), NONE, NONE), config).signal
         assert not detect(Evidence(0, NONE, NONE, NONE), config).signal
 
 
@@ -105,14 +105,14 @@ def test_thresholds_are_those_of_the_paper() -> None:
     ) == pytest.approx(1.2, abs=1e-3)
 
 
-def test_a_fresh_twin_rises_from_zero() -> None:
+def test_the_first_mean_of_a_twin_counts_as_a_rise_from_zero() -> None:
     detection = detect(jump_evidence(0.6, None), DetectionConfig(jump_fraction=0.364))
     assert detection.signal
     assert detection.statistic == pytest.approx(0.6)
     assert detection.threshold == pytest.approx(0.3999, abs=1e-4)
 
 
-def test_a_second_look_without_change_gives_no_signal() -> None:
+def test_unchanged_entropies_give_no_signal() -> None:
     config = DetectionConfig(jump_fraction=0.364)
     first = detect(jump_evidence(0.9, 0.1), config)
     assert first.signal
@@ -123,7 +123,7 @@ def test_a_fall_of_entropy_gives_no_signal() -> None:
     assert not detect(jump_evidence(0.1, 1.0), DetectionConfig(jump_fraction=0.364)).signal
 
 
-def test_arrivals_are_looked_at_before_what_is_being_learned() -> None:
+def test_arrivals_come_before_images_of_the_current_task() -> None:
     evidence = Evidence(3, nats([1.0]), nats([0.1]), NONE, 0.1)
     assert detect(evidence, DetectionConfig(jump_fraction=0.364)).mean_nats == pytest.approx(1.0)
     nothing_new = Evidence(3, NONE, nats([0.1]), NONE, 0.1)
@@ -131,7 +131,7 @@ def test_arrivals_are_looked_at_before_what_is_being_learned() -> None:
 
 
 @pytest.mark.parametrize("config", [DetectionConfig(), CALIBRATED])
-def test_nothing_to_look_at_gives_no_signal(config: DetectionConfig) -> None:
+def test_no_images_give_no_signal(config: DetectionConfig) -> None:
     detection = detect(Evidence(3, NONE, NONE, nats([0.5] * 30), 0.5), config)
     assert (detection.signal, detection.mean_nats, detection.statistic) == (False, None, None)
 
@@ -154,21 +154,21 @@ def test_the_calibrated_rule_always_fires_on_shifted_distributions() -> None:
         assert detect(Evidence(10, new, NONE, known), CALIBRATED).signal
 
 
-def test_a_handful_of_images_alarms_nobody() -> None:
+def test_a_handful_of_images_gives_no_alarm() -> None:
     known = nats(np.linspace(0.1, 0.5, 30))
     assert not detect(Evidence(10, nats([2.0, 2.1, 2.2]), NONE, known), CALIBRATED).signal
     assert detect(Evidence(10, nats(np.linspace(2.0, 2.2, 40)), NONE, known), CALIBRATED).signal
 
 
 @pytest.mark.parametrize("count", [1, 40])
-def test_images_that_a_model_is_surer_of_than_usual_are_noticed_too(count: int) -> None:
+def test_images_with_unusually_low_entropy_are_detected_too(count: int) -> None:
     known, sure = nats(np.linspace(1.0, 1.5, 60)), nats(np.linspace(0.0, 0.1, count))
     detection = detect(Evidence(10, sure, NONE, known), CALIBRATED)
     assert detection.statistic == 1
     assert detection.signal == (count == 40)
 
 
-def test_a_small_shift_counts_for_nothing_however_many_images_show_it() -> None:
+def test_a_small_shift_gives_no_signal_with_any_number_of_images() -> None:
     known, new = nats(np.linspace(0, 1, 20_000)), nats(np.linspace(0.1, 1.1, 20_000))
     detection = detect(Evidence(10, new, NONE, known), CALIBRATED)
     assert detection.statistic == pytest.approx(0.1, abs=1e-3)
@@ -178,20 +178,20 @@ def test_a_small_shift_counts_for_nothing_however_many_images_show_it() -> None:
 
 def test_a_twin_without_a_history_uses_that_of_the_federation() -> None:
     new = nats(np.linspace(2.0, 2.2, 40))
-    usual = nats(np.quantile(np.linspace(0.1, 0.5, 100), USUAL_LEVELS))
+    usual = nats(np.quantile(np.linspace(0.1, 0.5, 100), QUANTILE_LEVELS))
     assert not detect(Evidence(10, new, NONE, NONE), CALIBRATED).signal
     assert detect(
         Evidence(10, new, NONE, NONE, usual_elsewhere=usual, images_elsewhere=100), CALIBRATED
     ).signal
-    for count, signal in ((FEWEST_OWN - 1, True), (FEWEST_OWN, False)):
+    for count, signal in ((MIN_OWN_IMAGES - 1, True), (MIN_OWN_IMAGES, False)):
         own = nats(np.linspace(2.0, 2.2, count))
         evidence = Evidence(10, new, NONE, own, usual_elsewhere=usual, images_elsewhere=100)
         assert detect(evidence, CALIBRATED).signal == signal
 
 
-def test_the_federations_quantiles_of_the_same_distribution_alarm_nobody() -> None:
+def test_the_federations_quantiles_of_the_same_distribution_give_no_alarm() -> None:
     rng = np.random.default_rng(3)
-    usual = nats(np.quantile(rng.gamma(2, 0.3, 400), USUAL_LEVELS))
+    usual = nats(np.quantile(rng.gamma(2, 0.3, 400), QUANTILE_LEVELS))
     fired = [
         detect(
             Evidence(
@@ -247,12 +247,12 @@ def test_the_distance_that_chance_allows_falls_with_the_number_of_images() -> No
         ({"jump_fractoin": 0.4}, "jump_fractoin"),
     ],
 )
-def test_a_rule_that_cannot_be_is_refused(wrong: dict[str, Any], message: str) -> None:
+def test_an_impossible_rule_is_refused(wrong: dict[str, Any], message: str) -> None:
     with pytest.raises(pydantic.ValidationError, match=message):
         DetectionConfig(**wrong)
 
 
-def test_by_name_whatever_arrives_counts_and_nothing_else() -> None:
+def test_by_name_fires_for_any_arrival_and_nothing_else() -> None:
     by_name = DetectionConfig(rule="by_name")
     sure = nats([0.0] * 4)
     assert detect(Evidence(3, sure, NONE, sure), by_name).signal

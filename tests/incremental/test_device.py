@@ -6,11 +6,11 @@ import torch
 from incremental.device import (
     CPU,
     DeviceError,
-    born_on,
+    default_device,
     device_title,
     generator_on,
-    moved,
     pick_device,
+    to_device,
 )
 
 
@@ -36,18 +36,18 @@ def test_a_gpu_that_is_asked_for_and_is_not_there_is_an_error_that_says_what_to_
         pick_device("cuda")
 
 
-def test_new_tensors_are_born_on_the_device_while_the_context_is_open() -> None:
-    with born_on(torch.device("meta")):
+def test_new_tensors_are_made_on_the_device_inside_the_context() -> None:
+    with default_device(torch.device("meta")):
         assert torch.zeros(1).device.type == "meta"
-    with born_on(CPU):
+    with default_device(CPU):
         assert torch.zeros(1).device == CPU
     assert torch.zeros(1).device == CPU
 
 
 def test_tensors_are_moved_and_those_that_are_there_stay_the_same_objects() -> None:
     here = {"a": torch.ones(2)}
-    assert moved(here, CPU)["a"] is here["a"]
-    assert moved(here, torch.device("meta"))["a"].device.type == "meta"
+    assert to_device(here, CPU)["a"] is here["a"]
+    assert to_device(here, torch.device("meta"))["a"].device.type == "meta"
 
 
 def test_draws_on_the_cpu_are_those_of_the_seed() -> None:

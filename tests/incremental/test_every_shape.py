@@ -11,7 +11,7 @@ PROGRAM = """
 import sys
 import torch
 from incremental.head import grow_head
-from incremental.network import NetworkConfig, build_network, initial_weights, looking_network
+from incremental.network import NetworkConfig, build_network, initial_weights, frozen_network
 
 torch.set_num_threads(1)
 backbone, width = sys.argv[1], int(sys.argv[2])
@@ -29,13 +29,13 @@ for size in (16, 28, 33, 56, 64, 100, 224):
             gradients = [each.grad for each in network.parameters()]
             assert all(each is not None and bool(each.isfinite().all()) for each in gradients)
         with torch.no_grad():
-            looking_network(config, weights)(images)
+            frozen_network(config, weights)(images)
 """
 
 
 @pytest.mark.parametrize("width", [4, 8, 16, 20])
 @pytest.mark.parametrize("backbone", ["lenet", "resnet10", "resnet18"])
-def test_a_network_of_every_shape_trains_and_looks_without_a_crash(
+def test_a_network_of_every_shape_trains_and_infers_without_a_crash(
     backbone: str, width: int
 ) -> None:
     command = [sys.executable, "-c", PROGRAM, backbone, str(width)]

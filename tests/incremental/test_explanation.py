@@ -67,7 +67,7 @@ def test_an_explanation_is_the_closed_form_scaled_to_the_image(network: Incremen
     assert abs(explain(network, images_of(), ROWS) - expected).max() < 1e-5
 
 
-def test_where_nothing_speaks_for_a_class_the_explanation_is_empty(
+def test_without_evidence_for_a_class_the_explanation_is_empty(
     network: IncrementalNetwork,
 ) -> None:
     with torch.no_grad():

@@ -41,7 +41,7 @@ def test_many_images_give_what_each_gives_alone_in_evaluation_mode(
     )
 
 
-def test_looking_changes_no_weight_and_no_pixel(
+def test_inference_changes_no_weight_and_no_pixel(
     tiny_network: NetworkConfig, images: torch.Tensor
 ) -> None:
     network, pixels = network_of(tiny_network, 5).train(), images.clone()
@@ -62,7 +62,7 @@ def test_what_comes_out_may_take_part_in_training(
     assert scale.grad is not None
 
 
-def test_inference_mode_ends_with_the_look(
+def test_inference_mode_ends_with_the_call(
     tiny_network: NetworkConfig, images: torch.Tensor
 ) -> None:
     logits_of(network_of(tiny_network, 5), images)

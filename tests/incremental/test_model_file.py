@@ -38,7 +38,7 @@ def test_loaded_model_holds_the_saved_bits(
     assert all(torch.equal(value, weights[name]) for name, value in network.state_dict().items())
 
 
-def test_manifest_says_names_architecture_digest_and_facts(folder: Path) -> None:
+def test_manifest_holds_names_architecture_digest_and_facts(folder: Path) -> None:
     manifest = read_manifest(folder)
     assert manifest["class_names"] == list(NAMES)
     assert manifest["architecture"]["backbone"] == "lenet"
@@ -65,7 +65,7 @@ def test_saving_again_replaces_the_model_and_leaves_nothing_beside_it(
     assert [each.name for each in folder.parent.iterdir()] == [folder.name]
 
 
-def test_number_that_is_none_becomes_null(
+def test_number_that_is_not_finite_becomes_null(
     tmp_path: Path, weights: Weights, tiny_network: NetworkConfig
 ) -> None:
     save_model(tmp_path / "model", weights, tiny_network, NAMES, {"score": float("nan")})
@@ -88,7 +88,7 @@ def test_facts_cannot_overrule_the_manifest(
         save_model(tmp_path / "model", weights, tiny_network, NAMES, {"digest": "sha256:0"})
 
 
-def test_disk_that_refuses_is_an_error_of_ours(
+def test_disk_that_cannot_be_written_is_a_model_error(
     tmp_path: Path, weights: Weights, tiny_network: NetworkConfig
 ) -> None:
     (tmp_path / "file").touch()
@@ -137,7 +137,7 @@ def test_manifest_that_does_not_fit_the_weights_is_refused(
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"class_names": []}'])
-def test_file_that_is_no_manifest_is_refused(folder: Path, text: str) -> None:
+def test_file_that_is_not_a_manifest_is_refused(folder: Path, text: str) -> None:
     (folder / "manifest.json").write_text(text)
     with pytest.raises(ModelError, match=r"manifest\.json"):
         load_model(folder)

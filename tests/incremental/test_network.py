@@ -15,7 +15,6 @@ from incremental.network import (
     initial_weights,
     resize,
     weights_of,
-    with_channels,
 )
 
 
@@ -29,7 +28,7 @@ def network(tiny_network: NetworkConfig) -> IncrementalNetwork:
     return build_network(tiny_network, weights).eval()
 
 
-def test_a_fresh_network_knows_no_class(tiny_network: NetworkConfig) -> None:
+def test_a_new_network_has_no_class(tiny_network: NetworkConfig) -> None:
     weights = initial_weights(tiny_network, 1)
     assert num_rows(weights) == 0
     assert build_network(tiny_network, weights).eval()(images_of()).logits.shape == (4, 0)
@@ -154,20 +153,21 @@ def test_every_backbone_becomes_a_network(backbone: Any, norm: Any) -> None:
         ({"widht": 4}, "widht"),
     ],
 )
-def test_a_network_that_cannot_be_is_refused(wrong: dict[str, Any], message: str) -> None:
+def test_an_impossible_network_configuration_is_refused(
+    wrong: dict[str, Any], message: str
+) -> None:
     with pytest.raises(pydantic.ValidationError, match=message):
         NetworkConfig(**wrong)
 
 
-def test_a_configuration_can_be_had_for_other_channels(tiny_network: NetworkConfig) -> None:
-    grey = with_channels(tiny_network, 1)
-    assert grey == replace(tiny_network, channels=1)
+def test_a_network_can_be_built_for_grey_images(tiny_network: NetworkConfig) -> None:
+    grey = replace(tiny_network, channels=1)
     assert IncrementalNetwork(grey, 2)(images_of(channels=1)).logits.shape == (4, 2)
 
 
 @pytest.mark.parametrize("backbone", sorted(BACKBONES))
 @pytest.mark.parametrize("norm", ["batch", "group"])
-def test_a_frozen_network_says_what_it_said_and_has_no_batch_normalisation_left(
+def test_a_frozen_network_has_the_same_outputs_and_no_batch_normalisation(
     backbone: Any, norm: Any
 ) -> None:
     config = NetworkConfig(backbone=backbone, width=8, image_size=16, norm=norm)

@@ -53,11 +53,13 @@ def test_images_may_be_read_only(network: IncrementalNetwork, tiny_batch: Batch)
     assert len(predict(network, grey).rows) == len(grey)
 
 
-def test_no_image_gives_no_line(network: IncrementalNetwork) -> None:
+def test_no_image_gives_an_empty_prediction(network: IncrementalNetwork) -> None:
     assert predict(network, np.zeros((0, 16, 16, 3), np.uint8)).probabilities.shape == (0, 9)
 
 
-def test_model_of_one_class_is_sure(tiny_network: NetworkConfig, tiny_batch: Batch) -> None:
+def test_model_of_one_class_has_probability_1_and_entropy_0(
+    tiny_network: NetworkConfig, tiny_batch: Batch
+) -> None:
     alone = build_network(
         tiny_network,
         grow_head(initial_weights(tiny_network, 1), 1, torch.Generator().manual_seed(2)),
@@ -67,7 +69,7 @@ def test_model_of_one_class_is_sure(tiny_network: NetworkConfig, tiny_batch: Bat
     assert (seen.entropy_fractions == 0).all()
 
 
-def test_model_of_no_class_is_refused(tiny_network: NetworkConfig, tiny_batch: Batch) -> None:
+def test_model_without_classes_is_refused(tiny_network: NetworkConfig, tiny_batch: Batch) -> None:
     with pytest.raises(ModelError, match="0 classes; allowed: 1 or more"):
         predict(IncrementalNetwork(tiny_network, 0), tiny_batch.images)
 
@@ -81,6 +83,8 @@ def test_model_of_no_class_is_refused(tiny_network: NetworkConfig, tiny_batch: B
         np.zeros((1, 3, 16, 16), np.uint8),
     ],
 )
-def test_what_is_no_image_is_refused(network: IncrementalNetwork, images: np.ndarray) -> None:
+def test_arrays_that_are_not_images_are_refused(
+    network: IncrementalNetwork, images: np.ndarray
+) -> None:
     with pytest.raises(ModelError, match=r"allowed: uint8 of shape \[N, H, W\]"):
         predict(network, images)

@@ -48,7 +48,7 @@ def test_without_a_score_the_latest_is_kept(
     assert best_round(proxy, model(1, values[0]), model(2, values[1])) == 2
 
 
-def test_a_model_that_knows_nothing_is_no_candidate(proxy: ProxyServer) -> None:
+def test_a_model_without_classes_is_no_candidate(proxy: ProxyServer) -> None:
     assert best_round(proxy, model(0, names=())) is None
 
 
@@ -80,7 +80,7 @@ def test_a_late_class_forgets_the_best_model_and_keeps_the_old_one(proxy: ProxyS
     assert proxy.best is None and proxy.old_model is old
 
 
-def test_a_task_in_which_nothing_was_kept_leaves_the_old_model(proxy: ProxyServer) -> None:
+def test_a_task_without_a_best_model_leaves_the_old_model(proxy: ProxyServer) -> None:
     proxy.consider(model(3, 0.5))
     proxy.close_task()
     assert proxy.close_task() is None

@@ -107,7 +107,7 @@ def test_inversion_comes_near_most_smooth_images(encoder: GradientEncoder) -> No
     assert float(found.images.max()) <= 1
 
 
-def test_the_residual_told_is_that_of_the_images_told(encoder: GradientEncoder) -> None:
+def test_the_returned_residual_is_that_of_the_returned_images(encoder: GradientEncoder) -> None:
     images, rows = smooth_images(3), torch.tensor([2, 5, 7])
     gradients = encoder.encode(images, rows)
     config = ReconstructionConfig(invert_steps=20)

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from physical.transforms import AugmentationConfig, to_unit
-from twin.batches import TOGETHER, Batches, Stretch, TrainingBatch
+from twin.batches import IMAGES_AT_ONCE, Batches, CachedImages, TrainingBatch
 
 STILL = AugmentationConfig(crop_padding_pixels=0, brightness=0.0)
 MIRRORED = AugmentationConfig(crop_padding_pixels=0, brightness=0.0, horizontal_flip=True)
@@ -47,7 +47,7 @@ def test_an_epoch_has_every_image_once_in_batches_of_the_size_that_was_asked_for
 
 
 @pytest.mark.parametrize("augmentation", [STILL, AugmentationConfig()], ids=["still", "varied"])
-def test_what_a_stretch_is_asked_is_what_each_batch_would_have_been_asked(
+def test_cached_teacher_outputs_equal_those_of_each_batch_alone(
     augmentation: AugmentationConfig,
 ) -> None:
     looked = []
@@ -57,37 +57,37 @@ def test_what_a_stretch_is_asked_is_what_each_batch_would_have_been_asked(
         return images.sum((1, 2, 3)), rows * 2
 
     for batch in batches(augmentation=augmentation).epoch():
-        sums, twice = batch.ask("sums", ask)
+        sums, twice = batch.teacher_outputs("sums", ask)
         assert torch.equal(sums, batch.images.sum((1, 2, 3)))
         assert torch.equal(twice, batch.rows * 2)
     assert sum(looked) == 600
-    assert max(looked) <= TOGETHER
+    assert max(looked) <= IMAGES_AT_ONCE
 
 
-def test_still_images_are_shown_to_a_teacher_once_and_varied_ones_as_they_are_now() -> None:
+def test_unaugmented_images_are_shown_to_a_teacher_once_and_augmented_ones_in_every_epoch() -> None:
     for augmentation, looks in ((STILL, 600), (AugmentationConfig(), 1200)):
         looked: list[Any] = []
         source = batches(augmentation=augmentation)
         for batch in [*source.epoch(), *source.epoch()]:
-            batch.ask(
+            batch.teacher_outputs(
                 "rows",
                 lambda images, rows, looked=looked: (looked.append(len(rows)) or rows,),  # type: ignore[misc]  # untyped on purpose
             )
         assert sum(looked) == looks
 
 
-def test_two_questions_are_two_and_a_batch_by_itself_is_asked_by_itself() -> None:
-    stretch = Stretch(lambda: (torch.ones(4, 1, 2, 2), torch.arange(4)))
-    batch = TrainingBatch(torch.ones(2, 1, 2, 2), torch.arange(2), stretch, torch.tensor([3, 1]))
+def test_outputs_are_cached_by_name_and_a_batch_without_a_source_is_computed_alone() -> None:
+    source = CachedImages(lambda: (torch.ones(4, 1, 2, 2), torch.arange(4)))
+    batch = TrainingBatch(torch.ones(2, 1, 2, 2), torch.arange(2), source, torch.tensor([3, 1]))
     assert [
-        batch.ask(name, lambda images, rows, add=add: (rows + add,))[0].tolist()  # type: ignore[misc]  # untyped on purpose
+        batch.teacher_outputs(name, lambda images, rows, add=add: (rows + add,))[0].tolist()  # type: ignore[misc]  # untyped on purpose
         for name, add in (("a", 0), ("b", 10))
     ] == [
         [3, 1],
         [13, 11],
     ]
     alone = TrainingBatch(batch.images, batch.rows)
-    assert alone.ask("a", lambda images, rows: (rows + 20,))[0].tolist() == [20, 21]
+    assert alone.teacher_outputs("a", lambda images, rows: (rows + 20,))[0].tolist() == [20, 21]
 
 
 def test_the_draws_follow_from_the_seed() -> None:
@@ -103,10 +103,10 @@ def test_the_draws_follow_from_the_seed() -> None:
     assert not torch.equal(drawn(1), drawn(2))
 
 
-def test_a_batch_that_is_asked_for_by_places_has_those_images() -> None:
+def test_a_batch_of_given_indices_has_those_images() -> None:
     source = batches()
     chosen = torch.tensor([5, 2, 400])
     batch = source.at(chosen)
     assert places_in(batch.images).tolist() == [5, 2, 400]
-    assert batch.ask("rows", lambda images, rows: (rows,))[0].tolist() == [5, 2, 1]
+    assert batch.teacher_outputs("rows", lambda images, rows: (rows,))[0].tolist() == [5, 2, 1]
     assert torch.equal(batch.images, to_unit(source._images[chosen]))

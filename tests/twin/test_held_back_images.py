@@ -78,7 +78,7 @@ def test_every_class_is_held_back_alike(
     assert np.bincount(tiny_batch.labels[twin.state.held_back]).tolist() == [0, 5, 5]
 
 
-def test_accuracy_is_told_of_images_that_were_held_back(
+def test_accuracy_is_reported_for_held_back_images(
     tiny_batch: Batch, setting: TwinSetting, server: ServerState
 ) -> None:
     twin = DigitalTwin(
@@ -95,7 +95,7 @@ def test_accuracy_is_told_of_images_that_were_held_back(
     assert list(last.usual_entropy) == sorted(last.usual_entropy)
 
 
-def test_a_handful_of_held_back_entropies_is_not_told(
+def test_entropies_of_a_handful_of_held_back_images_are_not_reported(
     tiny_batch: Batch, setting: TwinSetting, server: ServerState
 ) -> None:
     twin = DigitalTwin(
@@ -112,7 +112,7 @@ def test_the_calibrated_rule_needs_images_that_are_held_back() -> None:
         TwinConfig(detection=DetectionConfig(rule="calibrated"))
 
 
-def test_the_calibrated_rule_notices_new_classes_and_no_known_ones(
+def test_the_calibrated_rule_fires_for_new_classes_and_not_for_known_ones(
     tiny_batch: Batch, setting: TwinSetting, server: ServerState
 ) -> None:
     setting = with_twin(

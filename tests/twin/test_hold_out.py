@@ -13,7 +13,7 @@ from twin.hold_out import hold_out
     fraction=st.floats(0.01, 0.5),
     seed=st.integers(0, 99),
 )
-def test_as_many_of_each_class_are_kept_out_and_some_of_each_stay(
+def test_the_same_number_of_each_class_is_held_out_and_some_of_each_stay(
     counts: list[int], fraction: float, seed: int
 ) -> None:
     rng = np.random.default_rng(seed)

@@ -90,7 +90,7 @@ def rates_of_a_task(schedule: Any, epochs: int, rounds: int = 10) -> list[list[f
     ]
 
 
-def test_the_public_codes_rates_with_20_epochs_are_those_of_the_table() -> None:
+def test_rates_as_coded_with_20_epochs_are_those_of_the_table() -> None:
     expected = [[2.0] * 20] * 5 + [
         [0.4] * 20,
         [2.0] * 20,
@@ -101,7 +101,7 @@ def test_the_public_codes_rates_with_20_epochs_are_those_of_the_table() -> None:
     assert np.allclose(rates_of_a_task("as_coded", 20), expected)
 
 
-def test_the_public_codes_rates_with_5_epochs_are_those_of_the_table() -> None:
+def test_rates_as_coded_with_5_epochs_are_those_of_the_table() -> None:
     expected = [[2.0] * 5] * 5 + [[0.4] * 5, [2.0] * 5, [2.0] * 5, [2.0] * 5, [0.016] * 5]
     assert np.allclose(rates_of_a_task("as_coded", 5), expected)
 
@@ -215,7 +215,7 @@ def test_a_steep_step_is_clipped(network: IncrementalNetwork, data: tuple[Tensor
     assert metrics["gradient_norm"] > 100
 
 
-def test_training_learns_made_images(
+def test_training_learns_synthetic_images(
     network: IncrementalNetwork, data: tuple[Tensor, Tensor]
 ) -> None:
     metrics = train(network, data, TrainingConfig(batch_size=16, augmentation=OFF), (0.2,) * 8)
@@ -277,7 +277,9 @@ def test_half_precision_keeps_weights_in_float32(
         ({"augmentation": {"flip": True}}, "flip"),
     ],
 )
-def test_a_training_that_cannot_be_is_refused(wrong: dict[str, Any], message: str) -> None:
+def test_an_impossible_training_configuration_is_refused(
+    wrong: dict[str, Any], message: str
+) -> None:
     with pytest.raises(pydantic.ValidationError, match=message):
         TrainingConfig(**wrong)
 

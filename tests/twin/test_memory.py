@@ -48,7 +48,7 @@ def test_herding_is_that_of_icarl_without_replacement(seed: int, count: int) -> 
     seed=st.integers(0, 99),
     dead=st.booleans(),
 )
-def test_nobody_is_chosen_twice_and_nobody_who_does_not_exist(
+def test_herding_chooses_existing_images_and_each_at_most_once(
     size: int, count: int, width: int, seed: int, dead: bool
 ) -> None:
     features = features_of(size, width, seed) * (0 if dead else 1)
@@ -59,7 +59,7 @@ def test_nobody_is_chosen_twice_and_nobody_who_does_not_exist(
 
 
 @given(fewer=st.integers(0, 10), more=st.integers(10, 15))
-def test_fewer_are_the_first_of_more(fewer: int, more: int) -> None:
+def test_a_smaller_choice_is_the_beginning_of_a_larger_one(fewer: int, more: int) -> None:
     features = features_of(15)
     assert herd(features, fewer).tolist() == herd(features, more)[:fewer].tolist()
 
@@ -76,7 +76,7 @@ def ranked(names: list[str], images_each: int, start: int = 0) -> dict[str, NDAr
     }
 
 
-def test_room_of_a_class_falls_as_in_the_paper() -> None:
+def test_exemplars_per_class_fall_as_in_the_paper() -> None:
     memory, room = ExemplarMemory(2000), []
     for task in range(9):
         memory = memory.with_classes(

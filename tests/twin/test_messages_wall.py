@@ -32,7 +32,9 @@ from twin.twin import DigitalTwin
 DECLARED = {FedAvg: set[str](), FedKA: {"prototype_gradients", "prototype_shape"}}
 METHODS = [
     FedAvg(memory=True),
-    FedKA(reconstruction=ReconstructionConfig(perturb_steps=3), attention_weight=0.1),
+    FedKA(
+        reconstruction=ReconstructionConfig(perturb_steps=3, invert_steps=30), attention_weight=0.1
+    ),
 ]
 
 

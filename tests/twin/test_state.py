@@ -73,7 +73,7 @@ def test_a_state_written_before_privacy_was_counted_can_be_read() -> None:
     assert from_plain(plain, tensors).privacy == ()
 
 
-def test_every_field_of_a_full_state_differs_from_a_newborns() -> None:
+def test_every_field_of_the_full_state_differs_from_its_default() -> None:
     newborn = TwinState(ExemplarMemory(0))
     for field in fields(TwinState):
         assert str(getattr(full_state(), field.name)) != str(getattr(newborn, field.name)), (

@@ -120,7 +120,7 @@ def test_a_twin_that_detects_nothing_learns_from_the_class_list(
     assert not twin.state.fresh_task  # whoever detected sends prototypes
 
 
-def test_images_wait_in_the_inbox_while_nobody_knows_their_class(
+def test_images_wait_in_the_inbox_while_their_class_is_unknown_to_the_federation(
     tiny_batch: Batch, setting: TwinSetting, server: ServerState
 ) -> None:
     twin = DigitalTwin(hospital_of(tiny_batch, (0, FIRST), (2, SECOND)), deaf(setting))
@@ -142,7 +142,7 @@ def test_images_wait_in_the_inbox_while_nobody_knows_their_class(
     assert twin.report()["converged"]
 
 
-def test_only_what_the_federation_knows_leaves_the_inbox(
+def test_only_images_of_the_federations_classes_leave_the_inbox(
     tiny_batch: Batch, setting: TwinSetting, server: ServerState
 ) -> None:
     twin = DigitalTwin(hospital_of(tiny_batch, (0, FIRST), (2, SECOND)), deaf(setting))
@@ -164,7 +164,7 @@ def test_further_images_of_the_same_classes_begin_no_task(
     assert sorted(twin.state.current) == own.tolist()
 
 
-def test_a_second_look_in_a_round_changes_nothing(
+def test_a_second_observation_in_a_round_changes_nothing(
     tiny_batch: Batch, setting: TwinSetting, server: ServerState
 ) -> None:
     twin = DigitalTwin(hospital_of(tiny_batch, (0, FIRST), (2, SECOND)), setting)
@@ -192,7 +192,7 @@ def test_a_second_look_in_a_round_changes_nothing(
         ) == getattr(before, name), name
 
 
-def test_a_second_look_with_a_model_that_knows_nothing_changes_nothing(
+def test_a_second_observation_with_a_model_without_classes_changes_nothing(
     tiny_batch: Batch, setting: TwinSetting, server: ServerState
 ) -> None:
     twin = DigitalTwin(
@@ -228,7 +228,7 @@ def test_a_late_hospital_notes_when_it_joined(
     assert twin.state.current_names == named(tiny_batch, FIRST)
 
 
-def test_an_entropy_is_told_as_a_fraction_that_never_exceeds_1(
+def test_entropy_is_reported_as_a_fraction_that_never_exceeds_1(
     tiny_batch: Batch, setting: TwinSetting, server: ServerState
 ) -> None:
     server = announce(server, tiny_batch, (0, 1, 2))
@@ -280,6 +280,6 @@ def test_a_report_is_plain_data_of_names_and_numbers(
         ({"detection": {"rule": "entropy_jump", "jump": 1}}, "jump"),
     ],
 )
-def test_a_twin_that_cannot_be_is_refused(wrong: dict[str, Any], message: str) -> None:
+def test_an_impossible_twin_configuration_is_refused(wrong: dict[str, Any], message: str) -> None:
     with pytest.raises(pydantic.ValidationError, match=message):
         TwinConfig(**wrong)

@@ -113,7 +113,7 @@ def test_rows_are_those_of_the_broadcasts_class_list(
     assert witness.contexts[0].groups == ((2, 1),)
 
 
-def test_a_method_is_told_the_groups_of_its_twins_tasks(
+def test_a_method_gets_the_rows_of_its_twins_tasks(
     tiny_batch: Batch, setting: TwinSetting, server: ServerState
 ) -> None:
     twin = DigitalTwin(hospital_of(tiny_batch, (0, FIRST), (2, SECOND)), setting)
@@ -142,7 +142,7 @@ def test_a_task_is_fresh_until_its_twin_has_trained(
     assert [context.fresh_task for context in witness.contexts] == [True, False]
 
 
-def test_a_method_uploads_and_keeps_what_it_says(
+def test_a_twin_uploads_and_keeps_what_its_method_returns(
     tiny_batch: Batch, setting: TwinSetting, server: ServerState
 ) -> None:
     twin = DigitalTwin(hospital_of(tiny_batch, (0, FIRST)), setting)
@@ -173,7 +173,7 @@ def test_prototypes_are_the_images_nearest_to_the_mean_of_each_current_class(
         torch.testing.assert_close(image, to_unit(pixels)[nearest])
 
 
-def test_a_twin_without_an_image_of_a_known_class_says_so(
+def test_training_without_an_image_of_a_known_class_is_an_error(
     tiny_batch: Batch, setting: TwinSetting, server: ServerState
 ) -> None:
     twin = DigitalTwin(hospital_of(tiny_batch, (0, FIRST)), deaf(setting))

@@ -1,9 +1,9 @@
 """Random sources of differential privacy: a seeded generator, or the operating system.
 
-A guarantee holds against those who do not know the draws. In a simulation a run must repeat bit for
-bit, so its draws are seeded, and whoever knows the seed can take the noise out again: the server,
-which sends it. Where hospitals are real, draws come from the operating system. Seeding torch's
-generator from there would not do: it uses 32 bits of its seed, few enough to try them all.
+A guarantee holds against those who cannot repeat the draws. In simulations draws are seeded, so
+that runs repeat bit for bit; whoever knows the seed, as the server does, can remove the noise. In
+real hospitals draws come from the operating system. It is not enough to seed torch's generator from
+there: it uses 32 bits of its seed, few enough to try them all.
 """
 
 import os
@@ -19,7 +19,7 @@ NoiseSource = Literal["seeded", "system"]
 
 
 @runtime_checkable
-class Randomness(Protocol):
+class RandomSource(Protocol):
     """A source of independent draws in float64."""
 
     def uniform(self, count: int) -> Tensor:
@@ -31,11 +31,11 @@ class Randomness(Protocol):
         ...
 
 
-class Seeded:
-    """Draws of a generator: the same again for the same seed.
+class SeededSource:
+    """Draws of a generator, repeatable with its seed.
 
     Args:
-        generator: Whose.
+        generator: Source of the draws.
     """
 
     def __init__(self, generator: torch.Generator) -> None:
@@ -50,8 +50,8 @@ class Seeded:
         return torch.randn(tuple(shape), generator=self._generator, dtype=torch.float64)
 
 
-class FromSystem:
-    """Draws of the operating system's cryptographic source; nobody can repeat or foresee them."""
+class SystemSource:
+    """Draws of the operating system's cryptographic source, which cannot be repeated."""
 
     def uniform(self, count: int) -> Tensor:
         """Return draws from [0, 1), multiples of 2^-53."""
@@ -70,6 +70,6 @@ class FromSystem:
         return torch.cat([radius * angle.cos(), radius * angle.sin()])[:count].view(tuple(shape))
 
 
-def randomness(source: NoiseSource, generator: torch.Generator) -> Randomness:
-    """Return the draws of a configuration; the generator is touched only where it is the source."""
-    return Seeded(generator) if source == "seeded" else FromSystem()
+def random_source(source: NoiseSource, generator: torch.Generator) -> RandomSource:
+    """Return the source of a configuration; only ``seeded`` uses the generator."""
+    return SeededSource(generator) if source == "seeded" else SystemSource()

@@ -2,8 +2,8 @@
 
 Source: Abadi et al., Deep Learning with Differential Privacy, CCS 2016, algorithm 1. Gradients of
 single images come from Opacus' hooks (``GradSampleModule``), clipping and averaging from its
-``DPOptimizer``; the noise is ours, because it has to come from where the configuration says. Knows
-no method: whether a loss is a mean over images is the method's to say (``Method.per_sample_loss``).
+``DPOptimizer``. Noise comes from the configured source instead of Opacus. A method declares whether
+its loss is a mean over images (``Method.per_sample_loss``).
 """
 
 import warnings
@@ -26,29 +26,28 @@ from twin.privacy.differential_privacy import (
     check_mechanism,
     require_opacus,
 )
-from twin.privacy.noise import NoiseSource, Randomness, randomness
+from twin.privacy.noise import NoiseSource, RandomSource, random_source
 
-_AGREE = 1e-3  # of the gradients' size; hooks and autograd sum in another order
+_TOLERANCE = 1e-3  # relative; hooks and autograd sum in another order
 
 
 @pydantic.dataclasses.dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class PrivateTraining:
-    """DP-SGD in place of SGD.
+    """DP-SGD in place of SGD; it protects each single training image of a round.
 
-    What is protected is one image among those that a round trains on. A step draws each of N images
-    with chance ``batch_size / N``; an epoch has as many steps as without privacy.
-    ``training.gradient_clip`` holds for the noisy gradient: with many weights, set it to none.
+    A step samples each of N images with probability ``batch_size / N``; an epoch has as many steps
+    as without privacy. ``training.gradient_clip`` applies to the noisy gradient: with many weights,
+    set it to none.
 
     Args:
         noise_multiplier: Standard deviation of the noise on each coordinate of the sum over
             ``max_grad_norm``.
         max_grad_norm: Largest norm of one image's gradient.
-        delta: Of (epsilon, delta); well below 1 / images of a hospital.
-        epsilon_budget: A twin whose next round would exceed it trains no more; none: it is counted
-            and not limited.
-        noise_source: ``seeded``: for simulations; no guarantee against who knows the seed, as the
-            server does. ``system``: noise and draws of images come from the operating system; the
-            run cannot be repeated.
+        delta: Delta of the guarantee (epsilon, delta); well below 1 / images of a hospital.
+        epsilon_budget: A twin whose next round would exceed it stops training; none: no limit.
+        noise_source: Source of noise and sampling. ``seeded``: repeatable, for simulations; no
+            guarantee against those who know the seed, as the server does. ``system``: the operating
+            system; not repeatable.
     """
 
     noise_multiplier: float = 1.0
@@ -64,7 +63,7 @@ class PrivateTraining:
         check_mechanism(self.noise_multiplier, self.delta, self.epsilon_budget)
 
     def cost(self, num_images: int, batch_size: int, epochs: int) -> PrivacySpent:
-        """Return what one round on so many images costs."""
+        """Return the privacy that a round on so many images spends."""
         steps = epochs * ceil(num_images / batch_size)
         return PrivacySpent(
             self.noise_multiplier,
@@ -75,21 +74,21 @@ class PrivateTraining:
 
 
 def sample_rate(num_images: int, batch_size: int) -> float:
-    """Return the chance with which a step draws an image."""
+    """Return the probability that an image is in a step."""
     return min(1.0, batch_size / num_images)
 
 
 class PrivateSteps:
-    """The steps of one local training; see ``private_steps``.
+    """The steps of one local training with DP-SGD, made by ``private_steps``.
 
     Args:
-        parameters: Whose ``grad_sample`` the hooks fill.
-        optimiser: Opacus' around plain SGD.
-        terms_of: Returns the terms of the loss of the images at these places.
-        num_images: N.
+        parameters: Parameters whose ``grad_sample`` the hooks set.
+        optimiser: Opacus' optimiser around plain SGD.
+        terms_of: Returns the loss terms of the images at these indices.
+        num_images: Number of training images, N.
         batch_size: Images of a step on average.
         gradient_clip: Largest norm of a step's noisy gradient; none: no limit.
-        draws: Where chance comes from.
+        draws: Source of the sampling.
     """
 
     def __init__(
@@ -100,34 +99,24 @@ class PrivateSteps:
         num_images: int,
         batch_size: int,
         gradient_clip: float | None,
-        draws: Randomness,
+        draws: RandomSource,
     ) -> None:
         self._parameters, self._optimiser, self._terms_of = parameters, optimiser, terms_of
-        self._num_images, self._batch_size, self._gradient_clip, self._draws = (
-            num_images,
-            batch_size,
-            gradient_clip,
-            draws,
-        )
+        self._num_images, self._batch_size = num_images, batch_size
+        self._gradient_clip, self._draws = gradient_clip, draws
         self._checked = False
 
     def draw(self) -> Iterator[Tensor]:
-        """Return the places of the images of each step of an epoch.
-
-        There may be none in a step (Poisson sampling).
-        """
+        """Return the image indices of each step of an epoch; a step may have none."""
         rate = sample_rate(self._num_images, self._batch_size)
         for _ in range(ceil(self._num_images / self._batch_size)):
             yield (self._draws.uniform(self._num_images) < rate).nonzero().squeeze(1)
 
     def step(self, chosen: Tensor) -> Terms:
-        """Take one step; nothing is measured.
-
-        For losses and norms of private images may not leave.
-        """
+        """Take one step. No term is returned: losses and norms of private images must not leave."""
         self._optimiser.zero_grad(set_to_none=True)
         if len(chosen):
-            self._differentiate(chosen)
+            self._set_image_gradients(chosen)
         else:
             for parameter in self._parameters:  # a sum over no images: noise alone
                 empty = parameter.new_zeros(0, *parameter.shape)
@@ -138,45 +127,40 @@ class PrivateSteps:
         self._optimiser.original_optimizer.step()
         return {}
 
-    def _differentiate(self, chosen: Tensor) -> None:
+    def _set_image_gradients(self, chosen: Tensor) -> None:
         total = torch.stack(list(self._terms_of(chosen).values())).sum()
         with warnings.catch_warnings():
-            # Images have no gradient, so the hook of the first layer fires without that of its
-            # input, which nobody asks for.
+            # The first layer's input, the images, has no gradient, and none is needed.
             warnings.filterwarnings("ignore", "Full backward hook is firing")
             total.backward()  # type: ignore[no-untyped-call]  # the library is untyped
         for parameter in self._parameters:
             own = getattr(parameter, "grad_sample", None)
-            # What is not finite would be so after clipping as well, and clipping is what the
-            # guarantee rests on.
-            sane = (
+            # Clipping cannot bound values that are not finite, and the guarantee rests on clipping.
+            finite = (
                 parameter.new_zeros(len(chosen), *parameter.shape)
                 if own is None
                 else torch.nan_to_num(own, 0.0, 0.0, 0.0)
             )
-            parameter.grad_sample = sane  # type: ignore[attr-defined]  # set at run time
+            parameter.grad_sample = finite  # type: ignore[attr-defined]  # set at run time
         if not self._checked:
-            self._check()
+            self._check_against_autograd()
             self._checked = True
 
-    def _check(self) -> None:
-        """Compare with autograd, once.
-
-        A loss that reaches weights past their layers has gradients that no hook sees.
+    def _check_against_autograd(self) -> None:
+        """Check that the images' gradients add up to autograd's.
 
         Raises:
-            PrivacyError: If they differ.
+            PrivacyError: If not: a loss that uses weights directly has gradients that no hook sees.
         """
         for parameter in self._parameters:
-            each: Tensor = parameter.grad_sample  # type: ignore[attr-defined]  # set at run time
+            images: Tensor = parameter.grad_sample  # type: ignore[attr-defined]  # set at run time
             whole = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-            apart, size = (whole - each.mean(0)).norm(), each.flatten(1).norm(dim=1).mean()
-            if bool(torch.isfinite(apart)) and float(apart) > _AGREE * float(size) + 1e-6:
+            error, size = (whole - images.mean(0)).norm(), images.flatten(1).norm(dim=1).mean()
+            if bool(torch.isfinite(error)) and float(error) > _TOLERANCE * float(size) + 1e-6:
                 raise PrivacyError(
                     "the loss moves weights in a way that the gradients of its images do not show, "
-                    "so they cannot be clipped one by one; "
-                    "use a method whose loss looks at the network's outputs alone, or switch "
-                    "training.private off"
+                    "so they cannot be clipped one by one; use a method whose loss uses the "
+                    "network's outputs alone, or switch training.private off"
                 )
 
 
@@ -191,14 +175,14 @@ def private_steps(
     config: PrivateTraining,
     generator: torch.Generator,
 ) -> Iterator[PrivateSteps]:
-    """Give a network hooks that compute the gradient of each image, and take them away in the end.
+    """Yield the steps of DP-SGD; the hooks that compute each image's gradient end with the context.
 
     Args:
-        network: In training mode, without batch normalisation; its memory format becomes the plain
-            one.
+        network: In training mode, without batch normalisation; its memory format becomes
+            contiguous.
         optimiser: Plain SGD over its parameters.
-        terms_of: Returns the terms of the loss, each a mean over the images at these places.
-        num_images: N.
+        terms_of: Returns the loss terms, each a mean over the images at these indices.
+        num_images: Number of training images, N.
         batch_size: Images of a step on average.
         gradient_clip: Largest norm of a step's noisy gradient; none: no limit.
         config: Clipping and noise.
@@ -207,7 +191,7 @@ def private_steps(
     Raises:
         PrivacyError: If Opacus is not installed, or if the network has layers that mix images.
     """
-    draws = randomness(config.noise_source, generator)
+    draws = random_source(config.noise_source, generator)
     expected = num_images * sample_rate(num_images, batch_size)
     parameters = [each for each in network.parameters() if each.requires_grad]
     with per_image_gradients(network):
@@ -219,30 +203,22 @@ def private_steps(
 
 @contextmanager
 def per_image_gradients(network: nn.Module) -> Iterator[None]:
-    """Leave each image's gradient in ``grad_sample`` of each parameter in backward passes.
+    """Let backward passes store each image's gradient in ``grad_sample`` of each parameter.
 
     Args:
-        network: As for ``private_steps``.
+        network: As in ``private_steps``.
 
     Raises:
-        PrivacyError: As for ``private_steps``.
+        PrivacyError: As in ``private_steps``.
     """
-    mixing = next(
-        (
-            name
-            for name, each in network.named_modules()
-            if isinstance(each, nn.modules.batchnorm._BatchNorm)
-        ),
-        None,
-    )
-    if mixing is not None:
-        raise PrivacyError(
-            f"{mixing} is a batch normalisation, which mixes the images of a batch, so that no "
-            "gradient belongs to one of them; set "
-            "network.norm: group"
-        )
+    for name, module in network.named_modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            raise PrivacyError(
+                f"{name} is a batch normalisation, which mixes the images of a batch, so that no "
+                "gradient belongs to one of them; set network.norm: group"
+            )
     require_opacus()
-    from opacus import GradSampleModule  # noqa: PLC0415  # an extra, and seconds to import
+    from opacus import GradSampleModule  # noqa: PLC0415  # optional, takes seconds
 
     class Hooks(GradSampleModule):  # type: ignore[misc]  # the base is untyped
         GRAD_SAMPLERS: ClassVar[dict[type[nn.Module], Any]] = {
@@ -252,8 +228,7 @@ def per_image_gradients(network: nn.Module) -> Iterator[None]:
             Shortcut: _convolution_gradients,
         }
 
-    # Kernels of SGD read gradients in the order of the weights: both are plain, as Opacus'
-    # gradients are.
+    # SGD's kernels expect gradients in the weights' memory order, and Opacus' are contiguous.
     network.to(memory_format=torch.contiguous_format)
     hooks = Hooks(network, strict=False)  # our buffers are constants of the normalisation
     try:
@@ -267,22 +242,22 @@ def private_optimiser(
     noise_multiplier: float,
     max_grad_norm: float,
     expected: float,
-    draws: Randomness,
+    draws: RandomSource,
 ) -> Any:
-    """Return Opacus' optimiser with noise from a source of ours.
+    """Return Opacus' optimiser with noise from the given source.
 
     Args:
         optimiser: Takes the step.
         noise_multiplier: Standard deviation of the noise over ``max_grad_norm``.
         max_grad_norm: Largest norm of one image's gradient.
-        expected: Images of a step on average; the noisy sum is divided by it.
-        draws: Where noise comes from.
+        expected: Images of a step on average, by which the noisy sum is divided.
+        draws: Source of the noise.
     """
     from opacus.optimizers import DPOptimizer  # noqa: PLC0415
 
     class Optimiser(DPOptimizer):  # type: ignore[misc]  # the base is untyped
         def add_noise(self) -> None:
-            """Add noise in float64 and round once."""
+            """Add noise in float64."""
             deviation = self.noise_multiplier * self.max_grad_norm
             for parameter in self.params:
                 clipped: Tensor = parameter.summed_grad
@@ -298,27 +273,23 @@ def private_optimiser(
 
 
 def _convolution_gradients(
-    layer: nn.Conv2d, activations: Sequence[Tensor], slopes: Tensor
-) -> dict[nn.Parameter, Tensor]:
+    layer: nn.Conv2d, activations: Sequence[Tensor], output_gradients: Tensor
+) -> dict[Tensor, Tensor]:
     """Return each image's gradient of a convolution without groups.
 
-    Slopes times the neighbourhoods they belong to.
-
-    In place of Opacus' own, which knows no subclasses and takes for granted that maps lie in memory
-    channel by channel: where they lie pixel by pixel, as a hospital's images do, its gradients are
-    wrong without a word.
+    Opacus' own function ignores subclasses and silently gives wrong gradients for maps in channels
+    last format, which the images of a hospital have.
     """
-    shape: dict[str, Any] = {
-        "dilation": layer.dilation,
-        "padding": layer.padding,
-        "stride": layer.stride,
-    }
-    neighbourhoods = functional.unfold(
-        activations[0].to(slopes.dtype), layer.kernel_size, **shape
-    )  # [B, D k k, h w]
-    gradients = torch.einsum("beq,bdq->bed", slopes.flatten(2), neighbourhoods)
-    weight: nn.Parameter = layer.weight  # type: ignore[assignment]  # pydicom takes text too
-    found: dict[nn.Parameter, Tensor] = {weight: gradients.view(len(slopes), *weight.shape)}
+    assert not isinstance(layer.padding, str)
+    neighbourhoods = functional.unfold(  # [B, D k k, h w]
+        activations[0].to(output_gradients.dtype),
+        layer.kernel_size,
+        dilation=layer.dilation,
+        padding=layer.padding,
+        stride=layer.stride,
+    )
+    gradients = torch.einsum("beq,bdq->bed", output_gradients.flatten(2), neighbourhoods)
+    found = {layer.weight: gradients.view(-1, *layer.weight.shape)}
     if layer.bias is not None:
-        found[layer.bias] = slopes.sum((2, 3))  # type: ignore[index]  # one row was inserted
+        found[layer.bias] = output_gradients.sum((2, 3))
     return found

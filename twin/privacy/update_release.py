@@ -1,14 +1,10 @@
-"""Release of an update: policy, noise and compression, the one place every update passes.
+"""Release of an update: upload policy, noise and compression, the one place every update passes.
 
-1. The hospital's policy: what it forbids does not leave (``twin.privacy.upload_policy``).
-2. Noise (``twin.privacy.differential_privacy``): the change is clipped and every coordinate gets
-  noise. What follows sees that model alone.
-3. Compression (``twin.compression``). From here on ``weights`` are what the server will see, and
-  ``packed`` is what travels.
-
-Knows no method but by what it declares, and no server. What compression remembers is the twin's and
-not the method's: it rests in the twin's state beside what the method keeps, and the method never
-sees it.
+1. The hospital's upload policy (``twin.privacy.upload_policy``): what it forbids does not leave.
+2. Differential privacy (``twin.privacy.differential_privacy``): the change is clipped and gets
+   noise. The steps that follow see the noisy weights alone.
+3. Compression (``twin.compression``). From here on ``weights`` are what the server will have, and
+   ``packed`` is what travels. The residual is kept in the twin's state, hidden from the method.
 """
 
 from collections.abc import Mapping
@@ -21,23 +17,24 @@ from pydantic import ConfigDict, Field
 from torch import Tensor
 
 from incremental.head import Weights
-from twin.compression import CompressionConfig, moved_names, pack, unpack
+from incremental.weight_tensors import labelled, parameters_of, with_label
+from twin.compression import CompressionConfig, pack, unpack
 from twin.messages import Broadcast, TwinUpdate
 from twin.privacy.differential_privacy import UpdateNoise, clip_and_noise
 from twin.privacy.upload_policy import UploadPolicy, check_upload, without_metrics
 from twin.state import TwinState
 
-_OWN = "outgoing/"  # what begins so in a twin's kept tensors is no method's
-_RESIDUAL = f"{_OWN}residual/"
+_OWN = "outgoing/"  # prefix of the kept tensors that are not the method's
+_RESIDUAL = f"{_OWN}residual"
 
 
 @pydantic.dataclasses.dataclass(frozen=True, config=ConfigDict(extra="forbid"))
-class OutgoingConfig:
-    """What is done to every update of a federation before it leaves.
+class UpdateReleaseConfig:
+    """Compression of every update of a federation, and noise on it.
 
     Args:
-        compression: How it travels.
-        noise: Differential privacy of a twin's whole update; none: it leaves as it was trained.
+        compression: How updates are compressed.
+        noise: Differential privacy of a twin's whole update; none: no noise.
     """
 
     compression: CompressionConfig = Field(default_factory=CompressionConfig)
@@ -45,115 +42,92 @@ class OutgoingConfig:
 
     @property
     def changes_weights(self) -> bool:
-        """The server sees other weights than the twin has."""
+        """Whether the server gets other weights than the twin trained."""
         return self.compression.kind != "none" or self.noise is not None
 
 
-def outgoing(
+def release_update(
     update: TwinUpdate,
     broadcast: Broadcast,
-    config: OutgoingConfig,
+    config: UpdateReleaseConfig,
     state: TwinState,
     policy: UploadPolicy,
     method: object,
 ) -> tuple[TwinUpdate, TwinState]:
-    """Return the update as it leaves, and the state of the twin that has let it go.
+    """Return the update as it leaves the hospital, and the twin's new state.
 
     Args:
         update: As trained.
-        broadcast: What it answers; its weights are what the server compares with, its seed names
-            every draw.
-        config: Of the federation.
-        state: Of the twin.
-        policy: Of the hospital.
-        method: What trained; asked of what kind its uploads are.
+        broadcast: What the twin was sent; the change is measured from its weights, and its seed
+            makes random draws repeatable.
+        config: Compression and noise.
+        state: State of the twin.
+        policy: Upload policy of the hospital.
+        method: The method's local half, which declares the kinds of its uploads.
 
     Raises:
         UploadForbidden: If the policy forbids what would leave.
-        PrivacyError: If noise is asked for and something of the model would leave without.
+        PrivacyError: If a part of the model cannot get the noise that is configured.
     """
     check_upload(method, policy, update.upload)
     if "metrics" in policy.forbid:
-        update, state = (
-            without_metrics(update),
-            _noted(state, update.round, "kept the means of its losses to itself"),
-        )
+        update = without_metrics(update)
+        state = state.with_event(update.round, "kept the means of its losses to itself")
     if config.noise is not None:
         generator = generator_for(broadcast.seed, "noise of the update")
-        update = replace(
-            update,
-            weights=clip_and_noise(update.weights, broadcast.weights, config.noise, generator),
-        )
+        noisy = clip_and_noise(update.weights, broadcast.weights, config.noise, generator)
+        update = replace(update, weights=noisy)
     return _compress(update, broadcast, config.compression, state)
 
 
-def unpacked(update: TwinUpdate, reference: Weights) -> TwinUpdate:
-    """Return an update as its twin has it, for a receiver to whom only ``packed`` has travelled.
+def unpack_update(update: TwinUpdate, reference: Weights) -> TwinUpdate:
+    """Return an update with the weights that its ``packed`` stands for.
 
     Args:
-        update: As it arrived; one that is not packed stays as it is.
+        update: As it arrived; without ``packed`` it is returned as it is.
         reference: The weights that were broadcast to this twin.
 
     Raises:
-        CompressionError: If what arrived is not an update of these weights.
+        CompressionError: If ``packed`` is not an update of these weights.
     """
-    return (
-        update
-        if update.packed is None
-        else replace(update, weights=unpack(update.packed, reference))
-    )
+    if update.packed is None:
+        return update
+    return replace(update, weights=unpack(update.packed, reference))
 
 
 def _compress(
     update: TwinUpdate, broadcast: Broadcast, config: CompressionConfig, state: TwinState
 ) -> tuple[TwinUpdate, TwinState]:
-    if config.kind == "none" or not _is_finite(
-        update.weights
-    ):  # a model that is not finite leaves as it is: the server's screen says why
+    # An update that is not finite leaves as it is: the server's screening rejects it with a reason.
+    if config.kind == "none" or not _is_finite(update.weights):
         return update, state
-    before = {
-        name.removeprefix(_RESIDUAL): value
-        for name, value in state.kept.items()
-        if name.startswith(_RESIDUAL)
-    }
     packed, residual = pack(
         update.weights,
         broadcast.weights,
         config,
-        before,
+        with_label(_RESIDUAL, state.kept),
         generator_for(broadcast.seed, "round the update"),
     )
-    kept = {
-        **kept_by_method(state.kept),
-        **{f"{_RESIDUAL}{name}": value for name, value in residual.items()},
-    }
-    return replace(update, weights=unpack(packed, broadcast.weights), packed=packed), replace(
-        state, kept=kept
-    )
+    kept = {**kept_by_method(state.kept), **labelled(_RESIDUAL, residual)}
+    update = replace(update, weights=unpack(packed, broadcast.weights), packed=packed)
+    return update, replace(state, kept=kept)
 
 
 def kept_by_method(kept: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return what is the method's of the tensors kept on a twin."""
+    """Return the tensors kept on a twin that are the method's."""
     return {name: value for name, value in kept.items() if not name.startswith(_OWN)}
 
 
 def kept_by_twin(kept: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return what is not the method's of the tensors kept on a twin.
-
-    It survives whatever the method keeps.
-    """
+    """Return the tensors kept on a twin that are not the method's."""
     return {name: value for name, value in kept.items() if name.startswith(_OWN)}
 
 
-def generator_for(seed: int, what: str) -> torch.Generator:
-    """Return a stream of its own for one purpose, so that it is not the one that trained."""
-    digest = blake2b(f"{seed}\0{what}".encode(), digest_size=8).digest()
+def generator_for(seed: int, purpose: str) -> torch.Generator:
+    """Return a generator for one purpose, independent of the one used in training."""
+    digest = blake2b(f"{seed}\0{purpose}".encode(), digest_size=8).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest) >> 1)
 
 
 def _is_finite(weights: Weights) -> bool:
-    return all(bool(torch.isfinite(weights[name]).all()) for name in moved_names(weights))
-
-
-def _noted(state: TwinState, round_number: int, what: str) -> TwinState:
-    return replace(state, events=(*state.events, {"round": round_number, "what": what}))
+    return all(bool(torch.isfinite(value).all()) for value in parameters_of(weights).values())

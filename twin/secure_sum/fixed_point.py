@@ -1,10 +1,10 @@
 """Fixed-point encoding of weight changes modulo 2^64, so that sums are exact in any order.
 
-A float is its share of the mean change in units of 2^-40 (9.1e-13), rounded to the nearest: a mean
-over K hospitals is off by at most K / 2 units, besides float64's own rounding. A change may be as
-large as 2^22; then neither a share nor the sum leaves the range of signed 64 bits. Integers
-(counters of batch normalisation) are multiplied by the hospital's count and divided by the total
-after the sum: exact.
+A hospital's share of the mean change is written in units of 2^-40 (9.1e-13), rounded to the
+nearest: a mean over K hospitals is off by at most K / 2 units, besides float64's own rounding.
+Changes up to 2^22 keep shares and sum within signed 64 bits. Integers (counters of batch
+normalisation) are multiplied by the hospital's count and divided by the total after the sum, which
+is exact.
 """
 
 from collections.abc import Iterator
@@ -23,16 +23,16 @@ LARGEST_COUNT = 2**62
 
 
 class FixedPointError(ValueError):
-    """A change that cannot be written in fixed point: what, got, allowed."""
+    """A change that cannot be written in fixed point."""
 
 
 @dataclass(frozen=True)
 class Change:
-    """Local minus global weights, tensor after tensor in the order of their names.
+    """Local minus global weights, as vectors in the order of the tensors' sorted names.
 
     Args:
-        floats: Of all floating tensors.
-        integers: Of all others.
+        floats: Change of all floating tensors.
+        integers: Change of all other tensors.
     """
 
     floats: NDArray[np.float64]
@@ -40,16 +40,16 @@ class Change:
 
 
 def num_elements(weights: Weights) -> int:
-    """Return how many integers a change of these weights is."""
+    """Return the length of an encoded change of these weights."""
     return sum(value.numel() for value in weights.values())
 
 
 def change_of(local: Weights, reference: Weights) -> Change:
-    """Return what training changed.
+    """Return the change that training made.
 
     Args:
-        local: After it.
-        reference: Before it: the global model.
+        local: Weights after training.
+        reference: Weights before training: the global model.
 
     Raises:
         FixedPointError: If names, shapes or types differ, a value is not finite, or a change is out
@@ -67,15 +67,10 @@ def change_of(local: Weights, reference: Weights) -> Change:
                 f"{name} is {value.dtype} {tuple(value.shape)}; the global model's is {like.dtype} "
                 f"{tuple(like.shape)}"
             )
-    floats = np.concatenate(
-        [
-            np.empty(0),
-            *(
-                _flat(local[name]) - _flat(reference[name])
-                for name in _names(reference, floating=True)
-            ),
-        ]
-    )
+    changes = [
+        _flat(local[name]) - _flat(reference[name]) for name in _names(reference, floating=True)
+    ]
+    floats = np.concatenate([np.empty(0), *changes])
     if not np.isfinite(floats).all():
         raise FixedPointError(
             "the update holds values that are not finite; nothing of it can be summed"
@@ -95,11 +90,11 @@ def change_of(local: Weights, reference: Weights) -> Change:
 
 
 def encode(change: Change, count: int, total: int) -> NDArray[np.uint64]:
-    """Return a hospital's share of the mean change: ``count / total`` of it.
+    """Return a hospital's share of the mean change, ``count / total`` of its own, as integers.
 
     Args:
-        change: What it changed.
-        count: Its images, or 1 where hospitals count the same.
+        change: The hospital's change.
+        count: Its number of images, or 1 if all hospitals have the same weight.
         total: Sum of all counts.
 
     Raises:
@@ -107,13 +102,8 @@ def encode(change: Change, count: int, total: int) -> NDArray[np.uint64]:
     """
     if not 0 < count <= total:
         raise FixedPointError(f"a share of {count} / {total} does not exist; allowed: above 0 to 1")
-    largest = max(
-        (
-            abs(int(value))
-            for value in (change.integers.min(initial=0), change.integers.max(initial=0))
-        ),
-        default=0,
-    )
+    # Not np.abs: the smallest int64 has no positive counterpart.
+    largest = max(-int(change.integers.min(initial=0)), int(change.integers.max(initial=0)))
     if largest * total > LARGEST_COUNT:
         raise FixedPointError(
             f"a counter changed by {largest}, times {total} in all; allowed: {LARGEST_COUNT}, what "
@@ -127,7 +117,7 @@ def decode(vector: NDArray[np.uint64], reference: Weights, total: int) -> Weight
     """Return the weights whose change from the reference is a sum of shares; integers are rounded.
 
     Args:
-        vector: Sum of what ``encode`` returned, modulo 2^64.
+        vector: Sum of the encoded shares, modulo 2^64, shape [N].
         reference: The global model.
         total: Sum of all counts.
     """

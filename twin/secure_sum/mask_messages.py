@@ -1,8 +1,4 @@
-"""Messages of secure aggregation, in the order of the protocol.
-
-Beside ``twin.messages``, which holds all that crosses it otherwise. What each step is for stands in
-``twin.secure_sum.masking``.
-"""
+"""Messages of secure aggregation, in the order of the protocol of ``twin.secure_sum.masking``."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,24 +7,24 @@ from typing import Literal
 
 from torch import Tensor
 
-from twin.secure_sum.mask_keys import encoded
+from twin.secure_sum.mask_keys import canonical_bytes
 
 
 @dataclass(frozen=True)
 class Sealed:
-    """Up: I have trained, and hold my update back.
+    """A hospital's notice that it has trained and holds its update back.
 
     Args:
-        twin_id: Who.
-        round: When.
-        class_names: One per row of the head that was trained.
-        public_key: X25519, made for this round.
+        twin_id: Sender.
+        round: Number of the round.
+        class_names: One per row of the trained head.
+        public_key: X25519 key, made for this round.
         num_images: Images it trained on.
         metrics: As in ``TwinUpdate``.
-        signature: Of round, twin, key and images by the hospital's long-term key; empty where
-            hospitals have none.
-        opened_for: Twins for whose sum it has opened this very round before, sorted: it will do so
-            for no others; empty: it has not.
+        signature: Signature of round, twin, key and number of images by the hospital's long-term
+            key; empty if it has none.
+        opened_for: Sorted twins for whose sum it has revealed its mask in this round before, and
+            for no others will; empty: it has not.
     """
 
     twin_id: str
@@ -43,7 +39,7 @@ class Sealed:
 
 @dataclass(frozen=True)
 class Member:
-    """What a roster says of one hospital; as it was sealed."""
+    """One hospital on a roster, with the values of its ``Sealed``."""
 
     public_key: bytes
     num_images: int
@@ -52,13 +48,13 @@ class Member:
 
 @dataclass(frozen=True)
 class Roster:
-    """Down: these hospitals are summed.
+    """The server's list of the hospitals whose updates are summed.
 
     Args:
-        round: When.
+        round: Number of the round.
         class_names: One per row of the head.
-        members: By twin.
-        mean: Hospitals count by their images, or all the same.
+        members: Hospitals by twin.
+        mean: Whether hospitals have weights by their images, or equal ones.
     """
 
     round: int
@@ -68,37 +64,34 @@ class Roster:
 
     @property
     def digest(self) -> str:
-        """SHA-256 of all of it.
-
-        Each mask depends on it, so masks of two rosters never cancel each other.
-        """
+        """SHA-256 of the roster. Masks depend on it, so those of two rosters never cancel."""
         members = [
             [twin_id, each.public_key.hex(), each.num_images, each.signature.hex()]
             for twin_id, each in sorted(self.members.items())
         ]
         return sha256(
-            encoded("roster", self.round, self.mean, list(self.class_names), members)
+            canonical_bytes("roster", self.round, self.mean, list(self.class_names), members)
         ).hexdigest()
 
     def count(self, twin_id: str) -> int:
-        """Return what a hospital counts."""
+        """Return the weight of a hospital in the mean."""
         return self.members[twin_id].num_images if self.mean == "by_images" else 1
 
     @property
     def total(self) -> int:
-        """Sum of what all hospitals count."""
+        """Sum of all hospitals' weights."""
         return sum(self.count(twin_id) for twin_id in self.members)
 
 
 @dataclass(frozen=True)
 class Masked:
-    """Up: my share, masked.
+    """A hospital's masked share of the mean change.
 
     Args:
-        twin_id: Who.
-        round: When.
-        roster_digest: Which roster's masks.
-        vector: 64-bit integers modulo 2^64, whose sign says nothing, shape [N].
+        twin_id: Sender.
+        round: Number of the round.
+        roster_digest: Digest of the roster.
+        vector: Integers modulo 2^64 in a tensor of signed ones, shape [N].
     """
 
     twin_id: str
@@ -108,12 +101,12 @@ class Masked:
 
 
 @dataclass(frozen=True)
-class Opening:
-    """Down: every vector of this roster has come; take your own mask off.
+class OpenRequest:
+    """The server's request to reveal each own mask, after all vectors of a roster have arrived.
 
     Args:
-        round: When.
-        roster_digest: Which roster.
+        round: Number of the round.
+        roster_digest: Digest of the roster.
     """
 
     round: int
@@ -121,14 +114,14 @@ class Opening:
 
 
 @dataclass(frozen=True)
-class Opened:
-    """Up: the seed of my own mask.
+class OpenReply:
+    """A hospital's answer with the seed of its own mask.
 
     Args:
-        twin_id: Who.
-        round: When.
-        roster_digest: For which roster.
-        seed: 32 bytes; worth nothing without the others' vectors.
+        twin_id: Sender.
+        round: Number of the round.
+        roster_digest: Digest of the roster.
+        seed: 32 bytes, useless without the other hospitals' vectors.
     """
 
     twin_id: str

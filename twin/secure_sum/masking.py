@@ -1,16 +1,18 @@
-"""Masking of updates: the hospital's half of secure aggregation.
+"""Secure aggregation, hospital's half: masks updates so that only their sum is readable.
 
-A round has three steps. *Seal*: the update stays, a fresh public key leaves. *Mask*: the server's
-roster comes; the hospital's share of the mean change, plus a mask for each pair of hospitals (one
-adds what the other subtracts), plus a mask of its own, leaves. *Open*: the seed of its own mask
-leaves, for one roster in a round and never for a second. Pairwise masks cancel in the sum over the
-roster and nowhere else; the mask of its own makes a vector that comes late, or belongs to a roster
-that was given up, as useless as noise.
+A round has three steps:
 
-After the idea of Bonawitz et al., Practical Secure Aggregation for Privacy-Preserving Machine
-Learning, CCS 2017, without its secret sharing: drop-outs are answered by a smaller roster instead.
-What the server may learn and what it may not stands in docs/secure_aggregation.md. Knows no server
-and no transport.
+* *Seal*: the update stays, a new public key leaves.
+* *Mask*: the server's roster arrives. The hospital's share of the mean change leaves, plus one mask
+  for each other hospital (one adds what the other subtracts), plus a mask of its own.
+* *Open*: the seed of its own mask leaves, for one roster of a round and never for a second.
+
+Pairwise masks cancel in the sum over the roster alone. The own mask makes a vector useless that is
+late or belongs to an abandoned roster.
+
+After Bonawitz et al., Practical Secure Aggregation for Privacy-Preserving Machine Learning, CCS
+2017, without its secret sharing: if hospitals drop out, a smaller roster follows. What the server
+may learn is in docs/secure_aggregation.md.
 """
 
 import secrets
@@ -25,48 +27,48 @@ import torch
 from pydantic import ConfigDict
 
 from incremental.head import Weights
+from incremental.weight_tensors import parameters_of
 from twin.messages import TwinUpdate
 from twin.secure_sum.fixed_point import Change, change_of, encode
 from twin.secure_sum.mask_keys import (
     KEY_BYTES,
     MaskingError,
-    encoded,
+    canonical_bytes,
+    has_valid_signature,
     is_hex_key,
-    is_signed,
     mask_stream,
     new_round_key,
     pair_key,
     sign,
 )
-from twin.secure_sum.mask_messages import Masked, Member, Opened, Opening, Roster, Sealed
+from twin.secure_sum.mask_messages import Masked, Member, OpenReply, OpenRequest, Roster, Sealed
 
-LEAST_HOSPITALS = 3  # with two, each reads the other's update off the mean
+MIN_HOSPITALS = 3  # with two, each could compute the other's update from the mean
 
 
 @pydantic.dataclasses.dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class MaskingConfig:
-    """What a hospital insists on, whatever the server says.
+    """A hospital's own conditions, which the server cannot change.
 
     Args:
-        minimum_hospitals: A roster with fewer is refused.
+        minimum_hospitals: Fewest hospitals of a roster.
         max_relative_change: Largest norm of (local - global) parameters as a multiple of the global
-            norm. The server cannot screen what it cannot see, so each hospital looks at its own.
+            norm. The server cannot screen masked updates, so each hospital checks its own.
         pinned_keys: Long-term Ed25519 public keys of the hospitals, by twin, in hexadecimal: a
-            roster with another hospital, or with a key that is not signed by its hospital, is
-            refused. None: the server's word is taken for whose key is whose.
+            roster with another hospital, or with a key that its hospital has not signed, is
+            refused. None: the server is trusted to pass on the right keys.
     """
 
-    minimum_hospitals: int = LEAST_HOSPITALS
+    minimum_hospitals: int = MIN_HOSPITALS
     max_relative_change: float = 10.0
     pinned_keys: Mapping[str, str] | None = None
 
     def __post_init__(self) -> None:
         """Check the ranges."""
-        if self.minimum_hospitals < LEAST_HOSPITALS:
+        if self.minimum_hospitals < MIN_HOSPITALS:
             raise ValueError(
-                f"minimum_hospitals is {self.minimum_hospitals}; allowed: {LEAST_HOSPITALS} or "
-                "more, as each of two hospitals could read "
-                "the other's update off the mean"
+                f"minimum_hospitals is {self.minimum_hospitals}; allowed: {MIN_HOSPITALS} or "
+                "more, as each of two hospitals could compute the other's update from the mean"
             )
         if not self.max_relative_change > 0:
             raise ValueError(f"max_relative_change is {self.max_relative_change}; allowed: above 0")
@@ -79,8 +81,8 @@ class MaskingConfig:
 
 
 @dataclass(frozen=True)
-class _Held:
-    """What must not leave: an update and the secrets that mask it."""
+class _HeldUpdate:
+    """An update that must not leave, and the secrets that mask it."""
 
     sealed: Sealed
     trained: tuple[int, str]
@@ -91,17 +93,15 @@ class _Held:
 
 
 class Masker:
-    """One hospital's side of the protocol.
+    """Protocol of one hospital: holds an update back and refuses requests that would reveal it.
 
-    Holds an update back from sealing to opening, and refuses what would give it away.
-
-    It lives as long as the hospital's process, whatever runs. Between rounds it remembers only whom
-    it opened for: a round that is repeated (the same number, from the same model) is opened for the
-    same hospitals or not at all, so that no two of its sums differ by one of them.
+    It lives as long as the hospital's process. Between rounds it keeps only the hospitals for which
+    it opened: a repeated round (same number, same model) is opened for the same hospitals or not at
+    all, as two sums that differ by one hospital reveal its update.
 
     Args:
-        twin_id: Whose.
-        config: What the hospital insists on.
+        twin_id: Twin of the hospital.
+        config: The hospital's conditions.
         identity: The hospital's long-term Ed25519 private key, 32 bytes; none: nothing is signed.
     """
 
@@ -111,7 +111,7 @@ class Masker:
         self.twin_id = twin_id
         self._config = config or MaskingConfig()
         self._identity = identity
-        self._held: _Held | None = None
+        self._held: _HeldUpdate | None = None
         self._opened: dict[tuple[int, str], tuple[str, tuple[str, ...]]] = {}
         if self._config.pinned_keys is not None and identity is None:
             raise MaskingError(
@@ -120,10 +120,10 @@ class Masker:
             )
 
     def seal(self, update: TwinUpdate, reference: Weights) -> Sealed:
-        """Hold an update back and say so. Whatever was held before is forgotten.
+        """Hold an update back, in place of any earlier one, and return the notice for the server.
 
         Args:
-            update: Of this twin.
+            update: Update of this twin.
             reference: The global model that it was trained from.
 
         Raises:
@@ -152,34 +152,31 @@ class Masker:
         private_key, public_key = new_round_key()
         signature = b""
         if self._identity is not None:
-            signature = sign(
-                self._identity,
-                _statement(self.twin_id, update.round, public_key, update.num_images),
-            )
+            content = _signed_content(self.twin_id, update.round, public_key, update.num_images)
+            signature = sign(self._identity, content)
         trained = update.round, _digest(reference)
         _, opened_for = self._opened.get(trained, ("", ()))
-        names, images = update.class_names, update.num_images
         sealed = Sealed(
             self.twin_id,
             update.round,
-            names,
+            update.class_names,
             public_key,
-            images,
+            update.num_images,
             update.metrics,
             signature,
             opened_for,
         )
-        self._held = _Held(sealed, trained, private_key, change)
+        self._held = _HeldUpdate(sealed, trained, private_key, change)
         return sealed
 
     def mask(self, roster: Roster) -> Masked:
-        """Return this hospital's share of the mean change under the masks of a roster.
+        """Return this hospital's share of the mean change under a roster's masks.
 
         Raises:
             MaskingError: If the roster is refused.
             FixedPointError: If a counter is out of range.
         """
-        held = self._checked(roster)
+        held = self._held_for(roster)
         digest, own = roster.digest, held.sealed
         vector = encode(held.change, roster.count(self.twin_id), roster.total)
         for twin_id, member in roster.members.items():
@@ -194,8 +191,8 @@ class Masker:
         vector = vector + mask_stream(seed, len(vector))
         return Masked(self.twin_id, own.round, digest, torch.from_numpy(vector.view(np.int64)))
 
-    def open(self, opening: Opening) -> Opened:
-        """Return the seed of this hospital's own mask, and forget all that the round needed.
+    def open(self, request: OpenRequest) -> OpenReply:
+        """Return the seed of this hospital's own mask, and forget the round's update and secrets.
 
         Raises:
             MaskingError: If another roster was masked last, or this round was opened for other
@@ -204,47 +201,38 @@ class Masker:
         held = self._held
         if held is None or held.roster is None:
             raise MaskingError(
-                f"{self.twin_id} was asked to open round {opening.round} and has masked nothing, "
+                f"{self.twin_id} was asked to open round {request.round} and has masked nothing, "
                 "or has opened it already"
             )
-        if (opening.round, opening.roster_digest) != (held.roster.round, held.roster.digest):
+        if (request.round, request.roster_digest) != (held.roster.round, held.roster.digest):
             raise MaskingError(
-                f"{self.twin_id} was asked to open roster {opening.roster_digest[:12]} of round "
-                f"{opening.round}; allowed: what it masked "
+                f"{self.twin_id} was asked to open roster {request.roster_digest[:12]} of round "
+                f"{request.round}; allowed: what it masked "
                 f"last, {held.roster.digest[:12]} of round {held.roster.round}"
             )
         summed = held.roster.mean, tuple(sorted(held.roster.members))
         if self._opened.setdefault(held.trained, summed) != summed:
             raise MaskingError(
-                f"{self.twin_id} has opened round {opening.round} for other hospitals before; two "
-                "sums that differ by one hospital show "
-                "that hospital's update; allowed: the same hospitals, or the next round"
+                f"{self.twin_id} has opened round {request.round} for other hospitals before; two "
+                "sums that differ by one hospital show that hospital's update; allowed: the same "
+                "hospitals, or the next round"
             )
         self.forget()
-        return Opened(self.twin_id, opening.round, opening.roster_digest, held.seed)
+        return OpenReply(self.twin_id, request.round, request.roster_digest, held.seed)
 
     def forget(self) -> None:
-        """Let go of the update and of the round's secrets."""
+        """Forget the update and the round's secrets."""
         self._held = None
 
     def _check_size(self, local: Weights, reference: Weights) -> None:
-        """Refuse a training that ran away.
-
-        Its rule is that of the server's screening, which sees the sum alone.
-        """
-        trained = [
-            name
-            for name, value in reference.items()
-            if value.is_floating_point() and "running_" not in name
-        ]
-        change = (
-            sum(
-                float((local[name].double() - reference[name].double()).square().sum())
-                for name in trained
-            )
-            ** 0.5
+        """Refuse a change above the limit, as the server's screening does with visible updates."""
+        parameters = parameters_of(reference)
+        squares = (
+            float((local[name].double() - value.double()).square().sum())
+            for name, value in parameters.items()
         )
-        size = sum(float(reference[name].double().square().sum()) for name in trained) ** 0.5
+        change = sum(squares) ** 0.5
+        size = sum(float(value.double().square().sum()) for value in parameters.values()) ** 0.5
         if change > self._config.max_relative_change * size:
             times = change / size if size else float("inf")
             raise MaskingError(
@@ -252,8 +240,8 @@ class Masker:
                 f"{self._config.max_relative_change:g}"
             )
 
-    def _checked(self, roster: Roster) -> _Held:
-        """Return what is held, if the roster may have it."""
+    def _held_for(self, roster: Roster) -> _HeldUpdate:
+        """Return the update that is held, if it may be masked for this roster."""
         held, who = self._held, f"{self.twin_id} refuses a roster of round {roster.round}"
         if held is None:
             raise MaskingError(f"{who}: it holds no update, or has opened it already")
@@ -289,14 +277,15 @@ class Masker:
                 f"{who}: it is not a part of the roster before; allowed: fewer of the same "
                 "hospitals, nothing else changed"
             )
-        for twin_id, member in (
-            roster.members.items() if self._config.pinned_keys is not None else ()
-        ):
-            self._check_signature(who, twin_id, member, roster.round)
+        if self._config.pinned_keys is not None:
+            for twin_id, member in roster.members.items():
+                pinned = self._config.pinned_keys.get(twin_id)
+                self._check_signature(who, twin_id, member, roster.round, pinned)
         return held
 
-    def _check_signature(self, who: str, twin_id: str, member: Member, round_number: int) -> None:
-        pinned = (self._config.pinned_keys or {}).get(twin_id)
+    def _check_signature(
+        self, who: str, twin_id: str, member: Member, round_number: int, pinned: str | None
+    ) -> None:
         if pinned is None:
             if twin_id == self.twin_id:
                 return
@@ -304,11 +293,8 @@ class Masker:
                 f"{who}: {twin_id} is not among pinned_keys; add its long-term key, or keep it out "
                 "of the federation"
             )
-        if not is_signed(
-            pinned,
-            member.signature,
-            _statement(twin_id, round_number, member.public_key, member.num_images),
-        ):
+        content = _signed_content(twin_id, round_number, member.public_key, member.num_images)
+        if not has_valid_signature(pinned, member.signature, content):
             raise MaskingError(
                 f"{who}: the key of {twin_id} is not signed by the long-term key that is pinned "
                 "for it"
@@ -316,14 +302,14 @@ class Masker:
 
 
 def _digest(weights: Weights) -> str:
-    """Return what tells one global model from another."""
+    """Return a digest that identifies a global model."""
     digest = sha256()
     for name, value in sorted(weights.items()):
-        digest.update(encoded(name, str(value.dtype), list(value.shape)))
+        digest.update(canonical_bytes(name, str(value.dtype), list(value.shape)))
         digest.update(value.detach().flatten().contiguous().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 
-def _statement(twin_id: str, round_number: int, public_key: bytes, num_images: int) -> bytes:
-    """Return what a hospital signs with its long-term key."""
-    return encoded("seal", round_number, twin_id, public_key.hex(), num_images)
+def _signed_content(twin_id: str, round_number: int, public_key: bytes, num_images: int) -> bytes:
+    """Return the bytes that a hospital signs with its long-term key."""
+    return canonical_bytes("seal", round_number, twin_id, public_key.hex(), num_images)

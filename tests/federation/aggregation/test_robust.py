@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from federation.aggregation.means import weighted_mean
 from federation.aggregation.robust import RobustConfig, clipped, defend, krum_scores, trimmed_mean
 from federation.aggregation.screening import parameter_norm
-from federation.aggregation.weight_tensors import parameters_of
 from federation.experiment.config import load_experiment
 from federation.experiment.config_file import ConfigError
 from federation.methods import METHODS
@@ -22,6 +21,7 @@ from federation.round import RoundConfig
 from federation.server import ServerState, grow_for_new_classes, new_server
 from incremental.head import Weights
 from incremental.network import NetworkConfig
+from incremental.weight_tensors import parameters_of
 from twin.messages import Observation, TwinUpdate
 from twin.privacy.upload_policy import UploadKinds
 
@@ -539,4 +539,4 @@ def test_the_defence_belongs_to_the_digest_unless_it_is_off() -> None:
 
 def test_every_method_declares_the_kinds_of_what_a_rule_may_replace() -> None:
     for name, kind in METHODS.items():
-        assert bool(kind.uploads) == bool(kind().upload_kinds.of), name
+        assert bool(kind.uploads) == bool(kind().upload_kinds.by_tensor), name

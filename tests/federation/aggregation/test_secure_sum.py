@@ -24,7 +24,7 @@ from incremental.head import Weights
 from incremental.network import NetworkConfig
 from twin.messages import Broadcast, TwinUpdate
 from twin.secure_sum.fixed_point import RESOLUTION
-from twin.secure_sum.mask_messages import Masked, Opened, Sealed
+from twin.secure_sum.mask_messages import Masked, OpenReply, Sealed
 from twin.secure_sum.masking import Masker
 
 pytest.importorskip("cryptography", reason="the keys are those of the extra package cryptography")
@@ -334,13 +334,13 @@ WRONG_ANSWERS = {
         "with a short key": lambda answer: replace(answer, public_key=b"x"),
         "an update in the open": lambda answer: update_of("east"),
         "something odd": lambda answer: Odd(),
-        "of another step": lambda answer: Opened("east", 5, "", bytes(32)),
+        "of another step": lambda answer: OpenReply("east", 5, "", bytes(32)),
     },
     "mask": {
         "for another roster": lambda answer: replace(answer, roster_digest="0" * 64),
         "too short": lambda answer: replace(answer, vector=answer.vector[:-1]),
         "of floats": lambda answer: replace(answer, vector=answer.vector.double()),
-        "of another step": lambda answer: Opened("east", 5, "", bytes(32)),
+        "of another step": lambda answer: OpenReply("east", 5, "", bytes(32)),
     },
 }
 

@@ -3,7 +3,7 @@ from math import log
 import pytest
 
 from federation.flare.observation_checks import MOST_NEW_CLASSES, objection_to_observation
-from incremental.detection import EVERYTHING_IS_NEW
+from incremental.detection import ENTROPY_WITHOUT_CLASSES
 from twin.messages import Observation
 
 LEVELS = tuple(log(4) * level / 18 for level in range(19))
@@ -16,7 +16,7 @@ LEVELS = tuple(log(4) * level / 18 for level in range(19))
         (Observation("a", 0, 40, True, ("liver", "heart"), threshold=0.0, num_trainable=40), 0),
         (Observation("a", 3, 0, False, (), 1.0, 0.3, 0.4, 40, 19, 19, LEVELS, (True, False)), 4),
         (Observation("a", 3, 5, True, tuple(map(str, range(MOST_NEW_CLASSES)))), 4),
-        (Observation("a", 3, 5, True, (), None, EVERYTHING_IS_NEW, 0.0), 1),
+        (Observation("a", 3, 5, True, (), None, ENTROPY_WITHOUT_CLASSES, 0.0), 1),
         (Observation("a", 3, 0, False, num_held_back=20, usual_entropy=(0.0,) * 19), 1),
     ],
 )

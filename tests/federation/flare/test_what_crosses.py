@@ -30,7 +30,7 @@ from twin.messages import Broadcast, TwinUpdate
 from twin.secure_sum.fixed_point import RESOLUTION, change_of
 from twin.secure_sum.fixed_point import decode as from_integers
 from twin.secure_sum.fixed_point import encode as to_integers
-from twin.secure_sum.mask_messages import Masked, Opened, Sealed
+from twin.secure_sum.mask_messages import Masked, OpenReply, Sealed
 
 ROOT = Path(__file__).parents[3]
 FEDKA = "method={name: fedka, head_loss: ce, reconstruction: {perturb_steps: 2, invert_steps: 5}}"
@@ -262,7 +262,7 @@ def test_what_the_server_received_gives_the_mean_together_and_noise_otherwise(
     summed: tuple[Any, ...],
 ) -> None:
     outcome, truth = summed
-    masked, opened = messages(outcome, Masked), messages(outcome, Opened)
+    masked, opened = messages(outcome, Masked), messages(outcome, OpenReply)
     for number, updates in enumerate(outcome.engine.updates):
         (sent,) = updates
         images = counts(truth, number)
@@ -304,9 +304,9 @@ def test_a_sealed_record_holds_no_tensor_and_an_opened_one_a_seed_alone(
     outcome, _ = summed
     assert not any(
         tensors_of(each)
-        for each in (*messages(outcome, Sealed).values(), *messages(outcome, Opened).values())
+        for each in (*messages(outcome, Sealed).values(), *messages(outcome, OpenReply).values())
     )
-    assert all(len(each.seed) == 32 for each in messages(outcome, Opened).values())
+    assert all(len(each.seed) == 32 for each in messages(outcome, OpenReply).values())
 
 
 def test_a_hospital_that_leaves_in_a_sum_only_does_not_answer_a_server_that_asks_in_the_open(

@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from federation.aggregation.weight_tensors import parameters_of, with_label
 from federation.methods.fedavg import FedAvg
 from federation.methods.fedcurv import FedCurv, curvature_of_others, fisher_diagonal
 from federation.server import ServerState
 from incremental.network import IncrementalNetwork
+from incremental.weight_tensors import parameters_of, with_label
 from twin.messages import TwinUpdate
 
 TWINS = ("north", "east", "south")

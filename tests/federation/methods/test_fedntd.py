@@ -96,7 +96,7 @@ def test_the_teacher_is_built_once_and_its_statistics_stay(scene: Any) -> None:
     scene.network.train()
     for _ in range(2):
         scene.terms(FedNTD())
-    teacher = context.once("global model", lambda: None)
+    teacher = context.cached("global model", lambda: None)
     assert teacher is not None and not teacher.training
     assert all(torch.equal(value, before[name]) for name, value in context.global_weights.items())
     fresh = freeze(build_network(scene.network.config, before))

@@ -4,10 +4,10 @@ from typing import Any
 import pytest
 import torch
 
-from federation.aggregation.weight_tensors import parameters_of
 from federation.methods.fedavg import FedAvg
 from federation.methods.fedprox import FedProx
 from incremental.network import IncrementalNetwork, NetworkConfig, weights_of
+from incremental.weight_tensors import parameters_of
 
 
 @pytest.mark.parametrize("memory", [False, True])

@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from federation.aggregation.weight_tensors import labelled, with_label
 from federation.methods.fedavg import FedAvg
 from federation.methods.flwf2t import FLwF2T, own_teacher
 from federation.server import ServerState
 from incremental.head import grow_head
 from incremental.network import NetworkConfig, build_network, initial_weights, weights_of
+from incremental.weight_tensors import labelled, with_label
 
 
 def softened(logits: list[float], temperature: float) -> list[float]:

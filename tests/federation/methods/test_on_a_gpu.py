@@ -18,7 +18,7 @@ from federation.methods.fedavg import FedAvg
 from federation.methods.fedka import FedKA
 from federation.methods.glfc import GLFC
 from federation.methods.lga import LGA
-from incremental.device import born_on
+from incremental.device import default_device
 from incremental.head import grow_head
 from incremental.inference import features_of, logits_of
 from incremental.network import (
@@ -201,7 +201,7 @@ def test_a_step_that_waits_for_the_host_is_found(
 def test_a_look_comes_back_to_the_cpu(gpu: Callable[..., Any], tiny_network: NetworkConfig) -> None:
     weights = grow_head(initial_weights(tiny_network, 1), 3, torch.Generator())
     with gpu():
-        with born_on(GPU):
+        with default_device(GPU):
             network = freeze(build_network(tiny_network, weights))
         images = torch.zeros(5, 3, 16, 16, dtype=torch.uint8)
         answers = [

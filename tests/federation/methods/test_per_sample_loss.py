@@ -7,7 +7,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from federation.aggregation.weight_tensors import labelled
 from federation.methods import METHODS
 from federation.methods.bic import BiC
 from federation.methods.fedavg import FedAvg
@@ -27,6 +26,7 @@ from incremental.network import (
     initial_weights,
     weights_of,
 )
+from incremental.weight_tensors import labelled
 from twin.batches import TrainingBatch
 from twin.objective import LocalContext
 from twin.privacy.private_training import per_image_gradients

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from federation.aggregation.weight_tensors import parameters_of, with_label
 from federation.methods.fedavg import FedAvg
 from federation.methods.scaffold import SCAFFOLD, total_step
 from federation.server import ServerState, grow_for_new_classes, new_server
 from incremental.network import IncrementalNetwork, NetworkConfig, build_network
+from incremental.weight_tensors import parameters_of, with_label
 from physical.batch import Batch
 from physical.hospital import Arrival, Hospital
 from physical.transforms import AugmentationConfig, to_tensor, to_unit

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 from torch.nn.modules.module import register_module_forward_hook
 
-from federation.aggregation.weight_tensors import labelled
 from federation.methods.bic import BiC
 from federation.methods.fedka import FedKA
 from federation.methods.fedntd import FedNTD
@@ -18,8 +17,9 @@ from federation.methods.icarl import ICaRL
 from federation.methods.lga import LGA
 from federation.methods.lwm import LwM
 from incremental.network import IncrementalNetwork, Outputs, build_network, freeze, weights_of
+from incremental.weight_tensors import labelled
 from physical.transforms import AugmentationConfig
-from twin.batches import Stretch, TrainingBatch
+from twin.batches import CachedImages, TrainingBatch
 from twin.local_training import TrainingConfig, train_locally
 from twin.objective import LocalContext
 
@@ -50,7 +50,7 @@ class EachByItself:
     def local_loss(
         self, network: IncrementalNetwork, batch: TrainingBatch, context: LocalContext
     ) -> dict[str, Tensor]:
-        return self.method.local_loss(network, replace(batch, stretch=None), context)
+        return self.method.local_loss(network, replace(batch, source=None), context)
 
 
 def train(scene: Any, method: Any, augmentation: AugmentationConfig = STILL) -> tuple[Any, ...]:
@@ -113,7 +113,9 @@ def test_a_teacher_that_looks_ahead_teaches_what_one_teaches_that_looks_at_every
 
 def test_teachers_of_two_names_are_two_and_one_of_the_same_name_is_made_once(scene: Any) -> None:
     context = scene.context
-    batch = replace(scene.batch, stretch=Stretch(lambda: (scene.batch.images, scene.batch.rows)))
+    batch = replace(
+        scene.batch, source=CachedImages(lambda: (scene.batch.images, scene.batch.rows))
+    )
     made = []
 
     def teacher(weights: dict[str, Tensor]) -> IncrementalNetwork:

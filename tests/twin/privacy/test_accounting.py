@@ -18,10 +18,10 @@ from physical.batch import Batch
 from physical.hospital import Arrival, Hospital
 from twin.config import TwinSetting
 from twin.messages import Observation, TwinUpdate
-from twin.privacy.accounting import check_fits, check_noise_is_secret
+from twin.privacy.accounting import check_guarantee, check_noise_is_secret
 from twin.privacy.differential_privacy import PrivacyError, PrivacySpent, UpdateNoise, epsilon_of
 from twin.privacy.private_training import PrivateTraining
-from twin.privacy.update_release import OutgoingConfig
+from twin.privacy.update_release import UpdateReleaseConfig
 from twin.twin import DigitalTwin
 
 METHOD = FedAvg(memory=True)
@@ -50,7 +50,7 @@ def private(setting: TwinSetting, **changes: Any) -> TwinSetting:
 
 
 def noisy(setting: TwinSetting, **changes: Any) -> TwinSetting:
-    return replace(setting, outgoing=OutgoingConfig(noise=replace(NOISE, **changes)))
+    return replace(setting, outgoing=UpdateReleaseConfig(noise=replace(NOISE, **changes)))
 
 
 @dataclass
@@ -91,7 +91,7 @@ def life(hospital: Hospital, setting: TwinSetting) -> Life:
 # --- what a twin spends and tells ---
 
 
-def test_a_twin_counts_every_step_of_private_training_and_tells_epsilon_and_no_loss(
+def test_a_twin_counts_every_step_of_private_training_and_reports_epsilon_and_no_loss(
     hospital: Hospital, bare: TwinSetting
 ) -> None:
     pytest.importorskip("opacus")
@@ -106,7 +106,7 @@ def test_a_twin_counts_every_step_of_private_training_and_tells_epsilon_and_no_l
     ]
 
 
-def test_a_twin_counts_every_noisy_update_and_tells_epsilon_and_no_loss(
+def test_a_twin_counts_every_noisy_update_and_reports_epsilon_and_no_loss(
     hospital: Hospital, bare: TwinSetting
 ) -> None:
     lived = life(hospital, noisy(bare)).live(2)
@@ -116,7 +116,7 @@ def test_a_twin_counts_every_noisy_update_and_tells_epsilon_and_no_loss(
     ]
 
 
-def test_without_a_mechanism_nothing_is_spent_and_losses_are_told(
+def test_without_a_mechanism_nothing_is_spent_and_losses_are_reported(
     hospital: Hospital, bare: TwinSetting
 ) -> None:
     lived = life(hospital, bare).live(1)
@@ -158,7 +158,7 @@ def test_a_twin_whose_budget_is_spent_says_so_once_and_is_not_asked_any_more(
     assert f"epsilon {budget:g}" in said and f"{budget:.3g} is spent" in said
 
 
-def test_a_server_that_asks_all_the_same_gets_nothing(
+def test_a_twin_without_budget_refuses_to_train_for_a_server_that_asks(
     hospital: Hospital, bare: TwinSetting
 ) -> None:
     lived = life(hospital, noisy(bare, epsilon_budget=0.5)).live(1)
@@ -171,7 +171,7 @@ def test_a_server_that_asks_all_the_same_gets_nothing(
     assert lived.twin.state is state
 
 
-def test_a_budget_below_which_no_round_fits_is_never_begun(
+def test_a_budget_too_small_for_one_round_is_never_used(
     hospital: Hospital, bare: TwinSetting
 ) -> None:
     lived = life(hospital, noisy(bare, epsilon_budget=1e-3)).live(2)
@@ -205,7 +205,7 @@ def test_an_upload_that_a_method_does_not_declare_does_not_leave_past_the_noise(
         twin.train(METHOD.broadcast(server, None, "north"), Secretive())
 
 
-def test_a_twin_does_not_train_by_a_method_whose_images_cannot_be_told_apart(
+def test_private_training_with_a_loss_that_is_no_mean_over_images_is_refused(
     hospital: Hospital, bare: TwinSetting
 ) -> None:
     twin, server = (
@@ -250,7 +250,7 @@ def test_a_setting_in_which_something_would_leave_unprotected_is_refused(
 ) -> None:
     setting = protect(bare)
     with pytest.raises(PrivacyError) as caught:
-        check_fits(
+        check_guarantee(
             replace(bare.network, norm=norm), setting.training, setting.outgoing.noise, method
         )
     assert all(message in str(caught.value) for message in messages)
@@ -266,17 +266,17 @@ def test_a_setting_in_which_something_would_leave_unprotected_is_refused(
     ],
     ids=lambda method: type(method).__name__,
 )
-def test_a_setting_that_protects_all_that_leaves_is_taken(
+def test_a_setting_that_protects_all_that_leaves_is_accepted(
     bare: TwinSetting, method: object
 ) -> None:
     for setting in (bare, private(bare), noisy(bare)):
-        check_fits(bare.network, setting.training, setting.outgoing.noise, method)
-    check_fits(
+        check_guarantee(bare.network, setting.training, setting.outgoing.noise, method)
+    check_guarantee(
         bare.network, bare.training, NOISE, FedProx()
     )  # noise on the whole update asks nothing of the loss
 
 
-def test_noise_that_a_server_could_draw_again_is_not_for_deployments(bare: TwinSetting) -> None:
+def test_seeded_noise_is_refused_in_deployments(bare: TwinSetting) -> None:
     check_noise_is_secret(bare.training, None)
     check_noise_is_secret(
         private(bare, noise_source="system").training, replace(NOISE, noise_source="system")

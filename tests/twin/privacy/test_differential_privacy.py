@@ -13,10 +13,10 @@ from twin.privacy.differential_privacy import (
     PrivacyError,
     PrivacySpent,
     UpdateNoise,
-    after_going_back,
+    account_after_restore,
+    add_cost,
     clip_and_noise,
     epsilon_of,
-    spend,
 )
 
 DELTA = 1e-5
@@ -74,7 +74,7 @@ def test_the_change_of_all_weights_together_is_clipped_as_a_slow_loop_clips_it(
         )
 
 
-def test_a_small_change_is_not_scaled_and_no_change_stays_none() -> None:
+def test_a_small_change_is_not_scaled_and_zero_stays_zero() -> None:
     reference = weights_like(2)
     near = {name: value + 1e-3 for name, value in reference.items()}
     for name, value in clip_and_noise(near, reference, silent(10.0), generator()).items():
@@ -110,7 +110,7 @@ def test_the_noise_does_not_depend_on_the_change() -> None:
 
 
 @pytest.mark.parametrize("bad", [inf, -inf, float("nan")])
-def test_a_change_that_is_not_finite_counts_as_none(bad: float) -> None:
+def test_a_change_that_is_not_finite_counts_as_zero(bad: float) -> None:
     weights, reference = weights_like(1), weights_like(2)
     weights["head.bias"][2] = bad
     config = UpdateNoise(clip_norm=1.0, noise_multiplier=1.0)
@@ -119,7 +119,7 @@ def test_a_change_that_is_not_finite_counts_as_none(bad: float) -> None:
     assert all(torch.equal(released[name], expected[name]) for name in reference)
 
 
-def test_noise_of_a_seed_comes_again_and_noise_of_the_system_does_not() -> None:
+def test_seeded_noise_repeats_and_noise_of_the_system_does_not() -> None:
     reference = weights_like(2)
     seeded = UpdateNoise(clip_norm=1.0, noise_multiplier=1.0)
     system = UpdateNoise(clip_norm=1.0, noise_multiplier=1.0, noise_source="system")
@@ -143,13 +143,13 @@ def test_statistics_of_batch_normalisation_do_not_leave_without_noise(name: str)
 # --- the account ---
 
 
-def test_equal_uses_are_counted_together_whatever_came_between() -> None:
+def test_equal_costs_are_added_up_whatever_came_between() -> None:
     first, other = PrivacySpent(1.0, 0.1, 40, True), PrivacySpent(1.0, 0.2, 20, True)
     account: tuple[PrivacySpent, ...] = ()
     for cost in (first, other, first):
-        account = spend(account, cost)
+        account = add_cost(account, cost)
     assert account == (PrivacySpent(1.0, 0.1, 80, True), other)
-    assert spend(account, PrivacySpent(1.0, 0.2, 1, False)) == (
+    assert add_cost(account, PrivacySpent(1.0, 0.2, 1, False)) == (
         *account,
         PrivacySpent(1.0, 0.2, 1, False),
     )
@@ -158,7 +158,7 @@ def test_equal_uses_are_counted_together_whatever_came_between() -> None:
 @pytest.mark.parametrize(
     ("noise_multiplier", "steps"), [(0.5, 1), (1.0, 10), (4.0, 3), (20.0, 100)]
 )
-def test_without_drawing_epsilon_is_that_of_the_closed_form(
+def test_without_sampling_epsilon_is_that_of_the_closed_form(
     noise_multiplier: float, steps: int
 ) -> None:
     each = []
@@ -184,7 +184,7 @@ def exact_delta(noise_multiplier: float, epsilon: float) -> float:
 
 
 @pytest.mark.parametrize("noise_multiplier", [0.7, 1.0, 2.0, 5.0])
-def test_the_epsilon_of_one_use_is_never_below_the_exact_one_and_near_it(
+def test_the_epsilon_of_one_step_is_near_the_exact_one_and_never_below_it(
     noise_multiplier: float,
 ) -> None:
     epsilon = epsilon_of([PrivacySpent(noise_multiplier, 1.0, 1, True)], DELTA)
@@ -233,7 +233,7 @@ def test_nothing_spent_is_epsilon_0_and_more_is_never_less() -> None:
     assert noise[-1] >= 0
 
 
-def test_an_update_is_counted_by_how_far_apart_two_data_sets_of_a_hospital_can_bring_it() -> None:
+def test_the_sensitivity_of_an_update_is_the_largest_distance_of_two_data_sets() -> None:
     cost = UpdateNoise(clip_norm=3.0, noise_multiplier=4.0).cost()
     assert cost == PrivacySpent(
         2.0, 1.0, 1, True
@@ -247,12 +247,15 @@ def test_an_update_is_counted_by_how_far_apart_two_data_sets_of_a_hospital_can_b
     assert float((apart[0] - apart[1]).norm()) == pytest.approx(6.0)
 
 
-def test_going_back_takes_back_what_can_be_released_again_bit_for_bit_and_nothing_else() -> None:
+def test_restoring_a_state_refunds_seeded_noise_alone() -> None:
     seeded, system = PrivacySpent(1.0, 0.1, 10, True), PrivacySpent(1.0, 0.1, 10, False)
     newest = (PrivacySpent(1.0, 0.1, 20, True), PrivacySpent(1.0, 0.1, 20, False))
-    assert after_going_back((seeded, system), newest) == (seeded, PrivacySpent(1.0, 0.1, 20, False))
-    assert after_going_back((), newest) == (newest[1],)
-    assert after_going_back(newest, newest) == newest
+    assert account_after_restore((seeded, system), newest) == (
+        seeded,
+        PrivacySpent(1.0, 0.1, 20, False),
+    )
+    assert account_after_restore((), newest) == (newest[1],)
+    assert account_after_restore(newest, newest) == newest
 
 
 @pytest.mark.parametrize(
@@ -269,7 +272,7 @@ def test_going_back_takes_back_what_can_be_released_again_bit_for_bit_and_nothin
         ({"clip": 1.0}, "clip"),
     ],
 )
-def test_noise_that_cannot_be_is_refused(wrong: dict[str, Any], message: str) -> None:
+def test_an_impossible_noise_configuration_is_refused(wrong: dict[str, Any], message: str) -> None:
     with pytest.raises(pydantic.ValidationError, match=message):
         UpdateNoise(**{"clip_norm": 1.0, "noise_multiplier": 1.0, **wrong})
 

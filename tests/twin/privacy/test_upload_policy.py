@@ -96,12 +96,12 @@ def test_what_a_method_uploads_is_what_it_declares(
     sent = {
         tensor.partition("/")[0] for upload in uploads_of(method, gentle_ward) for tensor in upload
     }
-    assert sent == set(method.upload_kinds.of)
+    assert sent == set(method.upload_kinds.by_tensor)
     assert bool(sent) == bool(method.uploads)
 
 
 @pytest.mark.parametrize("method", SILENT, ids=lambda method: type(method).__name__)
-def test_a_method_that_is_told_to_upload_nothing_declares_and_uploads_nothing(
+def test_a_method_set_to_upload_nothing_declares_and_uploads_nothing(
     method: Any, gentle_ward: SimulatedHospitals
 ) -> None:
     assert method.upload_kinds == UploadKinds()
@@ -117,12 +117,12 @@ def test_each_declared_kind_is_a_word_that_a_hospital_can_forbid_and_each_way_ou
     for kind in declared.all():
         with pytest.raises(UploadForbidden):
             check_method(SENDING.get(name) or METHODS[name](), UploadPolicy((kind,)))
-    if declared.unless:
-        setting = declared.unless.partition(":")[0]
+    if declared.avoided_by:
+        setting = declared.avoided_by.partition(":")[0]
         assert setting in METHODS[name].__dataclass_fields__  # type: ignore[attr-defined]  # looked up where it is used
 
 
-def test_a_word_that_is_no_kind_is_refused_with_those_that_are() -> None:
+def test_an_unknown_kind_is_refused_with_the_known_ones() -> None:
     with pytest.raises(ValidationError, match="prototype_gradients"):
         UploadPolicy(cast(Any, ("pixels",)))
     with pytest.raises(ValidationError):
@@ -153,7 +153,7 @@ def test_models_to_other_hospitals_can_be_forbidden_and_no_method_sends_any() ->
         check_method(Gossip(), policy)
 
 
-def test_an_upload_that_nobody_declared_does_not_pass_a_hospital_that_forbids_anything() -> None:
+def test_an_undeclared_upload_does_not_pass_a_hospital_that_forbids_anything() -> None:
     hidden = {"prototype_images": torch.zeros(1)}
     check_upload(FedAvg(), UploadPolicy(), hidden)
     with pytest.raises(
@@ -165,14 +165,14 @@ def test_an_upload_that_nobody_declared_does_not_pass_a_hospital_that_forbids_an
     check_upload(object(), UploadPolicy(("class_counts",)), {})
 
 
-def test_what_leaves_is_judged_by_its_names_and_names_below_a_label_by_the_label() -> None:
+def test_an_upload_is_checked_by_the_part_of_its_name_before_the_first_slash() -> None:
     fisher = {"fisher/head.weight": torch.zeros(1), "fisher/head.bias": torch.zeros(1)}
     check_upload(FedCurv(), UploadPolicy(("class_counts",)), fisher)
     with pytest.raises(UploadForbidden, match="fisher_information"):
         check_upload(FedCurv(), UploadPolicy(("fisher_information",)), fisher)
 
 
-def test_loss_means_are_left_out_and_the_account_of_privacy_is_not() -> None:
+def test_loss_means_are_left_out_and_epsilon_is_not() -> None:
     update = TwinUpdate(
         "north",
         0,

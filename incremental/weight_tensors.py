@@ -1,4 +1,4 @@
-"""Tensors shaped like a model's weights that methods keep or send beside it: pad, label, select."""
+"""Tensors shaped like a model's weights: select parameters, pad to a grown head, add labels."""
 
 from collections.abc import Mapping
 
@@ -7,7 +7,7 @@ import torch
 from incremental.head import HEAD_ROWS, Weights, pad_rows
 
 
-def parameters_of(weights: Weights) -> Weights:
+def parameters_of(weights: Mapping[str, torch.Tensor]) -> Weights:
     """Return the trained parameters: weights without the statistics of batch normalisation."""
     return {
         name: value
