@@ -24,9 +24,11 @@ Examples:
 
   fedka compare my_suite.yaml --seeds 1 --out runs/mine --set training.epochs=1
 
-Ctrl-C loses at most the round under way: the same command goes on. A finished run is never
-repeated, and a comparison that is not complete
-says "not run" where something is missing.
+  fedka compare organa_cpu --rerun-changed
+
+Ctrl-C loses at most the round under way: the same command goes on. A finished run is not repeated;
+the summary names those that other code of the program made. A comparison that is not complete says
+"not run" where something is missing.
 """
 
 
@@ -68,6 +70,13 @@ def compare(
             "--tables-only", help="Run nothing; write tables and figures of what has been run."
         ),
     ] = False,
+    rerun_changed: Annotated[
+        bool,
+        typer.Option(
+            "--rerun-changed",
+            help="Run again what other code of the program made; the old results are kept aside.",
+        ),
+    ] = False,
     mlflow: Annotated[
         bool,
         typer.Option(
@@ -81,7 +90,7 @@ def compare(
     """
     from rich.console import Console
 
-    from federation.comparison.cells import plan_runs
+    from federation.comparison.cells import plan_runs, put_aside_changed
     from federation.comparison.display import SuiteDisplay, closing_lines
     from federation.comparison.outcomes import collect
     from federation.comparison.runner import run_missing
@@ -97,6 +106,8 @@ def compare(
     command = ["fedka", "compare", suite, "--seeds", ",".join(map(str, chosen)), "--out", str(out)]
     command += [word for value in change or [] for word in ("--set", value)]
     command += ["--at-once", str(at_once)] if at_once > 1 else []
+    if rerun_changed and not tables_only:
+        put_aside_changed(wanted)
     again = command + [word for label in only or [] for word in ("--only", label)]
     display = SuiteDisplay(console, wanted)
     num_failed, interrupted = 0, False

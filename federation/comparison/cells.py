@@ -10,7 +10,9 @@ import json
 import shutil
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ from federation.experiment.config import ExperimentConfig, method_name
 from federation.experiment.loop import RunCallbacks, run_experiment, with_seed
 from federation.experiment.run_folder import RunFolder
 from federation.experiment.setup import SetupError
+from federation.experiment.training_code import training_code_digest
 from physical.datasets import DataError
 
 COST, FAILURE = "cost.json", "failure.json"
@@ -57,6 +60,18 @@ class Run:
     def is_finished(self) -> bool:
         """Whether its results are there."""
         return RunFolder(self.path).results.is_file()
+
+    @property
+    def is_by_todays_code(self) -> bool:
+        """Whether it has finished, and all of it was trained by the code of this program.
+
+        Results of older versions do not say which code made them: not by today's.
+        """
+        if not self.is_finished:
+            return False
+        made_by = RunFolder(self.path).read_json("results.json").get("made_by", [])
+        today = training_code_digest(self.config.method)
+        return bool(made_by) and all(each["training_code"] == today for each in made_by)
 
     @property
     def failure(self) -> str | None:
@@ -118,6 +133,34 @@ def _run_of(suite: Suite, experiment: str, label: str, seed: int, out: Path) -> 
     return Run(experiment, label, seed, config, out / "runs" / name / f"seed-{seed}")
 
 
+def put_aside_changed(runs: Sequence[Run]) -> int:
+    """Put aside finished runs that other code made, so that they are run again.
+
+    Nothing is deleted: the folder of seed 1 becomes ``seed-1.other-code-1``. A run that another
+    process is at is left to it.
+
+    Returns:
+        How many were put aside.
+    """
+    num_moved = 0
+    for path, run in {run.path: run for run in runs}.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with suppress(Timeout), _lock(run).acquire(blocking=False):
+            if run.is_finished and not run.is_by_todays_code:
+                path.rename(_new_place(path))
+                num_moved += 1
+    return num_moved
+
+
+def _new_place(path: Path) -> Path:
+    places = (path.with_name(f"{path.name}.other-code-{number}") for number in count(1))
+    return next(place for place in places if not place.exists())
+
+
+def _lock(run: Run) -> FileLock:
+    return FileLock(run.path.with_name(f".{run.path.name}.lock"))
+
+
 class RunTakenError(RuntimeError):
     """A run that another process is at."""
 
@@ -139,7 +182,7 @@ def attempt(
         SetupError: If there is nothing to measure on.
     """
     run.path.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(run.path.with_name(f".{run.path.name}.lock"))
+    lock = _lock(run)
     try:
         lock.acquire(blocking=patient)
     except Timeout:

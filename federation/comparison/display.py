@@ -131,6 +131,13 @@ def closing_lines(suite: Suite, blocks: Sequence[Block], page: Path, width: int)
                 *(escape(cell) for place, cell in enumerate(cells) if place not in hidden)
             )
         yield table
+    outcomes = [outcome for block in blocks for row in block.rows for outcome in row.outcomes]
+    num_changed = sum(not outcome.by_todays_code for outcome in outcomes)
+    if num_changed:
+        yield (
+            f"[yellow]{num_changed} of {len(outcomes)} results were made by other code[/] than "
+            "this program's; --rerun-changed runs them again, the summary names them"
+        )
     yield f"summary  {escape(str(page))}"
     if suite.config.shrinkage:
         yield f"[dim]smaller than the paper: {escape(' '.join(suite.config.shrinkage.split()))}[/]"

@@ -27,7 +27,8 @@ class Outcome:
         noticed: Share of pairs of twin and later task whose new classes the twin noticed, at once
             or later in the task; none without any.
         costs: Of ``COSTS``; what was not measured is left out.
-        code_version: Commit that it ran with.
+        code_versions: Commits that it ran with, in order; several where it was resumed.
+        by_todays_code: Whether all of it was trained by the code that this program has now.
         environment: Machine that it ran on.
         path: Its run folder.
         answer: How images were named, where it was not by the head.
@@ -38,7 +39,8 @@ class Outcome:
     forgetting: float | None
     noticed: float | None
     costs: Mapping[str, float]
-    code_version: str
+    code_versions: tuple[str, ...]
+    by_todays_code: bool
     environment: Mapping[str, Any]
     path: Path
     answer: str = ""
@@ -118,6 +120,8 @@ def read_outcome(run: Run) -> Outcome | None:
     folder = RunFolder(run.path)
     results = folder.read_json("results.json")
     tasks = [record for record in folder.read_records() if record["kind"] == "task"]
+    # Results of older versions name the last commit alone.
+    made_by = results.get("made_by") or [{"code_version": str(results["code_version"])}]
     measured = {**results, **(folder.read_json(COST) if (run.path / COST).is_file() else {})}
     return Outcome(
         seed=run.seed,
@@ -128,7 +132,8 @@ def read_outcome(run: Run) -> Outcome | None:
         forgetting=results["forgetting"],
         noticed=_noticed(results["detection"]),
         costs={name: float(measured[name]) for name in COSTS if measured.get(name) is not None},
-        code_version=str(results["code_version"]),
+        code_versions=tuple(each["code_version"] for each in made_by),
+        by_todays_code=run.is_by_todays_code,
         environment=folder.read_json("environment.json"),
         path=run.path,
     )
@@ -289,7 +294,8 @@ def _plain_row(block: Block, row: Row, seeds: Sequence[int], suite: Suite) -> di
                 "folder": "/".join(
                     outcome.path.parts[-3:]
                 ),  # beside the comparison, wherever both are
-                "code_version": outcome.code_version,
+                "code_versions": list(outcome.code_versions),
+                "by_todays_code": outcome.by_todays_code,
                 "accuracy_by_task": list(outcome.by_task["accuracy"]),
                 "macro_f1_by_task": list(outcome.by_task["macro_f1"]),
                 "forgetting": outcome.forgetting,

@@ -84,6 +84,7 @@ def summary(
         )
     parts += [results_markdown(suite, blocks).strip(), _how_to_read(suite, seeds)]
     parts += _failures(blocks)
+    parts += _other_code(blocks)
     parts += [_expected_order(suite, block) for block in blocks if config.expected_order]
     parts += [f"![{suite.config.title}: accuracy by number of classes]({name})" for name in figures]
     parts += [
@@ -143,6 +144,24 @@ def _failures(blocks: Sequence[Block]) -> list[str]:
         if row.failure
     ]
     return ["## Failed", "\n".join(found)] if found else []
+
+
+def _other_code(blocks: Sequence[Block]) -> list[str]:
+    """Name the runs that were trained by other code than this program's."""
+    found = [
+        f"- {row.label}, {block.experiment.title}: seed{'s' if len(seeds) > 1 else ''} "
+        f"{', '.join(map(str, seeds))}"
+        for block in blocks
+        for row in block.rows
+        if (seeds := [each.seed for each in row.outcomes if not each.by_todays_code])
+    ]
+    if not found:
+        return []
+    say = (
+        "**These runs were trained by other code than this program's**, so rows may differ for "
+        "that reason alone. `fedka compare ... --rerun-changed` runs them again."
+    )
+    return ["## Made by other code", say, "\n".join(found)]
 
 
 def _expected_order(suite: Suite, block: Block) -> str:
@@ -205,7 +224,7 @@ def _terms(suite: Suite, blocks: Sequence[Block]) -> list[str]:
 def _made_with(blocks: Sequence[Block]) -> dict[str, Any]:
     outcomes = [outcome for block in blocks for row in block.rows for outcome in row.outcomes]
     return {
-        "code_versions": sorted({outcome.code_version for outcome in outcomes}),
+        "code_versions": sorted({each for outcome in outcomes for each in outcome.code_versions}),
         "machines": sorted({_machine(outcome.environment) for outcome in outcomes}),
         "packages": _packages(outcomes[0].environment) if outcomes else {},
     }

@@ -29,8 +29,9 @@ from federation.experiment.records import (
     second_answer_record,
     task_record,
 )
-from federation.experiment.run_folder import RunFolder, environment
+from federation.experiment.run_folder import RunFolder, code_version, environment
 from federation.experiment.setup import ExperimentSetup, prepare_experiment
+from federation.experiment.training_code import training_code_digest
 from federation.method import SecondClassifier
 from federation.round import consider, observe
 from federation.server import new_server
@@ -133,6 +134,7 @@ class _Run:
             "models": 0,
             "closed": False,
             "rows": [],
+            "made_by": [],
         }
 
     def _engine_here(self) -> TwinEngine:
@@ -152,6 +154,7 @@ class _Run:
         )
         self.folder.keep_records(0)
         self.states.clear()
+        self._note_code()
         self.callbacks.begin(config, self.setup.scenario, 0)
 
     def restore(self) -> None:
@@ -161,7 +164,18 @@ class _Run:
         self.server, self.progress = saved.server, dict(saved.progress)
         self.states.go_back(saved.states_until)
         self.folder.keep_records(self.progress["records"])
+        self._note_code()
         self.callbacks.begin(self.setup.config, self.setup.scenario, self.server.round)
+
+    def _note_code(self) -> None:
+        """Remember the code that the next rounds are made by; a resumed run may have several."""
+        code = {
+            "code_version": code_version(),
+            "training_code": training_code_digest(self.setup.config.method),
+        }
+        before = self.progress.get("made_by", [])  # checkpoints of older versions lack it
+        if code not in before:
+            self.progress["made_by"] = [*before, code]
 
     def next_round(self) -> None:
         """Run, measure, record and save one round."""

@@ -192,6 +192,7 @@ def results_of(
         "dataset_digest": setup.dataset.digest,
         "config_digest": setup.config.digest(),
         "code_version": code_version(),
+        "made_by": list(progress["made_by"]),
     }
 
 

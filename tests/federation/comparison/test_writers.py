@@ -50,7 +50,8 @@ def made_up(name: str, values: Callable[..., Any]) -> tuple[Any, ...]:
                     0.1,
                     1.0,
                     dict.fromkeys(COSTS, 1e6),
-                    "c0ffee",
+                    ("c0ffee",),
+                    True,
                     {},
                     Path("nowhere"),
                 )
