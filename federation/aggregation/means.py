@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from math import fsum
 from typing import Literal
 
 import torch
@@ -108,7 +109,7 @@ def weighted_mean(weights: Sequence[Weights], shares: Sequence[float | int]) -> 
     Raises:
         ValueError: If there is nothing to average.
     """
-    total = float(sum(shares))
+    total = fsum(shares)
     if not weights or total <= 0:
         raise ValueError(
             f"a mean of {len(weights)} updates with shares {list(shares)} does not exist; "

@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from math import fsum
 from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
@@ -332,7 +333,7 @@ def _mean_metrics(metrics: Sequence[Mapping[str, float]]) -> dict[str, float]:
     Of the privacy spent, the most: a mean would hide the hospital that has spent it.
     """
     names = sorted({name for each in metrics for name in each})
-    means = {name: sum(each.get(name, 0.0) for each in metrics) / len(metrics) for name in names}
+    means = {name: fsum(each.get(name, 0.0) for each in metrics) / len(metrics) for name in names}
     return means | {
         name: max(each.get(name, 0.0) for each in metrics) for name in names if name == EPSILON
     }

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from functools import partial
+from math import fsum
 from typing import Any
 
 import numpy as np
@@ -185,8 +186,8 @@ def results_of(
         else None,
         "seconds": progress["seconds"],
         "images_trained": progress["images_trained"],
-        "megabytes_up": sum(each["megabytes_up"] for each in rounds),
-        "megabytes_down": sum(each["megabytes_down"] for each in rounds),
+        "megabytes_up": fsum(each["megabytes_up"] for each in rounds),
+        "megabytes_down": fsum(each["megabytes_down"] for each in rounds),
         "rejected_updates": sum(len(each["rejected"]) for each in rounds),
         "dataset": setup.config.scenario.dataset,
         "dataset_digest": setup.dataset.digest,

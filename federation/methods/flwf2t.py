@@ -17,6 +17,7 @@ two models for it. Reduces to FedAvg, bit for bit, at ``classification_weight: 1
 
 from collections.abc import Sequence
 from dataclasses import replace
+from math import fsum
 
 import torch
 from pydantic import ConfigDict
@@ -100,7 +101,7 @@ class FLwF2T(AveragingMethod):
             )
             terms["server_distillation"] = self._distil(logits, known[:, :taught])
             shares["server_distillation"] = self.server_weight
-        total = sum(shares.values())
+        total = fsum(shares.values())
         return {name: shares[name] / total * term for name, term in terms.items()}
 
     def finish_local(self, network: IncrementalNetwork, context: LocalContext) -> UploadAndKept:

@@ -15,6 +15,7 @@ part of it; the paper has neither.
 
 from collections.abc import Sequence
 from dataclasses import replace
+from math import fsum
 from typing import ClassVar
 
 import torch
@@ -170,7 +171,7 @@ def total_step(context: LocalContext) -> float:
     each = context.num_steps // len(context.learning_rates)
     rates = [rate for rate in context.learning_rates for _ in range(each)]
     rho = context.momentum
-    return sum(rate * (1 - rho**step) / (1 - rho) for step, rate in enumerate(rates, 1))
+    return fsum(rate * (1 - rho**step) / (1 - rho) for step, rate in enumerate(rates, 1))
 
 
 def _is_step(value: Tensor | None) -> bool:

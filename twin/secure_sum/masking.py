@@ -19,6 +19,7 @@ import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
+from math import fsum
 from typing import Any
 
 import numpy as np
@@ -231,8 +232,8 @@ class Masker:
             float((local[name].double() - value.double()).square().sum())
             for name, value in parameters.items()
         )
-        change = sum(squares) ** 0.5
-        size = sum(float(value.double().square().sum()) for value in parameters.values()) ** 0.5
+        change = fsum(squares) ** 0.5
+        size = fsum(float(value.double().square().sum()) for value in parameters.values()) ** 0.5
         if change > self._config.max_relative_change * size:
             times = change / size if size else float("inf")
             raise MaskingError(
